@@ -1,0 +1,1 @@
+"""The recipe that made `dg_tools/zoo`: data, VAE, DiT, export, evaluate. Not part of the wheel."""

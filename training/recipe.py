@@ -1,0 +1,127 @@
+"""What is trained, and where it goes: a recipe (TOML) and a run folder.
+
+A recipe is the whole description of a training; the run folder holds everything that comes of it, so that any
+command can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """The autoencoder: `len(channels) - 1` halvings, `latent_channels` channels out."""
+
+    latent_channels: int
+    channels: list[int]
+    steps: int
+    batch: int
+    learning_rate: float
+    kl_weight: float
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class DiTSettings:
+    """The transformer and the text encoders trained along with it."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    patch: int
+    clip_width: int
+    clip_length: int
+    t5_width: int
+    t5_length: int
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    ema: float
+    unconditional: float
+    save_every: int
+    validate_every: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training, from names to weights."""
+
+    name: str
+    seed: int
+    size: int
+    names: int
+    categories: list[str]
+    fill: list[str]
+    vae: VAESettings
+    dit: DiTSettings
+
+    @classmethod
+    def load(cls, recipe: str) -> Recipe:
+        """A recipe by name (`cpu`, `gpu`, `toy`) or by the path of a TOML file.
+
+        Raises:
+            SystemExit: no such recipe, or a key that is missing, unknown or impossible.
+        """
+        path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+            raise SystemExit(f"no recipe {recipe!r}: pass one of {known}, or the path of a .toml file")
+        raw = tomllib.loads(path.read_text())
+        try:
+            made = cls(path.stem, vae=VAESettings(**raw.pop("vae")), dit=DiTSettings(**raw.pop("dit")), **raw)
+        except (TypeError, KeyError) as error:
+            raise SystemExit(f"{path}: {error}") from None
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raise SystemExit where sizes do not fit together."""
+        step = self.vae.factor * self.dit.patch
+        if self.size % step:
+            raise SystemExit(f"size {self.size} is no multiple of {step} (VAE factor x patch)")
+        if self.names < 2:
+            raise SystemExit(f"names = {self.names}: at least 2 are needed")
+
+    @property
+    def latent_size(self) -> int:
+        return self.size // self.vae.factor
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_safely(path: Path, write: Any) -> None:
+    """Call `write(temporary_path)` and move the result over `path`, so that a crash or a full disk keeps the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+        kept = f"; {path} from before is intact" if path.exists() else ""
+        raise SystemExit(f"could not write {path}: {error}{kept}") from None
+
+
+def append_json(path: Path, row: dict[str, Any]) -> None:
+    """Append one line to a JSON-lines log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(row) + "\n")
