@@ -1,0 +1,259 @@
+"""Detail Guidance: guide away from the model whose massive activations are disrupted (arXiv 2510.11538).
+
+    DG       D = c + w (c - d)
+    DG+CFG   D = u + s (c - u) + w (c - d)
+
+c, u: conditional and unconditional prediction; d: the same weights, conditional, with the massive channels disrupted at
+one block. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale` is
+the paper's w (0 = off); both are anchored on the conditional prediction. Linear, so it holds for a velocity as it stands.
+
+`DetailGuidance` is a diffusers guider (settings, formula, pass plan); `detail_guidance(pipe, guider)` brings it to
+pipelines that take no guider, by folding w (c - d) into the conditional rows that the transformer returns: the
+pipeline's own CFG then gives the formula.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
+
+from dg_tools.interventions import Disrupt, attached, bind
+from dg_tools.models import DiT, load
+from dg_tools.steps import Call, Clock
+
+CFG = ClassifierFreeGuidance  # diffusers' own, which is right: u + s (c - u)
+
+
+class _WithoutExperimentalNotice(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "experimental feature" not in record.getMessage()
+
+
+class DetailGuidance(BaseGuidance):
+    """Detail Guidance as a diffusers guider, with or without classifier-free guidance.
+
+    Args:
+        guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
+        detail_guidance_scale: the paper's w; 0 skips the disrupted pass. The paper's own value is not published.
+        disrupt: a `Disrupt` (or its JSON): what the worse twin lacks. Needed unless w is 0.
+        detail_guidance_start, detail_guidance_stop: window of the disrupted pass, as fractions of the steps: step i of n is
+            inside where start * n <= i < stop * n, so step 0 can be reached.
+        guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.
+        start, stop: window of all guidance, in the same way.
+        enabled: False gives c.
+
+    Raises:
+        ValueError: a scale, window or disruption that cannot work; before any forward.
+    """
+
+    _input_predictions = ["pred_cond", "pred_uncond", "pred_disrupted"]
+
+    def __init__(
+        self,
+        guidance_scale: float = 1.0,
+        detail_guidance_scale: float = 0.0,
+        disrupt: Disrupt | dict[str, Any] | None = None,
+        detail_guidance_start: float = 0.0,
+        detail_guidance_stop: float = 1.0,
+        guidance_rescale: float = 0.0,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+    ) -> None:
+        notice, source = _WithoutExperimentalNotice(), logging.getLogger("diffusers.guiders.guider_utils")
+        source.addFilter(notice)
+        try:
+            super().__init__(start, stop, enabled)
+        finally:
+            source.removeFilter(notice)
+        self.disrupt = Disrupt.from_json(disrupt) if isinstance(disrupt, dict) else disrupt
+        if guidance_scale < 1:
+            raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
+        if detail_guidance_scale and self.disrupt is None:
+            raise ValueError("detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt that names channels and block")
+        if not 0 <= detail_guidance_start < detail_guidance_stop <= 1:
+            raise ValueError(
+                f"detail guidance window [{detail_guidance_start}, {detail_guidance_stop}) is empty or outside 0..1"
+            )
+        if not start < stop:
+            raise ValueError(f"guidance window [{start}, {stop}) is empty")
+        self.guidance_scale = float(guidance_scale)
+        self.detail_guidance_scale = float(detail_guidance_scale)
+        self.detail_guidance_start, self.detail_guidance_stop = detail_guidance_start, detail_guidance_stop
+        self.guidance_rescale = guidance_rescale
+        self.register_to_config(
+            guidance_scale=self.guidance_scale,
+            detail_guidance_scale=self.detail_guidance_scale,
+            disrupt=self.disrupt.to_json() if self.disrupt else None,
+            detail_guidance_start=detail_guidance_start,
+            detail_guidance_stop=detail_guidance_stop,
+            guidance_rescale=guidance_rescale,
+            start=start,
+            stop=stop,
+            enabled=enabled,
+        )
+
+    # -- the plan: which passes does a step need? ---------------------------------------------------------------------
+
+    def passes(self, step: int, steps: int) -> list[str]:
+        """Names of the predictions that step `step` of `steps` needs; the conditional one always."""
+
+        def inside(start: float, stop: float) -> bool:
+            return start * steps <= step < stop * steps
+
+        plan = ["pred_cond"]
+        if self._enabled and inside(self._start, self._stop):
+            if self.guidance_scale > 1:
+                plan.append("pred_uncond")
+            if self.detail_guidance_scale and inside(self.detail_guidance_start, self.detail_guidance_stop):
+                plan.append("pred_disrupted")
+        return plan
+
+    def check_window(self, steps: int) -> None:
+        """Raise ValueError where no step of `steps` would see the disrupted pass that was asked for."""
+        if self.detail_guidance_scale and not any("pred_disrupted" in self.passes(i, steps) for i in range(steps)):
+            raise ValueError(
+                f"no step of {steps} lies in the detail guidance window [{self.detail_guidance_start}, "
+                f"{self.detail_guidance_stop}): widen it, or take more steps"
+            )
+
+    @property
+    def _plan(self) -> list[str]:
+        if self._step is None or self._num_inference_steps is None:
+            return self.passes(0, 1)
+        return self.passes(self._step, self._num_inference_steps)
+
+    @property
+    def num_conditions(self) -> int:
+        """Passes of the current step."""
+        return len(self._plan)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the pass being prepared is conditional on the prompt; the disrupted one is."""
+        return self._plan[max(self._count_prepared - 1, 0)] != "pred_uncond"
+
+    def forward(
+        self,
+        pred_cond: torch.Tensor,
+        pred_uncond: torch.Tensor | None = None,
+        pred_disrupted: torch.Tensor | None = None,
+    ) -> Any:
+        """The formula, on predictions of one shape."""
+        from diffusers.guiders.guider_utils import GuiderOutput, rescale_noise_cfg
+
+        pred = self.combine(pred_cond, pred_uncond, pred_disrupted)
+        if self.guidance_rescale > 0 and pred is not pred_cond:
+            pred = rescale_noise_cfg(pred, pred_cond, self.guidance_rescale)
+        return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
+
+    def combine(
+        self, cond: torch.Tensor, uncond: torch.Tensor | None, disrupted: torch.Tensor | None
+    ) -> torch.Tensor:
+        """u + s (c - u) + w (c - d), each term only where its prediction is given."""
+        pred = cond if uncond is None else uncond + self.guidance_scale * (cond - uncond)
+        return pred if disrupted is None else pred + self.detail_guidance_scale * (cond - disrupted)
+
+    # -- modular pipelines ------------------------------------------------------------------------------------------
+
+    def prepare_inputs(self, data: dict[str, Any]) -> list[Any]:
+        """One batch of inputs for each pass of the plan; unconditional inputs for `pred_uncond` only."""
+        return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in self._plan]
+
+    def prepare_inputs_from_block_state(self, data: Any, input_fields: dict[str, Any]) -> list[Any]:
+        """The same, from a modular pipeline's block state."""
+        fields = input_fields
+        return [
+            self._prepare_batch_from_block_state(fields, data, int(name == "pred_uncond"), name) for name in self._plan
+        ]
+
+
+@contextmanager
+def detail_guidance(pipeline: Any, guider: DetailGuidance, *, force: bool = False) -> Iterator[None]:
+    """Detail Guidance in a pipeline that takes no guider: `with dg.detail_guidance(pipe, guider): pipe(...)`.
+
+    The caller's own call decides on CFG; the guider's `guidance_scale` must say the same scale.
+
+    Args:
+        pipeline: a classic pipeline, or a `DiT`.
+        guider: the settings.
+        force: run the disrupted pass where w = 0 too (for tests: the result is bit-equal to off).
+    """
+    dit = load(pipeline)
+    if guider.disrupt is not None:
+        guider.disrupt.check(dit)
+    fold = _Fold(dit, guider, force)
+    with dit.lock:
+        handle = dit.transformer.register_forward_hook(fold, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class _Fold:
+    """A forward hook on the transformer: reruns the conditional rows disrupted and folds w (c - d) into them."""
+
+    def __init__(self, dit: DiT, guider: DetailGuidance, force: bool) -> None:
+        self.dit, self.guider, self.force = dit, guider, force
+        self.clock = Clock(dit.pipeline, dit.family)
+        self.busy = False
+
+    def __call__(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        if self.busy:
+            return None
+        inputs = bind(module, args, kwargs)
+        call = self.clock.read(inputs)
+        if call.step is None or call.branch in ("uncond", "other"):
+            return None
+        steps = len(self.dit.pipeline.scheduler.timesteps)
+        if call.step == 0:
+            self.guider.check_window(steps)
+        plan = self.guider.passes(call.step, steps)
+        guided = self.guider.guidance_scale > 1
+        if call.branch == "both" and not guided:
+            raise ValueError(
+                "the pipeline was called with classifier-free guidance, but the guider says guidance_scale=1; say the "
+                "same scale in both"
+            )
+        prediction = output[0]
+        cond = prediction[call.cond]
+        disrupted = None
+        if "pred_disrupted" in plan or (self.force and self.guider.disrupt is not None):
+            disrupted = self.rerun(module, inputs, call, prediction.shape[0])
+        folded = cond
+        if disrupted is not None:
+            scale = self.guider.guidance_scale if guided else 1.0
+            folded = cond + (self.guider.detail_guidance_scale / scale) * (cond - disrupted)
+        if self.guider.guidance_rescale > 0 and call.branch == "both":
+            folded = self.rescale(cond, prediction[call.uncond], disrupted)
+        if folded is cond:
+            return None
+        replaced = prediction.clone()
+        replaced[call.cond] = folded
+        return (replaced, *output[1:]) if isinstance(output, tuple) else type(output)(sample=replaced)
+
+    def rescale(self, cond: torch.Tensor, uncond: torch.Tensor, disrupted: torch.Tensor | None) -> torch.Tensor:
+        """Conditional rows c' such that the pipeline's own u + s (c' - u) is the rescaled result."""
+        wanted = self.guider.forward(cond, uncond, disrupted).pred
+        return uncond + (wanted - uncond) / self.guider.guidance_scale
+
+    def rerun(self, module: torch.nn.Module, inputs: dict[str, Any], call: Call, rows: int) -> torch.Tensor:
+        """The conditional rows once more, disrupted."""
+        alone = Call(call.step, call.timestep, call.sigma, "cond", slice(None), slice(0, 0))
+        sliced = {
+            k: v[call.cond] if k in self.dit.family.row_inputs and isinstance(v, torch.Tensor) and v.shape[0] == rows else v
+            for k, v in inputs.items()
+        }
+        self.busy = True
+        try:
+            with attached(self.dit, [self.guider.disrupt], lambda _: alone):  # type: ignore[list-item]
+                result = module(**{**sliced, "return_dict": False})[0]
+        finally:
+            self.busy = False
+        return result

@@ -1,0 +1,416 @@
+"""From a name to a DiT that can be looked into.
+
+`load` takes the embedded model, a folder, a Hub id or a pipeline that is already there, finds the family record, and
+checks on the spot that the transformer is what the record says: block lists, AdaLN widths, attention and MLP modules.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dg_tools.families import BlockList, Family, family_of
+
+logger = logging.getLogger("dg_tools")
+
+ZOO = Path(__file__).parent / "zoo"
+DEFAULT = "emoji-sd3"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def embedded() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(p.parent.name for p in ZOO.glob("*/model_index.json"))
+
+
+def load(
+    model: Any = None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device | None = None,
+    family: Family | None = None,
+    **kwargs: Any,
+) -> DiT:
+    """A DiT by embedded name, folder, Hub id, or from a pipeline that is already loaded.
+
+    Args:
+        model: None (the embedded default), a name of `embedded()`, the path of a diffusers folder, a Hub id such as
+            `stabilityai/stable-diffusion-3.5-medium` (this, and nothing else, may download), or a diffusers pipeline.
+        dtype: a torch dtype; "auto" is float32 on a CPU and bfloat16 on an accelerator. Ignored for a loaded pipeline.
+        device: where to put the pipeline; None leaves it (CPU, or where a loaded pipeline is).
+        family: a record of your own for a transformer class that has none.
+        **kwargs: passed to `DiffusionPipeline.from_pretrained` (`variant`, `revision`, `cache_dir` ...).
+
+    Raises:
+        FileNotFoundError: a path that is no diffusers folder, or an empty one; lists what there is.
+        ValueError: pickle weights, an unknown transformer class, a pipeline without a transformer, or a transformer
+            that is not what its family record says.
+    """
+    from diffusers import DiffusionPipeline
+
+    if isinstance(model, DiT):
+        return model
+    if isinstance(model, DiffusionPipeline):
+        pipeline = model
+        if device is not None:
+            pipeline = pipeline.to(device)
+        return DiT(pipeline, family)
+    name = DEFAULT if model is None else str(model)
+    source: str | Path = name
+    if (ZOO / name / "model_index.json").is_file():
+        source = ZOO / name
+    elif Path(name).exists():
+        source = Path(name)
+    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"no model {name!r}: it is no embedded model ({', '.join(embedded()) or 'none in this checkout'}), no "
+            "existing folder, and no Hub id of the form owner/name"
+        )
+    if isinstance(source, Path):
+        check_folder(source)
+        kwargs["local_files_only"] = True
+    if dtype == "auto":
+        on_cpu = torch.device(device or "cpu").type == "cpu"
+        dtype = torch.float32 if on_cpu else torch.bfloat16
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, use_safetensors=True, **kwargs)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"could not load {name!r} ({error}). A Hub id needs network access or a filled cache, and safetensors weights"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
+    if device is not None:
+        pipeline = pipeline.to(device)
+    return DiT(pipeline, family, call=card_call(source) if isinstance(source, Path) else None)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise before anything is read where a folder cannot be a safe diffusers pipeline."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    if not (folder / "model_index.json").is_file():
+        inside = ", ".join(sorted({p.relative_to(folder).parts[0] for p in files})[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{folder} is no diffusers pipeline folder: it has no model_index.json (there is: {inside}). "
+            "Pass the folder that save_pretrained() wrote"
+        )
+    for part in ("transformer", "vae"):
+        weights = [p for p in files if p.relative_to(folder).parts[0] == part]
+        pickles = [p.name for p in weights if p.suffix in PICKLES]
+        if pickles and not any(p.suffix == ".safetensors" for p in weights):
+            raise ValueError(
+                f"{folder / part} holds pickle weights only ({', '.join(pickles)}), which can run code when loaded; "
+                "dg_tools loads safetensors only: save the pipeline again with safe_serialization=True"
+            )
+
+
+def card_call(folder: Path) -> dict[str, Any]:
+    """The call arguments that a model card asks for (`dg_tools: call:` in the header of its README.md)."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return {}
+    from huggingface_hub import ModelCard
+
+    return dict(ModelCard.load(card).data.to_dict().get("dg_tools", {}).get("call", {}))
+
+
+class PipelineModule(torch.nn.Module):
+    """A pipeline as a module, so that nnsight can trace a whole sampling run of a pipeline that exists already."""
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        for name, component in pipeline.components.items():
+            if isinstance(component, torch.nn.Module):
+                self.add_module(name, component)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.pipeline(*args, **kwargs)
+
+
+class Block:
+    """One block of a DiT, with views of what it computes for use inside `dit.trace(...)`.
+
+    Attributes:
+        index: position in execution order, over all block lists.
+        name: site name, `3` or `single.7`.
+        module: the torch module.
+        record: the family's record of this block list.
+    """
+
+    def __init__(self, dit: DiT, index: int, name: str, record: BlockList, module: torch.nn.Module) -> None:
+        self.dit, self.index, self.name, self.record, self.module = dit, index, name, record, module
+
+    def __repr__(self) -> str:
+        return f"Block({self.index}, site {self.name!r}, {type(self.module).__name__})"
+
+    def _envoy(self, rank: int, what: str) -> Any:
+        self.dit.guard(self.index, rank, what)
+        envoy = getattr(self.dit.nnsight.transformer, self.record.path)
+        return envoy[self.index - self.dit.first_index(self.record)]
+
+    @property
+    def modulation(self) -> dict[str, torch.Tensor]:
+        """AdaLN shift, scale and gate chunks by name, each (rows, channels). For reading."""
+        linear = getattr(self._envoy(0, "modulation"), self.record.norm).linear
+        names = self.record.chunks(self.module)
+        return dict(zip(names, linear.output.chunk(len(names), dim=1), strict=True))
+
+    @property
+    def gates(self) -> dict[str, torch.Tensor]:
+        """The AdaLN gates (the paper's alpha) by name, each (rows, channels). For reading."""
+        return {name: value for name, value in self.modulation.items() if name.startswith("gate")}
+
+    @property
+    def attn(self) -> torch.Tensor:
+        """What attention gives the image stream, before its gate: (rows, tokens, channels). For reading."""
+        if self.record.attn is None:
+            raise AttributeError(f"{self!r} writes attention and MLP in one projection: read .mlp")
+        output = getattr(self._envoy(1, "attn"), self.record.attn).output
+        return output[0] if isinstance(output, tuple) else output
+
+    @property
+    def mlp(self) -> torch.Tensor:
+        """What the MLP gives the image stream, before its gate: (rows, tokens, channels). For reading."""
+        output = getattr(self._envoy(2, "mlp"), self.record.mlp).output
+        if self.record.mlp_is_concatenated:
+            return output[:, -self.dit.image_tokens_now() :]
+        return output
+
+    @property
+    def image(self) -> torch.Tensor:
+        """Hidden states of the image stream at the block's output: (rows, tokens, channels). Read, edit or assign."""
+        return self._envoy(3, "image").image
+
+    @image.setter
+    def image(self, value: torch.Tensor) -> None:
+        self._envoy(3, "image").image = value
+
+    @property
+    def text(self) -> torch.Tensor | None:
+        """Hidden states of the text stream at the block's output; None after SD3's last block."""
+        return self._envoy(3, "text").text
+
+    @text.setter
+    def text(self, value: torch.Tensor) -> None:
+        self._envoy(3, "text").text = value
+
+
+class DiT:
+    """A diffusers pipeline whose transformer's family is known.
+
+    Attributes:
+        pipeline: the diffusers pipeline, untouched.
+        transformer: its transformer.
+        family: the family record.
+        blocks: every block in execution order; `block=` arguments index into this.
+        width: channels of the residual stream.
+        call: arguments that the model card asks to pass in every pipeline call.
+        lock: held by every run; a second thread waits.
+    """
+
+    def __init__(self, pipeline: Any, family: Family | None = None, call: dict[str, Any] | None = None) -> None:
+        transformer = getattr(pipeline, "transformer", None)
+        if transformer is None:
+            parts = ", ".join(sorted(pipeline.components))
+            raise ValueError(
+                f"{type(pipeline).__name__} has no transformer (it has: {parts}); dg_tools works on diffusion "
+                "transformers, not on U-Nets"
+            )
+        self.pipeline, self.transformer = pipeline, transformer
+        self.family = family or family_of(transformer)
+        self.call = call or {}
+        self.lock = threading.RLock()
+        check_record(self.family, transformer)
+        self.blocks = [
+            Block(self, i, name, record, module)
+            for i, (name, record, module) in enumerate(self.family.blocks(transformer))
+        ]
+        first = self.blocks[0]
+        linear = getattr(first.module, first.record.norm).linear
+        self.width = linear.out_features // len(first.record.chunks(first.module))
+        self._run: Any = None
+
+    def __repr__(self) -> str:
+        lists = " + ".join(f"{len(getattr(self.transformer, r.path))} {r.label or 'blocks'}" for r in self.family.lists)
+        return f"DiT({type(self.pipeline).__name__}, family {self.family.name!r}, {lists}, width {self.width})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline runs (with offloading: where it computes)."""
+        return self.pipeline._execution_device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.dtype
+
+    @property
+    def sites(self) -> list[str]:
+        """Site names in execution order."""
+        return [b.name for b in self.blocks]
+
+    def first_index(self, record: BlockList) -> int:
+        """Index of the first block of a list."""
+        return next(b.index for b in self.blocks if b.record is record)
+
+    def block(self, block: int) -> Block:
+        """A block by index.
+
+        Raises:
+            IndexError: out of range, with the range and the site names.
+        """
+        if not isinstance(block, int) or not 0 <= block < len(self.blocks):
+            names = f"{self.sites[0]!r} to {self.sites[-1]!r}"
+            raise IndexError(f"block {block!r} asked for; there are 0 to {len(self.blocks) - 1} (sites {names})")
+        return self.blocks[block]
+
+    # -- sizes ------------------------------------------------------------------------------------------------------
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Pixels along one side of an image token."""
+        packing = self.family.packing or self.transformer.config.patch_size
+        return self.pipeline.vae_scale_factor * packing
+
+    def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Height and width in pixels, the pipeline's default where None.
+
+        Raises:
+            ValueError: no multiple of the token size, or more tokens than the position table holds.
+        """
+        default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+        height, width = height or default, width or default
+        step = self.pixels_per_token
+        if height % step or width % step or height < step or width < step:
+            raise ValueError(
+                f"size {height} x {width} asked for; both sides must be multiples of {step} pixels (one image token), "
+                f"such as {max(step, height // step * step)} x {max(step, width // step * step)}"
+            )
+        most = getattr(self.transformer.config, "pos_embed_max_size", None)
+        if most and max(height, width) > most * step:
+            raise ValueError(f"size {height} x {width} asked for; this transformer's positions end at {most * step}")
+        return height, width
+
+    def grid(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Image tokens as (rows, columns); token y * columns + x is the patch at (y, x)."""
+        height, width = self.size(height, width)
+        return height // self.pixels_per_token, width // self.pixels_per_token
+
+    # -- one pipeline call ------------------------------------------------------------------------------------------
+
+    def arguments(
+        self,
+        prompt: str | list[str],
+        *,
+        seed: int | list[int] | torch.Generator = 0,
+        steps: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float = 1.0,
+        negative_prompt: str | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Arguments of one call of the pipeline; `guidance_scale` is the usual CFG scale s (1 = off)."""
+        height, width = self.size(height, width)
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps={steps} asked for; at least 1 is needed")
+        count = 1 if isinstance(prompt, str) else len(prompt)
+        if count == 0:
+            raise ValueError("no prompt: pass a string or a list with at least one")
+        if isinstance(seed, torch.Generator):
+            generator: Any = seed
+        else:
+            seeds = [seed] * count if isinstance(seed, int) else list(seed)
+            if len(seeds) != count:
+                raise ValueError(f"{len(seeds)} seeds for {count} prompts: pass one seed, or one for each prompt")
+            generator = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+            generator = generator[0] if isinstance(prompt, str) else generator
+        made = {**self.call, "prompt": prompt, "height": height, "width": width, "generator": generator}
+        if steps is not None:
+            made["num_inference_steps"] = steps
+        made[self.family.guidance_argument] = guidance_scale
+        if guidance_scale > 1:
+            made["negative_prompt"] = (negative_prompt or "") if count == 1 else [negative_prompt or ""] * count
+            if isinstance(prompt, list):
+                made["negative_prompt"] = [negative_prompt or ""] * count
+        return {**made, **kwargs}
+
+    # -- nnsight ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def nnsight(self) -> Any:
+        """The pipeline as an nnsight model; wrapped on first use, undone by `unwrap()`."""
+        from dg_tools.tracing import wrap
+
+        return wrap(self)
+
+    def unwrap(self) -> None:
+        """Take nnsight's instrumentation off every module again."""
+        if "nnsight" in self.__dict__:
+            from dg_tools.tracing import unwrap
+
+            unwrap(self.nnsight)
+            del self.__dict__["nnsight"]
+
+    def trace(self, prompt: str | list[str], **kwargs: Any) -> Any:
+        """An nnsight trace of one sampling run.
+
+            with dit.trace("red apple", seed=0, steps=20) as run:
+                for step in run.steps:
+                    dit.blocks[5].image[..., channels] = 0
+
+        Takes what `arguments` takes. `run.steps` yields one `Step` (an int) for each call of the transformer, numbered by
+        the timestep that it was given. Reads must follow execution order (block by block; modulation, attn, mlp, then image
+        and text); another order is an error, not a silent read of the next step. Tensors to keep: clone them into a
+        container made before the block.
+        """
+        from dg_tools.tracing import RunTracer
+
+        arguments = self.arguments(prompt, **kwargs)
+        prompt = arguments.pop("prompt")
+        return self.nnsight.trace(prompt, tracer_cls=lambda *a, **k: RunTracer(self, *a, **k), **arguments)
+
+    def guard(self, index: int, rank: int, what: str) -> None:
+        """Called by every block view: only inside a trace, and only in execution order."""
+        if self._run is None:
+            raise RuntimeError(f"block {index}'s .{what} was read outside of `with dit.trace(...)`")
+        self._run.guard(index, rank, what)
+
+    def image_tokens_now(self) -> int:
+        """Image tokens of the run being traced."""
+        return self._run.image_tokens
+
+
+def check_record(family: Family, transformer: torch.nn.Module) -> None:
+    """Raise ValueError where a transformer is not what its record says."""
+
+    def wrong(message: str) -> ValueError:
+        return ValueError(f"{type(transformer).__name__} does not match family record {family.name!r}: {message}")
+
+    widths = set()
+    for record in family.lists:
+        if not hasattr(transformer, record.path):
+            raise wrong(f"there is no block list {record.path!r}")
+    for name, record, block in family.blocks(transformer):
+        for part in filter(None, (record.norm, record.attn, record.mlp)):
+            if getattr(block, part, None) is None:
+                raise wrong(f"block {name} has no {part!r}")
+        linear = getattr(getattr(block, record.norm), "linear", None)
+        if linear is None:
+            raise wrong(f"block {name}'s {record.norm} has no linear")
+        chunks = record.chunks(block)
+        if linear.out_features % len(chunks):
+            raise wrong(f"block {name}: {linear.out_features} AdaLN outputs are no {len(chunks)} chunks")
+        widths.add(linear.out_features // len(chunks))
+    if len(widths) != 1:
+        raise wrong(f"blocks of {sorted(widths) or 'no'} widths")
+
+
+def iter_prompts(prompts: str | list[str]) -> Iterator[str]:
+    """A prompt or several, as several."""
+    yield from [prompts] if isinstance(prompts, str) else prompts

@@ -1,0 +1,116 @@
+"""One sampling run of a pipeline, with edits and guidance on, and everything off again afterwards.
+
+Serves generation (plain hooks); `activations` drives the same call through nnsight. A run is counted in rows: a forward
+of a batch of two is two forwards, because that is what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
+
+from dg_tools.guidance import DetailGuidance, detail_guidance
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.models import DiT
+from dg_tools.steps import Clock
+
+
+@dataclass
+class Count:
+    """Rows through the transformer and through its blocks."""
+
+    forwards: int = 0
+    block_calls: int = 0
+
+
+def guidance_scale(guidance: BaseGuidance | None) -> float:
+    """The usual CFG scale s that a guidance asks for; None is 1.
+
+    Raises:
+        TypeError: something that is no guidance known here.
+    """
+    if guidance is None:
+        return 1.0
+    if isinstance(guidance, DetailGuidance | ClassifierFreeGuidance):
+        return float(guidance.guidance_scale)
+    raise TypeError(f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s) or dg.DetailGuidance(s, w, disrupt=...)")
+
+
+def run(
+    dit: DiT,
+    prompt: str | list[str],
+    *,
+    edits: Sequence[Disrupt] = (),
+    guidance: BaseGuidance | None = None,
+    on_step: Callable[[int], None] | None = None,
+    **arguments: Any,
+) -> tuple[torch.Tensor, Count]:
+    """Latents of one pipeline call, as the pipeline returns them, and what it cost.
+
+    Args:
+        dit: the model; its lock is held, so a second thread waits.
+        prompt: one or several.
+        edits: on in every pass (a guidance has its own disruption).
+        guidance: None (s = 1), `CFG` or `DetailGuidance`.
+        on_step: called with the step index after each step.
+        **arguments: as in `DiT.arguments`.
+    """
+    made = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
+    steps, height, width = made.get("num_inference_steps"), made["height"], made["width"]
+    for edit in edits:
+        edit.check(dit, steps, height, width)
+    if isinstance(guidance, DetailGuidance) and guidance.disrupt is not None:
+        guidance.disrupt.check(dit, steps, height, width)
+        if steps is not None:
+            guidance.check_window(steps)
+    count = Count()
+
+    def count_forward(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        count.forwards += output[0].shape[0]
+
+    def count_block(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
+        count.block_calls += output[1].shape[0]
+
+    def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict) -> dict:
+        if on_step is not None:
+            on_step(step)
+        return tensors
+
+    with dit.lock, ExitStack() as stack:
+        stack.callback(dit.transformer.register_forward_hook(count_forward, with_kwargs=True).remove)
+        for block in dit.blocks:
+            stack.callback(block.module.register_forward_hook(count_block).remove)
+        stack.enter_context(attached(dit, edits, Clock(dit.pipeline, dit.family).read))
+        if isinstance(guidance, DetailGuidance):
+            stack.enter_context(detail_guidance(dit, guidance))
+        latents = dit.pipeline(**made, output_type="latent", callback_on_step_end=after_step).images
+    return latents, count
+
+
+def spatial(dit: DiT, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Latents as (N, C, H, W); FLUX pipelines pack 2 x 2 of them into tokens."""
+    if latents.ndim == 4:
+        return latents
+    return dit.pipeline._unpack_latents(latents, height, width, dit.pipeline.vae_scale_factor)
+
+
+@torch.no_grad()
+def decode(dit: DiT, latents: torch.Tensor, output_type: str = "pil") -> Any:
+    """Pictures of latents (N, C, H, W), by the pipeline's own steps."""
+    config = dit.pipeline.vae.config
+    scaled = latents / config.scaling_factor + config.shift_factor
+    decoded = dit.pipeline.vae.decode(scaled.to(dit.pipeline.vae.dtype), return_dict=False)[0]
+    return dit.pipeline.image_processor.postprocess(decoded, output_type=output_type)
+
+
+@torch.no_grad()
+def encode(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
+    """Latents (N, C, h, w) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean, scaled as the transformer takes it."""
+    vae = dit.pipeline.vae
+    mean = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode()
+    return (mean - vae.config.shift_factor) * vae.config.scaling_factor
