@@ -183,6 +183,15 @@ class Block:
         return output
 
     @property
+    def output(self) -> tuple:
+        """What the block returns, as it returns it (the record says where the streams are). Read or assign whole."""
+        return self._envoy(3, "output").output
+
+    @output.setter
+    def output(self, value: tuple) -> None:
+        self._envoy(3, "output").output = value
+
+    @property
     def image(self) -> torch.Tensor:
         """Hidden states of the image stream at the block's output: (rows, tokens, channels). Read, edit or assign."""
         return self._envoy(3, "image").image

@@ -17,7 +17,7 @@ from nnsight.intervention.tracer import InterleavingTracer
 
 from dg_tools.families import BlockList
 from dg_tools.models import PipelineModule
-from dg_tools.steps import Branch, Clock
+from dg_tools.steps import Branch, Call, Clock
 
 if TYPE_CHECKING:
     from dg_tools.models import DiT
@@ -78,6 +78,7 @@ class Step(int):
     branch: Branch
     cond: slice
     uncond: slice
+    call: Call
 
 
 class RunTracer(InterleavingTracer):
@@ -103,7 +104,7 @@ class RunTracer(InterleavingTracer):
                 continue
             step = Step(call.step)
             step.sigma, step.timestep, step.branch = call.sigma, call.timestep, call.branch
-            step.cond, step.uncond = call.cond, call.uncond
+            step.cond, step.uncond, step.call = call.cond, call.uncond, call
             yield step
 
     def guard(self, index: int, rank: int, what: str) -> None:

@@ -9,6 +9,8 @@ into the 1 x 1 `post_quant_conv` in front of the decoder (no padding there, so t
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
 from pathlib import Path
 
@@ -68,6 +70,12 @@ def loss(vae: AutoencoderKL, pictures: torch.Tensor, kl_weight: float) -> tuple[
     return mse + 0.2 * F.l1_loss(decoded, pictures) + 0.5 * sharp + kl_weight * kl, mse.detach()
 
 
+def rate(recipe: Recipe, step: int) -> float:
+    """Learning rate: a short warm-up, then half a cosine down to zero."""
+    share = step / recipe.vae.steps
+    return recipe.vae.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * share))
+
+
 @torch.no_grad()
 def fold_statistics(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
     """Make the latents zero-mean and unit-variance per channel without changing what encode-decode gives."""
@@ -105,7 +113,6 @@ def main(
     vae = build(settings).to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.vae.learning_rate, weight_decay=0.0)
     total = settings.vae.steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.vae.learning_rate, total_steps=total + 1)
     checkpoint, step = run / "vae.pt", 0
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
@@ -114,12 +121,11 @@ def main(
         except RuntimeError as error:
             raise SystemExit(f"{checkpoint} has another shape than recipe {recipe!r}: {error}") from None
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         step = state["step"]
 
     def save() -> None:
         state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        write_safely(checkpoint, lambda p: torch.save({**state, "schedule": schedule.state_dict()}, p))
+        write_safely(checkpoint, lambda p: torch.save(state, p))
 
     sprites = torch.cat([torch.from_numpy(references.sprites[s].copy()) for s in STYLES])
     colours = torch.tensor(list(BACKGROUNDS.values())) / 255
@@ -130,12 +136,12 @@ def main(
             pictures = random_pictures(sprites, colours, settings.vae.batch, generator)
             pictures = pictures.to(device, memory_format=torch.channels_last)
             began = time.perf_counter()
+            optimizer.param_groups[0]["lr"] = rate(settings, step)
             value, mse = loss(vae, pictures, settings.vae.kl_weight)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
             optimizer.step()
-            schedule.step()
             step += 1
             bar.update()
             if step % 25 == 0 or step == total:
@@ -167,8 +173,6 @@ def main(
 
 def replace_folder(vae: AutoencoderKL, partial: Path, final: Path) -> None:
     """Save beside the old folder and clear the old one, so that the rename can take its place."""
-    import shutil
-
     vae.save_pretrained(partial)
     shutil.rmtree(final, ignore_errors=True)
 

@@ -1,0 +1,164 @@
+"""Which channels are massive, how much, and how stably?
+
+A massive activation (MA) in a DiT is a channel of the residual stream that is far larger than the others on every image
+token, with one sign and hardly any variation over tokens. Sun et al. (2402.17762) ask for |x| > 100 and 1000 times the
+median, which no DiT's 40 to 150 meets; the DG paper finds its channels by eye; Few Channels (2605.13974) ranks by the mean
+over tokens of |x|. The default rule here names its thresholds, and splits "outlier" from "massive": an outlier that
+varies over tokens carries the picture, not a constant.
+
+Arrays in, tables out; no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+Rule = Literal["constant", "outlier", "sun", "top"]
+
+
+@dataclass
+class Massive:
+    """The result of `find_massive`.
+
+    Attributes:
+        channels: massive channels, the one with the largest ratio anywhere first.
+        onset: first block (index) where each is massive, by channel.
+        sites: site names, in execution order.
+        rule: the rule in words.
+        table: one row for each block and outlier channel, see `to_frame`.
+        variance: (blocks, channels) variance over image tokens, median over runs; used for variance-matched controls.
+    """
+
+    channels: list[int]
+    onset: dict[int, int]
+    sites: list[str]
+    rule: str
+    table: pd.DataFrame = field(repr=False)
+    variance: np.ndarray = field(repr=False)
+
+    def __repr__(self) -> str:
+        found = f"{len(self.channels)} massive channels {self.channels}" if self.channels else "no massive channel"
+        return f"Massive({found}; rule: {self.rule})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each block and channel that stands out.
+
+        Columns: block, site, channel, ratio (mean |x| over tokens / median of that over channels), mean_abs, sign (+1 or -1),
+        coverage (share of tokens with that sign), variation (coefficient of variation over tokens), dc_share (squared mean /
+        mean square), energy_share (of the stream's mean square), stability (share of prompts, seeds and steps in which the
+        rule holds), massive (it holds in at least half of them).
+        """
+        return self.table.copy()
+
+    def at(self, block: int) -> list[int]:
+        """Massive channels of one block, largest ratio first."""
+        rows = self.table[(self.table["block"] == block) & self.table["massive"].astype(bool)]
+        return rows.sort_values("ratio", ascending=False)["channel"].tolist()
+
+    def token_variance(self, block: int) -> np.ndarray:
+        """Variance over image tokens by channel at a block's output."""
+        return self.variance[block]
+
+
+def find_massive(
+    activations: Any,
+    *,
+    rule: Rule = "constant",
+    ratio: float = 5.0,
+    coverage: float = 0.95,
+    variation: float = 0.5,
+    k: int = 8,
+    blocks: int = 2,
+    stream: str = "image",
+) -> Massive:
+    """Channels that stand out in captured activations.
+
+    Args:
+        activations: an `Activations`, or its Dataset, with statistics over image tokens.
+        rule: how a channel is judged in each run and step, at each block:
+            `constant` (default): mean |x| at least `ratio` times the median channel's, one sign on at least `coverage` of
+                the tokens, coefficient of variation over tokens at most `variation`.
+            `outlier`: the first of these three only.
+            `sun`: largest |x| over 100 and over 1000 times the median channel's mean |x| (Sun et al., for LLMs).
+            `top`: the k channels with the largest mean |x|, however small (Few Channels, SPARK).
+        ratio, coverage, variation, k: thresholds of the rules.
+        blocks: a channel is listed in `.channels` if it is massive at this many blocks; MAs sit in *fixed* channels.
+        stream: `image` or `text`.
+
+    Raises:
+        ValueError: an unknown rule or stream, or activations without the statistics that the rule needs.
+    """
+    if rule not in get_args(Rule):
+        raise ValueError(f"rule={rule!r}; allowed: {', '.join(get_args(Rule))}")
+    data = getattr(activations, "data", activations)
+    needed = {"mean", "abs_mean", "variance", "positive"} | ({"abs_max"} if rule == "sun" else set())
+    if needed - set(data):
+        raise ValueError(f"rule {rule!r} needs {sorted(needed)}; these activations have {sorted(data)}")
+    if stream not in data["stream"].values:
+        raise ValueError(f"stream={stream!r}; there are {', '.join(map(str, data['stream'].values))}")
+    runs = ("prompt", "seed", "branch", "step")
+    part = data.sel(stream=stream).stack(run=runs).transpose("run", "site", ...)
+    get = lambda name: np.asarray(part[name].values, np.float64)  # noqa: E731  (run, site, channel)
+    mean, size, variance, positive = get("mean"), get("abs_mean"), get("variance"), get("positive")
+    median = np.median(size, axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = size / median
+        cv = np.sqrt(variance) / np.abs(mean)
+        square = mean**2 + variance
+        dc = mean**2 / square
+        energy = square / square.sum(-1, keepdims=True)
+    one_sign = np.maximum(positive, 1 - positive)
+    if rule == "constant":
+        held = (ratios >= ratio) & (one_sign >= coverage) & (cv <= variation)
+    elif rule == "outlier":
+        held = ratios >= ratio
+    elif rule == "sun":
+        top = get("abs_max")
+        held = (top > 100) & (top > 1000 * median)
+    else:
+        held = size >= np.sort(size, axis=-1)[..., -k][..., None]
+    stability = held.mean(0)
+    keep = (stability > 0) | (np.median(ratios, 0) >= ratio)
+    rows = []
+    for block, channel in zip(*np.nonzero(keep), strict=True):
+        at = (slice(None), block, channel)
+        rows.append(
+            {
+                "block": int(block),
+                "site": str(data["site"].values[block]),
+                "channel": int(channel),
+                "ratio": float(np.median(ratios[at])),
+                "mean_abs": float(np.median(size[at])),
+                "sign": int(np.sign(np.median(mean[at]))),
+                "coverage": float(np.median(one_sign[at])),
+                "variation": float(np.median(cv[at])),
+                "dc_share": float(np.median(dc[at])),
+                "energy_share": float(np.median(energy[at])),
+                "stability": float(stability[block, channel]),
+                "massive": bool(stability[block, channel] >= 0.5),
+            }
+        )
+    columns = "block site channel ratio mean_abs sign coverage variation dc_share energy_share stability massive".split()
+    table = pd.DataFrame(rows, columns=columns)
+    massive = table[table["massive"].astype(bool)]  # an empty column has no dtype yet
+    counts = massive.groupby("channel")["block"].agg(["size", "min"])
+    peak = massive.groupby("channel")["ratio"].max().sort_values(ascending=False)
+    chosen = [int(c) for c in peak.index if counts.loc[c, "size"] >= min(blocks, len(data["site"]))]
+    words = {
+        "constant": f"mean |x| >= {ratio:g} x median, one sign on >= {coverage:.0%} of tokens, CV <= {variation:g}",
+        "outlier": f"mean |x| >= {ratio:g} x median",
+        "sun": "|x| > 100 and > 1000 x median",
+        "top": f"top {k} by mean |x|",
+    }[rule]
+    return Massive(
+        channels=chosen,
+        onset={c: int(counts.loc[c, "min"]) for c in chosen},
+        sites=[str(s) for s in data["site"].values],
+        rule=f"{words}, in at least half of the runs and steps, at {blocks} or more blocks",
+        table=table,
+        variance=np.median(variance, axis=0),
+    )
