@@ -20,6 +20,7 @@ from dg_tools.steps import Call, Clock
 
 Mode = Literal["zero", "mean", "scale", "shift", "shift_direction", "random"]
 Control = Literal["shift", "shift_direction", "random", "variance"]
+CONTROL_MODES = ("shift", "shift_direction", "random")
 MODES: tuple[str, ...] = get_args(Mode)
 CONTROLS: tuple[str, ...] = get_args(Control)
 

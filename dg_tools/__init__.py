@@ -1,0 +1,43 @@
+"""dg_tools: massive activations in diffusion transformers, and Detail Guidance made from them (arXiv 2510.11538)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "load": "models",
+    "capture": "activations",
+    "open_activations": "activations",
+    "find_massive": "massive",
+    "Disrupt": "interventions",
+    "CFG": "guidance",
+    "DetailGuidance": "guidance",
+    "detail_guidance": "guidance",
+    "generate": "generation",
+    "denoise_error": "experiments",
+    "references": "emoji",
+}
+
+__all__ = ["CFG", "Disrupt", "DetailGuidance", "capture", "denoise_error", "detail_guidance", "find_massive"]
+__all__ += ["generate", "load", "open_activations", "references"]
+
+if TYPE_CHECKING:
+    from dg_tools.activations import capture, open_activations
+    from dg_tools.emoji import references
+    from dg_tools.experiments import denoise_error
+    from dg_tools.generation import generate
+    from dg_tools.guidance import CFG, DetailGuidance, detail_guidance
+    from dg_tools.interventions import Disrupt
+    from dg_tools.massive import find_massive
+    from dg_tools.models import load
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"dg_tools.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'dg_tools' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,74 @@
+"""Export: what a training has reached, as a stock StableDiffusion3Pipeline folder.
+
+The averaged weights; transformer and VAE in half precision in shards of at most 12 MB, text encoders in single precision
+(a half-precision CLIP folder would reload as half precision beside a single-precision transformer). The references,
+the training record and the logs travel along, so that the next training can start from the folder alone.
+
+    python -m training.export --recipe cpu --run runs/cpu --to dg_tools/zoo/emoji-sd3
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import typer
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+
+from training.dit import Training
+from training.recipe import Recipe
+
+LIMIT = 24 * 2**20
+LOGS = ("vae.jsonl", "dit.jsonl", "validation.jsonl", "outliers.csv")
+
+
+def main(
+    recipe: str = typer.Option("cpu", help="cpu, gpu, toy, or a TOML file"),
+    run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
+    to: Path = typer.Option(..., help="folder to write, such as dg_tools/zoo/emoji-sd3"),
+    references: Path = typer.Option(None, help="folder for the sprites (default: `emoji` beside --to)"),
+) -> None:
+    """Write the pipeline folder, replacing the old one only once the new one is whole."""
+    settings = Recipe.load(recipe)
+    run = run or Path("runs") / settings.name
+    if not (run / "dit.pt").is_file():
+        raise SystemExit(f"{run}/dit.pt is missing; run first: python -m training.dit --recipe {recipe}")
+    training = Training(settings, run, "cpu")
+    training.load()
+    training.swap()  # the averaged weights
+    text = training.text
+    pipeline = StableDiffusion3Pipeline(
+        transformer=training.model["transformer"].half(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=AutoencoderKL.from_pretrained(run / "vae").half(),
+        text_encoder=text.clip_1,
+        tokenizer=text.clip_tokenizer,
+        text_encoder_2=text.clip_2,
+        tokenizer_2=text.clip_tokenizer,
+        text_encoder_3=text.t5,
+        tokenizer_3=text.t5_tokenizer,
+    )
+    partial = to.with_name(to.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial, safe_serialization=True, max_shard_size="12MB")
+    for log in LOGS:
+        if (run / log).is_file():
+            shutil.copy(run / log, partial / log)
+    record = {"recipe": settings.to_json(), "steps": training.step, "runs": training.history}
+    (partial / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    header = f"---\nlicense: mit\ndg_tools:\n  call:\n    max_sequence_length: {settings.dit.t5_length}\n---\n"
+    (partial / "README.md").write_text(header + f"\n# {to.name}\n\nNot evaluated yet.\n", encoding="utf-8")
+    size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
+    if size > LIMIT:
+        raise SystemExit(f"{partial} takes {size / 2**20:.1f} MiB; the limit is {LIMIT / 2**20:.0f}")
+    shutil.rmtree(to, ignore_errors=True)
+    partial.rename(to)
+    target = references or to.parent / "emoji"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(run / "references", target)
+    print(f"{to}: step {training.step}, {size / 2**20:.1f} MiB; references in {target}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
