@@ -33,7 +33,7 @@ class Reference:
     @property
     def prompt(self) -> str:
         """The full caption, `red apple, flat on blue`."""
-        return f"{self.name.replace('-', ' ')}, {self.style} on {self.background}"
+        return caption(self.name, self.style, self.background)
 
     @property
     def twin(self) -> Reference:
@@ -86,9 +86,14 @@ class References:
                 raise KeyError(f"{value!r} is not among the {len(known)} known ones, such as {', '.join(near)}")
         return Reference(name, style, background, (name, style) in self.held_out)
 
+    def pairs(self, held_out: bool | None = None) -> list[tuple[str, str]]:
+        """All (name, style) pairs, or those of one side of the split."""
+        every = [(n, s) for n in self.names for s in STYLES]
+        return every if held_out is None else [p for p in every if (p in self.held_out) == held_out]
+
     def sample(self, count: int, *, seed: int = 0, held_out: bool | None = None) -> list[Reference]:
         """`count` references with random styles and backgrounds, no pair twice; of one side of the split, or of both."""
-        pairs = [(n, s) for n in self.names for s in STYLES if held_out is None or ((n, s) in self.held_out) == held_out]
+        pairs = self.pairs(held_out)
         if count > len(pairs):
             raise ValueError(f"{count} references asked for; there are {len(pairs)} such pairs")
         chance = np.random.default_rng(seed)
@@ -110,6 +115,12 @@ class References:
         """(size, size) in 0..1: how much of each pixel the object covers."""
         alpha = self.sprites[reference.style][self.names.index(reference.name)][..., 3]
         return torch.from_numpy(alpha.copy()).float() / 255
+
+
+def caption(name: str, style: str | None, background: str | None) -> str:
+    """`red apple`, `red apple, flat`, `red apple on blue`, `red apple, flat on blue`: the captions of training."""
+    words = name.replace("-", " ")
+    return words + (f", {style}" if style else "") + (f" on {background}" if background else "")
 
 
 def references(dit: DiT | None = None) -> References:

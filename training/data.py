@@ -12,22 +12,19 @@ from __future__ import annotations
 import io
 import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
+from dg_tools.emoji import COLUMNS, STYLES
 from training.recipe import Recipe, write_safely
 
 PACKAGES = {"shaded": "@iconify-json/fluent-emoji", "flat": "@iconify-json/fluent-emoji-flat"}
 VERSIONS = {"shaded": "1.2.7", "flat": "1.2.6"}
-STYLES = ("shaded", "flat")
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
-COLUMNS = 32  # sprites in a row of a sheet
 
 BACKGROUNDS = {  # named colours, sRGB
     "white": (255, 255, 255),
@@ -112,43 +109,6 @@ def rasterise(svg: str, size: int) -> np.ndarray:
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * size, height=4 * size))
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     return np.asarray(image.resize((size, size), Image.Resampling.BOX))
-
-
-@dataclass
-class References:
-    """The pictures as they ship: sprites (style -> (names, size, size, 4) uint8), names and the held-out pairs."""
-
-    names: list[str]
-    sprites: dict[str, np.ndarray]
-    held_out: set[tuple[str, str]]
-
-    @classmethod
-    def open(cls, folder: Path) -> References:
-        meta = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-        sprites, size = {}, meta["size"]
-        for style in STYLES:
-            sheet = np.asarray(Image.open(folder / f"{style}.webp").convert("RGBA"))
-            tiles = sheet.reshape(sheet.shape[0] // size, size, COLUMNS, size, 4).swapaxes(1, 2)
-            sprites[style] = tiles.reshape(-1, size, size, 4)[: len(meta["names"])]
-        held_out = {(n, s) for n, s in meta["held_out"]}
-        return cls(meta["names"], sprites, held_out)
-
-    def pairs(self, held_out: bool) -> list[tuple[str, str]]:
-        """All (name, style) pairs of one side of the split."""
-        every = [(n, s) for n in self.names for s in STYLES]
-        return [p for p in every if (p in self.held_out) == held_out]
-
-    def picture(self, name: str, style: str, background: str) -> torch.Tensor:
-        """(3, size, size) in [-1, 1]: the sprite over a named background."""
-        rgba = torch.from_numpy(self.sprites[style][self.names.index(name)].copy()).float() / 255
-        alpha, colour = rgba[..., 3:], torch.tensor(BACKGROUNDS[background]) / 255
-        return ((rgba[..., :3] * alpha + colour * (1 - alpha)) * 2 - 1).permute(2, 0, 1)
-
-
-def caption(name: str, style: str | None, background: str | None) -> str:
-    """`red apple`, `red apple, flat`, `red apple on blue`, `red apple, flat on blue`."""
-    words = name.replace("-", " ")
-    return words + (f", {style}" if style else "") + (f" on {background}" if background else "")
 
 
 def write_references(folder: Path, names: list[str], bodies: dict[str, dict[str, str]], recipe: Recipe) -> None:

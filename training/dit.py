@@ -26,7 +26,8 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from training.data import BACKGROUNDS, STYLES, References, caption
+from dg_tools.emoji import STYLES, References, caption
+from training.data import BACKGROUNDS
 from training.recipe import Recipe, append_json, write_safely
 from training.text import TextEncoders
 
@@ -260,7 +261,7 @@ def main(
         training.load()
     elif warm_start:
         training.warm_start(warm_start)
-    pairs = Pairs(References.open(run / "references"), latents, settings)
+    pairs = Pairs(References(run / "references"), latents, settings)
     transformer = torch.compile(training.model["transformer"]) if compile else training.model["transformer"]
     began, first, total = time.perf_counter(), training.step, settings.dit.steps
     history = list(training.history)

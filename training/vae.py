@@ -21,7 +21,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from training.data import BACKGROUNDS, STYLES, References
+from dg_tools.emoji import STYLES, References
+from training.data import BACKGROUNDS
 from training.recipe import Recipe, append_json, write_safely
 
 
@@ -93,7 +94,7 @@ def encode_all(vae: AutoencoderKL, references: References) -> torch.Tensor:
     """(names, styles, backgrounds, C, h, w): the posterior mean of every picture."""
     rows = []
     for name in tqdm(references.names, desc="latents", mininterval=5):
-        pictures = torch.stack([references.picture(name, s, b) for s in STYLES for b in BACKGROUNDS])
+        pictures = references.pictures([references.reference(name, s, b) for s in STYLES for b in BACKGROUNDS])
         rows.append(vae.encode(pictures).latent_dist.mode().unflatten(0, (len(STYLES), len(BACKGROUNDS))))
     return torch.stack(rows)
 
@@ -107,7 +108,7 @@ def main(
     run = run or Path("runs") / settings.name
     if not (run / "references" / "names.json").is_file():
         raise SystemExit(f"{run}/references is missing; run first: python -m training.data --recipe {recipe}")
-    references = References.open(run / "references")
+    references = References(run / "references")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(settings.seed)
     vae = build(settings).to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
