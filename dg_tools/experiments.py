@@ -73,7 +73,7 @@ class DenoiseError:
                 ours, clean = wide.loc[(edit, band)].to_numpy(), wide.loc[("clean", band)].to_numpy()
                 controls = [e for e in self.edits if self.roles[e] == "control"]
                 null = [wide.loc[(e, band)].mean() / clean.mean() for e in controls]
-                _, low, high = bootstrap_interval((ours - clean) / clean.mean(), np.arange(len(ours)), level=level)
+                _, low, high = bootstrap_interval((ours - clean) / clean.mean(), level=level)
                 value = ours.mean() / clean.mean()
                 rows.append(
                     {
