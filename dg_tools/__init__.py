@@ -19,7 +19,7 @@ _HOME = {
     "references": "emoji",
 }
 
-__all__ = ["CFG", "Disrupt", "DetailGuidance", "capture", "denoise_error", "detail_guidance", "find_massive"]
+__all__ = ["CFG", "DetailGuidance", "Disrupt", "capture", "denoise_error", "detail_guidance", "find_massive"]
 __all__ += ["generate", "load", "open_activations", "references"]
 
 if TYPE_CHECKING:

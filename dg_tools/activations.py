@@ -83,7 +83,7 @@ def capture(
     height: int | None = None,
     width: int | None = None,
     guidance: BaseGuidance | None = None,
-    edits: Disrupt | None | Sequence[Disrupt] = None,
+    edits: Disrupt | Sequence[Disrupt] | None = None,
     rows: Literal["cond", "all"] = "cond",
     raw: Sequence[int] = (),
     raw_steps: Sequence[int] | None = None,
@@ -114,7 +114,9 @@ def capture(
     if not prompts or not seeds:
         raise ValueError("an empty list of prompts or seeds: nothing to capture")
     if isinstance(guidance, DetailGuidance):
-        raise ValueError("capture runs without DetailGuidance: its disrupted pass would be mixed in; pass edits= instead")
+        raise ValueError(
+            "capture runs without DetailGuidance: its disrupted pass would be mixed in; pass edits= instead"
+        )
     if rows not in ("cond", "all"):
         raise ValueError(f"rows={rows!r}; allowed: cond, all")
     scale = guidance_scale(guidance)
@@ -196,7 +198,9 @@ class Recorder:
 
     def __init__(self, dit: DiT, edits: list[Disrupt], branches: list[str], raw: set[int], raw_steps: set[int] | None):
         self.dit, self.edits, self.branches, self.raw, self.raw_steps = dit, edits, branches, raw, raw_steps
-        self.values: dict[tuple[str, str, int, int, str], np.ndarray] = {}  # variable, branch, step, block, stream or part
+        self.values: dict[
+            tuple[str, str, int, int, str], np.ndarray
+        ] = {}  # variable, branch, step, block, stream or part
         self.sigmas: dict[int, float] = {}
         self.touched = [0] * len(edits)
         self._gates: dict[str, torch.Tensor] = {}
@@ -211,7 +215,9 @@ class Recorder:
     def put(self, variable: str, branch: str, step: Any, block: Any, part: str, value: torch.Tensor) -> None:
         self.sigmas[int(step)] = step.sigma
         # a copy: on a CPU, .cpu() of a tensor is the tensor, and later edits would show
-        self.values.setdefault((variable, branch, int(step), block.index, part), value.detach().float().cpu().numpy().copy())
+        self.values.setdefault(
+            (variable, branch, int(step), block.index, part), value.detach().float().cpu().numpy().copy()
+        )
 
     def modulation(self, step: Any, block: Any, chunks: dict[str, torch.Tensor]) -> None:
         """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`."""
@@ -275,7 +281,9 @@ class Recorder:
             at_blocks = sorted({k[2] for k in entries}) if raw else list(range(len(sites)))
             parts = list(dict.fromkeys(k[3] for k in entries))
             longest = tuple(max(v.shape[d] for v in entries.values()) for d in range(next(iter(entries.values())).ndim))
-            array = np.full((len(self.branches), len(at_steps), len(at_blocks), len(parts), *longest), np.nan, np.float32)
+            array = np.full(
+                (len(self.branches), len(at_steps), len(at_blocks), len(parts), *longest), np.nan, np.float32
+            )
             for (branch, step, block, part), value in entries.items():
                 index = (self.branches.index(branch), at_steps.index(step), at_blocks.index(block), parts.index(part))
                 array[(*index, *(slice(0, n) for n in value.shape))] = value

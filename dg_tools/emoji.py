@@ -132,5 +132,7 @@ def references(dit: DiT | None = None) -> References:
     if dit is not None:
         source = Path(str(getattr(dit.pipeline, "name_or_path", "")))
         if source.parent.resolve() != ZOO.resolve():
-            raise FileNotFoundError(f"{dit!r} has no reference pictures: only the embedded models do; pass your own pictures")
+            raise FileNotFoundError(
+                f"{dit!r} has no reference pictures: only the embedded models do; pass your own pictures"
+            )
     return References(ZOO / "emoji")

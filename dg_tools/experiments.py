@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from dg_tools.emoji import Reference, References
 from dg_tools.interventions import CONTROL_MODES, Disrupt, attached
 from dg_tools.metrics import axis_share, band_error, bootstrap_interval, coherent_error
 from dg_tools.models import DiT
-from dg_tools.emoji import Reference, References
 from dg_tools.sampling import decode, encode
 from dg_tools.steps import Call
 

@@ -85,8 +85,8 @@ def generate(
     steps: int | None = None,
     height: int | None = None,
     width: int | None = None,
-    guidance: BaseGuidance | None | Sequence[BaseGuidance | None] = None,
-    edits: Disrupt | None | Sequence[Any] = None,
+    guidance: BaseGuidance | Sequence[BaseGuidance | None] | None = None,
+    edits: Disrupt | Sequence[Any] | None = None,
     progress: bool = True,
     **kwargs: Any,
 ) -> Generation:
@@ -121,9 +121,7 @@ def generate(
         for p, s, e, g in jobs:
             began = time.perf_counter()
             group = [x for x in as_list(e) if x is not None]
-            raw, count = run(
-                dit, p, seed=s, steps=steps, height=height, width=width, edits=group, guidance=g, **kwargs
-            )
+            raw, count = run(dit, p, seed=s, steps=steps, height=height, width=width, edits=group, guidance=g, **kwargs)
             flat = spatial(dit, raw, height, width)
             latents.append(flat)
             made.images += decode(dit, flat)

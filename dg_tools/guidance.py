@@ -75,7 +75,9 @@ class DetailGuidance(BaseGuidance):
         if guidance_scale < 1:
             raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
         if detail_guidance_scale and self.disrupt is None:
-            raise ValueError("detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt that names channels and block")
+            raise ValueError(
+                "detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt that names channels and block"
+            )
         if not 0 <= detail_guidance_start < detail_guidance_stop <= 1:
             raise ValueError(
                 f"detail guidance window [{detail_guidance_start}, {detail_guidance_stop}) is empty or outside 0..1"
@@ -152,10 +154,8 @@ class DetailGuidance(BaseGuidance):
             pred = rescale_noise_cfg(pred, pred_cond, self.guidance_rescale)
         return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
-    def combine(
-        self, cond: torch.Tensor, uncond: torch.Tensor | None, disrupted: torch.Tensor | None
-    ) -> torch.Tensor:
-        """u + s (c - u) + w (c - d), each term only where its prediction is given."""
+    def combine(self, cond: torch.Tensor, uncond: torch.Tensor | None, disrupted: torch.Tensor | None) -> torch.Tensor:
+        """U + s (c - u) + w (c - d), each term only where its prediction is given."""
         pred = cond if uncond is None else uncond + self.guidance_scale * (cond - uncond)
         return pred if disrupted is None else pred + self.detail_guidance_scale * (cond - disrupted)
 
@@ -247,7 +247,9 @@ class _Fold:
         """The conditional rows once more, disrupted."""
         alone = Call(call.step, call.timestep, call.sigma, "cond", slice(None), slice(0, 0))
         sliced = {
-            k: v[call.cond] if k in self.dit.family.row_inputs and isinstance(v, torch.Tensor) and v.shape[0] == rows else v
+            k: v[call.cond]
+            if k in self.dit.family.row_inputs and isinstance(v, torch.Tensor) and v.shape[0] == rows
+            else v
             for k, v in inputs.items()
         }
         self.busy = True

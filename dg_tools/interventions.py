@@ -149,7 +149,7 @@ class Disrupt:
     # -- action -----------------------------------------------------------------------------------------------------
 
     def retention(self, sigma: float) -> float:
-        """rho at a noise level."""
+        """Rho at a noise level."""
         if isinstance(self.rho, int | float):
             return float(self.rho)
         points = self.rho
@@ -203,7 +203,9 @@ class Disrupt:
         generator = torch.Generator().manual_seed(self.draw)
         rest = [c for c in range(width) if c not in set(self.channels)]
         if self.mode != "shift_direction":
-            rest = sorted(rest[i] for i in torch.randperm(len(rest), generator=generator)[: len(self.channels)].tolist())
+            rest = sorted(
+                rest[i] for i in torch.randperm(len(rest), generator=generator)[: len(self.channels)].tolist()
+            )
         vector = torch.randn(len(rest), generator=generator)
         return rest, vector / vector.norm()
 
@@ -212,7 +214,9 @@ class Disrupt:
         if max(self.channels) >= width:
             raise IndexError(f"channel {max(self.channels)} asked for; there are 0 to {width - 1}")
         if self.tokens is not None and max(self.tokens) >= tokens:
-            raise IndexError(f"token {max(self.tokens)} asked for; there are 0 to {tokens - 1} in the {self.stream} stream")
+            raise IndexError(
+                f"token {max(self.tokens)} asked for; there are 0 to {tokens - 1} in the {self.stream} stream"
+            )
         if self.mode in ("shift", "random") and 2 * len(self.channels) > width:
             raise ValueError(f"{len(self.channels)} channels of {width}: too few others are left for a control")
 
@@ -254,7 +258,9 @@ def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[s
     """A call's inputs by name, however they were passed."""
     import inspect
 
-    return {**kwargs, **inspect.signature(type(module).forward).bind_partial(module, *args).arguments} if args else kwargs
+    return (
+        {**kwargs, **inspect.signature(type(module).forward).bind_partial(module, *args).arguments} if args else kwargs
+    )
 
 
 @contextmanager
@@ -310,4 +316,6 @@ def attached(
         yield
     for edit, count in zip(edits, touched, strict=True):
         if count == 0:
-            raise RuntimeError(f"this edit touched nothing: {edit.sentence()}; check its steps and rows against the run")
+            raise RuntimeError(
+                f"this edit touched nothing: {edit.sentence()}; check its steps and rows against the run"
+            )

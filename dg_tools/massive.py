@@ -142,7 +142,9 @@ def find_massive(
                 "massive": bool(stability[block, channel] >= 0.5),
             }
         )
-    columns = "block site channel ratio mean_abs sign coverage variation dc_share energy_share stability massive".split()
+    columns = (
+        "block site channel ratio mean_abs sign coverage variation dc_share energy_share stability massive".split()
+    )
     table = pd.DataFrame(rows, columns=columns)
     massive = table[table["massive"].astype(bool)]  # an empty column has no dtype yet
     counts = massive.groupby("channel")["block"].agg(["size", "min"])

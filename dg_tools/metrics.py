@@ -81,13 +81,17 @@ def spectrum(x: torch.Tensor) -> torch.Tensor:
 def same_shape(x: torch.Tensor, reference: torch.Tensor) -> None:
     """Raise ValueError where two batches of pictures cannot be compared."""
     if x.shape != reference.shape:
-        raise ValueError(f"pictures of shape {tuple(x.shape)} against references of {tuple(reference.shape)}; equal needed")
+        raise ValueError(
+            f"pictures of shape {tuple(x.shape)} against references of {tuple(reference.shape)}; equal needed"
+        )
 
 
 def band_power(x: torch.Tensor, bands: Bands = BANDS) -> dict[str, torch.Tensor]:
     """Mean-square contribution of each band, (N,); over all bands they sum to the mean of x^2 (Parseval)."""
     power = spectrum(x).abs().square()
-    return {name: power[..., mask].sum((1, 2)) / x[0].numel() for name, mask in band_masks(*x.shape[-2:], bands).items()}
+    return {
+        name: power[..., mask].sum((1, 2)) / x[0].numel() for name, mask in band_masks(*x.shape[-2:], bands).items()
+    }
 
 
 def coherent_power(x: torch.Tensor, reference: torch.Tensor, bands: Bands = BANDS) -> dict[str, Split]:

@@ -23,7 +23,12 @@ def finish(figure: Figure) -> Figure:
 
 
 def image_grid(
-    images: Sequence[Any], captions: Sequence[str] | None = None, *, columns: int = 4, title: str = "", size: float = 1.9
+    images: Sequence[Any],
+    captions: Sequence[str] | None = None,
+    *,
+    columns: int = 4,
+    title: str = "",
+    size: float = 1.9,
 ) -> Figure:
     """Pictures in rows of `columns`, each with a caption."""
     rows = -(-len(images) // columns)
@@ -77,7 +82,12 @@ def token_channel_surface_plotly(hidden: np.ndarray, massive: Sequence[int] = ()
         tokens = np.arange(len(size))
         line = {"color": MASSIVE, "width": 6}
         figure.add_scatter3d(
-            x=np.full(len(size), channel), y=tokens, z=size[:, channel], mode="lines", line=line, name=f"channel {channel}"
+            x=np.full(len(size), channel),
+            y=tokens,
+            z=size[:, channel],
+            mode="lines",
+            line=line,
+            name=f"channel {channel}",
         )
     axes = {"xaxis_title": "channel", "yaxis_title": "image token", "zaxis_title": "|activation|"}
     figure.update_layout(title=title or "|activation| over token and channel", scene=axes, width=760, height=520)
@@ -181,7 +191,14 @@ def band_errors(table: Any, *, title: str = "") -> Figure:
             for i, (name, rows) in enumerate(shown.groupby("edit", sort=False)):
                 label = (role if role == "control" else str(name)) if i == 0 or role == "edit" else None
                 line = "-" if role == "edit" else ":"
-                axis.plot(rows["sigma"], rows["ratio"], marker + line, color=colour, alpha=0.9 if role == "edit" else 0.5, label=label)
+                axis.plot(
+                    rows["sigma"],
+                    rows["ratio"],
+                    marker + line,
+                    color=colour,
+                    alpha=0.9 if role == "edit" else 0.5,
+                    label=label,
+                )
         axis.axhline(1.0, color=INK, lw=0.8)
         axis.set(title=f"{band} frequencies", xlabel="sigma", yscale="log")
     axes[0, 0].set_ylabel("x0 error / clean error")

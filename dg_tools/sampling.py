@@ -38,7 +38,9 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
         return 1.0
     if isinstance(guidance, DetailGuidance | ClassifierFreeGuidance):
         return float(guidance.guidance_scale)
-    raise TypeError(f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s) or dg.DetailGuidance(s, w, disrupt=...)")
+    raise TypeError(
+        f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s) or dg.DetailGuidance(s, w, disrupt=...)"
+    )
 
 
 def run(

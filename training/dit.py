@@ -81,7 +81,9 @@ class Pairs:
         rows = [(n, s, self.colours[chance.integers(len(self.colours))]) for n, s in picked]
         captions = []
         for name, style, background in rows:
-            full = caption(name, style if chance.random() < 0.5 else None, background if chance.random() < 0.7 else None)
+            full = caption(
+                name, style if chance.random() < 0.5 else None, background if chance.random() < 0.7 else None
+            )
             captions.append("" if chance.random() < dit.unconditional else full)
         latents = self.rows(rows)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
@@ -294,9 +296,10 @@ def main(
                 losses = validate(training.model["transformer"], training.text, pairs, device)
                 append_json(run / "validation.jsonl", {"step": training.step, **losses})
                 if training.step in measure:
-                    append_csv(run / "outliers.csv", outliers(
-                        training.model["transformer"], training.text, pairs, device, training.step
-                    ))
+                    append_csv(
+                        run / "outliers.csv",
+                        outliers(training.model["transformer"], training.text, pairs, device, training.step),
+                    )
                 training.swap()
                 bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()})
             if training.step % settings.dit.save_every == 0:

@@ -45,7 +45,9 @@ def build(recipe: Recipe) -> AutoencoderKL:
     )
 
 
-def random_pictures(sprites: torch.Tensor, colours: torch.Tensor, batch: int, generator: torch.Generator) -> torch.Tensor:
+def random_pictures(
+    sprites: torch.Tensor, colours: torch.Tensor, batch: int, generator: torch.Generator
+) -> torch.Tensor:
     """(batch, 3, H, W) in [-1, 1]: random sprites over random backgrounds, half of these not among the named ones."""
     rgba = sprites[torch.randint(len(sprites), (batch,), generator=generator)].float() / 255
     colour = colours[torch.randint(len(colours), (batch,), generator=generator)]

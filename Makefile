@@ -1,0 +1,58 @@
+# Two commands: `make demo` and `make test`. Everything runs offline once the packages are installed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL ?=
+
+# On a CPU half the time of a forward goes to page faults unless the allocator keeps its memory (glibc only).
+export MALLOC_MMAP_THRESHOLD_ = 8589934592
+export MALLOC_TRIM_THRESHOLD_ = 8589934592
+export OMP_WAIT_POLICY = PASSIVE
+export HF_HUB_OFFLINE = 1
+export PYTHONDONTWRITEBYTECODE = 1
+
+timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
+
+.PHONY: install demo test lint types unit tutorials lab notebooks wheel clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dg_tools needs Python 3.11 or later")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: install it (Debian: python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: install
+	$(BIN)/dg-tools demo --out demo $(if $(MODEL),--model $(MODEL))
+
+test: lint types unit tutorials
+
+lint: install
+	@$(call timed,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+
+types: install
+	@$(call timed,types,$(BIN)/mypy)
+
+unit: install
+	@$(call timed,unit tests,$(BIN)/python -m pytest --durations=5)
+
+tutorials: install
+	@$(call timed,notebooks,$(BIN)/python -m pytest --nbval notebooks --nbval-sanitize-with tests/notebooks_sanitize.cfg --durations=5)
+
+lab: install
+	$(BIN)/jupyter lab notebooks
+
+notebooks: install
+	$(BIN)/python tests/regenerate_notebooks.py
+
+wheel: install
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv --clear build/wheel
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && wheel/bin/python ../tests/wheel_check.py ../dist/*.whl
+
+clean:
+	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache

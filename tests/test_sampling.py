@@ -1,0 +1,164 @@
+"""Generation against the stock pipelines, and guidance against a loop written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import dg_tools as dg
+from dg_tools.sampling import run
+
+PROMPT = "a red apple"
+
+
+def stock(dit, s: float = 1.0, **kwargs):
+    """The pipeline's own call, with nothing of ours on it."""
+    arguments = {"prompt": PROMPT, **tiny.SIZE, "num_inference_steps": 3, "max_sequence_length": 8, **kwargs}
+    arguments[dit.family.guidance_argument] = s
+    if s > 1:
+        arguments["negative_prompt"] = ""
+    return dit.pipeline(generator=torch.Generator().manual_seed(5), **arguments).images
+
+
+def disrupting(record, channels):
+    """An independent edit by a plain hook."""
+
+    def hook(module, inputs, output):
+        parts = list(output)
+        parts[record.image] = parts[record.image].clone()
+        parts[record.image][..., channels] = 0
+        return tuple(parts)
+
+    return hook
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+def test_off_is_bit_equal_to_the_stock_pipeline(dit, s):
+    off = dg.Disrupt([3, 7], 1)
+    plain = stock(dit, s, output_type="latent")
+    for guidance in (dg.CFG(s) if s > 1 else None, dg.DetailGuidance(s, 0.0, off), dg.DetailGuidance(s)):
+        latents, _ = run(dit, PROMPT, seed=5, guidance=guidance, **tiny.CALL)
+        assert torch.equal(latents, plain)
+    with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(s, 0.0, off), force=True):
+        assert torch.equal(stock(dit, s, output_type="latent"), plain)
+    image = dg.generate(dit, PROMPT, seed=5, guidance=dg.DetailGuidance(s), progress=False, **tiny.CALL).images[0]
+    assert np.array_equal(np.array(image), np.array(stock(dit, s)[0]))
+
+
+def loop(dit, s: float, w: float, off: dg.Disrupt) -> torch.Tensor:
+    """Detail Guidance written out: three calls of the transformer a step, plain hooks, an Euler step by hand."""
+    pipeline, sd3 = dit.pipeline, dit.family.name == "sd3"
+    height, width = tiny.SIZE["height"], tiny.SIZE["width"]
+    noise = torch.Generator().manual_seed(5)
+
+    def text(prompt):
+        if sd3:
+            embeds, _, pooled, _ = pipeline.encode_prompt(
+                prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=8
+            )
+            return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+        embeds, pooled, ids = pipeline.encode_prompt(prompt, None, max_sequence_length=8)
+        return {"encoder_hidden_states": embeds, "pooled_projections": pooled, "txt_ids": ids}
+
+    cond, uncond, extra = text(PROMPT), text(""), {}
+    if sd3:
+        latents = torch.randn(1, 4, height // 2, width // 2, generator=noise)
+    else:
+        latents, ids = pipeline.prepare_latents(1, 4, height, width, torch.float32, torch.device("cpu"), noise)
+        extra["img_ids"] = ids
+        if dit.transformer.config.guidance_embeds:
+            extra["guidance"] = torch.tensor([3.5])
+    # both pipelines ask for sigmas from 1 to 1/n; the scheduler then shifts them
+    sigmas = np.linspace(1.0, 1 / 3, 3)
+    shift = pipeline.scheduler.config.shift
+    if sd3:
+        lowest = shift * 0.001 / (1 + (shift - 1) * 0.001)
+        sigmas = np.linspace(1.0, lowest, 3)
+    sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
+    sigmas = torch.tensor([*sigmas, 0.0], dtype=torch.float32)
+
+    def predict(sigma, text):
+        level = torch.full((1,), float(sigma)) * dit.family.timestep_scale
+        return dit.transformer(hidden_states=latents, timestep=level, **text, **extra, return_dict=False)[0]
+
+    block = dit.blocks[off.block]
+    with torch.no_grad():
+        for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+            c, u = predict(now, cond), predict(now, uncond)
+            handle = block.module.register_forward_hook(disrupting(block.record, list(off.channels)))
+            d = predict(now, cond)
+            handle.remove()
+            latents = latents + (after - now) * (c + (s - 1) * (c - u) + w * (c - d))
+    return latents
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+@pytest.mark.parametrize("block", [0, 3])
+def test_guidance_equals_a_loop_by_hand(dit, s, block):
+    off = dg.Disrupt([3, 7], block)
+    ours, count = run(dit, PROMPT, seed=5, guidance=dg.DetailGuidance(s, 0.8, off), **tiny.CALL)
+    theirs = loop(dit, s, 0.8, off)
+    assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4
+    plain, _ = run(dit, PROMPT, seed=5, guidance=dg.CFG(s) if s > 1 else None, **tiny.CALL)
+    assert (ours - plain).abs().max() / plain.abs().max() > 1e-3
+    assert count.forwards == 3 * (3 if s > 1 else 2)
+    assert count.block_calls == count.forwards * len(dit.blocks)
+
+
+def test_edits_equal_a_plain_hook(dit):
+    for block in range(len(dit.blocks)):
+        record = dit.blocks[block].record
+        handle = dit.blocks[block].module.register_forward_hook(disrupting(record, [2]))
+        theirs = stock(dit, 3.0, output_type="latent")
+        handle.remove()
+        ours, _ = run(dit, PROMPT, seed=5, edits=[dg.Disrupt([2], block)], guidance=dg.CFG(3.0), **tiny.CALL)
+        assert torch.equal(ours, theirs)
+        with dg.Disrupt([2], block).on(dit.pipeline):
+            assert torch.equal(stock(dit, 3.0, output_type="latent"), theirs)
+
+
+def test_variants_share_noise_and_order(dits):
+    dit = dits("sd3")
+    off = dg.Disrupt([3], 1)
+    made = dg.generate(
+        dit,
+        ["apple", "tree"],
+        seed=[0, 1],
+        edits=[None, off],
+        guidance=[None, dg.CFG(2.0)],
+        progress=False,
+        **tiny.CALL,
+    )
+    assert len(made.images) == 16 and made.latents.shape == (16, 4, 16, 24)
+    assert [s["guidance"] for s in made.settings[:4]] == ["cond", "CFG 2", "cond", "CFG 2"]
+    alone = dg.generate(dit, "tree", seed=1, edits=off, guidance=dg.CFG(2.0), progress=False, **tiny.CALL)
+    assert torch.equal(alone.latents[0], made.latents[-1])
+    assert made.forwards[:2] == [3, 6]
+    assert len(made.grid().axes) == 16
+
+
+def test_guidance_window(dits):
+    dit, off = dits("sd3"), dg.Disrupt([3], 1)
+    half = dg.DetailGuidance(1.0, 1.0, off, detail_guidance_stop=0.5)
+    _, count = run(dit, PROMPT, seed=5, guidance=half, **{**tiny.CALL, "steps": 4})
+    assert count.forwards == 6  # 4 conditional, 2 disrupted: steps 0 and 1
+    with pytest.raises(ValueError, match="no step of 2 lies in"):
+        late = dg.DetailGuidance(1.0, 1.0, off, detail_guidance_start=0.6)
+        run(dit, PROMPT, seed=5, guidance=late, **{**tiny.CALL, "steps": 2})
+
+
+def test_guider_settings_round_trip(tmp_path):
+    guider = dg.DetailGuidance(3.0, 0.5, dg.Disrupt([3, 4], 2, rows="cond"), detail_guidance_stop=0.8)
+    guider.save_pretrained(tmp_path)
+    again = dg.DetailGuidance.from_pretrained(tmp_path)
+    assert again.disrupt == guider.disrupt and again.detail_guidance_stop == 0.8
+    assert guider.new(detail_guidance_scale=1.0).detail_guidance_scale == 1.0
+    for bad in (
+        {"guidance_scale": 0.5},
+        {"detail_guidance_scale": 1.0},
+        {"detail_guidance_start": 0.5, "detail_guidance_stop": 0.5},
+    ):
+        with pytest.raises(ValueError):
+            dg.DetailGuidance(**bad)
