@@ -35,12 +35,13 @@ class Activations:
     """Captured activations.
 
     Attributes:
-        data: an xarray.Dataset. Dims are among prompt, seed, branch (cond, uncond), step (with sigma), site, stream (image,
-            text), token, channel, rank, part. Variables: `mean`, `abs_mean`, `variance`, `positive` (share of tokens above 0),
-            `abs_max` over tokens, by channel; `token_norm`, `token_max` over channels, by token (NaN beyond a stream's end);
-            `top_value`, `top_channel`, `top_token` of the largest |x|; `median_abs_mean`; `clipped` (values at the
-            dtype's limit or not finite); `gate`, `shift`, `scale` of AdaLN by part; `attn_write`, `mlp_write` (mean |gated
-            output| by channel); `hidden_states` (raw_step, raw_site) where raw was asked for; `picture`.
+        data: an xarray.Dataset. Dims are among prompt, seed, branch (cond, uncond), step (with sigma), site, stream
+            (image, text), token, channel, rank, part. Variables: `mean`, `abs_mean`, `variance`, `positive` (share of
+            tokens above 0), `abs_max` over tokens, by channel; `token_norm`, `token_max` over channels, by token (NaN
+            beyond a stream's end); `top_value`, `top_channel`, `top_token` of the largest |x|; `median_abs_mean`;
+            `clipped` (values at the dtype's limit or not finite); `gate`, `shift`, `scale` of AdaLN by part;
+            `attn_write`, `mlp_write` (mean |gated output| by channel); `hidden_states` (raw_step, raw_site) where raw
+            was asked for; `picture`.
     """
 
     data: xr.Dataset
@@ -320,7 +321,7 @@ def statistics(hidden: torch.Tensor) -> dict[str, torch.Tensor]:
     x = hidden.float()
     size = x.abs()
     abs_mean = size.mean(0)
-    top, index = size.flatten().topk(min(TOP, size.numel()))
+    index = size.flatten().topk(min(TOP, size.numel())).indices
     limit = torch.finfo(hidden.dtype).max
     return {
         "mean": x.mean(0),

@@ -1,7 +1,7 @@
 """The pictures that an embedded model was trained on: a ground truth for every prompt, in two styles.
 
-Every name is drawn shaded and flat, so shaded minus flat is a ground-truth axis of detail. Which name x style pairs were
-held out of training stands in `names.json`, beside the sprites and their licence.
+Every name is drawn shaded and flat, so shaded minus flat is a ground-truth axis of detail. Which name x style pairs
+were held out of training stands in `names.json`, beside the sprites and their licence.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """The paper's claims as functions, each with its controls and its interval.
 
 `denoise_error` is the first and cleanest: noise a picture to sigma, predict once with and once without an edit from the
-*same* z_t, and compare the two x0 predictions with the truth, band by band. No trajectory drifts, and thousands of pairs
-take minutes. Every perturbation of a denoiser hurts high frequencies most, so an effect is only what controls of the
-same size do not show.
+*same* z_t, and compare the two x0 predictions with the truth, band by band. No trajectory drifts, and thousands of
+pairs take minutes. Every perturbation of a denoiser hurts high frequencies most, so an effect is only what controls of
+the same size do not show.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,10 @@ class DenoiseError:
     """What edits do to one denoising step.
 
     Attributes:
-        table: one row for each edit, sigma, picture and band: `error` (mean square, pixels in [-1, 1]), its `coherent` part (along
-            the reference: a wrong amount) and `incoherent` rest, and `detail_axis`, the share of the change from the clean
-            prediction along shaded - flat.
+        table: one row for each edit, sigma, picture and band: `error` (mean square, pixels in [-1, 1]), its `coherent`
+            part (along
+            the reference: a wrong amount) and `incoherent` rest, and `detail_axis`, the share of the change from the
+            clean prediction along shaded - flat.
         edits: sentences in the order given; the clean run is `clean`.
     """
 
@@ -61,8 +62,9 @@ class DenoiseError:
     def summary(self, level: float = 0.95) -> pd.DataFrame:
         """For each edit that is no control and each band: extra error relative to clean, interval, rank among controls.
 
-        Columns: edit, band, ratio (error / clean error, over all sigmas), low, high (95% interval of that ratio, clustered by
-        picture), controls, rank (how many controls do less harm), selectivity (high-band ratio / low-band ratio).
+        Columns: edit, band, ratio (error / clean error, over all sigmas), low, high (95% interval of that ratio,
+        clustered by picture), controls, rank (how many controls do less harm), selectivity (high-band ratio / low-band
+        ratio).
         """
         wide = self.table.groupby(["edit", "band", "picture"], sort=False)["error"].mean().unstack("picture")
         rows = []
@@ -153,8 +155,8 @@ def denoise_error(
                 noised = (1 - sigma) * latents + sigma * noise
                 call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
                 clean: torch.Tensor | None = None
-                for name, edit in zip(names, [None, *edits], strict=True):
-                    with attached(dit, [edit], lambda _, call=call: call) if edit else nullcontext():
+                for name, group in zip(names, [[], *([e] for e in edits)], strict=True):
+                    with attached(dit, group, partial(at, call)):
                         velocity = predict(dit, noised, sigma, inputs)
                     picture = decode(dit, noised - sigma * velocity, output_type="pt").cpu().float() * 2 - 1
                     clean = picture if clean is None else clean
@@ -163,6 +165,11 @@ def denoise_error(
     bar.close()
     roles = {"clean": "clean"} | {e.sentence(): "control" if e.mode in CONTROL_MODES else "edit" for e in edits}
     return DenoiseError(pd.DataFrame(rows), names[1:], roles)
+
+
+def at(call: Call, inputs: dict[str, Any]) -> Call:
+    """The same call whatever the inputs: there is one step, and it is known."""
+    return call
 
 
 def measure(

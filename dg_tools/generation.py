@@ -90,7 +90,8 @@ def generate(
     progress: bool = True,
     **kwargs: Any,
 ) -> Generation:
-    """Every combination of prompt, seed, edit and guidance; all variants of a prompt and seed start from the same noise.
+    """Every combination of prompt, seed, edit and guidance; all variants of a prompt and seed start from the same
+    noise.
 
     Args:
         dit: from `load`.

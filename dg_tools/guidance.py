@@ -4,8 +4,9 @@
     DG+CFG   D = u + s (c - u) + w (c - d)
 
 c, u: conditional and unconditional prediction; d: the same weights, conditional, with the massive channels disrupted at
-one block. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale` is
-the paper's w (0 = off); both are anchored on the conditional prediction. Linear, so it holds for a velocity as it stands.
+one block. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale`
+is the paper's w (0 = off); both are anchored on the conditional prediction. Linear, so it holds for a velocity as it
+stands.
 
 `DetailGuidance` is a diffusers guider (settings, formula, pass plan); `detail_guidance(pipe, guider)` brings it to
 pipelines that take no guider, by folding w (c - d) into the conditional rows that the transformer returns: the
@@ -41,8 +42,8 @@ class DetailGuidance(BaseGuidance):
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
         detail_guidance_scale: the paper's w; 0 skips the disrupted pass. The paper's own value is not published.
         disrupt: a `Disrupt` (or its JSON): what the worse twin lacks. Needed unless w is 0.
-        detail_guidance_start, detail_guidance_stop: window of the disrupted pass, as fractions of the steps: step i of n is
-            inside where start * n <= i < stop * n, so step 0 can be reached.
+        detail_guidance_start, detail_guidance_stop: window of the disrupted pass, as fractions of the steps: step i of
+            n is inside where start * n <= i < stop * n, so step 0 can be reached.
         guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.
         start, stop: window of all guidance, in the same way.
         enabled: False gives c.
@@ -51,7 +52,7 @@ class DetailGuidance(BaseGuidance):
         ValueError: a scale, window or disruption that cannot work; before any forward.
     """
 
-    _input_predictions = ["pred_cond", "pred_uncond", "pred_disrupted"]
+    _input_predictions = ["pred_cond", "pred_uncond", "pred_disrupted"]  # noqa: RUF012  (diffusers reads it)
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """What happens when massive channels are switched off, and what happens when something else is?
 
-`Disrupt` is one edit of the residual stream: what (channels, mode), where (block, stream, tokens), when (steps), and for
-which rows. The same object serves sampling, capture, the one-step experiment and Detail Guidance. `controls` gives its
+`Disrupt` is one edit of the residual stream: what (channels, mode), where (block, stream, tokens), when (steps), and
+for which rows. The same object serves sampling, capture, the one-step experiment and Detail Guidance. `controls` gives
+its
 matched controls: perturbations of the same size that leave the massive channels alone (`science.md` 5.1: zeroing random
 channels is a sanity row, not the control, because no other channel holds as much).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -155,7 +157,7 @@ class Disrupt:
         points = self.rho
         if sigma <= points[0][0]:
             return points[0][1]
-        for (s0, r0), (s1, r1) in zip(points, points[1:], strict=False):
+        for (s0, r0), (s1, r1) in pairwise(points):
             if sigma <= s1:
                 return r0 + (r1 - r0) * (sigma - s0) / max(s1 - s0, 1e-12)
         return points[-1][1]

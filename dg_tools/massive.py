@@ -2,9 +2,9 @@
 
 A massive activation (MA) in a DiT is a channel of the residual stream that is far larger than the others on every image
 token, with one sign and hardly any variation over tokens. Sun et al. (2402.17762) ask for |x| > 100 and 1000 times the
-median, which no DiT's 40 to 150 meets; the DG paper finds its channels by eye; Few Channels (2605.13974) ranks by the mean
-over tokens of |x|. The default rule here names its thresholds, and splits "outlier" from "massive": an outlier that
-varies over tokens carries the picture, not a constant.
+median, which no DiT's 40 to 150 meets; the DG paper finds its channels by eye; Few Channels (2605.13974) ranks by the
+mean over tokens of |x|. The default rule here names its thresholds, and splits "outlier" from "massive": an outlier
+that varies over tokens carries the picture, not a constant.
 
 Arrays in, tables out; no model.
 """
@@ -47,10 +47,10 @@ class Massive:
     def to_frame(self) -> pd.DataFrame:
         """One row for each block and channel that stands out.
 
-        Columns: block, site, channel, ratio (mean |x| over tokens / median of that over channels), mean_abs, sign (+1 or -1),
-        coverage (share of tokens with that sign), variation (coefficient of variation over tokens), dc_share (squared mean /
-        mean square), energy_share (of the stream's mean square), stability (share of prompts, seeds and steps in which the
-        rule holds), massive (it holds in at least half of them).
+        Columns: block, site, channel, ratio (mean |x| over tokens / median of that over channels), mean_abs, sign (+1
+        or -1), coverage (share of tokens with that sign), variation (coefficient of variation over tokens), dc_share
+        (squared mean / mean square), energy_share (of the stream's mean square), stability (share of prompts, seeds and
+        steps in which the rule holds), massive (it holds in at least half of them).
         """
         return self.table.copy()
 
@@ -80,8 +80,8 @@ def find_massive(
     Args:
         activations: an `Activations`, or its Dataset, with statistics over image tokens.
         rule: how a channel is judged in each run and step, at each block:
-            `constant` (default): mean |x| at least `ratio` times the median channel's, one sign on at least `coverage` of
-                the tokens, coefficient of variation over tokens at most `variation`.
+            `constant` (default): mean |x| at least `ratio` times the median channel's, one sign on at least `coverage`
+                of the tokens, coefficient of variation over tokens at most `variation`.
             `outlier`: the first of these three only.
             `sun`: largest |x| over 100 and over 1000 times the median channel's mean |x| (Sun et al., for LLMs).
             `top`: the k channels with the largest mean |x|, however small (Few Channels, SPARK).

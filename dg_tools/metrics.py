@@ -1,9 +1,9 @@
 """What is detail, and is it the right detail?
 
-High-frequency energy alone cannot tell: Laplacian variance counts speckle. So power is split by band of radial frequency,
-and within each band into the part that is coherent with a reference (the right detail, in whatever amount) and the
-incoherent rest; and power is measured where the reference is flat (noise). Contrast stands beside, because detail
-metrics rise with it.
+High-frequency energy alone cannot tell: Laplacian variance counts speckle. So power is split by band of radial
+frequency, and within each band into the part that is coherent with a reference (the right detail, in whatever amount)
+and the incoherent rest; and power is measured where the reference is flat (noise). Contrast stands beside, because
+detail metrics rise with it.
 
 Pictures are float tensors (N, C, H, W), on one scale throughout a call ([-1, 1] or [0, 1]); powers are in its square.
 Frequencies are in cycles per pixel, 0.5 the Nyquist frequency along an axis.
@@ -11,7 +11,7 @@ Frequencies are in cycles per pixel, 0.5 the Nyquist frequency along an axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,12 +52,13 @@ class Share(NamedTuple):
     cosine2: torch.Tensor
 
 
-def band_masks(height: int, width: int, bands: Bands = BANDS) -> dict[str, torch.Tensor]:
-    """Boolean masks (height, width) over the frequencies of `fft2`, one a band; DC is in the band that starts at 0.
+def band_masks(size: Sequence[int], bands: Bands = BANDS) -> dict[str, torch.Tensor]:
+    """Boolean masks of `size` (height, width) over the frequencies of `fft2`, one a band; DC is in the band that starts at 0.
 
     Raises:
         ValueError: a band that holds no frequency at this size.
     """
+    height, width = size
     fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None]
     radius = (fy**2 + fx**2).sqrt()
     masks = {name: (radius >= low) & (radius < high) for name, (low, high) in bands.items()}
@@ -89,9 +90,7 @@ def same_shape(x: torch.Tensor, reference: torch.Tensor) -> None:
 def band_power(x: torch.Tensor, bands: Bands = BANDS) -> dict[str, torch.Tensor]:
     """Mean-square contribution of each band, (N,); over all bands they sum to the mean of x^2 (Parseval)."""
     power = spectrum(x).abs().square()
-    return {
-        name: power[..., mask].sum((1, 2)) / x[0].numel() for name, mask in band_masks(*x.shape[-2:], bands).items()
-    }
+    return {name: power[..., mask].sum((1, 2)) / x[0].numel() for name, mask in band_masks(x.shape[-2:], bands).items()}
 
 
 def coherent_power(x: torch.Tensor, reference: torch.Tensor, bands: Bands = BANDS) -> dict[str, Split]:
@@ -103,7 +102,7 @@ def coherent_power(x: torch.Tensor, reference: torch.Tensor, bands: Bands = BAND
     same_shape(x, reference)
     X, Y = spectrum(x), spectrum(reference)
     splits = {}
-    for name, mask in band_masks(*x.shape[-2:], bands).items():
+    for name, mask in band_masks(x.shape[-2:], bands).items():
         a, b = X[..., mask], Y[..., mask]
         total = a.abs().square().sum((1, 2))
         own = b.abs().square().sum((1, 2))
@@ -132,7 +131,7 @@ def band_correlation(x: torch.Tensor, reference: torch.Tensor, bands: Bands = BA
     X[..., 0, 0] = 0
     Y[..., 0, 0] = 0
     result = {}
-    for name, mask in band_masks(*x.shape[-2:], bands).items():
+    for name, mask in band_masks(x.shape[-2:], bands).items():
         a, b = X[..., mask], Y[..., mask]
         norm = (a.abs().square().sum((1, 2)) * b.abs().square().sum((1, 2))).sqrt()
         result[name] = (a * b.conj()).sum((1, 2)).real / norm.clamp_min(1e-30)
@@ -141,12 +140,13 @@ def band_correlation(x: torch.Tensor, reference: torch.Tensor, bands: Bands = BA
 
 def band_pass(x: torch.Tensor, band: str, bands: Bands = BANDS) -> torch.Tensor:
     """The pictures with one band kept, same shape."""
-    mask = band_masks(*x.shape[-2:], bands)[band]
+    mask = band_masks(x.shape[-2:], bands)[band]
     return torch.fft.ifft2(spectrum(x) * mask, norm="ortho").real
 
 
 def flat_noise(x: torch.Tensor, reference: torch.Tensor, tolerance: float = 0.02, margin: int = 2) -> torch.Tensor:
-    """High-band power of x where the reference is flat, (N,): noise, not detail. NaN where the reference is nowhere flat.
+    """High-band power of x where the reference is flat, (N,): noise, not detail. NaN where the reference is nowhere
+    flat.
 
     Args:
         x: pictures.

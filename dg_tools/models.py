@@ -373,10 +373,10 @@ class DiT:
                 for step in run.steps:
                     dit.blocks[5].image[..., channels] = 0
 
-        Takes what `arguments` takes. `run.steps` yields one `Step` (an int) for each call of the transformer, numbered by
-        the timestep that it was given. Reads must follow execution order (block by block; modulation, attn, mlp, then image
-        and text); another order is an error, not a silent read of the next step. Tensors to keep: clone them into a
-        container made before the block.
+        Takes what `arguments` takes. `run.steps` yields one `Step` (an int) for each call of the transformer, numbered
+        by the timestep that it was given. Reads must follow execution order (block by block; modulation, attn, mlp,
+        then image and text); another order is an error, not a silent read of the next step. Tensors to keep: clone them
+        into a container made before the block.
         """
         from dg_tools.tracing import RunTracer
 

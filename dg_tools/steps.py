@@ -1,8 +1,8 @@
 """Which denoising step, and which half of classifier-free guidance, is this call of the transformer?
 
-A count of calls cannot tell: true CFG calls twice a step, skip-layer guidance and guiders more often, and a callback may
-call at will. The step is therefore read from the timestep that the transformer was given, against the scheduler's own
-list; the branch from the row layout of the family.
+A count of calls cannot tell: true CFG calls twice a step, skip-layer guidance and guiders more often, and a callback
+may call at will. The step is therefore read from the timestep that the transformer was given, against the scheduler's
+own list; the branch from the row layout of the family.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Call:
         step: index into the scheduler's timesteps; None for a call at another timestep (not part of the sampling).
         timestep: the scheduler's timestep, 0..1000.
         sigma: noise level, 0..1 for flow matching.
-        branch: `both` (rows [uncond, cond]), `cond`, `uncond`, or `other`: a further call at a step already seen, such as
-            skip-layer guidance makes.
+        branch: `both` (rows [uncond, cond]), `cond`, `uncond`, or `other`: a further call at a step already seen, such
+            as skip-layer guidance makes.
         cond, uncond: the row ranges of the two halves; empty where a half is absent.
     """
 

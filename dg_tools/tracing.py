@@ -3,6 +3,7 @@
 Imported on first use only: nnsight adds `.save` to every object and patches autograd when it is imported.
 """
 
+# mypy: disable-error-code="no-redef"
 from __future__ import annotations
 
 import warnings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tiny
@@ -85,7 +87,7 @@ def loop(dit, s: float, w: float, off: dg.Disrupt) -> torch.Tensor:
 
     block = dit.blocks[off.block]
     with torch.no_grad():
-        for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for now, after in pairwise(sigmas):
             c, u = predict(now, cond), predict(now, uncond)
             handle = block.module.register_forward_hook(disrupting(block.record, list(off.channels)))
             d = predict(now, cond)

@@ -134,7 +134,11 @@ def outliers(model: Any, text: TextEncoders, pairs: Pairs, device: str, step: in
     rows: list[dict[str, Any]] = []
     for sigma in VALIDATION_SIGMAS:
         seen: list[torch.Tensor] = []
-        handles = [b.register_forward_hook(lambda m, i, o: seen.append(o[1])) for b in model.transformer_blocks]
+
+        def keep(module: Any, inputs: Any, output: tuple, seen: list = seen) -> None:
+            seen.append(output[1])
+
+        handles = [b.register_forward_hook(keep) for b in model.transformer_blocks]
         noised = ((1 - sigma) * latents + sigma * noise).to(device)
         model(noised, embeds, pooled, torch.full((len(latents),), sigma * 1000, device=device))
         for handle in handles:
@@ -183,7 +187,8 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=recipe.dit.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
         )
-        self.step, self.history = 0, []  # history: one row a run: steps, seconds, machine
+        self.step = 0
+        self.history: list[dict[str, Any]] = []  # one row a run: steps, seconds, machine
         self.average = [p.detach().clone() for p in self.parameters]
 
     @property

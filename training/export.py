@@ -1,8 +1,8 @@
 """Export: what a training has reached, as a stock StableDiffusion3Pipeline folder.
 
-The averaged weights; transformer and VAE in half precision in shards of at most 12 MB, text encoders in single precision
-(a half-precision CLIP folder would reload as half precision beside a single-precision transformer). The references,
-the training record and the logs travel along, so that the next training can start from the folder alone.
+The averaged weights; transformer and VAE in half precision in shards of at most 12 MB, text encoders in single
+precision (a half-precision CLIP folder would reload as half precision beside a single-precision transformer). The
+references, the training record and the logs travel along, so that the next training can start from the folder alone.
 
     python -m training.export --recipe cpu --run runs/cpu --to dg_tools/zoo/emoji-sd3
 """
