@@ -133,7 +133,8 @@ def capture(
     if size > cap:
         raise MemoryError(
             f"raw hidden states would take {size / 2**20:,.0f} MiB ({len(prompts)} prompts x {len(seeds)} seeds x "
-            f"{len(branches)} branches x {count} steps x {len(raw)} blocks x {tokens} tokens x {dit.width} channels x 4 bytes); "
+            f"{len(branches)} branches x {count} steps x {len(raw)} blocks x {tokens} tokens x {dit.width} "
+            f"channels x 4 bytes); "
             f"the cap is {cap / 2**20:,.0f} MiB: ask for fewer, or raise cap="
         )
     runs = []
@@ -287,7 +288,7 @@ class Recorder:
             )
             for (branch, step, block, part), value in entries.items():
                 index = (self.branches.index(branch), at_steps.index(step), at_blocks.index(block), parts.index(part))
-                array[(*index, *(slice(0, n) for n in value.shape))] = value
+                array[index][tuple(slice(0, n) for n in value.shape)] = value
             dims = ["branch", "raw_step", "raw_site"] if raw else ["branch", "step", "site"]
             inner = INNER.get(variable, ("channel",))
             if variable in ("gate", "shift", "scale"):

@@ -92,7 +92,7 @@ class References:
         return every if held_out is None else [p for p in every if (p in self.held_out) == held_out]
 
     def sample(self, count: int, *, seed: int = 0, held_out: bool | None = None) -> list[Reference]:
-        """`count` references with random styles and backgrounds, no pair twice; of one side of the split, or of both."""
+        """`count` references with random styles and backgrounds, no pair twice; of one side of the split or both."""
         pairs = self.pairs(held_out)
         if count > len(pairs):
             raise ValueError(f"{count} references asked for; there are {len(pairs)} such pairs")

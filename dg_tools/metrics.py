@@ -53,7 +53,7 @@ class Share(NamedTuple):
 
 
 def band_masks(size: Sequence[int], bands: Bands = BANDS) -> dict[str, torch.Tensor]:
-    """Boolean masks of `size` (height, width) over the frequencies of `fft2`, one a band; DC is in the band that starts at 0.
+    """Boolean masks of `size` (height, width) over the frequencies of `fft2`, one a band; DC is in the lowest.
 
     Raises:
         ValueError: a band that holds no frequency at this size.
@@ -176,7 +176,7 @@ def contrast(x: torch.Tensor) -> torch.Tensor:
 
 
 def laplacian_variance(x: torch.Tensor) -> torch.Tensor:
-    """Variance of the 4-neighbour Laplacian of luminance, (N,). Never alone: speckle raises it as well as detail does."""
+    """Variance of the 4-neighbour Laplacian of luminance, (N,). Never alone: speckle raises it as detail does."""
     kernel = x.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
     return F.conv2d(luminance(x)[:, None], kernel).flatten(1).var(1, unbiased=False)
 

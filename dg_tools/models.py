@@ -82,7 +82,8 @@ def load(
         pipeline = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, use_safetensors=True, **kwargs)
     except OSError as error:
         raise FileNotFoundError(
-            f"could not load {name!r} ({error}). A Hub id needs network access or a filled cache, and safetensors weights"
+            f"could not load {name!r} ({error}). A Hub id needs network access or a filled cache, "
+            "and safetensors weights"
         ) from error
     pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
     if device is not None:

@@ -112,7 +112,7 @@ def decode(dit: DiT, latents: torch.Tensor, output_type: str = "pil") -> Any:
 
 @torch.no_grad()
 def encode(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
-    """Latents (N, C, h, w) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean, scaled as the transformer takes it."""
+    """Latents (N, C, h, w) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean, as the transformer takes it."""
     vae = dit.pipeline.vae
     mean = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode()
     return (mean - vae.config.shift_factor) * vae.config.scaling_factor

@@ -72,7 +72,7 @@ def unwrap(model: NNsight) -> None:
 
 
 class Step(int):
-    """A denoising step, as yielded by `run.steps`: its index, with `.sigma`, `.timestep`, `.branch`, `.cond`, `.uncond`."""
+    """A denoising step from `run.steps`: its index, with `.sigma`, `.timestep`, `.branch`, `.cond`, `.uncond`."""
 
     sigma: float
     timestep: float
@@ -114,8 +114,8 @@ class RunTracer(InterleavingTracer):
             order = ("modulation", "attn", "mlp", "image")
             last = f"block {self._last[0]}'s .{order[self._last[1]]}"
             raise RuntimeError(
-                f"block {index}'s .{what} was read after {last}: inside a step, read in execution order (block by block; "
-                "modulation, attn, mlp, then image and text), or the read would silently be the next step's"
+                f"block {index}'s .{what} was read after {last}: inside a step, read in execution order "
+                "(block by block; modulation, attn, mlp, then image and text), or the read would silently be the next step's"
             )
         self._last = (index, rank)
 

@@ -105,7 +105,7 @@ class Recipe:
 
 
 def write_safely(path: Path, write: Any) -> None:
-    """Call `write(temporary_path)` and move the result over `path`, so that a crash or a full disk keeps the old file."""
+    """Call `write(temporary_path)`, then move the result over `path`: a crash or a full disk keeps the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
