@@ -288,7 +288,8 @@ class Recorder:
             )
             for (branch, step, block, part), value in entries.items():
                 index = (self.branches.index(branch), at_steps.index(step), at_blocks.index(block), parts.index(part))
-                array[index][tuple(slice(0, n) for n in value.shape)] = value
+                inside: Any = (*index, *(slice(0, n) for n in value.shape))
+                array[inside] = value
             dims = ["branch", "raw_step", "raw_site"] if raw else ["branch", "step", "site"]
             inner = INNER.get(variable, ("channel",))
             if variable in ("gate", "shift", "scale"):

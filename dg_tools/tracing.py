@@ -114,7 +114,7 @@ class RunTracer(InterleavingTracer):
             order = ("modulation", "attn", "mlp", "image")
             last = f"block {self._last[0]}'s .{order[self._last[1]]}"
             raise RuntimeError(
-                f"block {index}'s .{what} was read after {last}: inside a step, read in execution order "
+                f"block {index}'s .{what} was read after {last}: in a step, read in execution order "
                 "(block by block; modulation, attn, mlp, then image and text), or the read would silently be the next step's"
             )
         self._last = (index, rank)
