@@ -122,13 +122,16 @@ def capture(
         raise ValueError(f"rows={rows!r}; allowed: cond, all")
     scale = guidance_scale(guidance)
     height, width = dit.size(height, width)
+    steps = dit.default_steps if steps is None else steps
     for edit in group:
         edit.check(dit, steps, height, width)
     branches = ["cond", "uncond"] if rows == "all" and scale > 1 else ["cond"]
     tokens = int(np.prod(dit.grid(height, width)))
     for block in raw:
         dit.block(block)
-    count = len(raw_steps) if raw_steps is not None else (steps or 50)
+    if raw_steps is not None and not all(0 <= s < steps for s in raw_steps):
+        raise IndexError(f"raw_steps={list(raw_steps)} asked for; there are 0 to {steps - 1}")
+    count = len(raw_steps) if raw_steps is not None else steps
     size = len(prompts) * len(seeds) * len(branches) * len(raw) * count * tokens * dit.width * 4
     if size > cap:
         raise MemoryError(

@@ -19,8 +19,8 @@ import torch
 from tqdm.auto import tqdm
 
 from dg_tools.emoji import Reference, References
-from dg_tools.interventions import CONTROL_MODES, Disrupt, attached
-from dg_tools.metrics import axis_share, band_error, bootstrap_interval, coherent_error
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models import DiT
 from dg_tools.sampling import decode, encode
 from dg_tools.steps import Call
@@ -34,9 +34,8 @@ class DenoiseError:
 
     Attributes:
         table: one row for each edit, sigma, picture and band: `error` (mean square, pixels in [-1, 1]), its `coherent`
-            part (along
-            the reference: a wrong amount) and `incoherent` rest, and `detail_axis`, the share of the change from the
-            clean prediction along shaded - flat.
+            part (along the reference: a wrong amount) and `incoherent` rest, and `detail_axis`, the share of the change
+            from the clean prediction along shaded - flat.
         edits: sentences in the order given; the clean run is `clean`.
     """
 
@@ -115,7 +114,7 @@ def denoise_error(
     Args:
         dit: an embedded model, or any DiT for references of your own.
         references: what to denoise; from a `References`, `pictures` are drawn with `seed`.
-        edits: edits and controls; a control is recognised by its mode.
+        edits: edits and controls; `Disrupt.controls` marks its own.
         sigmas: noise levels, 0 to 1.
         folder: where a list of `Reference` has its pictures (default: the embedded ones).
         batch: pictures a forward.
@@ -144,7 +143,7 @@ def denoise_error(
             axis[i] = -axis[i]  # always shaded minus flat
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(sigmas) * len(names) * -(-len(chosen) // batch), desc="denoise", disable=not progress)
-    with dit.lock, torch.no_grad():
+    with dit.running(), torch.no_grad():
         for begin in range(0, len(chosen), batch):
             part = slice(begin, begin + batch)
             latents = encode(dit, truth[part])
@@ -163,7 +162,7 @@ def denoise_error(
                     rows += measure(picture, clean, truth[part], axis[part], name, sigma, begin)
                     bar.update()
     bar.close()
-    roles = {"clean": "clean"} | {e.sentence(): "control" if e.mode in CONTROL_MODES else "edit" for e in edits}
+    roles = {"clean": "clean"} | {e.sentence(): "control" if e.control else "edit" for e in edits}
     return DenoiseError(pd.DataFrame(rows), names[1:], roles)
 
 
@@ -182,20 +181,20 @@ def measure(
     begin: int,
 ) -> list[dict[str, Any]]:
     """Rows of the table for one batch."""
-    errors, splits = band_error(picture, truth), coherent_error(picture, truth)
-    along = axis_share(picture - clean, axis).projection
+    splits = coherent_error(picture, truth)
+    along = axis_share(picture - clean, axis).projection.tolist()
     return [
         {
             "edit": name,
             "sigma": sigma,
             "picture": begin + i,
             "band": band,
-            "error": errors[band][i].item(),
-            "coherent": splits[band].coherent[i].item(),
-            "incoherent": splits[band].incoherent[i].item(),
-            "detail_axis": along[i].item(),
+            "error": coherent[i] + incoherent[i],
+            "coherent": coherent[i],
+            "incoherent": incoherent[i],
+            "detail_axis": along[i],
         }
-        for band in errors
+        for band, (coherent, incoherent) in ((b, [part.tolist() for part in split]) for b, split in splits.items())
         for i in range(len(picture))
     ]
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
-from dg_tools.sampling import decode, guidance_scale, run, spatial
+from dg_tools.sampling import check, decode, guidance_scale, run, spatial
 
 
 @dataclass
@@ -114,15 +114,23 @@ def generate(
     for _, g in variants:
         guidance_scale(g)
     height, width = dit.size(height, width)
+    steps = dit.default_steps if steps is None else steps
+    for e, g in variants:
+        check(dit, [x for x in as_list(e) if x is not None], g, steps, height, width)
     jobs = [(p, s, e, g) for p in prompts for s in seeds for e, g in variants]
     made = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
     latents: list[torch.Tensor] = []
-    bar = tqdm(total=len(jobs), desc="pictures", disable=not progress)
+    bar = tqdm(total=len(jobs) * steps, desc=f"{len(jobs)} pictures", unit="step", disable=not progress)
+
+    def advance(step: int) -> None:
+        bar.update()
+
     try:
         for p, s, e, g in jobs:
             began = time.perf_counter()
             group = [x for x in as_list(e) if x is not None]
-            raw, count = run(dit, p, seed=s, steps=steps, height=height, width=width, edits=group, guidance=g, **kwargs)
+            shared = {"seed": s, "steps": steps, "height": height, "width": width, **kwargs}
+            raw, count = run(dit, p, edits=group, guidance=g, on_step=advance, **shared)
             flat = spatial(dit, raw, height, width)
             latents.append(flat)
             made.images += decode(dit, flat)
@@ -132,7 +140,6 @@ def generate(
             edit = "clean" if not group else "; ".join(x.sentence() for x in group)
             settings = {"prompt": p, "seed": s, "edit": edit, "guidance": name_of(g), "steps": steps}
             made.settings.append({**settings, "height": height, "width": width})
-            bar.update()
     except KeyboardInterrupt:
         made.latents = torch.cat(latents) if latents else None
         raise Interrupted(made, len(jobs)) from None

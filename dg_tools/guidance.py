@@ -189,7 +189,7 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, force: bool = Fals
     if guider.disrupt is not None:
         guider.disrupt.check(dit)
     fold = _Fold(dit, guider, force)
-    with dit.lock:
+    with dit.running():
         handle = dit.transformer.register_forward_hook(fold, with_kwargs=True)
         try:
             yield

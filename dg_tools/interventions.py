@@ -2,9 +2,8 @@
 
 `Disrupt` is one edit of the residual stream: what (channels, mode), where (block, stream, tokens), when (steps), and
 for which rows. The same object serves sampling, capture, the one-step experiment and Detail Guidance. `controls` gives
-its
-matched controls: perturbations of the same size that leave the massive channels alone (`science.md` 5.1: zeroing random
-channels is a sanity row, not the control, because no other channel holds as much).
+its matched controls: perturbations of the same size that leave the massive channels alone. Zeroing random channels is a
+sanity row, not the control, because no other channel holds as much.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from dg_tools.steps import Call, Clock
 
 Mode = Literal["zero", "mean", "scale", "shift", "shift_direction", "random"]
 Control = Literal["shift", "shift_direction", "random", "variance"]
-CONTROL_MODES = ("shift", "shift_direction", "random")
 MODES: tuple[str, ...] = get_args(Mode)
 CONTROLS: tuple[str, ...] = get_args(Control)
 
@@ -48,20 +46,22 @@ class Disrupt:
         rows: `all`, or `cond` for the conditional rows of classifier-free guidance only.
         stream: `image` or `text`.
         draw: seed of what is random in a control.
+        control: this edit is a control of another one: experiments put it into the null distribution.
 
     Raises:
         ValueError: an unknown mode, stream or rows, no channels, or an empty selection.
     """
 
-    channels: tuple[int, ...]
+    channels: Sequence[int]
     block: int
     mode: Mode = "zero"
-    rho: float | tuple[tuple[float, float], ...] = 0.0
-    tokens: tuple[int, ...] | None = None
-    steps: tuple[int, ...] | None = None
+    rho: float | Sequence[tuple[float, float]] = 0.0
+    tokens: Sequence[int] | None = None
+    steps: Sequence[int] | None = None
     rows: Literal["all", "cond"] = "all"
     stream: Literal["image", "text"] = "image"
     draw: int = 0
+    control: bool = False
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)
@@ -93,15 +93,16 @@ class Disrupt:
             "zero": f"zero channels {named}",
             "mean": f"set channels {named} to their mean over tokens",
             "scale": f"scale channels {named} by {self.rho if isinstance(self.rho, float | int) else 'a schedule'}",
-            "shift": f"control: shift {k} channels other than {named} by the norm of those (draw {self.draw})",
-            "shift_direction": f"control: shift along a random direction by the norm of {named} (draw {self.draw})",
-            "random": f"sanity row: zero {k} channels other than {named} (draw {self.draw})",
+            "shift": f"shift {k} channels other than {named} by the norm of those",
+            "shift_direction": f"shift along a random direction by the norm of {named}",
+            "random": f"zero {k} channels other than {named}",
         }[self.mode]
         where = f" after block {self.block}, {self.stream} stream"
         tokens = "" if self.tokens is None else f", {len(self.tokens)} tokens"
         steps = "" if self.steps is None else f", steps {', '.join(map(str, self.steps))}"
         rows = "" if self.rows == "all" else ", conditional rows"
-        return what + where + tokens + steps + rows
+        drawn = f" (draw {self.draw})" if self.control else ""
+        return ("control: " if self.control else "") + what + where + tokens + steps + rows + drawn
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; `from_json` reads it back."""
@@ -145,8 +146,9 @@ class Disrupt:
             if like is None:
                 raise ValueError("kind='variance' needs like=, the result of find_massive, for the variances")
             variance = torch.as_tensor(like.token_variance(self.block))
-            return [replace(self, channels=variance_matched(variance, self.channels, d)) for d in draws]
-        return [replace(self, mode=kind, draw=d) for d in draws]
+            picks = [variance_matched(variance, self.channels, d) for d in draws]
+            return [replace(self, channels=c, draw=d, control=True) for c, d in zip(picks, draws, strict=True)]
+        return [replace(self, mode=kind, draw=d, control=True) for d in draws]
 
     # -- action -----------------------------------------------------------------------------------------------------
 
@@ -239,7 +241,7 @@ class Disrupt:
         """
         dit = load(pipeline)
         self.check(dit)
-        with dit.lock, attached(dit, [self], Clock(dit.pipeline, dit.family).read):
+        with dit.running(), attached(dit, [self], Clock(dit.pipeline, dit.family).read):
             yield
 
 

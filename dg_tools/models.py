@@ -6,9 +6,12 @@ checks on the spot that the transformer is what the record says: block lists, Ad
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,7 +82,8 @@ def load(
         on_cpu = torch.device(device or "cpu").type == "cpu"
         dtype = torch.float32 if on_cpu else torch.bfloat16
     try:
-        pipeline = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, use_safetensors=True, **kwargs)
+        with without_loading_bars():
+            pipeline = DiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True, **kwargs)
     except OSError as error:
         raise FileNotFoundError(
             f"could not load {name!r} ({error}). A Hub id needs network access or a filled cache, "
@@ -88,7 +92,25 @@ def load(
     pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
     if device is not None:
         pipeline = pipeline.to(device)
-    return DiT(pipeline, family, call=card_call(source) if isinstance(source, Path) else None)
+    if not isinstance(source, Path):
+        return DiT(pipeline, family)
+    return DiT(pipeline, family, call=card_call(source), profile=read_profile(source))
+
+
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Keep the libraries' own bars for loading weights quiet, and put them back as they were."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
+    for lib in shown:
+        lib.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for lib in shown:
+            lib.enable_progress_bar()
 
 
 def check_folder(folder: Path) -> None:
@@ -118,6 +140,12 @@ def card_call(folder: Path) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     return dict(ModelCard.load(card).data.to_dict().get("dg_tools", {}).get("call", {}))
+
+
+def read_profile(folder: Path) -> dict[str, Any] | None:
+    """`profile.json` of a model folder: which channels and block to disrupt, and how that was chosen."""
+    file = folder / "profile.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 class PipelineModule(torch.nn.Module):
@@ -224,7 +252,13 @@ class DiT:
         lock: held by every run; a second thread waits.
     """
 
-    def __init__(self, pipeline: Any, family: Family | None = None, call: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        family: Family | None = None,
+        call: dict[str, Any] | None = None,
+        profile: dict[str, Any] | None = None,
+    ) -> None:
         transformer = getattr(pipeline, "transformer", None)
         if transformer is None:
             parts = ", ".join(sorted(pipeline.components))
@@ -234,7 +268,7 @@ class DiT:
             )
         self.pipeline, self.transformer = pipeline, transformer
         self.family = family or family_of(transformer)
-        self.call = call or {}
+        self.call, self.profile = call or {}, profile
         self.lock = threading.RLock()
         check_record(self.family, transformer)
         self.blocks = [
@@ -311,6 +345,11 @@ class DiT:
         height, width = self.size(height, width)
         return height // self.pixels_per_token, width // self.pixels_per_token
 
+    @property
+    def default_steps(self) -> int:
+        """Denoising steps of the pipeline's own call."""
+        return inspect.signature(self.pipeline.__call__).parameters["num_inference_steps"].default
+
     # -- one pipeline call ------------------------------------------------------------------------------------------
 
     def arguments(
@@ -349,6 +388,22 @@ class DiT:
             if isinstance(prompt, list):
                 made["negative_prompt"] = [negative_prompt or ""] * count
         return {**made, **kwargs}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """One run at a time: a second thread waits here.
+
+        Where the model card sets the T5 length, the pipeline's warning about text cut at that length is kept quiet: the
+        model was trained that way.
+        """
+        source = logging.getLogger(type(self.pipeline).__module__)
+        quiet = (lambda record: "truncated" not in record.getMessage()) if self.call else (lambda record: True)
+        with self.lock:
+            source.addFilter(quiet)
+            try:
+                yield
+            finally:
+                source.removeFilter(quiet)
 
     # -- nnsight ----------------------------------------------------------------------------------------------------
 
@@ -419,8 +474,3 @@ def check_record(family: Family, transformer: torch.nn.Module) -> None:
         widths.add(linear.out_features // len(chunks))
     if len(widths) != 1:
         raise wrong(f"blocks of {sorted(widths) or 'no'} widths")
-
-
-def iter_prompts(prompts: str | list[str]) -> Iterator[str]:
-    """A prompt or several, as several."""
-    yield from [prompts] if isinstance(prompts, str) else prompts

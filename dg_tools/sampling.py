@@ -43,6 +43,21 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
     )
 
 
+def check(
+    dit: DiT, edits: Sequence[Disrupt], guidance: BaseGuidance | None, steps: int, height: int, width: int
+) -> None:
+    """Raise before the first forward for edits or guidance that this run cannot have."""
+    if steps < 1:
+        raise ValueError(f"steps={steps} asked for; at least 1 is needed")
+    for edit in edits:
+        if not isinstance(edit, Disrupt):
+            raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")
+        edit.check(dit, steps, height, width)
+    if isinstance(guidance, DetailGuidance) and guidance.disrupt is not None:
+        guidance.disrupt.check(dit, steps, height, width)
+        guidance.check_window(steps)
+
+
 def run(
     dit: DiT,
     prompt: str | list[str],
@@ -63,13 +78,7 @@ def run(
         **arguments: as in `DiT.arguments`.
     """
     made = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
-    steps, height, width = made.get("num_inference_steps"), made["height"], made["width"]
-    for edit in edits:
-        edit.check(dit, steps, height, width)
-    if isinstance(guidance, DetailGuidance) and guidance.disrupt is not None:
-        guidance.disrupt.check(dit, steps, height, width)
-        if steps is not None:
-            guidance.check_window(steps)
+    check(dit, edits, guidance, made.get("num_inference_steps", dit.default_steps), made["height"], made["width"])
     count = Count()
 
     def count_forward(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -83,7 +92,7 @@ def run(
             on_step(step)
         return tensors
 
-    with dit.lock, ExitStack() as stack:
+    with dit.running(), ExitStack() as stack:
         stack.callback(dit.transformer.register_forward_hook(count_forward, with_kwargs=True).remove)
         for block in dit.blocks:
             stack.callback(block.module.register_forward_hook(count_block).remove)

@@ -115,12 +115,12 @@ class RunTracer(InterleavingTracer):
             last = f"block {self._last[0]}'s .{order[self._last[1]]}"
             raise RuntimeError(
                 f"block {index}'s .{what} was read after {last}: in a step, read in execution order "
-                "(block by block; modulation, attn, mlp, then image and text), or the read would silently be the next step's"
+                "(block by block; modulation, attn, mlp, then image and text), or it would silently be the next step's"
             )
         self._last = (index, rank)
 
     def __exit__(self, *exception: Any) -> bool:
-        with self.dit.lock, warnings.catch_warnings():
+        with self.dit.running(), warnings.catch_warnings():
             # the loop over steps is open-ended on purpose: it ends with the run
             warnings.filterwarnings("ignore", message=".*was never reached.*")
             self.dit._run = self

@@ -19,7 +19,9 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class VAESettings:
-    """The autoencoder: `len(channels) - 1` halvings, `latent_channels` channels out."""
+    """The autoencoder: `len(channels) - 1` halvings, `latent_channels` channels out; `decoder_steps` are added at the
+    end with the encoder frozen.
+    """
 
     latent_channels: int
     channels: list[int]
@@ -27,6 +29,7 @@ class VAESettings:
     batch: int
     learning_rate: float
     kl_weight: float
+    decoder_steps: int
 
     @property
     def factor(self) -> int:

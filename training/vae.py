@@ -1,8 +1,12 @@
 """VAE: a small AutoencoderKL on the sprites, and the latents of every picture.
 
-After training the latents are brought to zero mean and unit variance per channel. The SD3 pipeline knows one scalar
-shift and scale only, so the per-channel statistics are folded, exactly, into the last convolution of the encoder and
-into the 1 x 1 `post_quant_conv` in front of the decoder (no padding there, so the fold is exact at the border too).
+Three steps: train encoder and decoder; bring the latents to zero mean and unit variance per channel; train the decoder
+a little longer with the encoder frozen, so that the latents stand. The SD3 pipeline knows one scalar shift and scale
+only, so the per-channel statistics are folded, exactly, into the last convolution of the encoder and into the 1 x 1
+`post_quant_conv` in front of the decoder (no padding there, so the fold is exact at the border too).
+
+The VAE sees every picture, those of held-out pairs too: it reads no caption, and its ceiling should be the same for
+all. The pairs are held out of what the DiT learns.
 
     python -m training.vae --recipe cpu --run runs/cpu
 """
@@ -14,6 +18,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
@@ -73,9 +78,9 @@ def loss(vae: AutoencoderKL, pictures: torch.Tensor, kl_weight: float) -> tuple[
     return mse + 0.2 * F.l1_loss(decoded, pictures) + 0.5 * sharp + kl_weight * kl, mse.detach()
 
 
-def rate(recipe: Recipe, step: int) -> float:
+def rate(recipe: Recipe, step: int, steps: int) -> float:
     """Learning rate: a short warm-up, then half a cosine down to zero."""
-    share = step / recipe.vae.steps
+    share = step / steps
     return recipe.vae.learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * share))
 
 
@@ -139,7 +144,7 @@ def main(
             pictures = random_pictures(sprites, colours, settings.vae.batch, generator)
             pictures = pictures.to(device, memory_format=torch.channels_last)
             began = time.perf_counter()
-            optimizer.param_groups[0]["lr"] = rate(settings, step)
+            optimizer.param_groups[0]["lr"] = rate(settings, step, total)
             value, mse = loss(vae, pictures, settings.vae.kl_weight)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
@@ -171,7 +176,37 @@ def main(
     assert drift < 1e-3, f"folding changed the pictures by {drift}"
     write_safely(run / "vae", lambda p: replace_folder(vae, p, run / "vae"))
     write_safely(run / "latents.safetensors", lambda p: save_file({"latents": latents.half().contiguous()}, p))
+    train_decoder(run / "vae", references, latents, settings, device)
     print(f"VAE done: {tuple(latents.shape)} latents, folding changed the pictures by at most {drift:.1e}")
+
+
+def train_decoder(folder: Path, references: References, latents: torch.Tensor, recipe: Recipe, device: str) -> None:
+    """The decoder alone, on the stored latents, for squared error of pixels and of their differences."""
+    vae = AutoencoderKL.from_pretrained(folder).to(device, memory_format=torch.channels_last)
+    trained = [p for part in (vae.decoder, vae.post_quant_conv) for p in part.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.vae.learning_rate, weight_decay=0.0)
+    rows = list(np.ndindex(*latents.shape[:3]))
+    colours, total = list(BACKGROUNDS), recipe.vae.decoder_steps
+    bar = tqdm(range(total), desc="decoder", mininterval=5)
+    for step in bar:
+        chance = np.random.default_rng((recipe.seed, step, 5))
+        picked = [rows[i] for i in chance.integers(len(rows), size=recipe.vae.batch)]
+        pictures = references.pictures(
+            [references.reference(references.names[n], STYLES[s], colours[b]) for n, s, b in picked]
+        ).to(device)
+        given = torch.stack([latents[i] for i in picked]).to(device, memory_format=torch.channels_last)
+        optimizer.param_groups[0]["lr"] = rate(recipe, step, total) / 2
+        decoded = vae.decode(given).sample
+        sharp = sum(F.mse_loss(a, b) for a, b in zip(edges(decoded), edges(pictures), strict=True))
+        value = F.mse_loss(decoded, pictures) + sharp
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0 or step + 1 == total:
+            bar.set_postfix(loss=f"{value.item():.5f}")
+            append_json(folder.parent / "vae.jsonl", {"decoder_step": step + 1, "loss": value.item()})
+    write_safely(folder, lambda p: replace_folder(vae.cpu(), p, folder))
 
 
 def replace_folder(vae: AutoencoderKL, partial: Path, final: Path) -> None:

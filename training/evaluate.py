@@ -1,0 +1,119 @@
+"""Evaluate: the gates, on the folder as it is reloaded, and the model card that says what came out.
+
+Writes README.md with its pictures, `evaluation.json`, `outlier_channels.csv`, `one_step.csv` and `profile.json` (the
+channels, and the block to disrupt with the objective by which it was chosen) into the folder.
+
+    python -m training.evaluate --model dg_tools/zoo/emoji-sd3
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import typer
+
+import dg_tools as dg
+from dg_tools.emoji import References
+from training.card import write_card
+from training.gates import (
+    OBJECTIVE,
+    QUICK,
+    Plan,
+    choose_block,
+    one_step,
+    outlier_channels,
+    retrieval_gate,
+    thirds,
+    vae_gate,
+)
+from training.recipe import write_safely
+
+
+def selectivity_sentence(table: pd.DataFrame, block: int) -> str:
+    """Whether zeroing the channels hits high frequencies more than its controls do, in words."""
+    part = table[table["block"] == block].set_index("band")
+    mine = part.loc["high", "ratio"] / part.loc["low", "ratio"]
+    null = part.loc["high", "control_median"] / part.loc["low", "control_median"]
+    verdict = "more" if mine > null else "no more"
+    return (
+        f"High-band over low-band error ratio: {mine:.2f} for the channels, {null:.2f} for the controls "
+        f"(medians): zeroing them is {verdict} selective of detail than shifts of that norm elsewhere, at this block."
+    )
+
+
+def largest(table: pd.DataFrame) -> list[int]:
+    """The one channel with the largest ratio anywhere, where no rule finds any (an untrained model); else channel 0."""
+    return [int(table.groupby("channel")["ratio"].max().idxmax())] if len(table) else [0]
+
+
+def main(
+    model: Path = typer.Option(..., help="folder that training.export wrote"),
+    references: Path = typer.Option(None, help="folder of the sprites (default: `emoji` beside the model)"),
+    quick: bool = typer.Option(False, help="a few of everything: does it run?"),
+) -> None:
+    """Measure all gates and write the card; exits with an error where gate a or b is not met (not with --quick)."""
+    if not (model / "training.json").is_file():
+        raise SystemExit(f"{model} has no training.json: it is no folder that training.export wrote")
+    began, plan = time.perf_counter(), QUICK if quick else Plan()
+    source = References(references or model.parent / "emoji")
+    dit = dg.load(model)
+    detection, development, test = thirds(source, plan)
+    results: dict[str, Any] = {"vae": vae_gate(dit, source)}
+    print("a. VAE:", json.dumps(results["vae"]["all"]))
+    results["retrieval"], grid = retrieval_gate(dit, source, plan)
+    print("b. samples:", json.dumps({k: v for k, v in results["retrieval"].items() if isinstance(v, dict)}))
+    massive, outliers, by_sigma = outlier_channels(dit, detection, plan)
+    chosen = massive if massive.channels else outliers
+    channels = chosen.channels or largest(by_sigma)
+    if massive.channels:
+        sentence = f"channels {channels} are massive."
+    else:
+        sentence = f"no channel is massive by the rule; channels {channels} are outliers that vary over tokens."
+    print("c. outlier channels:", sentence)
+    block, objective = choose_block(dit, source, development, channels, plan)
+    steps = one_step(dit, source, test, channels, plan)
+    print(f"d. one step at block {block}:\n{steps[steps['block'] == block].to_string(index=False)}")
+    weights = [p for p in dit.transformer.parameters()]
+    results |= {
+        "names": source.names,
+        "held_out": sorted(source.held_out),
+        "channels_sentence": sentence,
+        "rule": massive.rule,
+        "profile": {
+            "model": model.name,
+            "channels": channels,
+            "massive": bool(massive.channels),
+            "block": block,
+            "objective": OBJECTIVE,
+            "source": f"training.evaluate: {len(development)} development pictures, {plan.draws} controls",
+            "by_block": json.loads(objective.round(4).to_json(orient="records")),
+        },
+        "pictures": len(test),
+        "controls": plan.controls,
+        "sigmas": plan.sigmas,
+        "selectivity_sentence": selectivity_sentence(steps, block),
+        "parameters": sum(p.numel() for p in weights),
+        "pixels_per_token": dit.pixels_per_token,
+        "megabytes": sum(p.stat().st_size for p in model.rglob("*") if p.is_file()) / 2**20,
+        "seconds": time.perf_counter() - began,
+        "versions": ", ".join(f"{p} {version(p)}" for p in ("torch", "diffusers", "transformers")),
+    }
+    by_sigma.round(4).to_csv(model / "outlier_channels.csv", index=False)
+    steps.round(4).to_csv(model / "one_step.csv", index=False)
+    kept = {k: v for k, v in results.items() if k not in ("names", "held_out")}
+    for name, content in (("profile.json", results["profile"]), ("evaluation.json", kept)):
+        write_safely(model / name, lambda p, c=content: p.write_text(json.dumps(c, indent=1) + "\n", encoding="utf-8"))
+    write_card(model, results, grid, steps, by_sigma)
+    print(f"{model / 'README.md'} written, {results['seconds']:.0f} s")
+    high, top = results["vae"]["all"]["high"]["mean"], results["retrieval"]["trained"]["top_5"]["mean"]
+    if not quick and (high < 0.95 or top < 0.9):
+        raise SystemExit(f"gates not met: VAE high band {high:.3f} (0.95), trained pairs in the top 5 {top:.3f} (0.9)")
+
+
+if __name__ == "__main__":
+    typer.run(main)
