@@ -124,15 +124,17 @@ def caption(name: str, style: str | None, background: str | None) -> str:
 
 
 def references(dit: DiT | None = None) -> References:
-    """The references of an embedded model.
+    """The references of an embedded model: the folder `emoji` beside the model's own. None: those of the zoo.
 
     Raises:
-        FileNotFoundError: the model has none (only the embedded ones do).
+        FileNotFoundError: there are none beside this model.
     """
+    folder = ZOO / "emoji"
     if dit is not None:
-        source = Path(str(getattr(dit.pipeline, "name_or_path", "")))
-        if source.parent.resolve() != ZOO.resolve():
+        folder = Path(str(getattr(dit.pipeline, "name_or_path", ""))).parent / "emoji"
+        if not (folder / "names.json").is_file():
             raise FileNotFoundError(
-                f"{dit!r} has no reference pictures: only the embedded models do; pass your own pictures"
+                f"{dit!r} has no reference pictures ({folder} is no such folder): only models that training.export "
+                "wrote do; pass your own pictures"
             )
-    return References(ZOO / "emoji")
+    return References(folder)

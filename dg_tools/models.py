@@ -82,7 +82,7 @@ def load(
         on_cpu = torch.device(device or "cpu").type == "cpu"
         dtype = torch.float32 if on_cpu else torch.bfloat16
     try:
-        with without_loading_bars():
+        with quiet_loading():
             pipeline = DiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True, **kwargs)
     except OSError as error:
         raise FileNotFoundError(
@@ -98,17 +98,21 @@ def load(
 
 
 @contextmanager
-def without_loading_bars() -> Iterator[None]:
-    """Keep the libraries' own bars for loading weights quiet, and put them back as they were."""
+def quiet_loading() -> Iterator[None]:
+    """Keep the libraries' own loading bars, and their advice on torchvision, quiet; put back as they were."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     shown = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
+    source = logging.getLogger("transformers.utils.import_utils")
+    quiet = lambda record: "requires torchvision" not in record.getMessage()  # noqa: E731
+    source.addFilter(quiet)
     for lib in shown:
         lib.disable_progress_bar()
     try:
         yield
     finally:
+        source.removeFilter(quiet)
         for lib in shown:
             lib.enable_progress_bar()
 

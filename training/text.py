@@ -34,11 +34,11 @@ def clip_tokenizer(words: list[str], length: int) -> CLIPTokenizer:
     return tokenizer
 
 
-def t5_tokenizer(words: list[str], length: int) -> T5Tokenizer:
-    """One piece a word, single characters below that."""
+def t5_tokenizer(words: list[str]) -> T5Tokenizer:
+    """One piece a word, single characters below that; the length is said in each call (`max_sequence_length`)."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -4.0)]
     pieces += [("\u2581" + w, -1.0) for w in words] + [(chr(c), -8.0) for c in range(33, 127)]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
 @dataclass
@@ -57,7 +57,7 @@ class TextEncoders:
     def build(cls, recipe: Recipe, words: list[str]) -> TextEncoders:
         """Untrained encoders of the recipe's sizes."""
         dit = recipe.dit
-        clip_tok, t5_tok = clip_tokenizer(words, dit.clip_length), t5_tokenizer(words, dit.t5_length)
+        clip_tok, t5_tok = clip_tokenizer(words, dit.clip_length), t5_tokenizer(words)
         clip = CLIPTextConfig(
             vocab_size=len(clip_tok),
             hidden_size=dit.clip_width,

@@ -1,0 +1,114 @@
+"""dg-tools: the toolkit's ways in from a shell; each command is one call of the library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+Model = typer.Option(None, help="embedded name, folder or Hub id; the embedded default where left out")
+Steps = typer.Option(None, help="denoising steps; the pipeline's own default where left out")
+
+
+def disruption(dit: Any, channels: list[int], block: int | None) -> Any:
+    """The `Disrupt` of --channel and --block, or of the model's profile."""
+    import dg_tools as dg
+
+    if channels and block is not None:
+        return dg.Disrupt(channels, block)
+    if dit.profile:
+        return dg.Disrupt(channels or dit.profile["channels"], dit.profile["block"] if block is None else block)
+    raise ValueError("this model has no profile.json: pass --channel (once for each) and --block")
+
+
+@app.command()
+def demo(out: Path = typer.Option(Path("demo"), help="folder for pictures"), model: str = Model) -> None:
+    """Detect, look, switch off, guide, measure: pictures and summary.json."""
+    from dg_tools.demo import demo
+
+    demo(out, model)
+
+
+@app.command()
+def generate(
+    prompts: list[str] = typer.Argument(help="one or several"),
+    out: Path = typer.Option(Path("pictures.png"), help="where to write the grid"),
+    model: str = Model,
+    seed: list[int] = typer.Option([0], help="may be repeated"),
+    steps: int = Steps,
+    guidance_scale: float = typer.Option(1.0, help="CFG scale s; 1 is off"),
+    detail_guidance_scale: float = typer.Option(0.0, help="DG weight w; 0 is off"),
+    channel: list[int] = typer.Option([], help="channel to disrupt; may be repeated"),
+    block: int = typer.Option(None, help="block to disrupt"),
+) -> None:
+    """Pictures, without and with Detail Guidance from the same noise."""
+    import dg_tools as dg
+
+    dit = dg.load(model)
+    base = dg.CFG(guidance_scale) if guidance_scale > 1 else None
+    guidance = [base]
+    if detail_guidance_scale:
+        guidance.append(dg.DetailGuidance(guidance_scale, detail_guidance_scale, disruption(dit, channel, block)))
+    made = dg.generate(dit, prompts, seed=seed, steps=steps, guidance=guidance)
+    made.grid().savefig(out, dpi=150)
+    print(f"{made!r} -> {out}")
+
+
+@app.command()
+def capture(
+    prompts: list[str] = typer.Argument(help="one or several"),
+    out: Path = typer.Option(Path("activations.zarr"), help="zarr store to write"),
+    model: str = Model,
+    seed: list[int] = typer.Option([0], help="may be repeated"),
+    steps: int = Steps,
+    raw: list[int] = typer.Option([], help="block whose hidden states are kept whole; may be repeated"),
+) -> None:
+    """Activations of sampling runs, as statistics by block, step, token and channel."""
+    import dg_tools as dg
+
+    acts = dg.capture(dg.load(model), prompts, seeds=seed, steps=steps, raw=raw)
+    acts.save(out)
+    print(f"{acts!r} -> {out}")
+
+
+@app.command()
+def find(
+    activations: Path = typer.Argument(help="store that `dg-tools capture` wrote"),
+    rule: str = typer.Option("constant", help="constant, outlier, sun or top"),
+) -> None:
+    """Massive channels of captured activations."""
+    import dg_tools as dg
+
+    found = dg.find_massive(dg.open_activations(activations), rule=cast(Any, rule))
+    print(found)
+    if len(found.to_frame()):
+        print(found.to_frame().to_string(index=False))
+
+
+@app.command()
+def info(model: str = Model) -> None:
+    """What a model is: family, blocks, sizes, profile; and the embedded models."""
+    import dg_tools as dg
+    from dg_tools.models import embedded
+
+    print("embedded models:", ", ".join(embedded()))
+    dit = dg.load(model)
+    rows, columns = dit.grid()
+    print(f"{dit}\nsites: {', '.join(dit.sites)}\nimage tokens at the default size: {rows} x {columns}")
+    print("profile:", json.dumps(dit.profile, indent=1) if dit.profile else "none")
+
+
+def main() -> None:
+    """Entry point: errors of ours as one line, everything else as Python shows it."""
+    try:
+        app()
+    except (ValueError, IndexError, KeyError, OSError, MemoryError) as error:
+        typer.echo(f"{type(error).__name__}: {error.args[0] if error.args else error}", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
