@@ -1,9 +1,9 @@
 """DiT: an SD3Transformer2DModel and its text encoders, from random weights, by rectified flow.
 
-As SD3 was trained: sigma from a logit-normal, z = (1 - sigma) x + sigma noise, the network predicts noise - x. AdaLN
-starts at zero (gates, output projection), which diffusers does not do by itself. No weight decay, a constant rate and
-an exponential average of the weights, so that a run can be stopped and taken up anywhere. What is random in step n
-depends on the seed and n alone.
+As SD3 was trained: sigma from a logit-normal (the recipe sets its mean and width), z = (1 - sigma) x + sigma noise, and
+the network predicts noise - x. AdaLN starts at zero (gates, output projection), which diffusers does not do by itself.
+No weight decay, a constant rate and an exponential average of the weights, so that a run can be stopped and taken up
+anywhere. What is random in step n depends on the seed and n alone.
 
     python -m training.dit --recipe cpu --run runs/cpu
     python -m training.dit --recipe cpu --run runs/cpu --warm-start dg_tools/zoo/emoji-sd3
@@ -88,7 +88,7 @@ class Pairs:
         latents = self.rows(rows)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
         noise = torch.randn(latents.shape, generator=generator)
-        sigma = torch.sigmoid(torch.randn(dit.batch, generator=generator))
+        sigma = torch.sigmoid(dit.sigma_mean + dit.sigma_std * torch.randn(dit.batch, generator=generator))
         return latents, captions, noise, sigma
 
     def validation(self, held_out: bool, count: int = 64) -> tuple[torch.Tensor, list[str], torch.Tensor]:

@@ -39,7 +39,11 @@ class VAESettings:
 
 @dataclass(frozen=True)
 class DiTSettings:
-    """The transformer and the text encoders trained along with it."""
+    """The transformer and the text encoders trained along with it.
+
+    sigma is the logistic function of a normal variable with `sigma_mean` and `sigma_std`. SD3 has 0 and 1; a mean above
+    0 spends more steps where the caption decides, which a latent with many channels moves towards pure noise.
+    """
 
     layers: int
     heads: int
@@ -55,6 +59,8 @@ class DiTSettings:
     warmup: int
     ema: float
     unconditional: float
+    sigma_mean: float
+    sigma_std: float
     save_every: int
     validate_every: int
 
