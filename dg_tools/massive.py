@@ -100,7 +100,7 @@ def find_massive(
         raise ValueError(f"rule {rule!r} needs {sorted(needed)}; these activations have {sorted(data)}")
     if stream not in data["stream"].values:
         raise ValueError(f"stream={stream!r}; there are {', '.join(map(str, data['stream'].values))}")
-    runs = ("prompt", "seed", "branch", "step")
+    runs = [d for d in data["mean"].dims if d in ("prompt", "seed", "branch", "step")]
     part = data.sel(stream=stream).stack(run=runs).transpose("run", "site", ...)
     get = lambda name: np.asarray(part[name].values, np.float64)  # noqa: E731  (run, site, channel)
     mean, size, variance, positive = get("mean"), get("abs_mean"), get("variance"), get("positive")

@@ -436,13 +436,14 @@ class DiT:
         Takes what `arguments` takes. `run.steps` yields one `Step` (an int) for each call of the transformer, numbered
         by the timestep that it was given. Reads must follow execution order (block by block; modulation, attn, mlp,
         then image and text); another order is an error, not a silent read of the next step. Tensors to keep: clone them
-        into a container made before the block.
+        into a container made before the block (a view that is kept shows an edit made in place through it). After the
+        loop `run.result` is what the pipeline returned.
         """
         from dg_tools.tracing import RunTracer
 
         arguments = self.arguments(prompt, **kwargs)
-        prompt = arguments.pop("prompt")
-        return self.nnsight.trace(prompt, tracer_cls=lambda *a, **k: RunTracer(self, *a, **k), **arguments)
+        prompt, guided = arguments.pop("prompt"), arguments[self.family.guidance_argument] > 1
+        return self.nnsight.trace(prompt, tracer_cls=lambda *a, **k: RunTracer(self, guided, *a, **k), **arguments)
 
     def guard(self, index: int, rank: int, what: str) -> None:
         """Called by every block view: only inside a trace, and only in execution order."""

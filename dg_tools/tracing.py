@@ -85,17 +85,21 @@ class Step(int):
 class RunTracer(InterleavingTracer):
     """An nnsight tracer that knows steps from timesteps and refuses reads out of execution order."""
 
-    def __init__(self, dit: DiT, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, dit: DiT, guided: bool, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.dit = dit
+        self.dit, self.guided = dit, guided
         self.image_tokens = 0
         self._last: tuple[int, int] = (-1, -1)
 
     @property
     def steps(self) -> Iterator[Step]:
-        """One `Step` for each call of the transformer that belongs to the schedule, until the run ends."""
+        """One `Step` for each call of the transformer that belongs to the schedule.
+
+        Ends with the last step's own call, so that what stands after the loop (reading `run.result`) still runs.
+        """
         clock = Clock(self.dit.pipeline, self.dit.family)
         transformer = self.dit.nnsight.transformer
+        closing = "uncond" if self.guided and self.dit.family.rows == "sequential" else None
         for _ in self.iter[:]:
             inputs = transformer.inputs[1]
             call = clock.read(inputs)
@@ -107,6 +111,8 @@ class RunTracer(InterleavingTracer):
             step.sigma, step.timestep, step.branch = call.sigma, call.timestep, call.branch
             step.cond, step.uncond, step.call = call.cond, call.uncond, call
             yield step
+            if call.step == len(self.dit.pipeline.scheduler.timesteps) - 1 and closing in (None, call.branch):
+                return
 
     def guard(self, index: int, rank: int, what: str) -> None:
         """Raise where a read would go back in the model's order."""

@@ -1,0 +1,111 @@
+"""The package's own promises: one list of dependencies, one direction of imports, light and stable public names."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import dg_tools
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+LAYERS = [  # a module imports from its own row's left and from rows above only
+    ["families", "massive", "metrics"],
+    ["models", "steps"],
+    ["tracing"],
+    ["interventions"],
+    ["guidance"],
+    ["sampling"],
+    ["generation"],
+    ["activations"],
+    ["emoji"],
+    ["experiments"],
+    ["demo"],
+    ["cli"],
+]
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[<>=\[ ]", requirement)[0].lower()
+
+
+def test_environment_and_pyproject_hold_the_same_list():
+    lines = (ROOT / "environment.yml").read_text(encoding="utf-8").splitlines()
+    listed = {line.strip()[2:] for line in lines if line.strip().startswith("- ")}
+    conda = {name_of(x) for x in listed} - {"conda-forge", "pip", "pip:", "-e .", "python", "-e"}
+    assert conda == {name_of(x) for x in PROJECT["dependencies"]}
+
+
+def test_constraints_hold_a_version_of_every_dependency():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    pinned = {k.lower().replace("_", "-"): v for k, v in pinned.items()}
+    assert pinned["torch"].startswith("2.13.0")
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    assert {name_of(x) for x in wanted} <= set(pinned)
+
+
+def imports(path: Path) -> set[str]:
+    """Submodules of dg_tools that a file imports anywhere in it, but for type checking."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
+    skipped = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for n in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in skipped and (node.module or "").startswith("dg_tools"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names}
+    return found
+
+
+def test_imports_point_one_way():
+    rank = {name: i for i, row in enumerate(LAYERS) for name in row}
+    modules = {p.stem for p in (ROOT / "dg_tools").glob("*.py")} - {"__init__", "plots"}
+    assert modules == set(rank), "a new module needs its place in LAYERS"
+    lazily = {("models", "tracing")}  # models.DiT wraps on first use
+    for name in modules:
+        for other in imports(ROOT / "dg_tools" / f"{name}.py") - {"plots"}:
+            allowed = rank[other] < rank[name] or (name, other) in lazily or LAYERS[rank[name]] == LAYERS[rank[other]]
+            assert allowed, f"{name} imports {other}"
+    assert imports(ROOT / "dg_tools" / "plots.py") == set(), "plots takes arrays and results, never a model"
+
+
+@pytest.mark.parametrize("order", ["names", "reversed(names)"])
+def test_public_names_stay_what_they_are(order):
+    """No submodule takes a public name's place, whatever was imported first."""
+    code = f"""
+import dg_tools
+names = sorted(dg_tools.__all__)
+for _ in range(2):
+    for name in {order}:
+        assert callable(getattr(dg_tools, name)), name
+import importlib, pkgutil
+for module in pkgutil.iter_modules(dg_tools.__path__):
+    assert module.name not in names or module.name == "cli", module.name
+    importlib.import_module("dg_tools." + module.name)
+for name in names:
+    assert callable(getattr(dg_tools, name)), name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_import_is_light():
+    code = "import sys, dg_tools; heavy = {'torch', 'diffusers', 'nnsight', 'plotly'} & set(sys.modules); assert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_names_and_errors_of_the_package():
+    assert 10 <= len(dg_tools.__all__) <= 15 and set(dg_tools.__all__) <= set(dir(dg_tools))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = dg_tools.nothing
+    assert (ROOT / "dg_tools" / "py.typed").is_file()
