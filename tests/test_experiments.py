@@ -1,0 +1,91 @@
+"""The one-step experiment against the same thing written out, and its arithmetic on numbers known beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import dg_tools as dg
+from dg_tools.experiments import DenoiseError
+
+
+@pytest.fixture(scope="module")
+def result():
+    dit = dg.load(tiny.sd3())
+    source = dg.references()
+    chosen = source.sample(5, seed=1)
+    off = dg.Disrupt([3, 7], 1)
+    edits = [off, *off.controls(2)]
+    made = dg.denoise_error(dit, chosen, edits, sigmas=(0.4, 0.8), seed=2, batch=3, folder=source, progress=False)
+    return dit, source, chosen, edits, made
+
+
+def test_equals_the_experiment_written_out(result):
+    dit, source, chosen, edits, made = result
+    vae, config = dit.pipeline.vae, dit.pipeline.vae.config
+    truth = source.pictures(chosen[3:])  # the second batch
+    with torch.no_grad():
+        z0 = (vae.encode(truth).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+        noise = torch.randn(z0.shape, generator=torch.Generator().manual_seed(2 * 1_000_003 + 3))
+        zt = 0.2 * z0 + 0.8 * noise
+        embeds, _, pooled, _ = dit.pipeline.encode_prompt(
+            [r.prompt for r in chosen[3:]], None, None, do_classifier_free_guidance=False
+        )
+
+        def error(hook=None):
+            handle = dit.blocks[1].module.register_forward_hook(hook) if hook else None
+            v = dit.transformer(zt, embeds, pooled, torch.full((2,), 800.0), return_dict=False)[0]
+            if handle:
+                handle.remove()
+            x0 = vae.decode((zt - 0.8 * v) / config.scaling_factor + config.shift_factor).sample.clamp(-1, 1)
+            return (x0 - truth).square().mean((1, 2, 3)).numpy()
+
+        def zero(module, inputs, output):
+            output[1][..., [3, 7]] = 0
+
+        clean, zeroed = error(), error(zero)
+    table = made.to_frame().query("sigma == 0.8 and picture >= 3")
+    for name, expected in (("clean", clean), (edits[0].sentence(), zeroed)):
+        summed = table[table["edit"] == name].groupby("picture")["error"].sum()  # over bands: Parseval
+        assert np.allclose(summed, expected, rtol=1e-4)
+    assert not np.allclose(clean, zeroed, rtol=1e-3)
+
+
+def test_table_is_whole(result):
+    *_, edits, made = result
+    table = made.to_frame()
+    assert len(table) == 4 * 2 * 5 * 3 and not table["error"].isna().any()
+    assert np.allclose(table["error"], table["coherent"] + table["incoherent"])
+    clean = table[table["edit"] == "clean"]
+    assert (clean["detail_axis"].fillna(0) == 0).all()
+    assert [made.roles[e.sentence()] for e in edits] == ["edit", "control", "control"]
+    assert len(made.plot().axes) == 3
+
+
+def test_summary_on_known_numbers():
+    rows = []
+    for edit, factor in (("clean", 1.0), ("off", 3.0), ("c1", 2.0), ("c2", 4.0)):
+        rows += [
+            {"edit": edit, "sigma": 0.5, "picture": i, "band": "high", "error": factor * (1 + i)} for i in range(8)
+        ]
+    roles = {"clean": "clean", "off": "edit", "c1": "control", "c2": "control"}
+    row = DenoiseError(pd.DataFrame(rows), ["off", "c1", "c2"], roles).summary().iloc[0]
+    assert row["ratio"] == pytest.approx(3) and row["rank"] == 1 and row["controls"] == 2
+    assert row["control_median"] == pytest.approx(3) and row["low"] < 3 < row["high"]
+
+
+def test_bad_input_is_refused_before_any_forward(result):
+    dit, source, chosen, edits, _ = result
+    with pytest.raises(ValueError, match="no edits"):
+        dg.denoise_error(dit, chosen, [], folder=source)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        dg.denoise_error(dit, chosen, edits, sigmas=[1.0], folder=source)
+    with pytest.raises(ValueError, match="sigmas, not steps"):
+        dg.denoise_error(dit, chosen, [dg.Disrupt([3], 1, steps=[0])], folder=source)
+    with pytest.raises(ValueError, match="there are 1024 such pairs"):
+        source.sample(2000)
+    with pytest.raises(KeyError, match="is not among"):
+        source.reference("no such thing")

@@ -1,0 +1,90 @@
+"""Metrics on pictures whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dg_tools import metrics
+
+
+def waves(frequency: float, n: int = 2, size=(48, 64)) -> torch.Tensor:
+    x = torch.arange(size[1]).expand(3, *size)
+    return torch.stack([torch.sin(2 * math.pi * frequency * x + i) for i in range(n)]).float()
+
+
+def test_bands_hold_their_frequencies_and_sum_to_the_whole():
+    for frequency, band in ((1 / 32, "low"), (3 / 32, "mid"), (1 / 4, "high")):
+        power = metrics.band_power(waves(frequency))
+        assert torch.allclose(power[band], torch.full((2,), 0.5, dtype=torch.double), atol=1e-4)
+    x = torch.randn(3, 3, 40, 56)
+    assert torch.allclose(sum(metrics.band_power(x).values()), x.double().square().mean((1, 2, 3)))
+
+
+def test_coherent_power_is_a_copy_and_incoherent_the_rest():
+    generator = torch.Generator().manual_seed(0)
+    reference, noise = (torch.randn(4, 3, 64, 48, generator=generator) for _ in range(2))
+    copied = metrics.coherent_power(0.5 * reference, reference)["high"]
+    own = metrics.band_power(reference)["high"]
+    assert torch.allclose(copied.coherent, 0.25 * own) and copied.incoherent.abs().max() < 1e-9
+    speckled = metrics.coherent_power(reference + noise, reference)["high"]
+    assert torch.allclose(speckled.incoherent, metrics.band_power(noise)["high"], rtol=0.05)
+    nothing = metrics.coherent_power(noise, torch.zeros_like(noise))["high"]
+    assert (nothing.coherent == 0).all()
+
+
+def test_correlation_does_not_see_amount_and_noise_counts_as_noise():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.zeros(1, 3, 64, 64)
+    reference[..., 20:44, 20:44] = torch.randn(1, 3, 24, 24, generator=generator)
+    assert torch.allclose(metrics.band_correlation(2 * reference, reference)["high"], torch.ones(1).double())
+    speckle = 0.1 * torch.randn(reference.shape, generator=generator)
+    quiet, loud = metrics.flat_noise(reference, reference), metrics.flat_noise(reference + speckle, reference)
+    assert loud > 10 * quiet and loud.item() == pytest.approx(0.01, rel=0.3)
+    assert torch.isnan(metrics.flat_noise(speckle, torch.randn(1, 3, 64, 64))).all()
+
+
+def test_contrast_and_laplacian():
+    x = waves(1 / 8)
+    assert torch.allclose(metrics.contrast(2 * x), 2 * metrics.contrast(x))
+    assert torch.allclose(metrics.laplacian_variance(2 * x), 4 * metrics.laplacian_variance(x))
+    same = metrics.normalised_laplacian_variance
+    assert torch.allclose(same(2 * x), same(x), rtol=1e-4)
+    assert set(metrics.describe(x, x)) == set(metrics.UNITS)
+
+
+def test_axis_share():
+    axis = torch.randn(2, 3, 8, 8)
+    share = metrics.axis_share(-0.5 * axis, axis)
+    assert torch.allclose(share.projection, torch.full((2,), -0.5).double())
+    assert torch.allclose(share.cosine2, torch.ones(2).double())
+    assert torch.isnan(metrics.axis_share(axis, torch.zeros_like(axis)).projection).all()
+
+
+def test_retrieval():
+    references = torch.randn(6, 3, 32, 32)
+    samples = references[[4, 1]] + 0.01 * torch.randn(2, 3, 32, 32)
+    assert metrics.retrieval_rank(samples, references, torch.tensor([4, 1])).tolist() == [0, 0]
+    assert metrics.retrieval_rank(samples, references, torch.tensor([0, 1]))[0] > 0
+    assert metrics.top_k(torch.tensor([0, 3, 7, 4]), 5) == 0.75
+
+
+def test_intervals_resample_clusters():
+    values, clusters = np.repeat(np.random.default_rng(0).normal(size=20), 10), np.repeat(np.arange(20), 10)
+    mean, low, high = metrics.bootstrap_interval(values, clusters)
+    _, naive_low, naive_high = metrics.bootstrap_interval(values)
+    assert low < mean < high and (high - low) > 2 * (naive_high - naive_low)
+    with pytest.raises(ValueError, match="at least 2"):
+        metrics.bootstrap_interval(values, np.zeros(200))
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match="equal needed"):
+        metrics.band_error(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 48))
+    with pytest.raises(ValueError, match="is needed"):
+        metrics.band_power(torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match="holds no frequency"):
+        metrics.band_power(torch.zeros(1, 3, 32, 32), {"none": (0.9, 1.0)})

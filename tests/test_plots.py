@@ -1,0 +1,61 @@
+"""Every figure is returned, closed, titled, and draws what it was given."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import tiny
+
+import dg_tools as dg
+from dg_tools import plots
+
+
+@pytest.fixture(scope="module")
+def acts():
+    return dg.capture(dg.load(tiny.sd3()), ["apple", "tree"], raw=[1], progress=False, **tiny.CALL)
+
+
+def test_figures_are_returned_closed_and_labelled(acts):
+    data = acts.data
+    hidden = data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=0, raw_site=0).values
+    picture = data["picture"].isel(prompt=0, seed=0).values
+    figures = [
+        plots.token_channel_surface(hidden, [3]),
+        plots.magnitude_by_block(data),
+        plots.magnitude_by_block(data, step=1),
+        plots.magnitude_by_sigma(data, [3, 7], block=2),
+        plots.gates(data, [3], block=1),
+        plots.channel_map(hidden[:, 3], acts.grid, picture),
+        plots.channel_map(hidden[:, 3], acts.grid),
+        plots.image_grid([picture] * 3, ["a", "b", "c"], columns=2),
+    ]
+    assert plt.get_fignums() == []
+    for figure in figures:
+        assert figure.axes and (figure.axes[0].get_title() or figure.get_suptitle() or len(figure.axes) > 1)
+
+
+def test_lines_hold_the_numbers(acts):
+    figure = plots.magnitude_by_block(acts.data, step=1)
+    drawn = figure.axes[0].lines[0].get_ydata()
+    part = acts.data["top_value"].sel(stream="image", step=1).isel(rank=0)
+    assert np.allclose(drawn, np.abs(part).mean(["prompt", "seed", "branch"]))
+    figure = plots.magnitude_by_sigma(acts.data, [3], block=2)
+    line = next(x for x in figure.axes[0].lines if x.get_label() == "channel 3")
+    part = acts.data["abs_mean"].sel(stream="image").isel(site=2, channel=3).mean(["prompt", "seed", "branch"])
+    assert np.allclose(line.get_ydata(), part) and np.allclose(line.get_xdata(), acts.data.sigma)
+
+
+def test_the_map_is_laid_out_as_the_picture():
+    values = np.zeros(96)
+    values[2 * 12 + 5] = 1  # row 2, column 5
+    figure = plots.channel_map(values, (8, 12))
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape == (8, 12) and shown[2, 5] == 1
+
+
+def test_plotly_surface_marks_the_channels(acts):
+    hidden = acts.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=0, raw_site=0).values
+    figure = plots.token_channel_surface_plotly(hidden, [3, 7])
+    assert [t.name for t in figure.data[1:]] == ["channel 3", "channel 7"]
+    assert np.allclose(figure.data[0].z, np.abs(hidden))
