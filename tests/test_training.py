@@ -1,0 +1,179 @@
+"""All five commands of training/ at toy size, one after another, and what they do with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+NAMES = [f"{colour}-{shape}" for colour in ("red", "blue", "green", "pink") for shape in ("dot", "bar", "ring")]
+
+
+def icons(folder: Path) -> Path:
+    """Two icon packages as npm lays them out, with made-up shapes, so that the test needs no network."""
+    shapes = {
+        "dot": '<circle cx="16" cy="16" r="12" fill="{}"/>',
+        "bar": '<rect x="4" y="12" width="24" height="8" fill="{}"/>',
+        "ring": '<circle cx="16" cy="16" r="9" fill="none" stroke="{}" stroke-width="5"/>',
+    }
+    for style, extra in (("fluent-emoji", '<circle cx="12" cy="12" r="3" fill="white"/>'), ("fluent-emoji-flat", "")):
+        package = folder / "node_modules" / "@iconify-json" / style
+        package.mkdir(parents=True)
+        bodies = {n: {"body": shapes[n.split("-")[1]].format(n.split("-")[0]) + extra} for n in NAMES}
+        bodies["red-dot-dark"] = {"body": "<g/>"}  # a skin tone: left out
+        (package / "icons.json").write_text(json.dumps({"width": 32, "height": 32, "icons": bodies}))
+        categories = {"Food & Drink": [*NAMES, "red-dot-dark"], "Objects": []}
+        (package / "metadata.json").write_text(json.dumps({"categories": categories}))
+    return folder
+
+
+def command(name: str, *arguments: str, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    run = [sys.executable, "-m", f"training.{name}", *map(str, arguments)]
+    made = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, **kwargs)
+    assert not check or made.returncode == 0, made.stderr[-2000:]
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder after data, VAE and DiT."""
+    place = tmp_path_factory.mktemp("training")
+    run = place / "run"
+    command("data", "--recipe", "toy", "--icons", icons(place / "icons"), "--run", run)
+    command("vae", "--recipe", "toy", "--run", run)
+    command("dit", "--recipe", "toy", "--run", run)
+    return run
+
+
+def test_all_five_commands(trained, tmp_path):
+    import dg_tools as dg
+    from dg_tools.emoji import References
+
+    references = References(trained / "references")
+    assert references.names == sorted(NAMES) and len(references.held_out) == 2
+    folder = tmp_path / "model"
+    command("export", "--recipe", "toy", "--run", trained, "--to", folder)
+    made = command("evaluate", "--model", folder, "--quick")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Gates" in card and "NOT met" in card, made.stdout
+    for name in ("loss.png", "samples.png", "one_step.png", "outlier_channels.csv", "one_step.csv", "profile.json"):
+        assert (folder / name).is_file(), name
+    dit = dg.load(folder)
+    assert dit.call == {"max_sequence_length": 4} and 0 <= dit.profile["block"] < 2
+    steps = {int(line.split(",")[0]) for line in (folder / "outliers.csv").read_text().splitlines()[1:]}
+    assert len(steps) == 8 or max(steps) == 12
+    losses = [json.loads(line)["loss"] for line in (folder / "dit.jsonl").read_text().splitlines()]
+    assert losses and all(np.isfinite(losses))
+    warm = tmp_path / "warm"
+    warm.mkdir()
+    for name in ("words.json", "latents.safetensors"):
+        (warm / name).write_bytes((trained / name).read_bytes())
+    (warm / "references").symlink_to(trained / "references")
+    recipe = tmp_path / "longer.toml"
+    toy = (ROOT / "training" / "recipes" / "toy.toml").read_text()
+    recipe.write_text(toy.replace("t5_length = 4\nsteps = 12", "t5_length = 4\nsteps = 16"))
+    command("dit", "--recipe", recipe, "--run", warm, "--warm-start", folder)
+    state = torch.load(warm / "dit.pt", weights_only=True)
+    runs = json.loads(state["history"])
+    assert state["step"] == 16 and [r["steps"] for r in runs] == [12, 4]
+
+
+def test_latents_are_normalised_and_folding_changed_nothing(trained):
+    from diffusers import AutoencoderKL
+    from safetensors.torch import load_file
+
+    from dg_tools.emoji import STYLES, References
+    from training.data import BACKGROUNDS
+
+    latents = load_file(trained / "latents.safetensors")["latents"].float()
+    flat = latents.transpose(0, 3).flatten(1)
+    assert flat.mean(1).abs().max() < 0.01 and (flat.std(1) - 1).abs().max() < 0.01
+    references = References(trained / "references")
+    vae = AutoencoderKL.from_pretrained(trained / "vae")
+    picture = references.picture(references.reference(references.names[3], STYLES[1], list(BACKGROUNDS)[2]))
+    with torch.no_grad():
+        again = vae.encode(picture[None]).latent_dist.mode()[0]
+    assert torch.allclose(again, latents[3, 1, 2], atol=2e-2)
+
+
+def test_a_run_that_is_stopped_and_resumed_equals_one_in_one_go(trained, tmp_path):
+    for name in ("words.json", "latents.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "references").symlink_to(trained / "references")
+    toy = (ROOT / "training" / "recipes" / "toy.toml").read_text()
+    short = tmp_path / "short.toml"
+    short.write_text(toy.replace("t5_length = 4\nsteps = 12", "t5_length = 4\nsteps = 5"))
+    command("dit", "--recipe", short, "--run", tmp_path)
+    command("dit", "--recipe", "toy", "--run", tmp_path)
+    ours, whole = (torch.load(p / "dit.pt", weights_only=True) for p in (tmp_path, trained))
+    for key, value in whole["model"].items():
+        assert torch.equal(value, ours["model"][key]), key
+
+
+def test_ctrl_c_keeps_a_checkpoint(trained, tmp_path):
+    for name in ("words.json", "latents.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "references").symlink_to(trained / "references")
+    toy = (ROOT / "training" / "recipes" / "toy.toml").read_text()
+    long = tmp_path / "long.toml"
+    long.write_text(toy.replace("t5_length = 4\nsteps = 12", "t5_length = 4\nsteps = 100000"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.dit", "--recipe", str(long), "--run", str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "dit.pt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1 and "interrupted at step" in stderr
+    assert torch.load(tmp_path / "dit.pt", weights_only=True)["step"] >= 4
+
+
+def test_bad_input(trained, tmp_path):
+    def refused(*arguments: str) -> str:
+        made = command(*arguments, check=False)
+        assert made.returncode == 1 and "Traceback" not in made.stderr, made.stderr[-2000:]
+        return made.stderr
+
+    assert "npm install" in refused("data", "--recipe", "toy", "--icons", tmp_path, "--run", tmp_path / "run")
+    assert "pass one of cpu, gpu, toy" in refused("data", "--recipe", "huge")
+    assert "run first: python -m training.data" in refused("vae", "--recipe", "toy", "--run", tmp_path)
+    assert "run first: python -m training.data" in refused("dit", "--recipe", "toy", "--run", tmp_path)
+    assert "run first: python -m training.dit" in refused("export", "--recipe", "toy", "--run", tmp_path, "--to", "x")
+    assert "has no training.json" in refused("evaluate", "--model", tmp_path)
+    toy = (ROOT / "training" / "recipes" / "toy.toml").read_text()
+    wide, odd, typo = (tmp_path / f"{n}.toml" for n in ("wide", "odd", "typo"))
+    wide.write_text(toy.replace("head_dim = 16", "head_dim = 32"))
+    assert "another shape" in refused("dit", "--recipe", wide, "--run", trained)
+    assert torch.load(trained / "dit.pt", weights_only=True)["step"] == 12
+    odd.write_text(toy.replace("size = 64", "size = 63"))
+    assert "no multiple of 8" in refused("data", "--recipe", odd)
+    typo.write_text(toy.replace("patch = 2", "patches = 2"))
+    assert "patches" in refused("data", "--recipe", typo)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    from training.recipe import write_safely
+
+    file = tmp_path / "dit.pt"
+    file.write_text("the last good one")
+
+    def full(path):
+        path.write_text("half of")
+        raise OSError(28, os.strerror(28))
+
+    with pytest.raises(SystemExit, match="No space left on device.*from before is intact"):
+        write_safely(file, full)
+    assert file.read_text() == "the last good one" and list(tmp_path.iterdir()) == [file]
