@@ -16,8 +16,7 @@ INK, MASSIVE, QUIET = "#22313f", "#c0392b", "#95a5a6"
 
 
 def finish(figure: Figure) -> Figure:
-    """Lay out and close: a returned figure is shown once, by whoever asked for it."""
-    figure.set_layout_engine("constrained")
+    """Close: a returned figure is shown once, by whoever asked for it."""
     plt.close(figure)
     return figure
 
@@ -32,7 +31,9 @@ def image_grid(
 ) -> Figure:
     """Pictures in rows of `columns`, each with a caption."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.45) * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns, (size + 0.45) * rows), squeeze=False, layout="constrained"
+    )
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(images):
@@ -59,7 +60,7 @@ def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, ti
     """
     size = np.abs(np.asarray(hidden, np.float32))
     tokens, channels = size.shape
-    figure = plt.figure(figsize=(7, 4.6))
+    figure = plt.figure(figsize=(7, 4.6), layout="constrained")
     axis = figure.add_subplot(projection="3d")
     x, y = np.meshgrid(np.arange(channels), np.arange(tokens))
     axis.plot_surface(x, y, size, rcount=min(tokens, 64), ccount=min(channels, 192), color="#aebfcf", linewidth=0)
@@ -100,7 +101,7 @@ def magnitude_by_block(data: Any, *, stream: str = "image", step: int | None = N
     other = [d for d in part["top_value"].dims if d not in ("site", "rank")]
     top = np.abs(part["top_value"]).mean(other).transpose("site", "rank").values
     median = part["median_abs_mean"].mean([d for d in other if d in part["median_abs_mean"].dims]).values
-    figure, axis = plt.subplots(figsize=(7, 3.4))
+    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
     places = np.arange(len(top))
     for rank, alpha in zip(range(top.shape[1]), (1.0, 0.6, 0.35), strict=False):
         axis.plot(places, top[:, rank], "o-", color=MASSIVE, alpha=alpha, ms=4, label=f"top {rank + 1} value")
@@ -117,7 +118,7 @@ def magnitude_by_sigma(data: Any, channels: Sequence[int], *, block: int, stream
     part = data["abs_mean"].sel(stream=stream).isel(site=block)
     other = [d for d in part.dims if d not in ("step", "channel")]
     values, sigma = part.mean(other).transpose("step", "channel").values, data["sigma"].values
-    figure, axis = plt.subplots(figsize=(7, 3.4))
+    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
     low, middle, high = np.percentile(values, [5, 50, 95], axis=1)
     axis.fill_between(sigma, low, high, color=QUIET, alpha=0.3, lw=0, label="5% to 95% of channels")
     axis.plot(sigma, middle, color=QUIET, label="median channel")
@@ -136,7 +137,7 @@ def gates(data: Any, channels: Sequence[int], *, block: int, part: str | None = 
     part = part or str(data["part"].values[0])
     values = np.abs(data["gate"].sel(part=part).isel(site=block))
     values = values.mean([d for d in values.dims if d != "channel"]).values
-    figure, axis = plt.subplots(figsize=(7, 3))
+    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     axis.bar(np.arange(len(values)), values, width=1.0, color=QUIET)
     axis.bar(list(channels), values[list(channels)], width=1.6, color=MASSIVE, label="massive channels")
     axis.set(xlabel="channel", ylabel=f"|gate {part}|")
@@ -159,7 +160,7 @@ def channel_map(
     field = np.asarray(values, np.float32).reshape(rows, columns)
     limit = float(np.abs(field).max()) or 1.0
     panels = 1 if picture is None else 3
-    figure, axes = plt.subplots(1, panels, figsize=(2.6 * panels + 0.6, 2.8), squeeze=False)
+    figure, axes = plt.subplots(1, panels, figsize=(2.6 * panels + 0.6, 2.8), squeeze=False, layout="constrained")
     kwargs: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
     if picture is not None:
         extent = (0, picture.shape[1], picture.shape[0], 0)
@@ -183,7 +184,9 @@ def band_errors(table: Any, *, title: str = "") -> Figure:
         table: tidy, with columns edit, role (edit, control), sigma, band, ratio.
     """
     bands = list(dict.fromkeys(table["band"]))
-    figure, axes = plt.subplots(1, len(bands), figsize=(3.2 * len(bands), 3.2), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(bands), figsize=(3.2 * len(bands), 3.2), squeeze=False, sharey=True, layout="constrained"
+    )
     for axis, band in zip(axes[0], bands, strict=True):
         part = table[table["band"] == band]
         for role, colour, marker in (("control", QUIET, "."), ("edit", MASSIVE, "o")):

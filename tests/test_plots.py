@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ def test_figures_are_returned_closed_and_labelled(acts):
     ]
     assert plt.get_fignums() == []
     for figure in figures:
+        figure.savefig(io.BytesIO())
         assert figure.axes and (figure.axes[0].get_title() or figure.get_suptitle() or len(figure.axes) > 1)
 
 

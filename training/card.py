@@ -25,7 +25,7 @@ def read_lines(path: Path) -> pd.DataFrame:
 def loss_curve(folder: Path) -> Figure:
     """Training loss (one batch at a time, and smoothed) and validation loss, trained and held-out pairs."""
     loss, validation = read_lines(folder / "dit.jsonl"), read_lines(folder / "validation.jsonl")
-    figure, axis = plt.subplots(figsize=(7, 3.2))
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     axis.plot(loss["step"], loss["loss"], color="#c8d0d8", lw=0.8, label="training, one batch")
     axis.plot(
         loss["step"], loss["loss"].rolling(20, min_periods=1).mean(), color="#22313f", label="training, mean of 20"
@@ -45,7 +45,9 @@ def loss_curve(folder: Path) -> Figure:
 def sample_grid(grid: torch.Tensor) -> Figure:
     """Four rows: references and samples of trained pairs, then of held-out pairs."""
     rows, columns = 4, len(grid) // 4
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * 0.95, rows * 1.0), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * 0.95, rows * 1.0), squeeze=False, layout="constrained"
+    )
     pixels = ((grid.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
     names = ("trained:\nreference", "sample", "held out:\nreference", "sample")
     for i, axis in enumerate(axes.flat):
@@ -59,7 +61,7 @@ def sample_grid(grid: torch.Tensor) -> Figure:
 
 def one_step_figure(table: pd.DataFrame, block: int) -> Figure:
     """Gate d: error ratio by block, one panel a band, controls as a range."""
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
     for axis, band in zip(axes, ("low", "mid", "high"), strict=True):
         part = table[table["band"] == band]
         x = part["block"].to_numpy()

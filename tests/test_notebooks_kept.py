@@ -1,0 +1,79 @@
+"""What the committed notebooks promise: run in one go, whole, small, tidy, and named in the README."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TAGS = {"nbval-ignore-output", "nbval-skip", "raises-exception"}
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code(notebook: dict) -> list[dict]:
+    return [c for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def test_there_are_notebooks():
+    assert [p.stem for p in NOTEBOOKS][:3] == ["00_start_here", "01_look_inside", "02_find_massive"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_kept_whole(path):
+    notebook = read(path)
+    cells = code(notebook)
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1)), (
+        "run it from top to bottom: make notebooks"
+    )
+    assert len(cells) <= 25 and path.stat().st_size < 1_000_000
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3" and "widgets" not in notebook["metadata"]
+    assert notebook["nbformat"] == 4
+    tags = [t for c in cells for t in c["metadata"].get("tags", [])]
+    assert set(tags) <= TAGS
+    assert sum(t in ("nbval-ignore-output", "nbval-skip") for t in tags) <= 2
+    for cell in cells:
+        errors = [o for o in cell["outputs"] if o["output_type"] == "error"]
+        assert not errors or "raises-exception" in cell["metadata"].get("tags", [])
+    pictures = [o for c in cells for o in c["outputs"] if "image/png" in o.get("data", {})]
+    assert pictures, "a tutorial shows something"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_readable(path):
+    notebook = read(path)
+    cells = notebook["cells"]
+    first, last = source(cells[0]), source(cells[-1])
+    assert cells[0]["cell_type"] == "markdown" and first.startswith("# ")
+    assert "You will see" in first and "Time" in first
+    for word in ("Summary", "Exercises", "Next"):
+        assert f"**{word}" in last or f"## {word}" in last, word
+    for cell in code(notebook):
+        text = source(cell)
+        assert not re.search(r"^\s*[!%]|google\.colab|os\.environ|/home/|/root/", text, re.M), text
+        assert len(text.splitlines()) <= 14, "long code belongs into the package"
+    everything = json.dumps(notebook)
+    assert not re.search(r"/(home|root|tmp|work)/", everything), "a path of the machine that ran it"
+
+
+def test_readme_lists_every_notebook():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        assert f"notebooks/{path.name}" in readme, path.name
+
+
+def test_every_sanitizing_rule_is_read():
+    """nbval reads the file with one pattern and drops in silence what does not match."""
+    text = (ROOT / "tests" / "notebooks_sanitize.cfg").read_text(encoding="utf-8")
+    rules = re.findall(r"^regex: (.*)$[\n\r]^replace: (.+)$", text, re.M)
+    assert len(rules) == text.count("regex:") == text.count("replace:")
