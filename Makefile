@@ -11,9 +11,12 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 export PYTHONDONTWRITEBYTECODE = 1
 
+NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
+	--nbval notebooks --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/notebooks_sanitize.cfg
+
 timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
 
-.PHONY: install demo test lint types unit tutorials lab notebooks wheel clean
+.PHONY: install demo test lint types unit tutorials lab notebooks bench wheel clean
 
 install: $(VENV)/.installed
 
@@ -38,14 +41,19 @@ types: install
 unit: install
 	@$(call timed,unit tests,$(BIN)/python -m pytest --durations=5)
 
+# Strictly against the kept outputs; then once more as another CPU: one thread, no vector instructions.
 tutorials: install
-	@$(call timed,notebooks,$(BIN)/python -m pytest --nbval notebooks --nbval-sanitize-with tests/notebooks_sanitize.cfg --durations=5)
+	@$(call timed,notebooks,$(NBVAL))
+	@$(call timed,notebooks as another CPU,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NBVAL))
 
 lab: install
 	$(BIN)/jupyter lab notebooks
 
 notebooks: install
 	$(BIN)/python tests/regenerate_notebooks.py
+
+bench: install
+	$(BIN)/python benchmarks/run.py
 
 wheel: install
 	rm -rf build dist

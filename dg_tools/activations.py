@@ -18,13 +18,12 @@ import numpy as np
 import torch
 import xarray as xr
 from diffusers.guiders import BaseGuidance
-from tqdm.auto import tqdm
 
 from dg_tools.generation import as_list
 from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
-from dg_tools.sampling import decode, guidance_scale, spatial
+from dg_tools.sampling import decode, guidance_scale, progress_bar, spatial
 
 TOP = 3  # how many of the largest values are kept with channel and token
 STREAMS = ("image", "text")
@@ -40,8 +39,8 @@ class Activations:
             tokens above 0), `abs_max` over tokens, by channel; `token_norm`, `token_max` over channels, by token (NaN
             beyond a stream's end); `top_value`, `top_channel`, `top_token` of the largest |x|; `median_abs_mean`;
             `clipped` (values at the dtype's limit or not finite); `gate`, `shift`, `scale` of AdaLN by part;
-            `attn_write`, `mlp_write` (mean |gated output| by channel); `hidden_states` (raw_step, raw_site) where raw
-            was asked for; `picture`.
+            `attn_write`, `mlp_write` (mean |gated output| by channel); `hidden_states` (raw_step, raw_site, raw_token)
+            where raw was asked for; `picture`.
     """
 
     data: xr.Dataset
@@ -142,7 +141,7 @@ def capture(
         )
     runs = []
     jobs = list(itertools.product(prompts, seeds))
-    for prompt, seed in tqdm(jobs, desc="runs", disable=not progress):
+    for prompt, seed in progress_bar(progress, jobs, desc="runs"):
         recorder = Recorder(dit, group, branches, set(raw), None if raw_steps is None else set(raw_steps))
         arguments = {"seed": seed, "steps": steps, "height": height, "width": width, "guidance_scale": scale, **kwargs}
         final = trace_run(dit, prompt, recorder, arguments)
@@ -317,7 +316,7 @@ INNER = {
     "top_token": ("rank",),
     "median_abs_mean": (),
     "clipped": (),
-    "hidden_states": ("token", "channel"),
+    "hidden_states": ("raw_token", "channel"),
 }
 
 

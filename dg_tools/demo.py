@@ -90,9 +90,7 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
     report.part("load")
     off = look(dit, report)
     pictures(dit, off, report)
-    verdict = (
-        measure(dit, truths, off, report) if truths else "No reference pictures: nothing was measured, only shown."
-    )
+    verdict = measure(dit, truths, off, report) if truths else "No reference pictures: shown only, nothing measured."
     seconds = time.perf_counter() - report.began
     report.summary |= {
         "model": str(model or "embedded default"),

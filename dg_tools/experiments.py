@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from dg_tools.emoji import Reference, References
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models import DiT
-from dg_tools.sampling import decode, encode
+from dg_tools.sampling import decode, encode, progress_bar
 from dg_tools.steps import Call
 
 SIGMAS = (0.3, 0.5, 0.7, 0.9)
@@ -142,7 +141,7 @@ def denoise_error(
         if reference.style == "flat":
             axis[i] = -axis[i]  # always shaded minus flat
     rows: list[dict[str, Any]] = []
-    bar = tqdm(total=len(sigmas) * len(names) * -(-len(chosen) // batch), desc="denoise", disable=not progress)
+    bar = progress_bar(progress, total=len(sigmas) * len(names) * -(-len(chosen) // batch), desc="denoise")
     with dit.running(), torch.no_grad():
         for begin in range(0, len(chosen), batch):
             part = slice(begin, begin + batch)

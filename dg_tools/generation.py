@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from diffusers.guiders import BaseGuidance
-from tqdm.auto import tqdm
 
 from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
-from dg_tools.sampling import check, decode, guidance_scale, run, spatial
+from dg_tools.sampling import check, decode, guidance_scale, progress_bar, run, spatial
 
 
 @dataclass
@@ -120,7 +119,7 @@ def generate(
     jobs = [(p, s, e, g) for p in prompts for s in seeds for e, g in variants]
     made = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
     latents: list[torch.Tensor] = []
-    bar = tqdm(total=len(jobs) * steps, desc=f"{len(jobs)} pictures", unit="step", disable=not progress)
+    bar = progress_bar(progress, total=len(jobs) * steps, desc=f"{len(jobs)} pictures", unit="step")
 
     def advance(step: int) -> None:
         bar.update()

@@ -27,12 +27,41 @@ from dg_tools.interventions import Disrupt, attached, bind
 from dg_tools.models import DiT, load
 from dg_tools.steps import Call, Clock
 
-CFG = ClassifierFreeGuidance  # diffusers' own, which is right: u + s (c - u)
 
+@contextmanager
+def without_experimental_notice() -> Iterator[None]:
+    """Filter what diffusers says on every construction of a guider, that it is experimental."""
+    source = logging.getLogger("diffusers.guiders.guider_utils")
 
-class _WithoutExperimentalNotice(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
+    def quiet(record: logging.LogRecord) -> bool:
         return "experimental feature" not in record.getMessage()
+
+    source.addFilter(quiet)
+    try:
+        yield
+    finally:
+        source.removeFilter(quiet)
+
+
+class CFG(ClassifierFreeGuidance):
+    """Classifier-free guidance, u + s (c - u): diffusers' own guider, which is right, under a short name.
+
+    Args:
+        guidance_scale: the usual scale s; 1 is off (the paper's lambda is s - 1).
+        guidance_rescale, use_original_formulation, start, stop, enabled: as in `diffusers.ClassifierFreeGuidance`.
+    """
+
+    def __init__(
+        self,
+        guidance_scale: float = 7.5,
+        guidance_rescale: float = 0.0,
+        use_original_formulation: bool = False,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+    ) -> None:
+        with without_experimental_notice():
+            super().__init__(guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled)
 
 
 class DetailGuidance(BaseGuidance):
@@ -66,12 +95,8 @@ class DetailGuidance(BaseGuidance):
         stop: float = 1.0,
         enabled: bool = True,
     ) -> None:
-        notice, source = _WithoutExperimentalNotice(), logging.getLogger("diffusers.guiders.guider_utils")
-        source.addFilter(notice)
-        try:
+        with without_experimental_notice():
             super().__init__(start, stop, enabled)
-        finally:
-            source.removeFilter(notice)
         self.disrupt = Disrupt.from_json(disrupt) if isinstance(disrupt, dict) else disrupt
         if guidance_scale < 1:
             raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")

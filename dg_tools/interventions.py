@@ -88,7 +88,8 @@ class Disrupt:
 
     def sentence(self) -> str:
         """The edit in words."""
-        k, named = len(self.channels), ", ".join(map(str, self.channels))
+        k = len(self.channels)
+        named = ", ".join(map(str, self.channels[:6])) + (f", ... ({k} channels)" if k > 6 else "")
         what = {
             "zero": f"zero channels {named}",
             "mean": f"set channels {named} to their mean over tokens",

@@ -6,6 +6,7 @@ of a batch of two is two forwards, because that is what it costs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
+from tqdm.auto import tqdm
 
 from dg_tools.guidance import DetailGuidance, detail_guidance
 from dg_tools.interventions import Disrupt, attached
@@ -41,6 +43,12 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
     raise TypeError(
         f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s) or dg.DetailGuidance(s, w, disrupt=...)"
     )
+
+
+def progress_bar(shown: bool, *args: Any, **kwargs: Any) -> Any:
+    """A tqdm bar. TQDM_DISABLE in the environment has its say in notebooks too, where tqdm itself forgets it."""
+    disable = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(*args, **kwargs, disable=disable)
 
 
 def check(

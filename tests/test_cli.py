@@ -34,7 +34,7 @@ def test_demo_on_a_model_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "PROMPTS", ("apple",))
     tiny.sd3().save_pretrained(tmp_path / "model")
     summary = demo.demo(tmp_path / "out", tmp_path / "model")
-    assert "nothing measured" in summary["verdict"] and "guidance.png" in summary["pictures"]
+    assert "No reference pictures" in summary["verdict"] and "guidance.png" in summary["pictures"]
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="is a file"):
         demo.demo(tmp_path / "file")

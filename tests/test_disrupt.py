@@ -88,6 +88,7 @@ def test_sentence_and_json():
     assert (
         str(off) == "scale channels 3, 7 by a schedule after block 2, image stream, 2 tokens, steps 0, conditional rows"
     )
+    assert "4, 5, ... (32 channels) after block 0" in str(dg.Disrupt(range(32), 0))
     control = off.controls(1)[0]
     assert str(control).startswith("control: shift 2 channels other than 3, 7") and control.control
     with pytest.raises(ValueError, match="unknown keys"):

@@ -43,6 +43,9 @@ def test_kept_whole(path):
     assert set(tags) <= TAGS
     assert sum(t in ("nbval-ignore-output", "nbval-skip") for t in tags) <= 2
     for cell in cells:
+        assert not [o for o in cell["outputs"] if o.get("name") == "stderr"], (
+            "a warning is a defect, a bar is no output"
+        )
         errors = [o for o in cell["outputs"] if o["output_type"] == "error"]
         assert not errors or "raises-exception" in cell["metadata"].get("tags", [])
     pictures = [o for c in cells for o in c["outputs"] if "image/png" in o.get("data", {})]

@@ -164,3 +164,13 @@ def test_guider_settings_round_trip(tmp_path):
     ):
         with pytest.raises(ValueError):
             dg.DetailGuidance(**bad)
+
+
+def test_cfg_is_diffusers_own_and_says_nothing(tmp_path, caplog):
+    guider = dg.CFG(3.0, guidance_rescale=0.2)
+    assert not caplog.records
+    guider.save_pretrained(tmp_path)
+    again = dg.CFG.from_pretrained(tmp_path)
+    assert (again.guidance_scale, again.guidance_rescale) == (3.0, 0.2) and not caplog.records
+    c, u = torch.randn(2, 1, 4, 8, 8)
+    assert torch.equal(dg.CFG(3.0).forward(c, u).pred, u + 3.0 * (c - u))

@@ -1,0 +1,80 @@
+"""Ratios in one run: what capture, editing and guidance cost beside plain sampling.
+
+Variants take turns, so that a machine that slows down slows all of them; a ratio is the median over rounds of a
+variant's time to the plain run's of the same round. Absolute seconds are for this machine only. Kept as JSON with
+machine and versions.
+
+    make bench
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+
+import dg_tools as dg
+
+GOAL = 1.5  # seconds for one picture, 20 steps with CFG, on two cores
+
+
+def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
+    off = dg.Disrupt(dit.profile["channels"], dit.profile["block"])
+    call = {"seed": 0, "steps": steps, "progress": False}
+    picture = lambda **kwargs: lambda: dg.generate(dit, "red apple on blue", **call, **kwargs)  # noqa: E731
+    capture = {"seeds": 0, "steps": steps, "progress": False}
+    return {
+        "CFG": picture(guidance=dg.CFG(3.0)),
+        "cond": picture(),
+        "CFG, edited": picture(guidance=dg.CFG(3.0), edits=off),
+        "DG": picture(guidance=dg.DetailGuidance(1.0, 0.5, off)),
+        "CFG + DG": picture(guidance=dg.DetailGuidance(3.0, 0.5, off)),
+        "CFG, captured": lambda: dg.capture(dit, "red apple on blue", guidance=dg.CFG(3.0), **capture),
+    }
+
+
+def main(
+    rounds: int = typer.Option(9, help="rounds; medians over these"),
+    steps: int = typer.Option(20, help="denoising steps"),
+    out: Path = typer.Option(Path("build/bench.json"), help="where to keep the figures"),
+) -> None:
+    """Time each variant once a round."""
+    dit = dg.load()
+    todo = variants(dit, steps)
+    seconds: dict[str, list[float]] = {name: [] for name in todo}
+    for round_ in range(rounds + 1):
+        for name, run in todo.items():
+            began = time.perf_counter()
+            run()
+            if round_:  # the first warms up
+                seconds[name].append(time.perf_counter() - began)
+    rows = {}
+    for name, values in seconds.items():
+        ratio = np.array(values) / np.array(seconds["CFG"])
+        low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
+        rows[name] = {
+            "seconds": round(float(np.median(values)), 3), "ratio": round(float(middle), 3),
+            "quartiles": [round(float(low), 3), round(float(high), 3)],
+        }  # fmt: skip
+        print(f"{name:15} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})")
+    plain = rows["CFG"]["seconds"]
+    print(f"one picture, {steps} steps with CFG: {plain:.2f} s (goal on two cores: {GOAL} s)")
+    record = {
+        "rows": rows, "rounds": rounds, "steps": steps, "threads": torch.get_num_threads(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {p: importlib.metadata.version(p) for p in ("torch", "diffusers", "nnsight")},
+    }  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
