@@ -50,9 +50,10 @@ def test_rules():
     x[:, :, 3] = -30 + 0.1 * x[:, :, 3]  # massive
     x[:, :32, 7] = 30  # an outlier on half of the tokens: it carries the picture
     x[:, :, 9] = 2000 + x[:, :, 9]
+    x[:, :, 11], x[:, :6, 11] = 30, -1  # steady, but of the other sign on one token in ten
     data = dataset(x)
     assert sorted(dg.find_massive(data).channels) == [3, 9]
-    assert sorted(dg.find_massive(data, rule="outlier").channels) == [3, 7, 9]
+    assert sorted(dg.find_massive(data, rule="outlier").channels) == [3, 7, 9, 11]
     assert dg.find_massive(data, rule="sun").channels == [9]
     assert dg.find_massive(data, rule="top", k=2).channels[0] == 9
     assert len(dg.find_massive(data, rule="top", k=2).channels) == 2
@@ -60,6 +61,9 @@ def test_rules():
     assert table.loc[3, "sign"] == -1 and table.loc[3, "coverage"] == 1
     size = np.abs(x[0]).mean(0)
     assert table.loc[3, "ratio"] == pytest.approx(size[3] / np.median(size), rel=1e-5)
+    half = x[0, :, 7].astype(float)
+    assert table.loc[7, "dc_share"] == pytest.approx(half.mean() ** 2 / np.square(half).mean(), rel=1e-4)
+    assert table.loc[11, "coverage"] == pytest.approx(58 / 64) and table.loc[11, "variation"] < 0.5
     energy = np.square(x[0]).mean(0)
     assert table.loc[9, "energy_share"] == pytest.approx(energy[9] / energy.sum(), rel=1e-4)
     with pytest.raises(ValueError, match="allowed: constant"):

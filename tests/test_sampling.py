@@ -174,3 +174,31 @@ def test_cfg_is_diffusers_own_and_says_nothing(tmp_path, caplog):
     assert (again.guidance_scale, again.guidance_rescale) == (3.0, 0.2) and not caplog.records
     c, u = torch.randn(2, 1, 4, 8, 8)
     assert torch.equal(dg.CFG(3.0).forward(c, u).pred, u + 3.0 * (c - u))
+
+
+def test_the_formula():
+    c, u, d = torch.randn(3, 1, 4, 8, 8)
+    off = dg.Disrupt([3], 1)
+    assert torch.equal(dg.DetailGuidance(1.0, 0.5, off).forward(c, None, d).pred, c + 0.5 * (c - d))
+    both = dg.DetailGuidance(3.0, 0.5, off).forward(c, u, d).pred
+    assert torch.allclose(both, c + 2.0 * (c - u) + 0.5 * (c - d), atol=1e-6)
+    rescaled = dg.DetailGuidance(3.0, 0.5, off, guidance_rescale=1.0).forward(c, u, d).pred
+    assert rescaled.std().item() == pytest.approx(c.std().item(), rel=1e-5)
+
+
+def test_rescale_reaches_the_pipeline(dits):
+    """The context manager's fold and the guider's own forward agree where the result is rescaled."""
+    dit, off = dits("sd3"), dg.Disrupt([3, 7], 1)
+    guider = dg.DetailGuidance(3.0, 0.8, off, guidance_rescale=0.7)
+    seen = []
+
+    def keep(module, args, kwargs, output):
+        seen.append(output[0].clone())
+
+    handle = dit.transformer.register_forward_hook(keep, with_kwargs=True)  # before ours: the bare predictions
+    arguments = {**tiny.CALL, "steps": 1}
+    start = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(5))
+    ours, _ = run(dit, PROMPT, seed=5, guidance=guider, **arguments)
+    handle.remove()
+    (u, c), d = seen[0].split(1), seen[1]
+    assert torch.allclose(ours, start - guider.forward(c, u, d).pred, rtol=1e-4, atol=1e-4 * ours.abs().max().item())
