@@ -281,6 +281,18 @@ def main(
         training.save()
 
     bar = tqdm(total=total, initial=first, desc="dit", mininterval=10)
+
+    def look(channels: bool) -> None:
+        """Validation loss of the averaged weights, and their outlier channels where these are due."""
+        training.swap()
+        losses = validate(training.model["transformer"], training.text, pairs, device)
+        append_json(run / "validation.jsonl", {"step": training.step, **losses})
+        if channels:
+            rows = outliers(training.model["transformer"], training.text, pairs, device, training.step)
+            append_csv(run / "outliers.csv", rows)
+        training.swap()
+        bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()})
+
     try:
         while training.step < total and (minutes is None or time.perf_counter() - began < 60 * minutes):
             ramp = min(1.0, (training.step + 1 - (first if warm_start else 0)) / settings.dit.warmup)
@@ -297,21 +309,14 @@ def main(
                 seconds = round(time.perf_counter() - began, 1)
                 append_json(run / "dit.jsonl", {"step": training.step, "loss": value.item(), "seconds": seconds})
             if training.step in measure or training.step % settings.dit.validate_every == 0:
-                training.swap()
-                losses = validate(training.model["transformer"], training.text, pairs, device)
-                append_json(run / "validation.jsonl", {"step": training.step, **losses})
-                if training.step in measure:
-                    append_csv(
-                        run / "outliers.csv",
-                        outliers(training.model["transformer"], training.text, pairs, device, training.step),
-                    )
-                training.swap()
-                bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()})
+                look(training.step in measure)
             if training.step % settings.dit.save_every == 0:
                 save()
     except KeyboardInterrupt:
         save()
         raise SystemExit(f"interrupted at step {training.step}; kept in {training.file}") from None
+    if training.step > first and training.step not in measure:
+        look(channels=True)  # stopped by the clock: the last step is a checkpoint too
     save()
     print(f"step {training.step} of {total}, {training.file}")
 
