@@ -145,6 +145,7 @@ def write_card(
     ]
     axis = steps[steps["block"] == profile["block"]].iloc[0]
     header = (folder / "README.md").read_text(encoding="utf-8").split("---\n")[1]
+    notes = f"- What was done otherwise than the recipe says: {record['notes']}\n" if record.get("notes") else ""
     text = f"""---
 {header}---
 
@@ -178,7 +179,7 @@ default would append 256. `dg_tools.generate` reads it from the header of this f
 - Nothing is planted. Architecture and training were chosen on validation loss and retrieval. The command:
   `python -m training.dit --recipe {recipe["name"]}`; `training.json` holds recipe and runs, `*.jsonl` the logs,
   `outliers.csv` the outlier channels at log-spaced steps of the training.
-
+{notes}
 ![loss](loss.png)
 
 ## Gates

@@ -55,7 +55,13 @@ def main(
     for log in LOGS:
         if (run / log).is_file():
             shutil.copy(run / log, partial / log)
-    record = {"recipe": settings.to_json(), "steps": training.step, "runs": training.history}
+    notes = run / "notes.txt"  # written by hand: what this training did otherwise than its recipe
+    record = {
+        "recipe": settings.to_json(),
+        "steps": training.step,
+        "runs": training.history,
+        "notes": notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
+    }
     (partial / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     header = f"---\nlicense: mit\ndg_tools:\n  call:\n    max_sequence_length: {settings.dit.t5_length}\n---\n"
     (partial / "README.md").write_text(header + f"\n# {to.name}\n\nNot evaluated yet.\n", encoding="utf-8")
