@@ -144,6 +144,7 @@ def describe_massive(found: Massive, channels: list[int], report: Report) -> Non
     for channel in channels:
         rows = table[table["channel"] == channel]
         if not len(rows):
+            report.say(f"channel {channel}", f"  channel {channel}: no outlier on these prompts, at any block", None)
             continue
         row = rows.loc[rows["ratio"].idxmax()].to_dict()
         sentence = (

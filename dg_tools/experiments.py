@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from dg_tools.emoji import Reference, References
+from dg_tools.emoji import references as embedded_references
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models import DiT
@@ -119,15 +120,13 @@ def denoise_error(
         batch: pictures a forward.
 
     Raises:
-        ValueError: no edits, a sigma outside 0..1, or an edit restricted to steps (one step has none).
+        ValueError: no edits or the same one twice, a sigma outside 0..1, an edit restricted to steps (there is one).
     """
-    from dg_tools.emoji import references as embedded
-
     if not edits:
         raise ValueError("no edits: pass at least one Disrupt, with its controls")
     if not all(0 < s < 1 for s in sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; each must lie between 0 and 1")
-    source = references if isinstance(references, References) else folder or embedded(dit)
+    source = references if isinstance(references, References) else folder or embedded_references(dit)
     chosen = source.sample(pictures, seed=seed) if isinstance(references, References) else list(references)
     height = width = source.size
     for edit in edits:
@@ -135,6 +134,8 @@ def denoise_error(
         if edit.steps is not None:
             raise ValueError(f"{edit.sentence()}: denoise_error has sigmas, not steps")
     names = ["clean", *(e.sentence() for e in edits)]
+    if len(set(names)) != len(names):
+        raise ValueError("two edits are the same: " + next(n for n in names if names.count(n) > 1))
     truth = source.pictures(chosen)
     axis = truth - source.pictures([r.twin for r in chosen])
     for i, reference in enumerate(chosen):

@@ -81,6 +81,8 @@ def test_bad_input_is_refused_before_any_forward(result):
     dit, source, chosen, edits, _ = result
     with pytest.raises(ValueError, match="no edits"):
         dg.denoise_error(dit, chosen, [], folder=source)
+    with pytest.raises(ValueError, match="two edits are the same"):
+        dg.denoise_error(dit, chosen, [edits[0], edits[0]], folder=source)
     with pytest.raises(ValueError, match="between 0 and 1"):
         dg.denoise_error(dit, chosen, edits, sigmas=[1.0], folder=source)
     with pytest.raises(ValueError, match="sigmas, not steps"):
