@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ def denoise_error(
                 call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
                 clean: torch.Tensor | None = None
                 for name, group in zip(names, [[], *([e] for e in edits)], strict=True):
-                    with attached(dit, group, partial(at, call)):
+                    with attached(dit.transformer, dit.family, group, call):
                         velocity = predict(dit, noised, sigma, inputs)
                     picture = decode(dit, noised - sigma * velocity, output_type="pt").cpu().float() * 2 - 1
                     clean = picture if clean is None else clean
@@ -164,11 +163,6 @@ def denoise_error(
     bar.close()
     roles = {"clean": "clean"} | {e.sentence(): "control" if e.control else "edit" for e in edits}
     return DenoiseError(pd.DataFrame(rows), names[1:], roles)
-
-
-def at(call: Call, inputs: dict[str, Any]) -> Call:
-    """The same call whatever the inputs: there is one step, and it is known."""
-    return call
 
 
 def measure(

@@ -280,7 +280,7 @@ class _Fold:
         }
         self.busy = True
         try:
-            with attached(self.dit, [self.guider.disrupt], lambda _: alone):  # type: ignore[list-item]
+            with attached(self.dit.transformer, self.dit.family, [self.guider.disrupt], alone):  # type: ignore[list-item]
                 result = module(**{**sliced, "return_dict": False})[0]
         finally:
             self.busy = False

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from dg_tools.families import Family
 from dg_tools.models import DiT, load
 from dg_tools.steps import Call, Clock
 
@@ -242,7 +243,7 @@ class Disrupt:
         """
         dit = load(pipeline)
         self.check(dit)
-        with dit.running(), attached(dit, [self], Clock(dit.pipeline, dit.family).read):
+        with dit.running(), attached(dit.transformer, dit.family, [self], Clock(dit.pipeline, dit.family).read):
             yield
 
 
@@ -270,34 +271,33 @@ def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[s
 
 @contextmanager
 def attached(
-    dit: DiT,
+    transformer: torch.nn.Module,
+    family: Family,
     edits: Sequence[Disrupt],
-    read: Callable[[dict[str, Any]], Call],
-    active: Callable[[], bool] = lambda: True,
+    read: Call | Callable[[dict[str, Any]], Call],
 ) -> Iterator[None]:
-    """Edits on the model through plain hooks, always taken off again.
+    """Edits on a transformer through plain hooks, always taken off again.
 
     Args:
-        dit: the model.
+        transformer, family: the model and its record.
         edits: applied in order at each block.
-        read: gives the `Call` for the transformer's inputs.
-        active: asked at each block; False leaves the call alone.
+        read: the `Call` that every forward inside belongs to, or what gives it from the transformer's inputs.
 
     Raises:
         RuntimeError: on a normal exit, for an edit that touched nothing.
     """
     touched = [0] * len(edits)
-    now: list[Call | None] = [None]
+    now: list[Call | None] = [read if isinstance(read, Call) else None]
+    blocks = [(record, module) for _, record, module in family.blocks(transformer)]
 
     def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        now[0] = read(bind(module, args, kwargs)) if active() else None
+        now[0] = read(bind(module, args, kwargs))  # type: ignore[operator]
 
     def after(block: int) -> Callable:
-        record = dit.blocks[block].record
+        record = blocks[block][0]
 
         def hook(module: torch.nn.Module, inputs: Any, output: tuple) -> tuple | None:
-            call = now[0]
-            if call is None or not active():
+            if now[0] is None:
                 return None
             for i, edit in enumerate(edits):
                 if edit.block != block:
@@ -305,7 +305,7 @@ def attached(
                 at = record.image if edit.stream == "image" else record.text
                 if output[at] is None:
                     raise RuntimeError(f"{edit.sentence()}: block {block} has no {edit.stream} output")
-                edited = edit(output[at], call)
+                edited = edit(output[at], now[0])
                 if edited is not None:
                     touched[i] += 1
                     output = tuple(edited if j == at else kept for j, kept in enumerate(output))
@@ -314,10 +314,10 @@ def attached(
         return hook
 
     with ExitStack() as stack:
-        if edits:
-            stack.callback(dit.transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
+        if edits and not isinstance(read, Call):
+            stack.callback(transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
         for block in sorted({e.block for e in edits}):
-            stack.callback(dit.block(block).module.register_forward_hook(after(block)).remove)
+            stack.callback(blocks[block][1].register_forward_hook(after(block)).remove)
         yield
     for edit, count in zip(edits, touched, strict=True):
         if count == 0:

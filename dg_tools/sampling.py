@@ -104,7 +104,7 @@ def run(
         stack.callback(dit.transformer.register_forward_hook(count_forward, with_kwargs=True).remove)
         for block in dit.blocks:
             stack.callback(block.module.register_forward_hook(count_block).remove)
-        stack.enter_context(attached(dit, edits, Clock(dit.pipeline, dit.family).read))
+        stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))
         if isinstance(guidance, DetailGuidance):
             stack.enter_context(detail_guidance(dit, guidance))
         latents = dit.pipeline(**made, output_type="latent", callback_on_step_end=after_step).images
