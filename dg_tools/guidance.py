@@ -16,13 +16,14 @@ pipeline's own CFG then gives the formula.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
+from dg_tools.families import family_of
 from dg_tools.interventions import Disrupt, attached, bind
 from dg_tools.models import DiT, load
 from dg_tools.steps import Call, Clock
@@ -114,6 +115,7 @@ class DetailGuidance(BaseGuidance):
         self.detail_guidance_scale = float(detail_guidance_scale)
         self.detail_guidance_start, self.detail_guidance_stop = detail_guidance_start, detail_guidance_stop
         self.guidance_rescale = guidance_rescale
+        self._disarm: Callable[[], None] | None = None
         self.register_to_config(
             guidance_scale=self.guidance_scale,
             detail_guidance_scale=self.detail_guidance_scale,
@@ -188,15 +190,63 @@ class DetailGuidance(BaseGuidance):
     # -- modular pipelines ------------------------------------------------------------------------------------------
 
     def prepare_inputs(self, data: dict[str, Any]) -> list[Any]:
-        """One batch of inputs for each pass of the plan; unconditional inputs for `pred_uncond` only."""
-        return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in self._plan]
+        """One batch of inputs for each pass of the plan; unconditional inputs for `pred_uncond` only.
+
+        Raises:
+            ValueError: classifier-free guidance without unconditional inputs, which would guide nowhere at full price.
+        """
+        plan = self._plan
+        if "pred_uncond" in plan and not any(isinstance(value, tuple) for value in data.values()):
+            raise ValueError(
+                f"guidance_scale={self.guidance_scale} asks for classifier-free guidance, but the pipeline has no "
+                'unconditional inputs: pass negative_prompt=""'
+            )
+        return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in plan]
 
     def prepare_inputs_from_block_state(self, data: Any, input_fields: dict[str, Any]) -> list[Any]:
         """The same, from a modular pipeline's block state."""
-        fields = input_fields
         return [
-            self._prepare_batch_from_block_state(fields, data, int(name == "pred_uncond"), name) for name in self._plan
+            self._prepare_batch_from_block_state(input_fields, data, int(name == "pred_uncond"), name)
+            for name in self._plan
         ]
+
+    def prepare_models(self, denoiser: torch.nn.Module) -> None:
+        """Arm the disruption for the pass that is named `pred_disrupted`, and for that one forward only.
+
+        The forward itself takes everything off again, so that nothing is left where it raises: modular pipelines do
+        not clean up after an exception.
+        """
+        super().prepare_models(denoiser)
+        self.cleanup_models(denoiser)
+        if self._count_prepared == 1 and self._step == 0 and self.disrupt is not None:
+            self.check_window(self._num_inference_steps)
+            family = family_of(denoiser)
+            self.disrupt.check_blocks([name for name, _, _ in family.blocks(denoiser)])
+        if self._plan[self._count_prepared - 1] != "pred_disrupted":
+            return
+        own, forward = denoiser.__dict__.get("forward"), denoiser.forward
+        timestep = float(self._timestep)
+        call = Call(self._step, timestep, timestep / 1000.0, "cond", slice(None), slice(0, 0))
+
+        def disarm() -> None:
+            if own is None:
+                del denoiser.forward
+            else:
+                denoiser.forward = own
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            self.cleanup_models(denoiser)
+            with attached(denoiser, family_of(denoiser), [self.disrupt], call):  # type: ignore[list-item]
+                return forward(*args, **kwargs)
+
+        self._disarm = disarm
+        denoiser.forward = once
+
+    def cleanup_models(self, denoiser: torch.nn.Module) -> None:
+        """Take an armed disruption off, used or not."""
+        if self._disarm is not None:
+            self._disarm()
+            self._disarm = None
 
 
 @contextmanager

@@ -226,9 +226,16 @@ class Disrupt:
         if self.mode in ("shift", "random") and 2 * len(self.channels) > width:
             raise ValueError(f"{len(self.channels)} channels of {width}: too few others are left for a control")
 
+    def check_blocks(self, sites: Sequence[str]) -> None:
+        """Raise IndexError for a block that there is not; `sites` are the names of those that there are."""
+        if not 0 <= self.block < len(sites):
+            raise IndexError(
+                f"block {self.block} asked for; there are 0 to {len(sites) - 1} (sites {sites[0]!r} to {sites[-1]!r})"
+            )
+
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """Raise before any long work where block, channels, tokens or steps do not exist in this run."""
-        dit.block(self.block)
+        self.check_blocks(dit.sites)
         rows, columns = dit.grid(height, width)
         self.check_sizes(rows * columns if self.stream == "image" else 10**9, dit.width)
         if steps is not None and self.steps is not None and max(self.steps) >= steps:

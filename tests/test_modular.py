@@ -1,0 +1,84 @@
+"""DetailGuidance as the guider of a modular pipeline: the same pictures as the context manager's, clean afterwards."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
+
+import dg_tools as dg
+
+PROMPT = "a red apple"
+OFF = dg.Disrupt([3, 7], 1)
+
+
+@pytest.fixture(scope="module")
+def dit():
+    return dg.load(tiny.sd3())
+
+
+@pytest.fixture(scope="module")
+def modular(dit):
+    made = StableDiffusion3AutoBlocks().init_pipeline()
+    made.update_components(**dit.pipeline.components)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def sample(modular, guider, steps=3, **kwargs):
+    modular.update_components(guider=guider)
+    arguments = {"negative_prompt": ""} if guider.guidance_scale > 1 else {}
+    made = modular(
+        prompt=PROMPT, **tiny.SIZE, num_inference_steps=steps, max_sequence_length=8, output="latents",
+        generator=torch.Generator().manual_seed(5), **arguments, **kwargs,
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+@pytest.mark.parametrize("w", [0.0, 0.8])
+def test_equals_the_context_manager(dit, modular, s, w):
+    counts = [0]
+    handle = dit.transformer.register_forward_hook(lambda m, i, o: counts.__setitem__(0, counts[0] + 1))
+    ours = sample(modular, dg.DetailGuidance(s, w, OFF))
+    handle.remove()
+    assert counts[0] == 3 * (1 + (s > 1) + (w > 0))
+    theirs = dg.generate(
+        dit, PROMPT, seed=5, guidance=dg.DetailGuidance(s, w, OFF), progress=False, **tiny.CALL
+    ).latents
+    assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError])
+def test_a_crash_in_the_disrupted_pass_leaves_nothing(dit, modular, error):
+    before = sample(modular, dg.CFG(3.0))
+    calls = [0]
+
+    def crash(module, inputs, output):
+        calls[0] += 1
+        if calls[0] == 3:  # the third pass of the first step is the disrupted one
+            raise error("in a block")
+
+    handle = dit.blocks[2].module.register_forward_hook(crash)
+    with pytest.raises(error):
+        sample(modular, dg.DetailGuidance(3.0, 0.8, OFF))
+    handle.remove()
+    assert "forward" not in dit.transformer.__dict__
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in dit.transformer.modules())
+    assert torch.equal(sample(modular, dg.CFG(3.0)), before)
+
+
+def test_bad_settings_are_refused_before_the_first_forward(dit, modular):
+    def forward(*args, **kwargs):
+        raise AssertionError("a forward ran before the error")
+
+    handle = dit.transformer.register_forward_pre_hook(forward)
+    try:
+        with pytest.raises(IndexError, match="block 9 asked for; there are 0 to 3"):
+            sample(modular, dg.DetailGuidance(3.0, 0.8, dg.Disrupt([3], 9)))
+        with pytest.raises(ValueError, match="no step of 3 lies in"):
+            sample(modular, dg.DetailGuidance(3.0, 0.8, OFF, detail_guidance_start=0.9))
+        modular.update_components(guider=dg.DetailGuidance(3.0, 0.8, OFF))
+    finally:
+        handle.remove()
