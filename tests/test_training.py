@@ -135,8 +135,11 @@ def test_ctrl_c_keeps_a_checkpoint(trained, tmp_path):
     deadline = time.monotonic() + 120
     while not (tmp_path / "dit.pt").is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 1 and "interrupted at step" in stderr
     assert torch.load(tmp_path / "dit.pt", weights_only=True)["step"] >= 4
 

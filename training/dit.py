@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,7 @@ def main(
     compile: bool = typer.Option(False, help="torch.compile the transformer"),
 ) -> None:
     """Train the DiT and its text encoders; resumes where it stopped."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
     settings = Recipe.load(recipe)
     run = run or Path("runs") / settings.name
     for needed, command in (("words.json", "data"), ("latents.safetensors", "vae")):
