@@ -15,6 +15,7 @@ pipeline's own CFG then gives the formula.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,7 @@ class DetailGuidance(BaseGuidance):
 
     Args:
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
+            None: 1, and in `detail_guidance` whatever the caller's own call says.
         detail_guidance_scale: the paper's w; 0 skips the disrupted pass. The paper's own value is not published.
         disrupt: a `Disrupt` (or its JSON): what the worse twin lacks. Needed unless w is 0.
         detail_guidance_start, detail_guidance_stop: window of the disrupted pass, as fractions of the steps: step i of
@@ -86,7 +88,7 @@ class DetailGuidance(BaseGuidance):
 
     def __init__(
         self,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         detail_guidance_scale: float = 0.0,
         disrupt: Disrupt | dict[str, Any] | None = None,
         detail_guidance_start: float = 0.0,
@@ -99,7 +101,7 @@ class DetailGuidance(BaseGuidance):
         with without_experimental_notice():
             super().__init__(start, stop, enabled)
         self.disrupt = Disrupt.from_json(disrupt) if isinstance(disrupt, dict) else disrupt
-        if guidance_scale < 1:
+        if guidance_scale is not None and guidance_scale < 1:
             raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
         if detail_guidance_scale and self.disrupt is None:
             raise ValueError(
@@ -111,13 +113,14 @@ class DetailGuidance(BaseGuidance):
             )
         if not start < stop:
             raise ValueError(f"guidance window [{start}, {stop}) is empty")
-        self.guidance_scale = float(guidance_scale)
+        self.guidance_scale = 1.0 if guidance_scale is None else float(guidance_scale)
+        self.scale_is_set = guidance_scale is not None
         self.detail_guidance_scale = float(detail_guidance_scale)
         self.detail_guidance_start, self.detail_guidance_stop = detail_guidance_start, detail_guidance_stop
         self.guidance_rescale = guidance_rescale
         self._disarm: Callable[[], None] | None = None
         self.register_to_config(
-            guidance_scale=self.guidance_scale,
+            guidance_scale=guidance_scale,
             detail_guidance_scale=self.detail_guidance_scale,
             disrupt=self.disrupt.to_json() if self.disrupt else None,
             detail_guidance_start=detail_guidance_start,
@@ -253,23 +256,46 @@ class DetailGuidance(BaseGuidance):
 def detail_guidance(pipeline: Any, guider: DetailGuidance, *, force: bool = False) -> Iterator[None]:
     """Detail Guidance in a pipeline that takes no guider: `with dg.detail_guidance(pipe, guider): pipe(...)`.
 
-    The caller's own call decides on CFG; the guider's `guidance_scale` must say the same scale.
+    Changes nothing in the call inside. Whether and how strongly it is guided by CFG is the call's own business; a
+    guider whose `guidance_scale` is set must say the same.
 
     Args:
         pipeline: a classic pipeline, or a `DiT`.
         guider: the settings.
         force: run the disrupted pass where w = 0 too (for tests: the result is bit-equal to off).
+
+    Raises:
+        ValueError: before the first forward, where the guider's scale is not the call's, or its window holds no step.
+        IndexError: a block, channel or token that there is not.
     """
     dit = load(pipeline)
     if guider.disrupt is not None:
         guider.disrupt.check(dit)
     fold = _Fold(dit, guider, force)
     with dit.running():
-        handle = dit.transformer.register_forward_hook(fold, with_kwargs=True)
+        first = dit.transformer.register_forward_pre_hook(fold.check)
+        after = dit.transformer.register_forward_hook(fold, with_kwargs=True)
         try:
             yield
         finally:
-            handle.remove()
+            first.remove()
+            after.remove()
+
+
+def callers_scale(dit: DiT) -> float | None:
+    """The CFG scale of the pipeline call that is running, read from the call itself; None outside of one.
+
+    FLUX keeps its true CFG scale nowhere but among the local variables of its `__call__`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals
+        if frame.f_code.co_name == "__call__" and found.get("self") is dit.pipeline:
+            scale = float(found[dit.family.guidance_argument])
+            guided = found.get("do_true_cfg", scale > 1)  # FLUX needs a negative prompt as well
+            return scale if guided else 1.0
+        frame = frame.f_back
+    return None
 
 
 class _Fold:
@@ -278,7 +304,21 @@ class _Fold:
     def __init__(self, dit: DiT, guider: DetailGuidance, force: bool) -> None:
         self.dit, self.guider, self.force = dit, guider, force
         self.clock = Clock(dit.pipeline, dit.family)
+        self.scale = guider.guidance_scale
         self.busy = False
+
+    def check(self, module: torch.nn.Module, inputs: Any) -> None:
+        """Before each forward: which scale does the caller use, and does the guider agree?"""
+        if self.busy:
+            return
+        scale = callers_scale(self.dit)
+        if scale is not None and self.guider.scale_is_set and abs(scale - self.guider.guidance_scale) > 1e-6:
+            raise ValueError(
+                f"the pipeline is called with {self.dit.family.guidance_argument}={scale:g}, the guider says "
+                f"guidance_scale={self.guider.guidance_scale:g}: say the same scale in both, or leave the guider's out"
+            )
+        self.scale = self.guider.guidance_scale if scale is None else scale
+        self.guider.check_window(len(self.dit.pipeline.scheduler.timesteps))
 
     def __call__(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if self.busy:
@@ -287,16 +327,7 @@ class _Fold:
         call = self.clock.read(inputs)
         if call.step is None or call.branch in ("uncond", "other"):
             return None
-        steps = len(self.dit.pipeline.scheduler.timesteps)
-        if call.step == 0:
-            self.guider.check_window(steps)
-        plan = self.guider.passes(call.step, steps)
-        guided = self.guider.guidance_scale > 1
-        if call.branch == "both" and not guided:
-            raise ValueError(
-                "the pipeline was called with classifier-free guidance, but the guider says guidance_scale=1; say the "
-                "same scale in both"
-            )
+        plan = self.guider.passes(call.step, len(self.dit.pipeline.scheduler.timesteps))
         prediction = output[0]
         cond = prediction[call.cond]
         disrupted = None
@@ -304,8 +335,7 @@ class _Fold:
             disrupted = self.rerun(module, inputs, call, prediction.shape[0])
         folded = cond
         if disrupted is not None:
-            scale = self.guider.guidance_scale if guided else 1.0
-            folded = cond + (self.guider.detail_guidance_scale / scale) * (cond - disrupted)
+            folded = cond + (self.guider.detail_guidance_scale / self.scale) * (cond - disrupted)
         if self.guider.guidance_rescale > 0 and call.branch == "both":
             folded = self.rescale(cond, prediction[call.uncond], disrupted)
         if folded is cond:
@@ -316,8 +346,8 @@ class _Fold:
 
     def rescale(self, cond: torch.Tensor, uncond: torch.Tensor, disrupted: torch.Tensor | None) -> torch.Tensor:
         """Conditional rows c' such that the pipeline's own u + s (c' - u) is the rescaled result."""
-        wanted = self.guider.forward(cond, uncond, disrupted).pred
-        return uncond + (wanted - uncond) / self.guider.guidance_scale
+        wanted = self.guider.new(guidance_scale=self.scale).forward(cond, uncond, disrupted).pred
+        return uncond + (wanted - uncond) / self.scale
 
     def rerun(self, module: torch.nn.Module, inputs: dict[str, Any], call: Call, rows: int) -> torch.Tensor:
         """The conditional rows once more, disrupted."""

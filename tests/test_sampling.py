@@ -202,3 +202,17 @@ def test_rescale_reaches_the_pipeline(dits):
     handle.remove()
     (u, c), d = seen[0].split(1), seen[1]
     assert torch.allclose(ours, start - guider.forward(c, u, d).pred, rtol=1e-4, atol=1e-4 * ours.abs().max().item())
+
+
+def test_the_callers_scale_is_read_and_a_different_one_refused(dit, monkeypatch):
+    off = dg.Disrupt([3, 7], 1)
+    for s in (1.0, 3.0):
+        ours, _ = run(dit, PROMPT, seed=5, guidance=dg.DetailGuidance(s, 0.8, off), **tiny.CALL)
+        with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(detail_guidance_scale=0.8, disrupt=off)):
+            assert torch.equal(stock(dit, s, output_type="latent"), ours)
+    with monkeypatch.context() as patched:
+        patched.setattr(dit.transformer, "forward", lambda *a, **k: pytest.fail("a forward ran before the error"))
+        for mine, callers in ((3.0, 2.0), (3.0, 1.0), (1.0, 3.0)):
+            with pytest.raises(ValueError, match=f"={callers:g}, the guider says guidance_scale={mine:g}"):
+                with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(mine, 0.8, off)):
+                    stock(dit, callers)
