@@ -244,11 +244,10 @@ class Recorder:
         for i, edit in enumerate(self.edits):
             if edit.block != block.index:
                 continue
-            at = block.record.image if edit.stream == "image" else block.record.text
-            new = edit(output[at], step.call)
+            new = edit.edit(output, block.record, step.call)
             if new is not None:
                 self.touched[i] += 1
-                output = changed = tuple(new if j == at else kept for j, kept in enumerate(output))
+                output = changed = new
         return changed
 
     def streams(self, step: Any, block: Any, output: tuple) -> None:

@@ -27,6 +27,7 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from dg_tools.families import family_of
 from dg_tools.interventions import Disrupt, attached, bind
 from dg_tools.models import DiT, load
+from dg_tools.partial import starting_after, why_not
 from dg_tools.steps import Call, Clock
 
 
@@ -143,7 +144,8 @@ class DetailGuidance(BaseGuidance):
         if self._enabled and inside(self._start, self._stop):
             if self.guidance_scale > 1:
                 plan.append("pred_uncond")
-            if self.detail_guidance_scale and inside(self.detail_guidance_start, self.detail_guidance_stop):
+            asked = self.disrupt is not None and (self.disrupt.steps is None or step in self.disrupt.steps)
+            if asked and self.detail_guidance_scale and inside(self.detail_guidance_start, self.detail_guidance_stop):
                 plan.append("pred_disrupted")
         return plan
 
@@ -152,7 +154,7 @@ class DetailGuidance(BaseGuidance):
         if self.detail_guidance_scale and not any("pred_disrupted" in self.passes(i, steps) for i in range(steps)):
             raise ValueError(
                 f"no step of {steps} lies in the detail guidance window [{self.detail_guidance_start}, "
-                f"{self.detail_guidance_stop}): widen it, or take more steps"
+                f"{self.detail_guidance_stop}) and in the disruption's own steps: widen them, or take more steps"
             )
 
     @property
@@ -273,13 +275,18 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, force: bool = Fals
         guider.disrupt.check(dit)
     fold = _Fold(dit, guider, force)
     with dit.running():
-        first = dit.transformer.register_forward_pre_hook(fold.check)
-        after = dit.transformer.register_forward_hook(fold, with_kwargs=True)
+        handles = [
+            dit.transformer.register_forward_pre_hook(fold.check),
+            dit.transformer.register_forward_hook(fold, with_kwargs=True),
+        ]
+        if guider.disrupt is not None:  # first of all hooks there: what the block gave before any edit
+            block = dit.block(guider.disrupt.block).module
+            handles.append(block.register_forward_hook(fold.keep, prepend=True))
         try:
             yield
         finally:
-            first.remove()
-            after.remove()
+            for handle in handles:
+                handle.remove()
 
 
 def callers_scale(dit: DiT) -> float | None:
@@ -306,6 +313,12 @@ class _Fold:
         self.clock = Clock(dit.pipeline, dit.family)
         self.scale = guider.guidance_scale
         self.busy = False
+        self.kept: tuple = ()
+
+    def keep(self, module: torch.nn.Module, inputs: Any, output: tuple) -> None:
+        """The output of the block that is disrupted, from the undisrupted pass."""
+        if not self.busy:
+            self.kept = output
 
     def check(self, module: torch.nn.Module, inputs: Any) -> None:
         """Before each forward: which scale does the caller use, and does the guider agree?"""
@@ -350,7 +363,7 @@ class _Fold:
         return uncond + (wanted - uncond) / self.scale
 
     def rerun(self, module: torch.nn.Module, inputs: dict[str, Any], call: Call, rows: int) -> torch.Tensor:
-        """The conditional rows once more, disrupted."""
+        """The conditional rows once more, disrupted: from the disrupted block on, or whole where that cannot be."""
         alone = Call(call.step, call.timestep, call.sigma, "cond", slice(None), slice(0, 0))
         sliced = {
             k: v[call.cond]
@@ -358,10 +371,30 @@ class _Fold:
             else v
             for k, v in inputs.items()
         }
+        reason = why_not(self.dit.family, inputs)
         self.busy = True
         try:
-            with attached(self.dit.transformer, self.dit.family, [self.guider.disrupt], alone):  # type: ignore[list-item]
-                result = module(**{**sliced, "return_dict": False})[0]
+            with self.whole(alone) if reason else self.partial(alone, call.cond):
+                return module(**{**sliced, "return_dict": False})[0]
         finally:
             self.busy = False
-        return result
+            self.kept = ()
+
+    def whole(self, call: Call) -> Any:
+        """Every block runs again."""
+        return attached(self.dit.transformer, self.dit.family, [self.guider.disrupt], call)  # type: ignore[list-item]
+
+    def partial(self, call: Call, rows: slice) -> Any:
+        """Only the blocks after the disrupted one run again."""
+        disrupt = self.guider.disrupt
+        assert disrupt is not None
+        record = self.dit.block(disrupt.block).record
+
+        def edit(output: tuple) -> tuple:
+            edited = disrupt.edit(output, record, call)
+            if edited is None:
+                raise RuntimeError(f"this edit touched nothing: {disrupt.sentence()}; check its steps and rows")
+            return edited
+
+        output = tuple(None if x is None else x[rows] for x in self.kept)
+        return starting_after(self.dit.transformer, self.dit.family, disrupt.block, output, edit)

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from dg_tools.families import Family
+from dg_tools.families import BlockList, Family
 from dg_tools.models import DiT, load
 from dg_tools.steps import Call, Clock
 
@@ -185,6 +185,18 @@ class Disrupt:
             edited[rows] = inner
         return edited
 
+    def edit(self, output: tuple, record: BlockList, call: Call) -> tuple | None:
+        """A block's output with this edit made, or None where this call is not concerned.
+
+        Raises:
+            RuntimeError: the block has no output in this stream (SD3's last block has no text).
+        """
+        at = record.image if self.stream == "image" else record.text
+        if output[at] is None:
+            raise RuntimeError(f"{self.sentence()}: block {self.block} has no {self.stream} output")
+        edited = self(output[at], call)
+        return None if edited is None else tuple(edited if i == at else kept for i, kept in enumerate(output))
+
     def change(self, part: torch.Tensor, sigma: float) -> torch.Tensor:
         """The edit on the selected rows and tokens, in place."""
         channels = list(self.channels)
@@ -309,13 +321,10 @@ def attached(
             for i, edit in enumerate(edits):
                 if edit.block != block:
                     continue
-                at = record.image if edit.stream == "image" else record.text
-                if output[at] is None:
-                    raise RuntimeError(f"{edit.sentence()}: block {block} has no {edit.stream} output")
-                edited = edit(output[at], now[0])
+                edited = edit.edit(output, record, now[0])
                 if edited is not None:
                     touched[i] += 1
-                    output = tuple(edited if j == at else kept for j, kept in enumerate(output))
+                    output = edited
             return output
 
         return hook

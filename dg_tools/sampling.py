@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from dg_tools.guidance import DetailGuidance, detail_guidance
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models import DiT
+from dg_tools.partial import Stored
 from dg_tools.steps import Clock
 
 
@@ -93,7 +94,8 @@ def run(
         count.forwards += output[0].shape[0]
 
     def count_block(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
-        count.block_calls += output[1].shape[0]
+        if not isinstance(module, Stored):
+            count.block_calls += output[1].shape[0]
 
     def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict) -> dict:
         if on_step is not None:

@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 LAYERS = [  # a module imports from its own row's left and from rows above only
     ["families", "massive", "metrics"],
-    ["models", "steps"],
+    ["models", "steps", "partial"],
     ["tracing"],
     ["interventions"],
     ["guidance"],

@@ -1,0 +1,67 @@
+"""How much of the disrupted pass need be computed? Only what comes after the disrupted block.
+
+Up to that block the disrupted pass is the conditional one. So the block's output is kept, and the forward is run again
+with the blocks up to it replaced by a stub that returns the kept output, disrupted: K - m - 1 block calls instead of K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dg_tools.families import Family
+
+BETWEEN_BLOCKS = (  # inputs that add to, or leave out, blocks by position: the stub would shift them
+    "block_controlnet_hidden_states",
+    "controlnet_block_samples",
+    "controlnet_single_block_samples",
+    "skip_layers",
+)
+
+
+class Stored(torch.nn.Module):
+    """Stands for a block and returns what that gave beforehand; hooks on the block (edits, readers) act on it too."""
+
+    def __init__(self, output: tuple, block: torch.nn.Module) -> None:
+        super().__init__()
+        self.output = output
+        self._forward_hooks.update(block._forward_hooks)
+        self._forward_hooks_with_kwargs.update(block._forward_hooks_with_kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple:
+        return self.output
+
+
+def why_not(family: Family, inputs: dict[str, Any]) -> str | None:
+    """What forbids a partial forward with these inputs, in words; None where nothing does."""
+    if not family.partial_forward:
+        return f"family {family.name!r} has paths around its blocks"
+    used = [name for name in BETWEEN_BLOCKS if inputs.get(name) is not None]
+    return f"{', '.join(used)} act between blocks" if used else None
+
+
+@contextmanager
+def starting_after(
+    transformer: torch.nn.Module, family: Family, block: int, output: tuple, edit: Callable[[tuple], tuple]
+) -> Iterator[None]:
+    """A forward inside begins with `edit(output)` as the output of `block`; the block lists are put back afterwards."""
+    kept = {record.path: transformer._modules[record.path] for record in family.lists}
+    try:
+        first = 0
+        for record in family.lists:
+            modules = list(getattr(transformer, record.path))
+            at = block - first
+            first += len(modules)
+            if 0 <= at < len(modules):
+                stub = Stored(output, modules[at])
+                stub.register_forward_hook(lambda module, inputs, given: edit(given))  # after all others
+                modules = [stub, *modules[at + 1 :]]
+            elif at >= len(modules):
+                modules = []
+            transformer._modules[record.path] = torch.nn.ModuleList(modules)
+        yield
+    finally:
+        transformer._modules.update(kept)
