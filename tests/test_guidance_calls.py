@@ -1,0 +1,119 @@
+"""`detail_guidance` around every way of calling a pipeline, against a transformer that does the formula by itself."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import tiny
+import torch
+from diffusers import FluxImg2ImgPipeline, StableDiffusion3Img2ImgPipeline
+
+import dg_tools as dg
+
+CHANNELS, BLOCK, W = [3, 7], 1, 0.8
+NAMES = ["sd3", "flux"]
+
+
+@contextmanager
+def by_itself(dit, s: float):
+    """The transformer's own forward, replaced by one that runs twice and adds (w / s) (c - d) to conditional rows."""
+    transformer, original, record = dit.transformer, dit.transformer.forward, dit.blocks[BLOCK].record
+    seen: dict[str, object] = {}
+
+    def zero(module, inputs, output):
+        parts = list(output)
+        parts[record.image] = parts[record.image].clone()
+        parts[record.image][..., CHANNELS] = 0
+        return tuple(parts)
+
+    def forward(*args, **kwargs):
+        out = original(*args, **kwargs)[0]
+        text = kwargs["encoder_hidden_states"]
+        if dit.family.rows == "batched":
+            cond = slice(len(out) // 2, None) if s > 1 else slice(None)
+        else:  # the first text that comes along is the conditional one
+            cond = slice(None) if text is seen.setdefault("cond", text) else slice(0, 0)
+        handle = dit.blocks[BLOCK].module.register_forward_hook(zero)
+        damaged = original(*args, **kwargs)[0]
+        handle.remove()
+        out = out.clone()
+        out[cond] += W / s * (out[cond] - damaged[cond])
+        return (out,)
+
+    transformer.forward = forward
+    try:
+        yield
+    finally:
+        del transformer.forward
+
+
+def agree(dit, s: float, call) -> None:
+    with by_itself(dit, s):
+        theirs = call()
+    with dg.detail_guidance(
+        dit.pipeline, dg.DetailGuidance(detail_guidance_scale=W, disrupt=dg.Disrupt(CHANNELS, BLOCK))
+    ):
+        ours = call()
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4
+    assert not torch.allclose(call(), ours, rtol=1e-2)
+
+
+def arguments(dit, s: float, **kwargs):
+    made = {**tiny.SIZE, "num_inference_steps": 3, "max_sequence_length": 8, "output_type": "latent", **kwargs}
+    made[dit.family.guidance_argument] = s
+    count = len(kwargs["prompt"]) if isinstance(kwargs.get("prompt"), list) else 1
+    if s > 1 and "prompt" in kwargs:
+        made["negative_prompt"] = [""] * count if isinstance(kwargs["prompt"], list) else ""
+    return made
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+@pytest.mark.parametrize("name", NAMES)
+class TestCalls:
+    def test_batches_of_prompts(self, dits, name, s):
+        dit = dits(name)
+        call = arguments(dit, s, prompt=["apple", "tree", "owl"])
+        agree(dit, s, lambda: dit.pipeline(generator=torch.Generator().manual_seed(1), **call).images)
+
+    def test_several_pictures_a_prompt(self, dits, name, s):
+        dit = dits(name)
+        call = arguments(dit, s, prompt="apple", num_images_per_prompt=2)
+        agree(dit, s, lambda: dit.pipeline(generator=torch.Generator().manual_seed(1), **call).images)
+
+    def test_prompt_embeds(self, dits, name, s):
+        dit = dits(name)
+        pipeline, call = dit.pipeline, {}
+        if name == "sd3":
+            made = pipeline.encode_prompt(["apple"], None, None, max_sequence_length=8)
+            keys = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+            call = dict(zip(keys, made, strict=True))
+        else:
+            for prefix, text in (("", "apple"), ("negative_", "")):
+                embeds, pooled, _ = pipeline.encode_prompt(text, None, max_sequence_length=8)
+                call |= {f"{prefix}prompt_embeds": embeds, f"{prefix}pooled_prompt_embeds": pooled}
+            if s == 1.0:
+                call = {k: v for k, v in call.items() if not k.startswith("negative")}
+        call = arguments(dit, s, **call)
+        agree(dit, s, lambda: pipeline(generator=torch.Generator().manual_seed(1), **call).images)
+
+    def test_callbacks(self, dits, name, s):
+        dit, steps = dits(name), []
+
+        def after(pipeline, step, timestep, tensors):
+            steps.append(step)
+            return {"latents": 0.9 * tensors["latents"]}
+
+        call = arguments(dit, s, prompt="apple", callback_on_step_end=after)
+        agree(dit, s, lambda: dit.pipeline(generator=torch.Generator().manual_seed(1), **call).images)
+        assert steps == [0, 1, 2] * 3
+
+    def test_img2img(self, dits, name, s):
+        classes = {"sd3": StableDiffusion3Img2ImgPipeline, "flux": FluxImg2ImgPipeline}
+        pipeline = classes[name](**dits(name).pipeline.components)
+        pipeline.set_progress_bar_config(disable=True)
+        dit = dg.load(pipeline)
+        picture = torch.rand(1, 3, tiny.SIZE["height"], tiny.SIZE["width"], generator=torch.Generator().manual_seed(0))
+        call = arguments(dit, s, prompt="apple", image=picture, strength=0.7)
+        agree(dit, s, lambda: pipeline(generator=torch.Generator().manual_seed(1), **call).images)
