@@ -113,6 +113,8 @@ def test_load_refuses(tmp_path):
         dg.load("emoji-sd4")
     with pytest.raises(FileNotFoundError, match="no model_index.json .there is: nothing"):
         dg.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="could not load 'owner/name'.*A Hub id needs network access"):
+        dg.load("owner/name", cache_dir=tmp_path, local_files_only=True)
     pipeline = tiny.sd3()
     pipeline.save_pretrained(tmp_path / "pickled", safe_serialization=False)
     with pytest.raises(ValueError, match="safetensors only"):
