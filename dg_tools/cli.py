@@ -17,11 +17,13 @@ def disruption(dit: Any, channels: list[int], block: int | None) -> Any:
     """The `Disrupt` of --channel and --block, or of the model's profile."""
     import dg_tools as dg
 
-    if channels and block is not None:
-        return dg.Disrupt(channels, block)
-    if dit.profile:
-        return dg.Disrupt(channels or dit.profile["channels"], dit.profile["block"] if block is None else block)
-    raise ValueError("this model has no profile.json: pass --channel (once for each) and --block")
+    profile = dit.profile or {"channels": [], "block": None}
+    channels, block = channels or profile["channels"], profile["block"] if block is None else block
+    if not channels or block is None:
+        raise ValueError(
+            "this model has no profile with channels and a block: pass --channel (may be repeated), --block"
+        )
+    return dg.Disrupt(channels, block)
 
 
 @app.command()

@@ -110,15 +110,16 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
 def look(dit: DiT, report: Report) -> Disrupt:
     """Detect on prompts that nothing else uses; draw the surface and the magnitudes; give the disruption."""
     middle = STEPS // 2
-    block = dit.profile["block"] if dit.profile else len(dit.blocks) // 2
+    known = dit.profile if dit.profile and dit.profile["block"] is not None else None
+    block = known["block"] if known else len(dit.blocks) // 2
     acts = capture(dit, DETECTION, steps=STEPS, raw=[block], raw_steps=[middle])
     found = find_massive(acts)
-    channels = dit.profile["channels"] if dit.profile else found.channels
+    channels = known["channels"] if known else found.channels
     if not channels:
         channels = find_massive(acts, rule="outlier").channels[:3] or [top_channel(acts, block)]
     off = Disrupt(channels, block)
     report.say("massive", f"Detected on {len(DETECTION)} other prompts: {found!r}", found.channels)
-    where = "from profile.json" if dit.profile else "detected here; block: the middle one, not chosen by any objective"
+    where = "from profile.json" if known else "detected here; block: the middle one, not chosen by any objective"
     report.say("disrupt", f"The disruption ({where}): {off}", off.to_json())
     describe_massive(found, channels, report)
     hidden = acts.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=0, raw_site=0).values

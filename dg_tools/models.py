@@ -7,7 +7,6 @@ checks on the spot that the transformer is what the record says: block lists, Ad
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from dg_tools.families import BlockList, Family, family_of
+from dg_tools.profiles import check_profile, read_profile
 
 logger = logging.getLogger("dg_tools")
 
@@ -92,9 +92,8 @@ def load(
     pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
     if device is not None:
         pipeline = pipeline.to(device)
-    if not isinstance(source, Path):
-        return DiT(pipeline, family)
-    return DiT(pipeline, family, call=card_call(source), profile=read_profile(source))
+    call = card_call(source) if isinstance(source, Path) else None
+    return DiT(pipeline, family, call=call, profile=read_profile(source))
 
 
 @contextmanager
@@ -144,12 +143,6 @@ def card_call(folder: Path) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     return dict(ModelCard.load(card).data.to_dict().get("dg_tools", {}).get("call", {}))
-
-
-def read_profile(folder: Path) -> dict[str, Any] | None:
-    """`profile.json` of a model folder: which channels and block to disrupt, and how that was chosen."""
-    file = folder / "profile.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 class PipelineModule(torch.nn.Module):
@@ -282,6 +275,8 @@ class DiT:
         first = self.blocks[0]
         linear = getattr(first.module, first.record.norm).linear
         self.width = linear.out_features // len(first.record.chunks(first.module))
+        if profile is not None:
+            check_profile(profile, self.sites, self.width)
         self._run: Any = None
 
     def __repr__(self) -> str:

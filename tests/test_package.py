@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 LAYERS = [  # a module imports from its own row's left and from rows above only
-    ["families", "massive", "metrics"],
+    ["families", "massive", "metrics", "profiles"],
     ["models", "steps", "partial"],
     ["tracing"],
     ["interventions"],

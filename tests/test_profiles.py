@@ -1,0 +1,33 @@
+"""Profiles: read, refused where they are another model's, and never guessed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+
+import dg_tools as dg
+from dg_tools.profiles import PUBLISHED, read_profile
+
+
+def test_published_ones_name_their_source_and_no_block():
+    assert PUBLISHED["stabilityai/stable-diffusion-3-medium-diffusers"]["channels"] == [810]
+    assert PUBLISHED["black-forest-labs/FLUX.1-dev"]["channels"] == [154, 1446]
+    for profile in PUBLISHED.values():
+        assert profile["block"] is None and "2510.11538" in profile["source"]
+    assert read_profile("stabilityai/stable-diffusion-3.5-large-turbo") is None  # by repository id only
+
+
+def test_a_folder_with_a_profile(tmp_path):
+    tiny.sd3().save_pretrained(tmp_path)
+    assert dg.load(tmp_path).profile is None
+    profile = {"channels": [3], "block": 2, "source": "a test"}
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    assert dg.load(tmp_path).profile == profile
+    (tmp_path / "profile.json").write_text(json.dumps({**profile, "channels": [810]}))
+    with pytest.raises(ValueError, match="channels 0 to 31 and blocks 0 to 3: it is another model's profile"):
+        dg.load(tmp_path)
+    (tmp_path / "profile.json").write_text(json.dumps({"channels": [3]}))
+    with pytest.raises(ValueError, match="is no profile: it has no block, source"):
+        dg.load(tmp_path)
