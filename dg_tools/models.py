@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -343,6 +343,44 @@ class DiT:
         """Image tokens as (rows, columns); token y * columns + x is the patch at (y, x)."""
         height, width = self.size(height, width)
         return height // self.pixels_per_token, width // self.pixels_per_token
+
+    def tokens(
+        self,
+        boxes: Sequence[tuple[float, float, float, float]] = (),
+        mask: torch.Tensor | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> list[int]:
+        """Image tokens of a region, for `Disrupt(tokens=...)`: those that lie at least half inside it.
+
+        Args:
+            boxes: (left, top, right, bottom) in pixels of the picture; several are joined.
+            mask: (height, width), larger than 0.5 inside; joined with the boxes.
+            height, width: of the picture; the pipeline's default where None.
+
+        Raises:
+            ValueError: a box outside the picture, a mask of another size, or a region that holds no token.
+        """
+        height, width = self.size(height, width)
+        inside = torch.zeros(height, width)
+        for left, top, right, bottom in boxes:
+            if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+                raise ValueError(
+                    f"box ({left}, {top}, {right}, {bottom}) asked for; (left, top, right, bottom) must lie within "
+                    f"(0, 0, {width}, {height})"
+                )
+            inside[round(top) : round(bottom), round(left) : round(right)] = 1
+        if mask is not None:
+            if tuple(mask.shape) != (height, width):
+                raise ValueError(f"the mask is {tuple(mask.shape)}; the picture is ({height}, {width})")
+            inside[mask > 0.5] = 1
+        side = self.pixels_per_token
+        share = torch.nn.functional.avg_pool2d(inside[None, None], side).flatten()
+        found = (share >= 0.5).nonzero().flatten().tolist()
+        if not found:
+            raise ValueError(f"this region holds no image token: tokens are {side} x {side} pixels")
+        return found
 
     @property
     def default_steps(self) -> int:

@@ -107,3 +107,22 @@ def test_text_stream(dits):
     assert kept == [0, 0, 0]
     with pytest.raises(RuntimeError, match="has no text output"):
         dg.generate(dit, "apple", edits=dg.Disrupt([1], 3, stream="text"), progress=False, **tiny.CALL)
+
+
+def test_regions_of_the_picture_as_tokens(dits):
+    dit = dits("sd3")  # 4 pixels a token, 8 x 12 tokens at 32 x 48
+    assert dit.tokens([(8, 4, 16, 8)], **tiny.SIZE) == [12 + 2, 12 + 3]
+    assert dit.tokens([(8, 4, 13, 8), (0, 28, 4, 32)], **tiny.SIZE) == [
+        12 + 2,
+        7 * 12,
+    ]  # a quarter of a token is left out
+    mask = torch.zeros(32, 48)
+    mask[4:8, 8:16] = 1
+    assert dit.tokens(mask=mask, **tiny.SIZE) == [12 + 2, 12 + 3]
+    for arguments, words in (
+        ({"boxes": [(8, 4, 60, 8)]}, "must lie within"),
+        ({"boxes": [(8, 4, 9, 5)]}, "holds no image token"),
+        ({"mask": torch.zeros(48, 32)}, "the picture is"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dit.tokens(**arguments, **tiny.SIZE)
