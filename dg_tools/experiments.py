@@ -21,6 +21,7 @@ from dg_tools.emoji import references as embedded_references
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models import DiT
+from dg_tools.onestep import conditions, velocity
 from dg_tools.sampling import decode, encode, progress_bar
 from dg_tools.steps import Call
 
@@ -98,7 +99,7 @@ class DenoiseError:
 
 def denoise_error(
     dit: DiT,
-    references: References | Sequence[Reference],
+    references: References | Sequence[Reference] | Sequence[tuple[str, torch.Tensor]],
     edits: Sequence[Disrupt],
     *,
     pictures: int = 64,
@@ -107,16 +108,20 @@ def denoise_error(
     batch: int = 32,
     folder: References | None = None,
     progress: bool = True,
+    **kwargs: Any,
 ) -> DenoiseError:
     """One-step, paired error of x0 with and without each edit, at the same z_t.
 
     Args:
-        dit: an embedded model, or any DiT for references of your own.
-        references: what to denoise; from a `References`, `pictures` are drawn with `seed`.
+        dit: any DiT.
+        references: what to denoise: a `References`, from which `pictures` are drawn with `seed`, a list of `Reference`,
+            or for a model of your own a list of (prompt, picture), pictures (3, H, W) in [-1, 1] of one size; without
+            a second style `detail_axis` is NaN.
         edits: edits and controls; `Disrupt.controls` marks its own.
         sigmas: noise levels, 0 to 1.
         folder: where a list of `Reference` has its pictures (default: the embedded ones).
         batch: pictures a forward.
+        **kwargs: passed to the pipeline's call.
 
     Raises:
         ValueError: no edits or the same one twice, a sigma outside 0..1, an edit restricted to steps (there is one).
@@ -125,9 +130,8 @@ def denoise_error(
         raise ValueError("no edits: pass at least one Disrupt, with its controls")
     if not all(0 < s < 1 for s in sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; each must lie between 0 and 1")
-    source = references if isinstance(references, References) else folder or embedded_references(dit)
-    chosen = source.sample(pictures, seed=seed) if isinstance(references, References) else list(references)
-    height = width = source.size
+    prompts, truth, axis = as_pictures(dit, references, folder, pictures, seed)
+    height, width = dit.size(*truth.shape[-2:])
     for edit in edits:
         edit.check(dit, None, height, width)
         if edit.steps is not None:
@@ -135,34 +139,48 @@ def denoise_error(
     names = ["clean", *(e.sentence() for e in edits)]
     if len(set(names)) != len(names):
         raise ValueError("two edits are the same: " + next(n for n in names if names.count(n) > 1))
-    truth = source.pictures(chosen)
-    axis = truth - source.pictures([r.twin for r in chosen])
-    for i, reference in enumerate(chosen):
-        if reference.style == "flat":
-            axis[i] = -axis[i]  # always shaded minus flat
     rows: list[dict[str, Any]] = []
-    bar = progress_bar(progress, total=len(sigmas) * len(names) * -(-len(chosen) // batch), desc="denoise")
+    bar = progress_bar(progress, total=len(sigmas) * len(names) * -(-len(prompts) // batch), desc="denoise")
     with dit.running(), torch.no_grad():
-        for begin in range(0, len(chosen), batch):
+        for begin in range(0, len(prompts), batch):
             part = slice(begin, begin + batch)
             latents = encode(dit, truth[part])
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + begin))
             noise = noise.to(latents)
-            inputs = prompt_inputs(dit, [r.prompt for r in chosen[part]])
+            inputs = conditions(dit, prompts[part], height, width, **kwargs)
             for sigma in sigmas:
                 noised = (1 - sigma) * latents + sigma * noise
                 call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
                 clean: torch.Tensor | None = None
                 for name, group in zip(names, [[], *([e] for e in edits)], strict=True):
                     with attached(dit.transformer, dit.family, group, call):
-                        velocity = predict(dit, noised, sigma, inputs)
-                    picture = decode(dit, noised - sigma * velocity, output_type="pt").cpu().float() * 2 - 1
+                        predicted = velocity(dit, noised, sigma, inputs)
+                    picture = decode(dit, noised - sigma * predicted, output_type="pt").cpu().float() * 2 - 1
                     clean = picture if clean is None else clean
                     rows += measure(picture, clean, truth[part], axis[part], name, sigma, begin)
                     bar.update()
     bar.close()
     roles = {"clean": "clean"} | {e.sentence(): "control" if e.control else "edit" for e in edits}
     return DenoiseError(pd.DataFrame(rows), names[1:], roles)
+
+
+def as_pictures(
+    dit: DiT, references: Any, folder: References | None, count: int, seed: int
+) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Prompts, pictures (N, 3, H, W) and the axis shaded - flat of each (zero where there is none)."""
+    if not isinstance(references, References) and len(references) == 0:
+        raise ValueError("no references: pass at least two pictures")
+    if not isinstance(references, References) and isinstance(references[0], tuple):
+        prompts, truth = [p for p, _ in references], torch.stack([x for _, x in references])
+        return prompts, truth, torch.zeros_like(truth)
+    source = references if isinstance(references, References) else folder or embedded_references(dit)
+    chosen = source.sample(count, seed=seed) if isinstance(references, References) else list(references)
+    truth = source.pictures(chosen)
+    axis = truth - source.pictures([r.twin for r in chosen])
+    for i, reference in enumerate(chosen):
+        if reference.style == "flat":
+            axis[i] = -axis[i]  # always shaded minus flat
+    return [r.prompt for r in chosen], truth, axis
 
 
 def measure(
@@ -191,19 +209,3 @@ def measure(
         for band, (coherent, incoherent) in ((b, [part.tolist() for part in split]) for b, split in splits.items())
         for i in range(len(picture))
     ]
-
-
-def prompt_inputs(dit: DiT, prompts: list[str]) -> dict[str, torch.Tensor]:
-    """The transformer's text inputs for a batch of prompts, as the pipeline makes them."""
-    if dit.family.name != "sd3":
-        raise NotImplementedError(f"denoise_error knows the text inputs of sd3, not yet those of {dit.family.name}")
-    embeds, _, pooled, _ = dit.pipeline.encode_prompt(
-        prompts, None, None, do_classifier_free_guidance=False, **dit.call
-    )
-    return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
-
-
-def predict(dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The velocity at one noise level."""
-    level = torch.full((len(noised),), sigma * dit.family.timestep_scale, device=noised.device)
-    return dit.transformer(hidden_states=noised.to(dit.dtype), timestep=level, **inputs, return_dict=False)[0]

@@ -10,6 +10,8 @@ import torch
 
 import dg_tools as dg
 from dg_tools.experiments import DenoiseError
+from dg_tools.onestep import conditions, velocity
+from dg_tools.sampling import spatial
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,33 @@ def test_equals_the_experiment_written_out(result):
         summed = table[table["edit"] == name].groupby("picture")["error"].sum()  # over bands: Parseval
         assert np.allclose(summed, expected, rtol=1e-4)
     assert not np.allclose(clean, zeroed, rtol=1e-3)
+
+
+def test_velocity_is_the_pipelines_own_on_every_family(dits):
+    """From z_1 = noise, one Euler step of one step's schedule is noise - velocity."""
+    for name in tiny.PIPELINES:
+        dit = dits(name)
+        prompts = ["apple", "tree"]
+        inputs = conditions(dit, prompts, **tiny.SIZE, max_sequence_length=8)
+        start = torch.randn(2, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+        ours = start - velocity(dit, start, 1.0, inputs)
+        given = start if not dit.family.packing else dit.pipeline._pack_latents(start, 2, 4, 16, 24)
+        call = dit.arguments(prompts, **{**tiny.CALL, "steps": 1}, latents=given)
+        theirs = spatial(dit, dit.pipeline(**call, output_type="latent").images, 32, 48)
+        assert torch.allclose(ours, theirs, atol=1e-4 * theirs.abs().max().item()), name
+
+
+def test_pictures_of_ones_own(dits):
+    for name in ("sd3", "flux"):
+        dit = dits(name)
+        pairs = [
+            (p, torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(i)) * 2 - 1) for i, p in enumerate("abc")
+        ]
+        made = dg.denoise_error(dit, pairs, [dg.Disrupt([3], 1)], sigmas=[0.5], progress=False)
+        assert len(made.table) == 2 * 3 * 3 and made.table["detail_axis"].isna().all()
+        assert made.summary()["ratio"].iloc[0] != 1
+    with pytest.raises(ValueError, match="no references"):
+        dg.denoise_error(dit, [], [dg.Disrupt([3], 1)])
 
 
 def test_table_is_whole(result):

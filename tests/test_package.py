@@ -25,7 +25,7 @@ LAYERS = [  # a module imports from its own row's left and from rows above only
     ["sampling"],
     ["generation"],
     ["activations"],
-    ["emoji"],
+    ["emoji", "onestep"],
     ["experiments"],
     ["demo"],
     ["cli"],

@@ -1,0 +1,67 @@
+"""One denoising step on its own: the velocity at any z_t and noise level, on any family.
+
+What a transformer is given besides z_t and the timestep (text, positions, guidance) is read from the pipeline's own
+first call, which is stopped there: no family needs its own encoder code here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dg_tools.interventions import bind
+from dg_tools.models import DiT
+from dg_tools.sampling import spatial
+
+
+class _Enough(Exception):
+    """Stops the pipeline at its first forward."""
+
+
+def conditions(
+    dit: DiT, prompts: list[str], height: int | None = None, width: int | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """The transformer's inputs for these prompts, without CFG, but for `hidden_states` and `timestep`.
+
+    `kwargs` go to the pipeline's call.
+    """
+    found: dict[str, Any] = {}
+
+    def stop(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        found.update(bind(module, args, kwargs))
+        raise _Enough
+
+    arguments = dit.arguments(prompts, seed=0, steps=1, height=height, width=width, **kwargs)
+    with dit.running():
+        handle = dit.transformer.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            dit.pipeline(**arguments, output_type="latent")
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+    return {k: v for k, v in found.items() if k not in ("hidden_states", "timestep", "return_dict")}
+
+
+@torch.no_grad()
+def velocity(dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any]) -> torch.Tensor:
+    """The velocity noise - x that the model predicts.
+
+    Args:
+        dit: the model.
+        noised: z_t = (1 - sigma) x + sigma noise, (N, C, h, w).
+        sigma: noise level, 0 to 1.
+        inputs: of `conditions`, for as many prompts.
+
+    Returns:
+        (N, C, h, w).
+    """
+    count, channels, height, width = noised.shape
+    given = noised.to(dit.dtype)
+    if dit.family.packing:
+        given = dit.pipeline._pack_latents(given, count, channels, height, width)
+    level = torch.full((count,), sigma * dit.family.timestep_scale, device=noised.device)
+    made = dit.transformer(**{**inputs, "hidden_states": given, "timestep": level, "return_dict": False})[0]
+    factor = dit.pipeline.vae_scale_factor
+    return spatial(dit, made, height * factor, width * factor)
