@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -30,13 +31,20 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
     off = dg.Disrupt(dit.profile["channels"], dit.profile["block"])
     call = {"seed": 0, "steps": steps, "progress": False}
     picture = lambda **kwargs: lambda: dg.generate(dit, "red apple on blue", **call, **kwargs)  # noqa: E731
+    both = dg.DetailGuidance(3.0, 0.5, off)
+
+    def whole() -> object:
+        with mock.patch("dg_tools.guidance.why_not", lambda family, inputs: "the benchmark says so"):
+            return picture(guidance=both)()
+
     capture = {"seeds": 0, "steps": steps, "progress": False}
     return {
         "CFG": picture(guidance=dg.CFG(3.0)),
         "cond": picture(),
         "CFG, edited": picture(guidance=dg.CFG(3.0), edits=off),
         "DG": picture(guidance=dg.DetailGuidance(1.0, 0.5, off)),
-        "CFG + DG": picture(guidance=dg.DetailGuidance(3.0, 0.5, off)),
+        "CFG + DG": picture(guidance=both),
+        "CFG + DG, whole": whole,
         "CFG, captured": lambda: dg.capture(dit, "red apple on blue", guidance=dg.CFG(3.0), **capture),
     }
 
@@ -66,6 +74,15 @@ def main(
         }  # fmt: skip
         print(f"{name:15} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})")
     plain = rows["CFG"]["seconds"]
+    blocks, block = len(dit.blocks), dit.profile["block"]
+    extra = (np.array(seconds["CFG + DG"]) - seconds["CFG"]) / (np.array(seconds["CFG + DG, whole"]) - seconds["CFG"])
+    rows["partial over whole"] = {
+        "ratio": round(float(np.median(extra)), 3),
+        "goal": (blocks - block - 1) / blocks + 0.05,
+    }
+    print(
+        f"the disrupted pass from block {block} of {blocks} on: {np.median(extra):.2f} of the whole pass's extra time"
+    )
     print(f"one picture, {steps} steps with CFG: {plain:.2f} s (goal on two cores: {GOAL} s)")
     record = {
         "rows": rows, "rounds": rounds, "steps": steps, "threads": torch.get_num_threads(),
