@@ -23,7 +23,9 @@ from dg_tools.generation import as_list
 from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
-from dg_tools.sampling import decode, guidance_scale, progress_bar, spatial
+from dg_tools.pictures import decode, spatial
+from dg_tools.progress import progress_bar
+from dg_tools.sampling import guidance_scale
 
 TOP = 3  # how many of the largest values are kept with channel and token
 STREAMS = ("image", "text")

@@ -27,7 +27,8 @@ from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive, find_massive
 from dg_tools.metrics import bootstrap_interval, describe
 from dg_tools.models import DiT, load
-from dg_tools.sampling import decode, run
+from dg_tools.pictures import decode
+from dg_tools.sampling import run
 
 PROMPTS = ("red apple on blue", "tropical fish on yellow", "strawberry on white", "owl on teal")
 DETECTION = ("banana on green", "horse face on purple", "soccer ball on brown", "mushroom on black")

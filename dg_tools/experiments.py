@@ -22,7 +22,8 @@ from dg_tools.interventions import Disrupt, attached
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models import DiT
 from dg_tools.onestep import conditions, velocity
-from dg_tools.sampling import decode, encode, progress_bar
+from dg_tools.pictures import decode, encode
+from dg_tools.progress import progress_bar
 from dg_tools.steps import Call
 
 SIGMAS = (0.3, 0.5, 0.7, 0.9)

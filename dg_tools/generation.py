@@ -14,7 +14,9 @@ from diffusers.guiders import BaseGuidance
 from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
-from dg_tools.sampling import check, decode, guidance_scale, progress_bar, run, spatial
+from dg_tools.pictures import decode, spatial
+from dg_tools.progress import progress_bar
+from dg_tools.sampling import check, guidance_scale, run
 
 
 @dataclass

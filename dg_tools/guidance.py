@@ -24,10 +24,12 @@ from typing import Any
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
+from dg_tools.auto import auto_profile
 from dg_tools.families import family_of
 from dg_tools.interventions import Disrupt, attached, bind
-from dg_tools.models import DiT, load
+from dg_tools.models import ZOO, DiT, load
 from dg_tools.partial import starting_after, why_not
+from dg_tools.profiles import PUBLISHED, read_profile
 from dg_tools.steps import Call, Clock
 
 
@@ -67,6 +69,25 @@ class CFG(ClassifierFreeGuidance):
             super().__init__(guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled)
 
 
+def as_disrupt(given: Any) -> Disrupt | None:
+    """A `Disrupt` from one, its JSON, or the name of a profile.
+
+    Raises:
+        ValueError: no such profile, or one without a block.
+    """
+    if not isinstance(given, str):
+        return Disrupt.from_json(given) if isinstance(given, dict) else given
+    profile = read_profile(ZOO / given if (ZOO / given).is_dir() else given)
+    if profile is None:
+        raise ValueError(f"no profile {given!r}: pass a model folder, a JSON file, or one of {[*PUBLISHED]}")
+    if profile["block"] is None:
+        raise ValueError(
+            f"the profile of {given!r} names channels {profile['channels']} and no block, since none is published "
+            f"({profile['source']}): pass Disrupt(channels, block), or 'auto'"
+        )
+    return Disrupt(profile["channels"], profile["block"])
+
+
 class DetailGuidance(BaseGuidance):
     """Detail Guidance as a diffusers guider, with or without classifier-free guidance.
 
@@ -74,7 +95,9 @@ class DetailGuidance(BaseGuidance):
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
             None: 1, and in `detail_guidance` whatever the caller's own call says.
         detail_guidance_scale: the paper's w; 0 skips the disrupted pass. The paper's own value is not published.
-        disrupt: a `Disrupt` (or its JSON): what the worse twin lacks. Needed unless w is 0.
+        disrupt: what the worse twin lacks: a `Disrupt`, its JSON, the name of a profile (a model folder, a JSON file, a
+            repository id) that names a block, or "auto", which is detected and chosen once for each model by
+            `dg_tools.auto` when the model is known. Needed unless w is 0.
         detail_guidance_start, detail_guidance_stop: window of the disrupted pass, as fractions of the steps: step i of
             n is inside where start * n <= i < stop * n, so step 0 can be reached.
         guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.
@@ -91,7 +114,7 @@ class DetailGuidance(BaseGuidance):
         self,
         guidance_scale: float | None = None,
         detail_guidance_scale: float = 0.0,
-        disrupt: Disrupt | dict[str, Any] | None = None,
+        disrupt: Disrupt | dict[str, Any] | str | None = None,
         detail_guidance_start: float = 0.0,
         detail_guidance_stop: float = 1.0,
         guidance_rescale: float = 0.0,
@@ -101,12 +124,13 @@ class DetailGuidance(BaseGuidance):
     ) -> None:
         with without_experimental_notice():
             super().__init__(start, stop, enabled)
-        self.disrupt = Disrupt.from_json(disrupt) if isinstance(disrupt, dict) else disrupt
+        self.auto = disrupt == "auto"
+        self.disrupt = None if disrupt == "auto" else as_disrupt(disrupt)
         if guidance_scale is not None and guidance_scale < 1:
             raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
-        if detail_guidance_scale and self.disrupt is None:
+        if detail_guidance_scale and self.disrupt is None and not self.auto:
             raise ValueError(
-                "detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt that names channels and block"
+                "detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt, a profile's name, or 'auto'"
             )
         if not 0 <= detail_guidance_start < detail_guidance_stop <= 1:
             raise ValueError(
@@ -123,7 +147,7 @@ class DetailGuidance(BaseGuidance):
         self.register_to_config(
             guidance_scale=guidance_scale,
             detail_guidance_scale=self.detail_guidance_scale,
-            disrupt=self.disrupt.to_json() if self.disrupt else None,
+            disrupt=self.disrupt.to_json() if self.disrupt else "auto" if self.auto else None,
             detail_guidance_start=detail_guidance_start,
             detail_guidance_stop=detail_guidance_stop,
             guidance_rescale=guidance_rescale,
@@ -131,6 +155,13 @@ class DetailGuidance(BaseGuidance):
             stop=stop,
             enabled=enabled,
         )
+
+    def resolved(self, dit: DiT, **kwargs: Any) -> DetailGuidance:
+        """This guidance for one model: itself, or with what `auto` chose; `kwargs` go to the pipeline's call."""
+        if not self.auto or not self.detail_guidance_scale:
+            return self
+        profile = auto_profile(dit, **kwargs)
+        return self.new(disrupt=Disrupt(profile["channels"], profile["block"]).to_json())
 
     # -- the plan: which passes does a step need? ---------------------------------------------------------------------
 
@@ -140,6 +171,8 @@ class DetailGuidance(BaseGuidance):
         def inside(start: float, stop: float) -> bool:
             return start * steps <= step < stop * steps
 
+        if self.auto and self.detail_guidance_scale:
+            raise ValueError('disrupt="auto" needs a model: guider.resolved(dit), dg.generate or dg.detail_guidance')
         plan = ["pred_cond"]
         if self._enabled and inside(self._start, self._stop):
             if self.guidance_scale > 1:
@@ -271,6 +304,7 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, force: bool = Fals
         IndexError: a block, channel or token that there is not.
     """
     dit = load(pipeline)
+    guider = guider.resolved(dit)
     if guider.disrupt is not None:
         guider.disrupt.check(dit)
     fold = _Fold(dit, guider, force)

@@ -12,7 +12,7 @@ import torch
 
 from dg_tools.interventions import bind
 from dg_tools.models import DiT
-from dg_tools.sampling import spatial
+from dg_tools.pictures import packed, spatial
 
 
 class _Enough(Exception):
@@ -32,7 +32,7 @@ def conditions(
         found.update(bind(module, args, kwargs))
         raise _Enough
 
-    arguments = dit.arguments(prompts, seed=0, steps=1, height=height, width=width, **kwargs)
+    arguments = dit.arguments(prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
     with dit.running():
         handle = dit.transformer.register_forward_pre_hook(stop, with_kwargs=True)
         try:
@@ -57,11 +57,10 @@ def velocity(dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any
     Returns:
         (N, C, h, w).
     """
-    count, channels, height, width = noised.shape
-    given = noised.to(dit.dtype)
-    if dit.family.packing:
-        given = dit.pipeline._pack_latents(given, count, channels, height, width)
+    count, _, height, width = noised.shape
     level = torch.full((count,), sigma * dit.family.timestep_scale, device=noised.device)
-    made = dit.transformer(**{**inputs, "hidden_states": given, "timestep": level, "return_dict": False})[0]
+    made = dit.transformer(**{**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False})[
+        0
+    ]
     factor = dit.pipeline.vae_scale_factor
     return spatial(dit, made, height * factor, width * factor)

@@ -6,7 +6,6 @@ of a batch of two is two forwards, because that is what it costs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
-from tqdm.auto import tqdm
 
 from dg_tools.guidance import DetailGuidance, detail_guidance
 from dg_tools.interventions import Disrupt, attached
@@ -46,12 +44,6 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
     )
 
 
-def progress_bar(shown: bool, *args: Any, **kwargs: Any) -> Any:
-    """A tqdm bar. TQDM_DISABLE in the environment has its say in notebooks too, where tqdm itself forgets it."""
-    disable = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-    return tqdm(*args, **kwargs, disable=disable)
-
-
 def check(
     dit: DiT, edits: Sequence[Disrupt], guidance: BaseGuidance | None, steps: int, height: int, width: int
 ) -> None:
@@ -62,7 +54,7 @@ def check(
         if not isinstance(edit, Disrupt):
             raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")
         edit.check(dit, steps, height, width)
-    if isinstance(guidance, DetailGuidance) and guidance.disrupt is not None:
+    if isinstance(guidance, DetailGuidance) and guidance.disrupt is not None and not guidance.auto:
         guidance.disrupt.check(dit, steps, height, width)
         guidance.check_window(steps)
 
@@ -86,6 +78,9 @@ def run(
         on_step: called with the step index after each step.
         **arguments: as in `DiT.arguments`.
     """
+    if isinstance(guidance, DetailGuidance):
+        kept = {k: v for k, v in arguments.items() if k not in ("seed", "generator", "latents")}
+        guidance = guidance.resolved(dit, **kept)
     made = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
     check(dit, edits, guidance, made.get("num_inference_steps", dit.default_steps), made["height"], made["width"])
     count = Count()
@@ -111,27 +106,3 @@ def run(
             stack.enter_context(detail_guidance(dit, guidance))
         latents = dit.pipeline(**made, output_type="latent", callback_on_step_end=after_step).images
     return latents, count
-
-
-def spatial(dit: DiT, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Latents as (N, C, H, W); FLUX pipelines pack 2 x 2 of them into tokens."""
-    if latents.ndim == 4:
-        return latents
-    return dit.pipeline._unpack_latents(latents, height, width, dit.pipeline.vae_scale_factor)
-
-
-@torch.no_grad()
-def decode(dit: DiT, latents: torch.Tensor, output_type: str = "pil") -> Any:
-    """Pictures of latents (N, C, H, W), by the pipeline's own steps."""
-    config = dit.pipeline.vae.config
-    scaled = latents / config.scaling_factor + config.shift_factor
-    decoded = dit.pipeline.vae.decode(scaled.to(dit.pipeline.vae.dtype), return_dict=False)[0]
-    return dit.pipeline.image_processor.postprocess(decoded, output_type=output_type)
-
-
-@torch.no_grad()
-def encode(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
-    """Latents (N, C, h, w) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean, as the transformer takes it."""
-    vae = dit.pipeline.vae
-    mean = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode()
-    return (mean - vae.config.shift_factor) * vae.config.scaling_factor

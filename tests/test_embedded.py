@@ -13,7 +13,7 @@ import torch
 import dg_tools as dg
 from dg_tools.metrics import band_correlation, retrieval_rank
 from dg_tools.models import ZOO, embedded
-from dg_tools.sampling import decode, encode
+from dg_tools.pictures import decode, encode
 
 FOLDER = ZOO / "emoji-sd3"
 

@@ -17,15 +17,17 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 LAYERS = [  # a module imports from its own row's left and from rows above only
-    ["families", "massive", "metrics", "profiles"],
+    ["families", "massive", "metrics", "profiles", "progress"],
     ["models", "steps", "partial"],
-    ["tracing"],
+    ["tracing", "pictures"],
     ["interventions"],
+    ["onestep"],
+    ["auto"],
     ["guidance"],
     ["sampling"],
     ["generation"],
     ["activations"],
-    ["emoji", "onestep"],
+    ["emoji"],
     ["experiments"],
     ["demo"],
     ["cli"],

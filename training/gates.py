@@ -21,7 +21,8 @@ from dg_tools.emoji import STYLES, Reference, References
 from dg_tools.massive import Massive
 from dg_tools.metrics import band_correlation, bootstrap_interval
 from dg_tools.models import DiT
-from dg_tools.sampling import decode, encode, run
+from dg_tools.pictures import decode, encode
+from dg_tools.sampling import run
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SCALE, STEPS = 3.0, 20  # CFG and steps of every sample, set before any was looked at

@@ -1,0 +1,14 @@
+"""One progress bar for all long work."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+def progress_bar(shown: bool, *args: Any, **kwargs: Any) -> Any:
+    """A tqdm bar. TQDM_DISABLE in the environment has its say in notebooks too, where tqdm itself forgets it."""
+    disable = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(*args, **kwargs, disable=disable)
