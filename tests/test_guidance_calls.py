@@ -41,11 +41,9 @@ def by_itself(dit, s: float):
         out[cond] += W / s * (out[cond] - damaged[cond])
         return (out,)
 
-    transformer.forward = forward
-    try:
+    with pytest.MonkeyPatch.context() as patched:  # nnsight, where it has wrapped, keeps a forward of its own there
+        patched.setattr(transformer, "forward", forward)
         yield
-    finally:
-        del transformer.forward
 
 
 def agree(dit, s: float, call) -> None:
