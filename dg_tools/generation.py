@@ -118,6 +118,8 @@ def generate(
     steps = dit.default_steps if steps is None else steps
     for e, g in variants:
         check(dit, [x for x in as_list(e) if x is not None], g, steps, height, width)
+    call = {"steps": steps, "height": height, "width": width, **kwargs}
+    variants = [(e, g.resolved(dit, **call) if isinstance(g, DetailGuidance) else g) for e, g in variants]  # once
     jobs = [(p, s, e, g) for p in prompts for s in seeds for e, g in variants]
     made = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
     latents: list[torch.Tensor] = []
@@ -130,8 +132,7 @@ def generate(
         for p, s, e, g in jobs:
             began = time.perf_counter()
             group = [x for x in as_list(e) if x is not None]
-            shared = {"seed": s, "steps": steps, "height": height, "width": width, **kwargs}
-            raw, count = run(dit, p, edits=group, guidance=g, on_step=advance, **shared)
+            raw, count = run(dit, p, edits=group, guidance=g, on_step=advance, seed=s, **call)
             flat = spatial(dit, raw, height, width)
             latents.append(flat)
             made.images += decode(dit, flat)
