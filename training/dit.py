@@ -327,7 +327,7 @@ def append_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append rows, with a header where the file is new."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)
