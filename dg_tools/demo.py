@@ -27,14 +27,15 @@ from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive, find_massive
 from dg_tools.metrics import bootstrap_interval, describe
 from dg_tools.models import DiT, load
-from dg_tools.pictures import decode
+from dg_tools.pictures import decode, spatial
+from dg_tools.progress import progress_bar
 from dg_tools.sampling import run
 
-PROMPTS = ("red apple on blue", "tropical fish on yellow", "strawberry on white", "owl on teal")
+PROMPTS = ("red apple on blue", "penguin on yellow", "strawberry on white", "owl on teal")
 DETECTION = ("banana on green", "horse face on purple", "soccer ball on brown", "mushroom on black")
 SCALE, WEIGHT, STEPS = 3.0, 0.5, 20  # CFG s, DG w and steps: set beforehand, the same for every model
 LIMIT = 90  # seconds on two cores, after the install
-MEASURED = 24  # pictures behind each interval
+MEASURED = 20  # pictures behind each interval
 
 
 class Report:
@@ -167,10 +168,15 @@ def pictures(dit: DiT, off: Disrupt, report: Report) -> None:
         seconds = sum(guided.seconds[i :: len(guidance)]) / len(PROMPTS)
         report.say(f"cost {name}", f"  {name}: {guided.forwards[i]} forwards, {seconds:.2f} s a picture", seconds)
     report.part("guidance")
-    edited = generate(dit, PROMPTS, seed=0, steps=STEPS, edits=[None, off, *off.controls(3)], guidance=CFG(SCALE))
     names = ["clean", "channels zeroed", "control 1", "control 2", "control 3"]
+    columns = []
+    for edit in progress_bar(True, [None, off, *off.controls(3)], desc="disruption"):
+        edits, prompts, seeds = [edit] if edit else [], list(PROMPTS), [0] * len(PROMPTS)
+        latents, _ = run(dit, prompts, seed=seeds, steps=STEPS, guidance=CFG(SCALE), edits=edits)
+        columns.append(decode(dit, spatial(dit, latents, *dit.size(None, None))))
     title = f"CFG {SCALE:g}, same noise; controls: shifts of the same norm on other channels"
-    grid = plots.image_grid(edited.images, names * len(PROMPTS), columns=len(names), title=title)
+    images = [image for row in zip(*columns, strict=True) for image in row]
+    grid = plots.image_grid(images, names * len(PROMPTS), columns=len(names), title=title)
     report.picture(grid, "disrupted.png")
     report.part("disruption")
 
@@ -208,7 +214,9 @@ def sample_metrics(dit: DiT, truths: References, chosen: list[Reference], off: D
     table = {"references": describe(truth, truth)}
     for name, guidance in plans.items():
         latents, _ = run(dit, prompts, seed=seeds, steps=STEPS, guidance=guidance)
-        table[name] = describe(decode(dit, latents, output_type="pt").float().cpu() * 2 - 1, truth)
+        table[name] = describe(
+            decode(dit, spatial(dit, latents, *dit.size(None, None)), output_type="pt").float().cpu() * 2 - 1, truth
+        )
     return table
 
 
