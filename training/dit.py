@@ -1,4 +1,4 @@
-"""DiT: an SD3Transformer2DModel and its text encoders, from random weights, by rectified flow.
+"""DiT: a transformer of SD3's or FLUX.1's class and its text encoders, from random weights, by rectified flow.
 
 As SD3 was trained: sigma from a logit-normal (the recipe sets its mean and width), z = (1 - sigma) x + sigma noise, and
 the network predicts noise - x. AdaLN starts at zero (gates, output projection), which diffusers does not do by itself.
@@ -23,42 +23,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from dg_tools.emoji import STYLES, References, caption
+from training.architectures import ARCHITECTURES
 from training.data import BACKGROUNDS
 from training.recipe import Recipe, append_json, write_safely
-from training.text import TextEncoders
 
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
-def build(recipe: Recipe) -> SD3Transformer2DModel:
-    """An untrained transformer whose every block starts as the identity."""
-    dit = recipe.dit
-    model = SD3Transformer2DModel(
-        sample_size=recipe.latent_size,
-        patch_size=dit.patch,
-        in_channels=recipe.vae.latent_channels,
-        out_channels=recipe.vae.latent_channels,
-        num_layers=dit.layers,
-        attention_head_dim=dit.head_dim,
-        num_attention_heads=dit.heads,
-        joint_attention_dim=dit.t5_width,
-        caption_projection_dim=dit.heads * dit.head_dim,
-        pooled_projection_dim=2 * dit.clip_width,
-        pos_embed_max_size=2 * recipe.latent_size // dit.patch,
-        qk_norm="rms_norm",
-    )
-    zero = [model.norm_out.linear, model.proj_out]
-    for block in model.transformer_blocks:
-        zero += [block.norm1.linear, block.norm1_context.linear]
-    for layer in zero:
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
-    return model
 
 
 class Pairs:
@@ -103,24 +76,25 @@ class Pairs:
         return latents, [caption(*row) for row in rows], noise
 
 
-def velocity_loss(model: Any, text: TextEncoders, batch: tuple, device: str) -> torch.Tensor:
+def velocity_loss(model: Any, training: Training, batch: tuple) -> torch.Tensor:
     """Mean squared error of the predicted velocity noise - x."""
     latents, captions, noise, sigma = batch
-    embeds, pooled = text(captions, device)
-    level = sigma[:, None, None, None]
+    device, level = training.device, sigma[:, None, None, None]
     noised = ((1 - level) * latents + level * noise).to(device)
-    predicted = model(noised, embeds, pooled, (sigma * 1000).to(device), return_dict=False)[0]
+    predicted = training.kind.velocity(model, noised, training.text(captions, device), sigma.to(device))
     return F.mse_loss(predicted, (noise - latents).to(device))
 
 
 @torch.no_grad()
-def validate(model: Any, text: TextEncoders, pairs: Pairs, device: str) -> dict[str, float]:
+def validate(training: Training, pairs: Pairs) -> dict[str, float]:
     """Loss on fixed trained and held-out pairs, mean over five noise levels."""
     result = {}
     for held_out, key in ((False, "trained"), (True, "held_out")):
         latents, captions, noise = pairs.validation(held_out)
         losses = [
-            velocity_loss(model, text, (latents, captions, noise, torch.full((len(latents),), s)), device).item()
+            velocity_loss(
+                training.transformer, training, (latents, captions, noise, torch.full((len(latents),), s))
+            ).item()
             for s in VALIDATION_SIGMAS
         ]
         result[key] = sum(losses) / len(losses)
@@ -128,10 +102,11 @@ def validate(model: Any, text: TextEncoders, pairs: Pairs, device: str) -> dict[
 
 
 @torch.no_grad()
-def outliers(model: Any, text: TextEncoders, pairs: Pairs, device: str, step: int) -> list[dict[str, Any]]:
+def outliers(training: Training, pairs: Pairs) -> list[dict[str, Any]]:
     """By block and sigma: the channel with the largest mean |x| over image tokens, and how it stands out."""
     latents, captions, noise = pairs.validation(held_out=False, count=16)
-    embeds, pooled = text(captions, device)
+    model, device = training.transformer, training.device
+    text = training.text(captions, device)
     rows: list[dict[str, Any]] = []
     for sigma in VALIDATION_SIGMAS:
         seen: list[torch.Tensor] = []
@@ -139,9 +114,9 @@ def outliers(model: Any, text: TextEncoders, pairs: Pairs, device: str, step: in
         def keep(module: Any, inputs: Any, output: tuple, seen: list = seen) -> None:
             seen.append(output[1])
 
-        handles = [b.register_forward_hook(keep) for b in model.transformer_blocks]
+        handles = [b.register_forward_hook(keep) for b in training.kind.blocks(model)]
         noised = ((1 - sigma) * latents + sigma * noise).to(device)
-        model(noised, embeds, pooled, torch.full((len(latents),), sigma * 1000, device=device))
+        training.kind.velocity(model, noised, text, torch.full((len(latents),), sigma, device=device))
         for handle in handles:
             handle.remove()
         for block, hidden in enumerate(seen):
@@ -150,7 +125,7 @@ def outliers(model: Any, text: TextEncoders, pairs: Pairs, device: str, step: in
             values = hidden[..., top]
             rows.append(
                 {
-                    "step": step,
+                    "step": training.step,
                     "sigma": sigma,
                     "block": block,
                     "channel": top,
@@ -182,8 +157,9 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.recipe, self.run, self.device = recipe, run, device
         words = json.loads((run / "words.json").read_text(encoding="utf-8"))
-        self.text = TextEncoders.build(recipe, words)
-        self.model = torch.nn.ModuleDict({"transformer": build(recipe), **self.text.modules()}).to(device)
+        self.kind = ARCHITECTURES[recipe.dit.architecture]
+        self.text = self.kind.text.build(recipe, words)
+        self.model = torch.nn.ModuleDict({"transformer": self.kind.build(recipe), **self.text.modules()}).to(device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=recipe.dit.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
@@ -191,6 +167,10 @@ class Training:
         self.step = 0
         self.history: list[dict[str, Any]] = []  # one row a run: steps, seconds, machine
         self.average = [p.detach().clone() for p in self.parameters]
+
+    @property
+    def transformer(self) -> torch.nn.Module:
+        return self.model["transformer"]
 
     @property
     def file(self) -> Path:
@@ -271,7 +251,7 @@ def main(
     elif warm_start:
         training.warm_start(warm_start)
     pairs = Pairs(References(run / "references"), latents, settings)
-    transformer = torch.compile(training.model["transformer"]) if compile else training.model["transformer"]
+    transformer = torch.compile(training.transformer) if compile else training.transformer
     began, first, total = time.perf_counter(), training.step, settings.dit.steps
     history = list(training.history)
     measure = set(checkpoints(total))
@@ -287,10 +267,10 @@ def main(
     def look(channels: bool) -> None:
         """Validation loss of the averaged weights, and their outlier channels where these are due."""
         training.swap()
-        losses = validate(training.model["transformer"], training.text, pairs, device)
+        losses = validate(training, pairs)
         append_json(run / "validation.jsonl", {"step": training.step, **losses})
         if channels:
-            rows = outliers(training.model["transformer"], training.text, pairs, device, training.step)
+            rows = outliers(training, pairs)
             append_csv(run / "outliers.csv", rows)
         training.swap()
         bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()})
@@ -299,7 +279,7 @@ def main(
         while training.step < total and (minutes is None or time.perf_counter() - began < 60 * minutes):
             ramp = min(1.0, (training.step + 1 - (first if warm_start else 0)) / settings.dit.warmup)
             training.optimizer.param_groups[0]["lr"] = settings.dit.learning_rate * ramp
-            value = velocity_loss(transformer, training.text, pairs.batch(training.step), device)
+            value = velocity_loss(transformer, training, pairs.batch(training.step))
             training.optimizer.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(training.parameters, 1.0)

@@ -1,4 +1,4 @@
-"""Export: what a training has reached, as a stock StableDiffusion3Pipeline folder.
+"""Export: what a training has reached, as a stock pipeline folder.
 
 The averaged weights; transformer and VAE in half precision in shards of at most 12 MB, text encoders in single
 precision (a half-precision CLIP folder would reload as half precision beside a single-precision transformer). The
@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 import typer
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import AutoencoderKL
 
 from training.dit import Training
 from training.recipe import Recipe
@@ -37,18 +37,8 @@ def main(
     training = Training(settings, run, "cpu")
     training.load()
     training.swap()  # the averaged weights
-    text = training.text
-    pipeline = StableDiffusion3Pipeline(
-        transformer=training.model["transformer"].half(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=AutoencoderKL.from_pretrained(run / "vae").half(),
-        text_encoder=text.clip_1,
-        tokenizer=text.clip_tokenizer,
-        text_encoder_2=text.clip_2,
-        tokenizer_2=text.clip_tokenizer,
-        text_encoder_3=text.t5,
-        tokenizer_3=text.t5_tokenizer,
-    )
+    vae = AutoencoderKL.from_pretrained(run / "vae").half()
+    pipeline = training.kind.pipeline(training.transformer.half(), training.text, vae)
     partial = to.with_name(to.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial, safe_serialization=True, max_shard_size="12MB")
@@ -63,7 +53,8 @@ def main(
         "notes": notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
     }
     (partial / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    header = f"---\nlicense: mit\ndg_tools:\n  call:\n    max_sequence_length: {settings.dit.t5_length}\n---\n"
+    call = "".join(f"    {name}: {value}\n" for name, value in training.kind.call(settings).items())
+    header = f"---\nlicense: mit\ndg_tools:\n  call:\n{call}---\n"
     (partial / "README.md").write_text(header + f"\n# {to.name}\n\nNot evaluated yet.\n", encoding="utf-8")
     size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
     if size > LIMIT:

@@ -39,7 +39,7 @@ class VAESettings:
 
 @dataclass(frozen=True)
 class DiTSettings:
-    """The transformer and the text encoders trained along with it.
+    """The transformer and the text encoders trained along with it; `single_layers` is FLUX's second list of blocks.
 
     sigma is the logistic function of a normal variable with `sigma_mean` and `sigma_std`. SD3 has 0 and 1; a mean above
     0 spends more steps where the caption decides, which a latent with many channels moves towards pure noise.
@@ -63,6 +63,8 @@ class DiTSettings:
     sigma_std: float
     save_every: int
     validate_every: int
+    architecture: str = "sd3"
+    single_layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Recipe:
         step = self.vae.factor * self.dit.patch
         if self.size % step:
             raise SystemExit(f"size {self.size} is no multiple of {step} (VAE factor x patch)")
+        if self.dit.architecture not in ("sd3", "flux"):
+            raise SystemExit(f"architecture = {self.dit.architecture!r}: sd3 or flux")
         if self.names < 2:
             raise SystemExit(f"names = {self.names}: at least 2 are needed")
 

@@ -1,7 +1,8 @@
 """Text: word-level tokenizers and tiny CLIP and T5 encoders, trained from nothing along with the DiT.
 
-The encoders are the stock classes, called as `StableDiffusion3Pipeline.encode_prompt` calls them: the last hidden state
-but one of two CLIPs side by side, padded to the T5 width, then the T5 rows; the pooled vector is both CLIPs' own.
+The encoders are the stock classes, called as the pipelines call them. SD3: the last hidden state but one of two CLIPs
+side by side, padded to the T5 width, then the T5 rows; the pooled vector is both CLIPs' own. FLUX: the T5 rows alone,
+and CLIP's pooled vector.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5Config,
@@ -41,8 +43,47 @@ def t5_tokenizer(words: list[str]) -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
+def clip_config(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """Two layers."""
+    dit = recipe.dit
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=dit.clip_width,
+        intermediate_size=4 * dit.clip_width,
+        projection_dim=dit.clip_width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=dit.clip_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def t5_config(recipe: Recipe, tokenizer: T5Tokenizer, layers: int) -> T5Config:
+    """An encoder without dropout."""
+    dit = recipe.dit
+    return T5Config(
+        vocab_size=len(tokenizer),
+        d_model=dit.t5_width,
+        d_kv=dit.t5_width // 4,
+        d_ff=2 * dit.t5_width,
+        num_layers=layers,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def token_ids(tokenizer: CLIPTokenizer | T5Tokenizer, captions: list[str], length: int) -> torch.Tensor:
+    """(captions, length), padded or cut."""
+    return tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+
+
 @dataclass
-class TextEncoders:
+class SD3Text:
     """Two CLIP text models, a T5 encoder and their tokenizers."""
 
     clip_tokenizer: CLIPTokenizer
@@ -54,34 +95,11 @@ class TextEncoders:
     t5_length: int
 
     @classmethod
-    def build(cls, recipe: Recipe, words: list[str]) -> TextEncoders:
+    def build(cls, recipe: Recipe, words: list[str]) -> SD3Text:
         """Untrained encoders of the recipe's sizes."""
         dit = recipe.dit
         clip_tok, t5_tok = clip_tokenizer(words, dit.clip_length), t5_tokenizer(words)
-        clip = CLIPTextConfig(
-            vocab_size=len(clip_tok),
-            hidden_size=dit.clip_width,
-            intermediate_size=4 * dit.clip_width,
-            projection_dim=dit.clip_width,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=dit.clip_length,
-            bos_token_id=clip_tok.bos_token_id,
-            eos_token_id=clip_tok.eos_token_id,
-            pad_token_id=clip_tok.pad_token_id,
-        )
-        t5 = T5Config(
-            vocab_size=len(t5_tok),
-            d_model=dit.t5_width,
-            d_kv=dit.t5_width // 4,
-            d_ff=2 * dit.t5_width,
-            num_layers=1,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-            pad_token_id=t5_tok.pad_token_id,
-            eos_token_id=t5_tok.eos_token_id,
-        )
+        clip, t5 = clip_config(recipe, clip_tok), t5_config(recipe, t5_tok, layers=1)
         encoders = CLIPTextModelWithProjection(clip), CLIPTextModelWithProjection(clip), T5EncoderModel(t5)
         return cls(clip_tok, t5_tok, *encoders, dit.clip_length, dit.t5_length)
 
@@ -93,14 +111,38 @@ class TextEncoders:
 
     def __call__(self, captions: list[str], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompt embeddings (batch, clip_length + t5_length, t5_width) and pooled (batch, 2 x clip_width)."""
-
-        def ids(tokenizer: CLIPTokenizer | T5Tokenizer, length: int) -> torch.Tensor:
-            batch = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            return batch.input_ids.to(device)
-
-        clip_ids = ids(self.clip_tokenizer, self.clip_length)
+        clip_ids = token_ids(self.clip_tokenizer, captions, self.clip_length).to(device)
         outputs = [clip(clip_ids, output_hidden_states=True) for clip in (self.clip_1, self.clip_2)]
-        t5 = self.t5(ids(self.t5_tokenizer, self.t5_length))[0]
+        t5 = self.t5(token_ids(self.t5_tokenizer, captions, self.t5_length).to(device))[0]
         clip = torch.cat([o.hidden_states[-2] for o in outputs], dim=-1)
         clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return torch.cat([clip, t5], dim=1), torch.cat([o[0] for o in outputs], dim=-1)
+
+
+@dataclass
+class FluxText:
+    """A CLIP text model, of which FLUX takes the pooled vector, and a T5 encoder, which alone gives the text tokens."""
+
+    clip_tokenizer: CLIPTokenizer
+    t5_tokenizer: T5Tokenizer
+    clip: CLIPTextModel
+    t5: T5EncoderModel
+    clip_length: int
+    t5_length: int
+
+    @classmethod
+    def build(cls, recipe: Recipe, words: list[str]) -> FluxText:
+        """Untrained encoders of the recipe's sizes."""
+        dit = recipe.dit
+        clip_tok, t5_tok = clip_tokenizer(words, dit.clip_length), t5_tokenizer(words)
+        clip, t5 = clip_config(recipe, clip_tok), t5_config(recipe, t5_tok, layers=2)
+        return cls(clip_tok, t5_tok, CLIPTextModel(clip), T5EncoderModel(t5), dit.clip_length, dit.t5_length)
+
+    def modules(self) -> torch.nn.ModuleDict:
+        """The trainable parts under the pipeline's own names."""
+        return torch.nn.ModuleDict({"text_encoder": self.clip, "text_encoder_2": self.t5})
+
+    def __call__(self, captions: list[str], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompt embeddings (batch, t5_length, t5_width) and pooled (batch, clip_width)."""
+        pooled = self.clip(token_ids(self.clip_tokenizer, captions, self.clip_length).to(device)).pooler_output
+        return self.t5(token_ids(self.t5_tokenizer, captions, self.t5_length).to(device))[0], pooled
