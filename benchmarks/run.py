@@ -34,7 +34,7 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
     both = dg.DetailGuidance(3.0, 0.5, off)
 
     def whole() -> object:
-        with mock.patch("dg_tools.guidance.why_not", lambda family, inputs: "the benchmark says so"):
+        with mock.patch("dg_tools.classic.why_not", lambda family, inputs: "the benchmark says so"):
             return picture(guidance=both)()
 
     capture = {"seeds": 0, "steps": steps, "progress": False}

@@ -13,7 +13,7 @@ _HOME = {
     "Disrupt": "interventions",
     "CFG": "guidance",
     "DetailGuidance": "guidance",
-    "detail_guidance": "guidance",
+    "detail_guidance": "classic",
     "generate": "generation",
     "denoise_error": "experiments",
     "references": "emoji",
@@ -24,10 +24,11 @@ __all__ += ["generate", "load", "open_activations", "references"]
 
 if TYPE_CHECKING:
     from dg_tools.activations import capture, open_activations
+    from dg_tools.classic import detail_guidance
     from dg_tools.emoji import references
     from dg_tools.experiments import denoise_error
     from dg_tools.generation import generate
-    from dg_tools.guidance import CFG, DetailGuidance, detail_guidance
+    from dg_tools.guidance import CFG, DetailGuidance
     from dg_tools.interventions import Disrupt
     from dg_tools.massive import find_massive
     from dg_tools.models import load

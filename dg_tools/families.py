@@ -69,6 +69,8 @@ class Family:
         partial_forward: whether a forward may start from a stored block output.
         guidance_argument: the pipeline's argument for the usual CFG scale.
         row_inputs: names of the transformer's inputs whose first dimension is the rows.
+        conditioning: names of the blocks' keyword inputs, besides the two streams, whose first dimension is the rows.
+        tail: path of the module after the last block; it takes the image stream and the conditioning.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Family:
     partial_forward: bool
     guidance_argument: str
     row_inputs: tuple[str, ...]
+    conditioning: tuple[str, ...] = ("temb",)
+    tail: str = "norm_out"
 
     def blocks(self, transformer: torch.nn.Module) -> Iterator[tuple[str, BlockList, torch.nn.Module]]:
         """(site name, record, module) of every block, in execution order."""

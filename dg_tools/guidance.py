@@ -8,14 +8,12 @@ one block. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's l
 is the paper's w (0 = off); both are anchored on the conditional prediction. Linear, so it holds for a velocity as it
 stands.
 
-`DetailGuidance` is a diffusers guider (settings, formula, pass plan); `detail_guidance(pipe, guider)` brings it to
-pipelines that take no guider, by folding w (c - d) into the conditional rows that the transformer returns: the
-pipeline's own CFG then gives the formula.
+`DetailGuidance` is a diffusers guider: settings, formula, pass plan, and what a modular pipeline asks of it. `classic`
+brings it to pipelines that take no guider.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +25,10 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from dg_tools.auto import auto_profile
 from dg_tools.families import family_of
 from dg_tools.interventions import Disrupt, attached, bind
-from dg_tools.models import ZOO, DiT, load
+from dg_tools.models import ZOO, DiT
 from dg_tools.partial import starting_after, why_not
 from dg_tools.profiles import PUBLISHED, read_profile
-from dg_tools.steps import Call, Clock
+from dg_tools.steps import Call
 
 
 @contextmanager
@@ -136,14 +134,17 @@ class DetailGuidance(BaseGuidance):
             raise ValueError(
                 f"detail guidance window [{detail_guidance_start}, {detail_guidance_stop}) is empty or outside 0..1"
             )
-        if not start < stop:
-            raise ValueError(f"guidance window [{start}, {stop}) is empty")
+        if not 0 <= start < stop <= 1:
+            raise ValueError(f"guidance window [{start}, {stop}) is empty or outside 0..1")
+        if not 0 <= guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale={guidance_rescale}; a share, 0 (off) to 1")
         self.guidance_scale = 1.0 if guidance_scale is None else float(guidance_scale)
         self.scale_is_set = guidance_scale is not None
         self.detail_guidance_scale = float(detail_guidance_scale)
         self.detail_guidance_start, self.detail_guidance_stop = detail_guidance_start, detail_guidance_stop
         self.guidance_rescale = guidance_rescale
         self._disarm: Callable[[], None] | None = None
+        self._kept: tuple | None = None  # the disrupted block's output in this step's conditional pass
         self.register_to_config(
             guidance_scale=guidance_scale,
             detail_guidance_scale=self.detail_guidance_scale,
@@ -167,20 +168,21 @@ class DetailGuidance(BaseGuidance):
 
     def passes(self, step: int, steps: int) -> list[str]:
         """Names of the predictions that step `step` of `steps` needs; the conditional one always."""
-
-        def inside(start: float, stop: float) -> bool:
-            return start * steps <= step < stop * steps
-
         if self.auto and self.detail_guidance_scale:
             raise ValueError('disrupt="auto" needs a model: guider.resolved(dit), dg.generate or dg.detail_guidance')
         plan = ["pred_cond"]
-        if self._enabled and inside(self._start, self._stop):
+        if self._enabled and self.inside(step, steps):
             if self.guidance_scale > 1:
                 plan.append("pred_uncond")
             asked = self.disrupt is not None and (self.disrupt.steps is None or step in self.disrupt.steps)
-            if asked and self.detail_guidance_scale and inside(self.detail_guidance_start, self.detail_guidance_stop):
+            window = self.detail_guidance_start * steps <= step < self.detail_guidance_stop * steps
+            if asked and window and self.detail_guidance_scale:
                 plan.append("pred_disrupted")
         return plan
+
+    def inside(self, step: int, steps: int) -> bool:
+        """Whether a step lies in the window of all guidance."""
+        return self._start * steps <= step < self._stop * steps
 
     def check_window(self, steps: int) -> None:
         """Raise ValueError where no step of `steps` would see the disrupted pass that was asked for."""
@@ -251,8 +253,9 @@ class DetailGuidance(BaseGuidance):
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
         """Arm the disruption for the pass that is named `pred_disrupted`, and for that one forward only.
 
-        The forward itself takes everything off again, so that nothing is left where it raises: modular pipelines do
-        not clean up after an exception.
+        The conditional forward before it keeps the disrupted block's output, so that only the blocks after it run
+        again. The forward itself takes everything off again, so that nothing is left where it raises: modular
+        pipelines do not clean up after an exception.
         """
         super().prepare_models(denoiser)
         self.cleanup_models(denoiser)
@@ -260,8 +263,10 @@ class DetailGuidance(BaseGuidance):
             self.check_window(self._num_inference_steps)
             family = family_of(denoiser)
             self.disrupt.check_blocks([name for name, _, _ in family.blocks(denoiser)])
-        if self._plan[self._count_prepared - 1] != "pred_disrupted":
+        name = self._plan[self._count_prepared - 1]
+        if name == "pred_uncond" or "pred_disrupted" not in self._plan:
             return
+        assert self.disrupt is not None
         own, forward = denoiser.__dict__.get("forward"), denoiser.forward
         timestep = float(self._timestep)
         call = Call(self._step, timestep, timestep / 1000.0, "cond", slice(None), slice(0, 0))
@@ -274,161 +279,45 @@ class DetailGuidance(BaseGuidance):
 
         def once(*args: Any, **kwargs: Any) -> Any:
             self.cleanup_models(denoiser)
-            with attached(denoiser, family_of(denoiser), [self.disrupt], call):  # type: ignore[list-item]
+            inputs = bind(denoiser, args, kwargs)
+            whole = why_not(family_of(denoiser), inputs) is not None
+            with self._keeping(denoiser, whole) if name == "pred_cond" else self._disrupting(denoiser, call, whole):
                 return forward(*args, **kwargs)
 
         self._disarm = disarm
         denoiser.forward = once
+
+    @contextmanager
+    def _keeping(self, denoiser: torch.nn.Module, whole: bool) -> Iterator[None]:
+        """The conditional forward inside leaves the disrupted block's clean output for the disrupted one."""
+        family = family_of(denoiser)
+        block = [module for _, _, module in family.blocks(denoiser)][self.disrupt.block]  # type: ignore[union-attr]
+
+        def keep(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
+            self._kept = output
+
+        handle = block.register_forward_hook(keep, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _disrupting(self, denoiser: torch.nn.Module, call: Call, whole: bool) -> Iterator[None]:
+        """A forward inside is disrupted; it starts from what was kept, or runs whole where that cannot be."""
+        family, disrupt = family_of(denoiser), self.disrupt
+        assert disrupt is not None
+        kept, self._kept = self._kept, None
+        if whole or kept is None:
+            with attached(denoiser, family, [disrupt], call):
+                yield
+            return
+        record = [record for _, record, _ in family.blocks(denoiser)][disrupt.block]
+        with starting_after(denoiser, family, disrupt.block, kept, lambda output: disrupt.edit(output, record, call)):
+            yield
 
     def cleanup_models(self, denoiser: torch.nn.Module) -> None:
         """Take an armed disruption off, used or not."""
         if self._disarm is not None:
             self._disarm()
             self._disarm = None
-
-
-@contextmanager
-def detail_guidance(pipeline: Any, guider: DetailGuidance, *, force: bool = False) -> Iterator[None]:
-    """Detail Guidance in a pipeline that takes no guider: `with dg.detail_guidance(pipe, guider): pipe(...)`.
-
-    Changes nothing in the call inside. Whether and how strongly it is guided by CFG is the call's own business; a
-    guider whose `guidance_scale` is set must say the same.
-
-    Args:
-        pipeline: a classic pipeline, or a `DiT`.
-        guider: the settings.
-        force: run the disrupted pass where w = 0 too (for tests: the result is bit-equal to off).
-
-    Raises:
-        ValueError: before the first forward, where the guider's scale is not the call's, or its window holds no step.
-        IndexError: a block, channel or token that there is not.
-    """
-    dit = load(pipeline)
-    guider = guider.resolved(dit)
-    if guider.disrupt is not None:
-        guider.disrupt.check(dit)
-    fold = _Fold(dit, guider, force)
-    with dit.running():
-        handles = [
-            dit.transformer.register_forward_pre_hook(fold.check),
-            dit.transformer.register_forward_hook(fold, with_kwargs=True),
-        ]
-        if guider.disrupt is not None:  # first of all hooks there: what the block gave before any edit
-            block = dit.block(guider.disrupt.block).module
-            handles.append(block.register_forward_hook(fold.keep, prepend=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def callers_scale(dit: DiT) -> float | None:
-    """The CFG scale of the pipeline call that is running, read from the call itself; None outside of one.
-
-    FLUX keeps its true CFG scale nowhere but among the local variables of its `__call__`.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        found = frame.f_locals
-        if frame.f_code.co_name == "__call__" and found.get("self") is dit.pipeline:
-            scale = float(found[dit.family.guidance_argument])
-            guided = found.get("do_true_cfg", scale > 1)  # FLUX needs a negative prompt as well
-            return scale if guided else 1.0
-        frame = frame.f_back
-    return None
-
-
-class _Fold:
-    """A forward hook on the transformer: reruns the conditional rows disrupted and folds w (c - d) into them."""
-
-    def __init__(self, dit: DiT, guider: DetailGuidance, force: bool) -> None:
-        self.dit, self.guider, self.force = dit, guider, force
-        self.clock = Clock(dit.pipeline, dit.family)
-        self.scale = guider.guidance_scale
-        self.busy = False
-        self.kept: tuple = ()
-
-    def keep(self, module: torch.nn.Module, inputs: Any, output: tuple) -> None:
-        """The output of the block that is disrupted, from the undisrupted pass."""
-        if not self.busy:
-            self.kept = output
-
-    def check(self, module: torch.nn.Module, inputs: Any) -> None:
-        """Before each forward: which scale does the caller use, and does the guider agree?"""
-        if self.busy:
-            return
-        scale = callers_scale(self.dit)
-        if scale is not None and self.guider.scale_is_set and abs(scale - self.guider.guidance_scale) > 1e-6:
-            raise ValueError(
-                f"the pipeline is called with {self.dit.family.guidance_argument}={scale:g}, the guider says "
-                f"guidance_scale={self.guider.guidance_scale:g}: say the same scale in both, or leave the guider's out"
-            )
-        self.scale = self.guider.guidance_scale if scale is None else scale
-        self.guider.check_window(len(self.dit.pipeline.scheduler.timesteps))
-
-    def __call__(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        if self.busy:
-            return None
-        inputs = bind(module, args, kwargs)
-        call = self.clock.read(inputs)
-        if call.step is None or call.branch in ("uncond", "other"):
-            return None
-        plan = self.guider.passes(call.step, len(self.dit.pipeline.scheduler.timesteps))
-        prediction = output[0]
-        cond = prediction[call.cond]
-        disrupted = None
-        if "pred_disrupted" in plan or (self.force and self.guider.disrupt is not None):
-            disrupted = self.rerun(module, inputs, call, prediction.shape[0])
-        folded = cond
-        if disrupted is not None:
-            folded = cond + (self.guider.detail_guidance_scale / self.scale) * (cond - disrupted)
-        if self.guider.guidance_rescale > 0 and call.branch == "both":
-            folded = self.rescale(cond, prediction[call.uncond], disrupted)
-        if folded is cond:
-            return None
-        replaced = prediction.clone()
-        replaced[call.cond] = folded
-        return (replaced, *output[1:]) if isinstance(output, tuple) else type(output)(sample=replaced)
-
-    def rescale(self, cond: torch.Tensor, uncond: torch.Tensor, disrupted: torch.Tensor | None) -> torch.Tensor:
-        """Conditional rows c' such that the pipeline's own u + s (c' - u) is the rescaled result."""
-        wanted = self.guider.new(guidance_scale=self.scale).forward(cond, uncond, disrupted).pred
-        return uncond + (wanted - uncond) / self.scale
-
-    def rerun(self, module: torch.nn.Module, inputs: dict[str, Any], call: Call, rows: int) -> torch.Tensor:
-        """The conditional rows once more, disrupted: from the disrupted block on, or whole where that cannot be."""
-        alone = Call(call.step, call.timestep, call.sigma, "cond", slice(None), slice(0, 0))
-        sliced = {
-            k: v[call.cond]
-            if k in self.dit.family.row_inputs and isinstance(v, torch.Tensor) and v.shape[0] == rows
-            else v
-            for k, v in inputs.items()
-        }
-        reason = why_not(self.dit.family, inputs)
-        self.busy = True
-        try:
-            with self.whole(alone) if reason else self.partial(alone, call.cond):
-                return module(**{**sliced, "return_dict": False})[0]
-        finally:
-            self.busy = False
-            self.kept = ()
-
-    def whole(self, call: Call) -> Any:
-        """Every block runs again."""
-        return attached(self.dit.transformer, self.dit.family, [self.guider.disrupt], call)  # type: ignore[list-item]
-
-    def partial(self, call: Call, rows: slice) -> Any:
-        """Only the blocks after the disrupted one run again."""
-        disrupt = self.guider.disrupt
-        assert disrupt is not None
-        record = self.dit.block(disrupt.block).record
-
-        def edit(output: tuple) -> tuple:
-            edited = disrupt.edit(output, record, call)
-            if edited is None:
-                raise RuntimeError(f"this edit touched nothing: {disrupt.sentence()}; check its steps and rows")
-            return edited
-
-        output = tuple(None if x is None else x[rows] for x in self.kept)
-        return starting_after(self.dit.transformer, self.dit.family, disrupt.block, output, edit)

@@ -145,6 +145,17 @@ def card_call(folder: Path) -> dict[str, Any]:
     return dict(ModelCard.load(card).data.to_dict().get("dg_tools", {}).get("call", {}))
 
 
+def check_not_compiled(transformer: torch.nn.Module) -> None:
+    """Raise ValueError for a compiled transformer, or one with compiled blocks."""
+    parts = [transformer, *transformer.modules()]
+    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in parts):
+        raise ValueError(
+            "this transformer is compiled: torch traces a module's hooks when it compiles it and skips those that come "
+            "later without a word, so that captures and edits would do nothing. Use dg_tools before compiling, or load "
+            "the pipeline without torch.compile"
+        )
+
+
 class PipelineModule(torch.nn.Module):
     """A pipeline as a module, so that nnsight can trace a whole sampling run of a pipeline that exists already."""
 
@@ -263,6 +274,7 @@ class DiT:
                 f"{type(pipeline).__name__} has no transformer (it has: {parts}); dg_tools works on diffusion "
                 "transformers, not on U-Nets"
             )
+        check_not_compiled(transformer)
         self.pipeline, self.transformer = pipeline, transformer
         self.family = family or family_of(transformer)
         self.call, self.profile = call or {}, profile

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
-from dg_tools.guidance import DetailGuidance, detail_guidance
+from dg_tools.classic import detail_guidance
+from dg_tools.fork import reads_any_rows
+from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models import DiT
 from dg_tools.partial import Stored
@@ -85,9 +87,10 @@ def run(
     check(dit, edits, guidance, made.get("num_inference_steps", dit.default_steps), made["height"], made["width"])
     count = Count()
 
-    def count_forward(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        count.forwards += output[0].shape[0]
+    def count_forward(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        count.forwards += output.shape[0]
 
+    @reads_any_rows
     def count_block(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
         if not isinstance(module, Stored):
             count.block_calls += output[1].shape[0]
@@ -98,7 +101,8 @@ def run(
         return tensors
 
     with dit.running(), ExitStack() as stack:
-        stack.callback(dit.transformer.register_forward_hook(count_forward, with_kwargs=True).remove)
+        tail = dit.transformer.get_submodule(dit.family.tail)
+        stack.callback(tail.register_forward_hook(count_forward).remove)
         for block in dit.blocks:
             stack.callback(block.module.register_forward_hook(count_block).remove)
         stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))

@@ -8,6 +8,7 @@ import torch
 from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
 
 import dg_tools as dg
+from dg_tools.partial import Stored
 
 PROMPT = "a red apple"
 OFF = dg.Disrupt([3, 7], 1)
@@ -39,11 +40,17 @@ def sample(modular, guider, steps=3, **kwargs):
 @pytest.mark.parametrize("s", [1.0, 3.0])
 @pytest.mark.parametrize("w", [0.0, 0.8])
 def test_equals_the_context_manager(dit, modular, s, w):
-    counts = [0]
-    handle = dit.transformer.register_forward_hook(lambda m, i, o: counts.__setitem__(0, counts[0] + 1))
+    counts, calls = [0], [0]
+    handles = [dit.transformer.register_forward_hook(lambda m, i, o: counts.__setitem__(0, counts[0] + 1))]
+    for block in dit.blocks:
+        count = lambda m, i, o: calls.__setitem__(0, calls[0] + (not isinstance(m, Stored)))  # noqa: E731
+        handles.append(block.module.register_forward_hook(count))
     ours = sample(modular, dg.DetailGuidance(s, w, OFF))
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     assert counts[0] == 3 * (1 + (s > 1) + (w > 0))
+    blocks = len(dit.blocks)
+    assert calls[0] == 3 * (blocks * (1 + (s > 1)) + (blocks - OFF.block - 1) * (w > 0))
     theirs = dg.generate(
         dit, PROMPT, seed=5, guidance=dg.DetailGuidance(s, w, OFF), progress=False, **tiny.CALL
     ).latents

@@ -18,12 +18,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 LAYERS = [  # a module imports from its own row's left and from rows above only
     ["families", "massive", "metrics", "profiles", "progress"],
-    ["models", "steps", "partial"],
+    ["models", "steps", "partial", "fork"],
     ["tracing", "pictures"],
     ["interventions"],
     ["onestep"],
     ["auto"],
     ["guidance"],
+    ["classic"],
     ["sampling"],
     ["generation"],
     ["activations"],

@@ -10,6 +10,7 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.fork import reads_any_rows
 from dg_tools.sampling import run
 
 PROMPT = "a red apple"
@@ -43,10 +44,28 @@ def test_off_is_bit_equal_to_the_stock_pipeline(dit, s):
     for guidance in (dg.CFG(s) if s > 1 else None, dg.DetailGuidance(s, 0.0, off), dg.DetailGuidance(s)):
         latents, _ = run(dit, PROMPT, seed=5, guidance=guidance, **tiny.CALL)
         assert torch.equal(latents, plain)
-    with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(s, 0.0, off), force=True):
-        assert torch.equal(stock(dit, s, output_type="latent"), plain)
+    for way in ("fork", "partial", "whole"):
+        with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(s, 0.0, off), force=True, way=way):
+            assert torch.equal(stock(dit, s, output_type="latent"), plain)
     image = dg.generate(dit, PROMPT, seed=5, guidance=dg.DetailGuidance(s), progress=False, **tiny.CALL).images[0]
     assert np.array_equal(np.array(image), np.array(stock(dit, s)[0]))
+
+
+@torch.no_grad()
+def conditional(dit, latents, timestep):
+    """The conditional prediction, by a call of the transformer."""
+    pipeline, level = dit.pipeline, timestep.reshape(1) * dit.family.timestep_scale / 1000.0
+    if dit.family.name == "sd3":
+        embeds, _, pooled, _ = pipeline.encode_prompt(
+            PROMPT, None, None, do_classifier_free_guidance=False, max_sequence_length=8
+        )
+        return dit.transformer(latents, embeds, pooled, level, return_dict=False)[0]
+    embeds, pooled, ids = pipeline.encode_prompt(PROMPT, None, max_sequence_length=8)
+    places = pipeline._prepare_latent_image_ids(1, 8, 12, "cpu", torch.float32)
+    guidance = torch.tensor([3.5]) if dit.transformer.config.guidance_embeds else None
+    return dit.transformer(
+        latents, embeds, pooled, level, img_ids=places, txt_ids=ids, guidance=guidance, return_dict=False
+    )[0]
 
 
 def loop(dit, s: float, w: float, off: dg.Disrupt) -> torch.Tensor:
@@ -187,22 +206,59 @@ def test_the_formula():
     assert rescaled.std().item() == pytest.approx(c.std().item(), rel=1e-5)
 
 
-def test_rescale_reaches_the_pipeline(dits):
+def noise(dit) -> torch.Tensor:
+    """What a run with seed 5 starts from."""
+    height, width, generator = tiny.SIZE["height"], tiny.SIZE["width"], torch.Generator().manual_seed(5)
+    if dit.family.name == "sd3":
+        return torch.randn(1, 4, height // 2, width // 2, generator=generator)
+    return dit.pipeline.prepare_latents(1, 4, height, width, torch.float32, torch.device("cpu"), generator)[0]
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+def test_rescale_reaches_the_pipeline(dit, s):
     """The context manager's fold and the guider's own forward agree where the result is rescaled."""
-    dit, off = dits("sd3"), dg.Disrupt([3, 7], 1)
-    guider = dg.DetailGuidance(3.0, 0.8, off, guidance_rescale=0.7)
-    seen = []
+    off, one = dg.Disrupt([3, 7], 1), {**tiny.CALL, "steps": 1}
+    guider = dg.DetailGuidance(s, 0.8, off, guidance_rescale=0.7)
+    start = noise(dit)  # one Euler step from sigma 1 to 0 subtracts the prediction
 
-    def keep(module, args, kwargs, output):
-        seen.append(output[0].clone())
+    def prediction(**kwargs):
+        return start - run(dit, PROMPT, seed=5, **one, **kwargs)[0]
 
-    handle = dit.transformer.register_forward_hook(keep, with_kwargs=True)  # before ours: the bare predictions
-    arguments = {**tiny.CALL, "steps": 1}
-    start = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(5))
-    ours, _ = run(dit, PROMPT, seed=5, guidance=guider, **arguments)
-    handle.remove()
-    (u, c), d = seen[0].split(1), seen[1]
-    assert torch.allclose(ours, start - guider.forward(c, u, d).pred, rtol=1e-4, atol=1e-4 * ours.abs().max().item())
+    c, d = prediction(), prediction(edits=[off])
+    u = (3.0 * c - prediction(guidance=dg.CFG(3.0))) / 2.0
+    wanted = guider.forward(c, u if s > 1 else None, d).pred
+    ours = prediction(guidance=guider)
+    assert (ours - wanted).abs().max() / wanted.abs().max() < 1e-4
+    assert (ours - prediction(guidance=guider.new(guidance_rescale=0.0))).abs().max() / wanted.abs().max() > 1e-3
+
+
+def test_outside_of_the_window_there_is_no_guidance_and_no_second_pass(dit):
+    """Two of four steps with CFG and DG, then two of c alone; also where an edit keeps the rows as they are."""
+    off, four = dg.Disrupt([3, 7], 1), {**tiny.CALL, "steps": 4}
+    guider = dg.DetailGuidance(3.0, 0.8, off, stop=0.5)
+    ours, count = run(dit, PROMPT, seed=5, guidance=guider, **four)
+    assert count.forwards == 2 * 3 + 2
+    assert count.block_calls == 4 * 2 * len(dit.blocks) - 2 * len(dit.blocks) + 2 * (len(dit.blocks) - 2)
+    latents = {}
+
+    def keep(pipeline, step, timestep, tensors):
+        latents[step] = tensors["latents"]
+        return tensors
+
+    with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(None, 0.8, off, detail_guidance_stop=0.5)):
+        stock(dit, 3.0, num_inference_steps=4, output_type="latent", callback_on_step_end=keep)
+    inside = latents[1]  # the first half as if there were no window
+    scheduler, tail = dit.pipeline.scheduler, latents[1]
+    with dg.detail_guidance(dit.pipeline, guider):
+        stock(dit, 3.0, num_inference_steps=4, output_type="latent", callback_on_step_end=keep)
+    assert torch.equal(latents[1], inside) and torch.equal(latents[3], ours)
+    for i in (2, 3):  # the second half by hand, on the conditional prediction alone
+        velocity = conditional(dit, tail, scheduler.timesteps[i])
+        tail = tail + (scheduler.sigmas[i + 1] - scheduler.sigmas[i]) * velocity
+    assert (tail - ours).abs().max() / ours.abs().max() < 1e-4
+    edit = dg.Disrupt([5], 0, rows="cond").controls(1)[0]
+    edited, _ = run(dit, PROMPT, seed=5, edits=[edit], guidance=guider, **four)
+    assert not torch.allclose(edited, ours)
 
 
 def test_the_callers_scale_is_read_and_a_different_one_refused(dit, monkeypatch):
@@ -219,20 +275,42 @@ def test_the_callers_scale_is_read_and_a_different_one_refused(dit, monkeypatch)
                     stock(dit, callers)
 
 
-def test_partial_and_whole_reruns_agree(dit, monkeypatch):
+def test_fork_partial_and_whole_agree(dit):
     """What is left out changes nothing: within rounding, and within less in double precision."""
-    from dg_tools import guidance
-
     wide = dg.load(tiny.PIPELINES[{"sd3": "sd3", "flux": "flux"}[dit.family.name]]().to(torch.float64))
     for model, tolerance in ((dit, 1e-4), (wide, 1e-12)):
         for block in (0, len(model.blocks) - 1):
-            guider = dg.DetailGuidance(3.0, 0.8, dg.Disrupt([3, 7], block))
-            partial, few = run(model, PROMPT, seed=5, guidance=guider, **tiny.CALL)
-            with monkeypatch.context() as patched:
-                patched.setattr(guidance, "why_not", lambda family, inputs: "the test says so")
-                whole, many = run(model, PROMPT, seed=5, guidance=guider, **tiny.CALL)
+            guider = dg.DetailGuidance(None, 0.8, dg.Disrupt([3, 7], block))
+            made = {}
+            for way in ("fork", "partial", "whole"):
+                with dg.detail_guidance(model, guider, way=way):
+                    made[way] = run(model, PROMPT, seed=5, guidance=dg.CFG(3.0), **tiny.CALL)
+            (whole, many), (fork, few), (partial, same) = made["whole"], made["fork"], made["partial"]
             assert (partial - whole).abs().max() / whole.abs().max() < tolerance
-            assert many.block_calls - few.block_calls == 3 * (block + 1)
+            assert (fork - whole).abs().max() / whole.abs().max() < tolerance
+            assert few.block_calls == same.block_calls == many.block_calls - 3 * (block + 1)
+            assert few.forwards == same.forwards == many.forwards == 9
+
+
+def test_a_forbidden_fork_falls_back_and_says_so(dits, caplog):
+    """Skipped layers act between blocks: the disrupted pass is a whole one."""
+    dit, off = dits("sd35-medium"), dg.Disrupt([3, 7], 1)
+    arguments = {**tiny.CALL, "steps": 2, "skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0}
+    with caplog.at_level("WARNING", logger="dg_tools"):
+        run(dit, PROMPT, seed=5, guidance=dg.DetailGuidance(3.0, 0.8, off), **arguments)
+    assert not [r for r in caplog.records if r.name == "dg_tools"]  # that pass is not ours: nothing is forbidden
+    fold_input = {"block_controlnet_hidden_states": [torch.zeros(2, 96, tiny.WIDTH)]}
+    guider = dg.DetailGuidance(None, 0.8, off)
+    one = {**tiny.CALL, "steps": 1}
+    plain = run(dit, PROMPT, seed=5, guidance=guider.new(guidance_scale=3.0), **one)[0]
+    with dg.detail_guidance(dit, guider):
+        inner = dit.transformer.forward
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(dit.transformer, "forward", lambda **kwargs: inner(**{**kwargs, **fold_input}))
+            with caplog.at_level("WARNING", logger="dg_tools"):
+                made, count = run(dit, PROMPT, seed=5, guidance=dg.CFG(3.0), **one)
+    assert "runs whole, because block_controlnet_hidden_states" in caplog.text
+    assert (made - plain).abs().max() / plain.abs().max() < 1e-4 and count.block_calls == 3 * len(dit.blocks)
 
 
 def test_guidance_on_top_of_an_edit_at_the_same_block(dit):
@@ -253,3 +331,44 @@ def test_a_disruption_with_steps_of_its_own(dits):
     guider = dg.DetailGuidance(1.0, 1.0, dg.Disrupt([3], 1, steps=[1]))
     _, count = run(dit, PROMPT, seed=5, guidance=guider, **tiny.CALL)
     assert count.forwards == 4
+
+
+@pytest.mark.parametrize("way", ["fork", "partial", "whole"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError])
+def test_a_crash_in_the_disrupted_pass_leaves_nothing(dit, way, error):
+    before, last = stock(dit, 3.0, output_type="latent"), dit.blocks[-1]
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in dit.transformer.modules()]
+    forward, seen = dit.transformer.__dict__.get("forward"), [0]
+
+    @reads_any_rows
+    def crash(module, inputs, output):
+        seen[0] += output[1].shape[0]
+        if seen[0] >= 3 + (dit.family.rows == "sequential"):  # in the second step at the latest
+            raise error("simulated")
+
+    handle = last.module.register_forward_hook(crash)
+    guider = dg.DetailGuidance(None, 0.8, dg.Disrupt([3], 0))
+    with pytest.raises(error, match="simulated"), dg.detail_guidance(dit.pipeline, guider, way=way):
+        stock(dit, 3.0)
+    handle.remove()
+    assert dit.transformer.__dict__.get("forward") is forward
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in dit.transformer.modules()] == hooks
+    assert [b.module for b in dit.blocks] == [module for _, _, module in dit.family.blocks(dit.transformer)]
+    assert torch.equal(stock(dit, 3.0, output_type="latent"), before)
+
+
+def test_two_runs_are_equal_and_nnsight_agrees(dit):
+    """Guidance from two nnsight traces: for one step it is c + w (c - d) in the latents."""
+    one, w, made = {**tiny.CALL, "steps": 1}, 0.8, []
+    for edited in (False, True):
+        with dit.trace(PROMPT, seed=5, output_type="latent", **one) as run_:
+            for _ in run_.steps:
+                if edited:
+                    dit.blocks[1].image[..., [3, 7]] = 0
+            made.append(run_.result.images.clone())
+    c, d = made
+    ours, again = (
+        run(dit, PROMPT, seed=5, guidance=dg.DetailGuidance(1.0, w, dg.Disrupt([3, 7], 1)), **one) for _ in "ab"
+    )
+    assert torch.equal(ours[0], again[0])
+    assert (ours[0] - (c + w * (c - d))).abs().max() / c.abs().max() < 1e-4

@@ -1,0 +1,74 @@
+"""How does one batched forward give the disrupted prediction too? By splitting its rows at the disrupted block.
+
+The disrupted row is the conditional row up to that block. So the conditional rows of the block's output are copied,
+disrupted and appended to the batch, and the blocks after it run on three rows instead of two: rows * K + (K - m - 1)
+block rows for K blocks, disrupted after block m. The conditioning vector, which the transformer computes once and hands
+to every block, is given the same extra rows on its way in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from dg_tools.families import Family
+
+
+def reads_any_rows(hook: Callable) -> Callable:
+    """Mark a hook of ours that does not care how many rows a block has; it does not stand in the way of a fork."""
+    hook.any_rows = True  # type: ignore[attr-defined]
+    return hook
+
+
+def foreign_hooks(transformer: torch.nn.Module, family: Family) -> bool:
+    """Whether a block carries hooks that expect the pipeline's own rows: edits, readers, a user's own."""
+    for _, _, block in family.blocks(transformer):
+        hooks = [*block._forward_hooks.values(), *block._forward_pre_hooks.values()]
+        if not all(getattr(hook, "any_rows", False) for hook in hooks):
+            return True
+    return False
+
+
+def grown(value: Any, rows: int, copied: slice) -> Any:
+    """A tensor of `rows` rows with the copied rows appended; anything else as it is."""
+    if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[0] == rows:
+        return torch.cat([value, value[copied]])
+    return value
+
+
+@contextmanager
+def forked(
+    transformer: torch.nn.Module, family: Family, block: int, rows: int, copied: slice, edit: Callable[[tuple], tuple]
+) -> Iterator[None]:
+    """A forward inside of `rows` rows returns more: after its own rows the copied ones, with `edit` after `block`.
+
+    Args:
+        transformer, family: the model and its record.
+        block: index over all block lists, in execution order.
+        rows: rows that the forward is called with.
+        copied: which of them are copied.
+        edit: the copied rows of the block's output, as the block returns them, disrupted.
+    """
+
+    def split(module: torch.nn.Module, inputs: Any, output: tuple) -> tuple:
+        edited = edit(tuple(None if x is None else x[copied] for x in output))
+        return tuple(None if x is None else torch.cat([x, y]) for x, y in zip(output, edited, strict=True))
+
+    def grow(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = {k: grown(v, rows, copied) if k in family.conditioning else v for k, v in kwargs.items()}
+        return args, given
+
+    def grow_tail(module: torch.nn.Module, args: tuple) -> tuple:
+        return tuple(grown(x, rows, copied) for x in args)
+
+    with ExitStack() as stack:
+        modules = [module for _, _, module in family.blocks(transformer)]
+        stack.callback(modules[block].register_forward_hook(split).remove)
+        for module in modules[block + 1 :]:
+            stack.callback(module.register_forward_pre_hook(grow, with_kwargs=True).remove)
+        tail = transformer.get_submodule(family.tail)
+        stack.callback(tail.register_forward_pre_hook(grow_tail).remove)
+        yield
