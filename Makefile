@@ -16,7 +16,7 @@ NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=fa
 
 timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
 
-.PHONY: install demo test lint types unit tutorials lab notebooks bench wheel clean
+.PHONY: install demo test lint types unit tutorials lab notebooks bench full wheel clean
 
 install: $(VENV)/.installed
 
@@ -53,7 +53,11 @@ notebooks: install
 	$(BIN)/python tests/regenerate_notebooks.py
 
 bench: install
-	$(BIN)/python benchmarks/run.py
+	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error TQDM_DISABLE=1 $(BIN)/python -m benchmarks.run
+
+# SD3-medium's full-size transformer with random weights: 4 GB, some minutes.
+full: install
+	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m benchmarks.full_size
 
 wheel: install
 	rm -rf build dist

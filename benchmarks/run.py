@@ -2,7 +2,7 @@
 
 Variants take turns, so that a machine that slows down slows all of them; a ratio is the median over rounds of a
 variant's time to the plain run's of the same round. Absolute seconds are for this machine only. Kept as JSON with
-machine and versions.
+machine and versions. `layouts` has the paths of DG at a size where arithmetic decides.
 
     make bench
 """
@@ -16,13 +16,13 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
 import typer
 
 import dg_tools as dg
+from benchmarks.layouts import measure
 
 GOAL = 1.5  # seconds for one picture, 20 steps with CFG, on two cores
 
@@ -33,10 +33,6 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
     picture = lambda **kwargs: lambda: dg.generate(dit, "red apple on blue", **call, **kwargs)  # noqa: E731
     both = dg.DetailGuidance(3.0, 0.5, off)
 
-    def whole() -> object:
-        with mock.patch("dg_tools.classic.why_not", lambda family, inputs: "the benchmark says so"):
-            return picture(guidance=both)()
-
     capture = {"seeds": 0, "steps": steps, "progress": False}
     return {
         "CFG": picture(guidance=dg.CFG(3.0)),
@@ -44,7 +40,6 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
         "CFG, edited": picture(guidance=dg.CFG(3.0), edits=off),
         "DG": picture(guidance=dg.DetailGuidance(1.0, 0.5, off)),
         "CFG + DG": picture(guidance=both),
-        "CFG + DG, whole": whole,
         "CFG, captured": lambda: dg.capture(dit, "red apple on blue", guidance=dg.CFG(3.0), **capture),
     }
 
@@ -74,18 +69,10 @@ def main(
         }  # fmt: skip
         print(f"{name:15} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})")
     plain = rows["CFG"]["seconds"]
-    blocks, block = len(dit.blocks), dit.profile["block"]
-    extra = (np.array(seconds["CFG + DG"]) - seconds["CFG"]) / (np.array(seconds["CFG + DG, whole"]) - seconds["CFG"])
-    rows["partial over whole"] = {
-        "ratio": round(float(np.median(extra)), 3),
-        "goal": (blocks - block - 1) / blocks + 0.05,
-    }
-    print(
-        f"the disrupted pass from block {block} of {blocks} on: {np.median(extra):.2f} of the whole pass's extra time"
-    )
     print(f"one picture, {steps} steps with CFG: {plain:.2f} s (goal on two cores: {GOAL} s)")
+    layouts = {name: measure(name, rounds) for name in ("sd3", "flux")}
     record = {
-        "rows": rows, "rounds": rounds, "steps": steps, "threads": torch.get_num_threads(),
+        "rows": rows, "layouts": layouts, "rounds": rounds, "steps": steps, "threads": torch.get_num_threads(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "diffusers", "nnsight")},
     }  # fmt: skip

@@ -20,12 +20,11 @@ import xarray as xr
 from diffusers.guiders import BaseGuidance
 
 from dg_tools.generation import as_list
-from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
 from dg_tools.pictures import decode, spatial
 from dg_tools.progress import progress_bar
-from dg_tools.sampling import guidance_scale
+from dg_tools.sampling import guidance_scale, windowed
 
 TOP = 3  # how many of the largest values are kept with channel and token
 STREAMS = ("image", "text")
@@ -115,9 +114,10 @@ def capture(
     prompts, seeds, group = as_list(prompts), as_list(seeds), [e for e in as_list(edits) if e is not None]
     if not prompts or not seeds:
         raise ValueError("an empty list of prompts or seeds: nothing to capture")
-    if isinstance(guidance, DetailGuidance):
+    if windowed(guidance) is not None:
         raise ValueError(
-            "capture runs without DetailGuidance: its disrupted pass would be mixed in; pass edits= instead"
+            "capture runs with plain CFG(s) or without guidance: a disrupted pass would be mixed in (pass edits= "
+            "instead), and a window or a rescale would not be seen"
         )
     if rows not in ("cond", "all"):
         raise ValueError(f"rows={rows!r}; allowed: cond, all")

@@ -50,8 +50,7 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
         force: compute it where w = 0 too, apart from the clean pass (for tests: the result is bit-equal to off).
 
     Raises:
-        ValueError: before the first forward, where the guider's scale is not the call's, its window holds no step, or
-            `guidance_rescale` meets a scale of at most 1 in a call that it cannot be folded into.
+        ValueError: before the first forward, where the guider's scale is not the call's, or its window holds no step.
         IndexError: a block, channel or token that there is not.
     """
     dit = load(pipeline)
@@ -156,7 +155,7 @@ class Fold:
         if disrupted is None and not rescale:
             return prediction
         cond, uncond = prediction[call.cond], prediction[call.uncond]
-        if rescale:
+        if rescale or disrupted is None:
             folded = uncond + (self.guided.forward(cond, uncond, disrupted).pred - uncond) / self.scale
         else:
             folded = self.folded(cond, disrupted)
@@ -197,7 +196,7 @@ class Fold:
 
     # -- the disrupted prediction -------------------------------------------------------------------------------------
 
-    def folded(self, cond: torch.Tensor, disrupted: torch.Tensor | None) -> torch.Tensor:
+    def folded(self, cond: torch.Tensor, disrupted: torch.Tensor) -> torch.Tensor:
         """C + (w / s) (c - d)."""
         return cond + (self.guider.detail_guidance_scale / self.scale) * (cond - disrupted)
 
@@ -236,14 +235,7 @@ class Fold:
         disrupt = self.guider.disrupt
         assert disrupt is not None
         record = self.dit.block(disrupt.block).record
-
-        def edit(output: tuple) -> tuple:
-            edited = disrupt.edit(output, record, self.alone_call(call))
-            if edited is None:
-                raise RuntimeError(f"this edit touched nothing: {disrupt.sentence()}; check its steps and rows")
-            return edited
-
-        return edit
+        return lambda output: disrupt.must_edit(output, record, self.alone_call(call))
 
     def fork(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward for everything."""

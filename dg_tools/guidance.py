@@ -313,7 +313,9 @@ class DetailGuidance(BaseGuidance):
                 yield
             return
         record = [record for _, record, _ in family.blocks(denoiser)][disrupt.block]
-        with starting_after(denoiser, family, disrupt.block, kept, lambda output: disrupt.edit(output, record, call)):
+        with starting_after(
+            denoiser, family, disrupt.block, kept, lambda output: disrupt.must_edit(output, record, call)
+        ):
             yield
 
     def cleanup_models(self, denoiser: torch.nn.Module) -> None:

@@ -197,6 +197,17 @@ class Disrupt:
         edited = self(output[at], call)
         return None if edited is None else tuple(edited if i == at else kept for i, kept in enumerate(output))
 
+    def must_edit(self, output: tuple, record: BlockList, call: Call) -> tuple:
+        """`edit`, where a call that is not concerned is a mistake.
+
+        Raises:
+            RuntimeError: the edit touched nothing.
+        """
+        edited = self.edit(output, record, call)
+        if edited is None:
+            raise RuntimeError(f"this edit touched nothing: {self.sentence()}; check its steps and rows")
+        return edited
+
     def change(self, part: torch.Tensor, sigma: float) -> torch.Tensor:
         """The edit on the selected rows and tokens, in place."""
         channels = list(self.channels)

@@ -52,6 +52,7 @@ def load(
 
     Raises:
         FileNotFoundError: a path that is no diffusers folder, or an empty one; lists what there is.
+        TypeError: something else, such as a modular pipeline, which takes a guider itself.
         ValueError: pickle weights, an unknown transformer class, a pipeline without a transformer, or a transformer
             that is not what its family record says.
     """
@@ -64,6 +65,15 @@ def load(
         if device is not None:
             pipeline = pipeline.to(device)
         return DiT(pipeline, family)
+    if type(model).__name__.endswith("ModularPipeline"):
+        raise TypeError(
+            f"a {type(model).__name__} takes a guider itself: pipe.update_components(guider=dg.DetailGuidance(...)); "
+            "to look inside, load its components in a classic pipeline"
+        )
+    if not isinstance(model, str | Path | None):
+        raise TypeError(
+            f"a {type(model).__name__} is no model: pass a name, a folder, a Hub id or a diffusers pipeline"
+        )
     name = DEFAULT if model is None else str(model)
     source: str | Path = name
     if (ZOO / name / "model_index.json").is_file():

@@ -40,10 +40,24 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
     if guidance is None:
         return 1.0
     if isinstance(guidance, DetailGuidance | ClassifierFreeGuidance):
-        return float(guidance.guidance_scale)
+        if not guidance._enabled:
+            return 1.0
+        original = getattr(guidance, "use_original_formulation", False)  # c + s (c - u): the usual scale less one
+        return float(guidance.guidance_scale) + bool(original)
     raise TypeError(
         f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s) or dg.DetailGuidance(s, w, disrupt=...)"
     )
+
+
+def windowed(guidance: BaseGuidance | None) -> DetailGuidance | None:
+    """What must be done inside the pipeline's call: Detail Guidance, or a CFG with a window or a rescale."""
+    if isinstance(guidance, DetailGuidance):
+        return guidance
+    if isinstance(guidance, ClassifierFreeGuidance):
+        settings = {"guidance_rescale": guidance.guidance_rescale, "start": guidance._start, "stop": guidance._stop}
+        if guidance._enabled and settings != {"guidance_rescale": 0.0, "start": 0.0, "stop": 1.0}:
+            return DetailGuidance(guidance_scale(guidance), **settings)
+    return None
 
 
 def check(
@@ -106,7 +120,7 @@ def run(
         for block in dit.blocks:
             stack.callback(block.module.register_forward_hook(count_block).remove)
         stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))
-        if isinstance(guidance, DetailGuidance):
-            stack.enter_context(detail_guidance(dit, guidance))
+        if inside := windowed(guidance):
+            stack.enter_context(detail_guidance(dit, inside))
         latents = dit.pipeline(**made, output_type="latent", callback_on_step_end=after_step).images
     return latents, count

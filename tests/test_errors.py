@@ -76,7 +76,8 @@ def test_generate_refuses(dit, monkeypatch, arguments, error, words):
         ({"raw": [0], "raw_steps": [7]}, IndexError, "there are 0 to 2"),
         ({"rows": "uncond"}, ValueError, "allowed: cond, all"),
         ({"seeds": []}, ValueError, "nothing to capture"),
-        ({"guidance": dg.DetailGuidance()}, ValueError, "runs without DetailGuidance"),
+        ({"guidance": dg.DetailGuidance()}, ValueError, "disrupted pass would be mixed in"),
+        ({"guidance": dg.CFG(3.0, stop=0.5)}, ValueError, "a window or a rescale would not be seen"),
         ({"edits": dg.Disrupt([3], 9)}, IndexError, "block 9"),
     ],
 )

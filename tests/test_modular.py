@@ -89,3 +89,11 @@ def test_bad_settings_are_refused_before_the_first_forward(dit, modular):
         modular.update_components(guider=dg.DetailGuidance(3.0, 0.8, OFF))
     finally:
         handle.remove()
+
+
+def test_a_modular_pipeline_needs_no_context_manager(modular):
+    with pytest.raises(TypeError, match=r"takes a guider itself: pipe\.update_components"):
+        with dg.detail_guidance(modular, dg.DetailGuidance(3.0, 0.8, OFF)):
+            pass
+    with pytest.raises(TypeError, match="an? int is no model"):
+        dg.load(3)

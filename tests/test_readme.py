@@ -5,20 +5,66 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import tiny
+import torch
+from diffusers import DiffusionPipeline
+
+import dg_tools as dg
+from dg_tools import auto
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_code_runs(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 3 and len(blocks[0].strip().splitlines()) <= 12
-    code = "\n".join(blocks).replace("steps=20", "steps=2")  # the same calls, fewer steps
-    # from a file: nnsight reads the source of a trace's body
-    script = ROOT / "build" / "readme_code.py"
+def blocks() -> tuple[list[str], list[str]]:
+    """Python blocks: those on the embedded model, and those of the section on SD3.5 and FLUX.1."""
+    before, after = README.split("## DG on SD3.5 and FLUX.1")
+    own, rest = after.split("\n## ", 1)
+    found = [re.findall(r"```python\n(.*?)```", part, re.S) for part in (before + rest, own)]
+    return found[0], found[1]
+
+
+def execute(code: str, name: str, **given: object) -> dict[str, object]:
+    """Run code from a file: nnsight reads the source of a trace's body."""
+    script = ROOT / "build" / f"{name}.py"
     script.parent.mkdir(exist_ok=True)
     script.write_text(code, encoding="utf-8")
-    exec(compile(code, str(script), "exec"), {"__name__": "readme"})
+    scope = {"__name__": name, **given}
+    exec(compile(code, str(script), "exec"), scope)
+    return scope
+
+
+def test_the_code_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, _ = blocks()
+    assert len(code) == 3 and len(code[0].strip().splitlines()) <= 12
+    execute("\n".join(code).replace("steps=20", "steps=2"), "readme")  # the same calls, fewer steps
+
+
+def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, tmp_path):
+    """As it stands but for the names of the weights, the device, the size and the number of steps."""
+    _, code = blocks()
+    medium = tiny.PIPELINES["sd35-medium"]()
+    tiny.plant(medium, 1, [5, 20], 400.0)
+    medium.save_pretrained(tmp_path / "sd35")
+    tiny.flux(guidance_embeds=True, single=19).save_pretrained(tmp_path / "flux")
+    monkeypatch.setattr(auto, "cache_folder", lambda: tmp_path / "profiles")
+    changes = {
+        "stabilityai/stable-diffusion-3.5-medium": str(tmp_path / "sd35"),
+        "black-forest-labs/FLUX.1-dev": str(tmp_path / "flux"),
+        '.to("cuda")': "",
+        "enable_model_cpu_offload()": 'enable_model_cpu_offload(device="cpu")',
+        "bfloat16": "float32",
+        "[154, 1446]": "[3, 7]",
+        "num_inference_steps=28": "num_inference_steps=2, height=32, width=48",
+    }
+    assert len(code) == 2
+    for i, block in enumerate(code):
+        for old, new in changes.items():
+            block = block.replace(old, new)
+        made = execute(block, f"readme_real_{i}", dg=dg, torch=torch, DiffusionPipeline=DiffusionPipeline)
+        assert made["image"].size == (48, 32)
+    assert list((tmp_path / "profiles").glob("*.json")), "auto kept what it chose"
 
 
 def test_links_and_pictures_exist():
@@ -28,5 +74,5 @@ def test_links_and_pictures_exist():
 
 def test_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for command in set(re.findall(r"make (demo|test|lab|notebooks|bench|wheel)\b", README)):
+    for command in set(re.findall(r"make (demo|test|lab|notebooks|bench|full|wheel)\b", README)):
         assert re.search(rf"^{command}:", makefile, re.M), command

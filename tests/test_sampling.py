@@ -196,6 +196,20 @@ def test_cfg_is_diffusers_own_and_says_nothing(tmp_path, caplog):
     assert torch.equal(dg.CFG(3.0).forward(c, u).pred, u + 3.0 * (c - u))
 
 
+def test_every_setting_of_cfg_is_honoured(dit):
+    """A window, a rescale, the other formulation, enabled: as DetailGuidance with w = 0 has them."""
+    plain, _ = run(dit, PROMPT, seed=5, guidance=dg.CFG(3.0), **tiny.CALL)
+    for settings in ({"stop": 0.5}, {"start": 0.4}, {"guidance_rescale": 0.7}):
+        ours, count = run(dit, PROMPT, seed=5, guidance=dg.CFG(3.0, **settings), **tiny.CALL)
+        theirs, same = run(dit, PROMPT, seed=5, guidance=dg.DetailGuidance(3.0, **settings), **tiny.CALL)
+        assert torch.equal(ours, theirs) and not torch.equal(ours, plain) and count == same
+        assert count.forwards == {"stop": 5, "start": 4, "guidance_rescale": 6}[next(iter(settings))]
+    other, _ = run(dit, PROMPT, seed=5, guidance=dg.CFG(2.0, use_original_formulation=True), **tiny.CALL)
+    assert torch.equal(other, plain)
+    off, count = run(dit, PROMPT, seed=5, guidance=dg.CFG(3.0, enabled=False), **tiny.CALL)
+    assert torch.equal(off, run(dit, PROMPT, seed=5, **tiny.CALL)[0]) and count.forwards == 3
+
+
 def test_the_formula():
     c, u, d = torch.randn(3, 1, 4, 8, 8)
     off = dg.Disrupt([3], 1)

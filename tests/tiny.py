@@ -57,19 +57,19 @@ def clip(tokenizer: CLIPTokenizer, kind: type, width: int = 16) -> Any:
     ).eval()
 
 
-def t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
+def t5(tokenizer: T5Tokenizer, width: int = JOINT) -> T5EncoderModel:
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=JOINT, d_kv=16, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0
+        vocab_size=len(tokenizer), d_model=width, d_kv=16, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0
     )
     return T5EncoderModel(config).eval()
 
 
-def vae() -> AutoencoderKL:
+def vae(halvings: int = 1, channels: int = 4) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=[8, 8],
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
+        block_out_channels=[8] * (halvings + 1),
+        down_block_types=("DownEncoderBlock2D",) * (halvings + 1),
+        up_block_types=("UpDecoderBlock2D",) * (halvings + 1),
+        latent_channels=channels,
         layers_per_block=1,
         norm_num_groups=4,
         sample_size=32,
@@ -123,8 +123,8 @@ def sd3(seed: int = 0, **config: Any) -> StableDiffusion3Pipeline:
     return pipeline
 
 
-def flux(seed: int = 0, guidance_embeds: bool = False) -> FluxPipeline:
-    """FLUX.1: 2 double and 3 single blocks."""
+def flux(seed: int = 0, guidance_embeds: bool = False, single: int = 3) -> FluxPipeline:
+    """FLUX.1: 2 double blocks and some single ones."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         c_tok, t_tok = clip_tokenizer(), t5_tokenizer()
@@ -132,7 +132,7 @@ def flux(seed: int = 0, guidance_embeds: bool = False) -> FluxPipeline:
             patch_size=1,
             in_channels=16,
             num_layers=2,
-            num_single_layers=3,
+            num_single_layers=single,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=JOINT,
