@@ -34,11 +34,16 @@ if TYPE_CHECKING:
     from dg_tools.models import load
 
 
+_MODULES = ("experiments", "metrics", "plots")  # reached as dg.plots and so on, loaded on first use
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"dg_tools.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(f"dg_tools.{_HOME[name]}"), name)
     raise AttributeError(f"module 'dg_tools' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *_HOME, *_MODULES})

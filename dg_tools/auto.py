@@ -7,7 +7,6 @@ says how it was made; it is a starting point, no finding.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from functools import partial
@@ -27,6 +26,7 @@ from dg_tools.models import DiT
 from dg_tools.onestep import conditions, velocity
 from dg_tools.pictures import decode, spatial
 from dg_tools.progress import progress_bar
+from dg_tools.provenance import weights_hash
 from dg_tools.steps import Call
 
 logger = logging.getLogger("dg_tools")
@@ -43,15 +43,6 @@ OBJECTIVE = (
 def cache_folder() -> Path:
     """Where chosen profiles are kept."""
     return Path(platformdirs.user_cache_dir("dg_tools")) / "profiles"
-
-
-def weights_hash(dit: DiT) -> str:
-    """A hash of every weight of the transformer, in order."""
-    digest = hashlib.sha256()
-    for name, value in dit.transformer.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwargs: Any) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Disrupt:
         rows: `all`, or `cond` for the conditional rows of classifier-free guidance only.
         stream: `image` or `text`.
         draw: seed of what is random in a control.
+        strength: factor on the size of a shift (1: the norm that zeroing `channels` would remove).
         control: this edit is a control of another one: experiments put it into the null distribution.
 
     Raises:
@@ -62,6 +63,7 @@ class Disrupt:
     rows: Literal["all", "cond"] = "all"
     stream: Literal["image", "text"] = "image"
     draw: int = 0
+    strength: float = 1.0
     control: bool = False
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Disrupt:
         steps = "" if self.steps is None else f", steps {', '.join(map(str, self.steps))}"
         rows = "" if self.rows == "all" else ", conditional rows"
         drawn = f" (draw {self.draw})" if self.control else ""
+        drawn += f", strength {self.strength:g}" if self.strength != 1 else ""
         return ("control: " if self.control else "") + what + where + tokens + steps + rows + drawn
 
     def to_json(self) -> dict[str, Any]:
@@ -223,7 +226,7 @@ class Disrupt:
                 part[..., others] = 0
             else:
                 norm = part[..., channels].float().square().sum(-1).mean(1).sqrt()  # per row, over tokens
-                step = norm[:, None] * direction.to(part.device)
+                step = self.strength * norm[:, None] * direction.to(part.device)
                 part[..., others] += step[:, None].to(part.dtype)
         return part
 

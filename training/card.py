@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from dg_tools.plots import finish
+from dg_tools.plots.style import finish
 
 
 def read_lines(path: Path) -> pd.DataFrame:

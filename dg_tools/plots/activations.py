@@ -1,7 +1,4 @@
-"""Figures from arrays and results: returned, never shown, each readable alone.
-
-matplotlib for what must be read everywhere; plotly where turning the figure is the point.
-"""
+"""Hidden states: the surface over token and channel, magnitude by block and by noise level, gates."""
 
 from __future__ import annotations
 
@@ -12,43 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-INK, MASSIVE, QUIET = "#22313f", "#c0392b", "#95a5a6"
-
-
-def finish(figure: Figure) -> Figure:
-    """Close: a returned figure is shown once, by whoever asked for it."""
-    plt.close(figure)
-    return figure
-
-
-def image_grid(
-    images: Sequence[Any],
-    captions: Sequence[str] | None = None,
-    *,
-    columns: int = 4,
-    title: str = "",
-    size: float = 1.9,
-) -> Figure:
-    """Pictures in rows of `columns`, each with a caption."""
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns, (size + 0.45) * rows), squeeze=False, layout="constrained"
-    )
-    for i, axis in enumerate(axes.flat):
-        axis.axis("off")
-        if i < len(images):
-            axis.imshow(np.asarray(images[i]), interpolation="nearest")
-            if captions is not None:
-                axis.set_title(wrap(captions[i]), fontsize=7, color=INK)
-    figure.suptitle(title, fontsize=10)
-    return finish(figure)
-
-
-def wrap(text: str, width: int = 34) -> str:
-    """Long captions over several lines."""
-    import textwrap
-
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""])
+from dg_tools.plots.style import MASSIVE, QUIET, finish
 
 
 def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, title: str = "") -> Figure:
@@ -143,68 +104,4 @@ def gates(data: Any, channels: Sequence[int], *, block: int, part: str | None = 
     axis.set(xlabel="channel", ylabel=f"|gate {part}|")
     axis.set_title(f"AdaLN gate ({part}) of block {data['site'].values[block]}", fontsize=10)
     axis.legend(fontsize=8, frameon=False)
-    return finish(figure)
-
-
-def channel_map(
-    values: np.ndarray, grid: tuple[int, int], picture: np.ndarray | None = None, *, title: str = ""
-) -> Figure:
-    """One value per image token as a map, beside and over the picture; colours symmetric around zero.
-
-    Args:
-        values: (tokens,), token y * columns + x.
-        grid: (rows, columns).
-        picture: (H, W, 3).
-    """
-    rows, columns = grid
-    field = np.asarray(values, np.float32).reshape(rows, columns)
-    limit = float(np.abs(field).max()) or 1.0
-    panels = 1 if picture is None else 3
-    figure, axes = plt.subplots(1, panels, figsize=(2.6 * panels + 0.6, 2.8), squeeze=False, layout="constrained")
-    kwargs: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
-    if picture is not None:
-        extent = (0, picture.shape[1], picture.shape[0], 0)
-        kwargs["extent"] = extent
-        axes[0, 0].imshow(picture)
-        axes[0, 2].imshow(picture)
-        axes[0, 2].imshow(field, alpha=0.6, **kwargs)
-    drawn = axes[0, panels // 2].imshow(field, **kwargs)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    figure.colorbar(drawn, ax=axes[0, panels // 2], fraction=0.046)
-    figure.suptitle(title or "activation by image token", fontsize=10)
-    return finish(figure)
-
-
-def band_errors(table: Any, *, title: str = "") -> Figure:
-    """Error of an edit against its controls, relative to the clean run: one panel a band, sigma along x.
-
-    Args:
-        table: tidy, with columns edit, role (edit, control), sigma, band, ratio.
-    """
-    bands = list(dict.fromkeys(table["band"]))
-    figure, axes = plt.subplots(
-        1, len(bands), figsize=(3.2 * len(bands), 3.2), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axis, band in zip(axes[0], bands, strict=True):
-        part = table[table["band"] == band]
-        for role, colour, marker in (("control", QUIET, "."), ("edit", MASSIVE, "o")):
-            shown = part[part["role"] == role]
-            for i, (name, rows) in enumerate(shown.groupby("edit", sort=False)):
-                label = (role if role == "control" else str(name)) if i == 0 or role == "edit" else None
-                line = "-" if role == "edit" else ":"
-                axis.plot(
-                    rows["sigma"],
-                    rows["ratio"],
-                    marker + line,
-                    color=colour,
-                    alpha=0.9 if role == "edit" else 0.5,
-                    label=label,
-                )
-        axis.axhline(1.0, color=INK, lw=0.8)
-        axis.set(title=f"{band} frequencies", xlabel="sigma", yscale="log")
-    axes[0, 0].set_ylabel("x0 error / clean error")
-    axes[0, -1].legend(fontsize=7, frameon=False)
-    figure.suptitle(title or "One-step error at the same z_t", fontsize=10)
     return finish(figure)

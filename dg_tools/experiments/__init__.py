@@ -1,0 +1,12 @@
+"""The paper's claims as functions: each with its controls, its interval, a bound set beforehand, and a verdict.
+
+One file a question; `result` says what they return, `subject` how channels and prompts are split between detection and
+test.
+"""
+
+from __future__ import annotations
+
+from dg_tools.experiments.one_step import DenoiseError, denoise_error
+from dg_tools.experiments.result import Outcome, Result, open_result
+
+__all__ = ["DenoiseError", "Outcome", "Result", "denoise_error", "open_result"]

@@ -1,0 +1,135 @@
+"""On which channels, at which block, on which prompts? Chosen on one split of the prompts, tested on the other.
+
+An effect measured on the prompts on which its channels were detected flatters itself. So the prompts are split once, by
+a seed: some to detect on, the rest to test on, and an experiment sees the second part only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dg_tools.activations import capture
+from dg_tools.massive import find_massive
+from dg_tools.models import DiT
+from dg_tools.provenance import provenance
+
+DETECTION_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an experiment is about.
+
+    Attributes:
+        channels: massive channels.
+        block: index of the block at whose output they are disrupted.
+        test: what the experiment measures on (prompts, or references with their pictures), none of it used to detect.
+        detection: what the channels were detected on; empty where they were given.
+        how: where channels and block come from, in words.
+    """
+
+    channels: tuple[int, ...]
+    block: int
+    test: tuple[Any, ...]
+    detection: tuple[Any, ...] = ()
+    how: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """As plain JSON, with what the experiment adds."""
+        return {
+            "channels": list(self.channels),
+            "block": self.block,
+            "how": self.how,
+            "test": [prompt_of(x) for x in self.test],
+            "detection": [prompt_of(x) for x in self.detection],
+            "provenance": self.model,
+            **more,
+        }
+
+
+def prompt_of(item: Any) -> str:
+    """The prompt of a string, a `Reference`, or a (prompt, picture) pair."""
+    return item if isinstance(item, str) else item[0] if isinstance(item, tuple) else item.prompt
+
+
+def choose(
+    dit: DiT,
+    prompts: Sequence[Any],
+    seeds: Sequence[int] = (0,),
+    *,
+    channels: Sequence[int] | None = None,
+    block: int | None = None,
+    steps: int = DETECTION_STEPS,
+    detect: float = 0.25,
+    split_seed: int = 0,
+    least: int = 2,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Subject:
+    """Split the prompts, and find channels and block on the smaller part.
+
+    Args:
+        dit: any DiT.
+        prompts: strings, `Reference`s, or (prompt, picture) pairs.
+        seeds: noise seeds of the detection run.
+        channels: given channels; no detection, all prompts are for the test.
+        block: given block; None: the one of the model's profile, else the middle one.
+        steps: of the detection run.
+        detect: share of the prompts to detect on, at least one.
+        split_seed: of the split.
+        least: prompts that must remain for the test: an interval needs two.
+        **kwargs: passed to the pipeline's call.
+
+    Raises:
+        ValueError: too few prompts, no seeds, or no massive channel on the detection prompts (name channels then).
+        IndexError: channels or a block that this model does not have.
+    """
+    prompts, seeds = list(prompts), list(seeds)
+    if not prompts:
+        raise ValueError("an empty list of prompts: pass at least three (one to detect on, two to test on)")
+    if not seeds:
+        raise ValueError("an empty list of seeds: pass at least one")
+    if block is None:
+        known = (dit.profile or {}).get("block")
+        block, where = (known, "block: the model's profile") if known is not None else (
+            len(dit.blocks) // 2, "block: the middle one, not chosen by any objective")  # fmt: skip
+    else:
+        where = "block: given"
+    dit.block(block)
+    if channels is not None:
+        check_channels(dit, channels)
+        detection, test, what = [], prompts, "channels: given"
+    else:
+        order = np.random.default_rng(split_seed).permutation(len(prompts))
+        count = max(1, round(detect * len(prompts)))
+        detection, test = [prompts[i] for i in sorted(order[:count])], [prompts[i] for i in sorted(order[count:])]
+    if len(test) < least:
+        raise ValueError(
+            f"{len(test)} prompt(s) are left for the test ({len(prompts)} given, {len(detection)} to detect on); "
+            f"an interval over prompts needs at least {least}: pass more prompts, or channels="
+        )
+    if channels is None:
+        acts = capture(dit, [prompt_of(x) for x in detection], seeds=seeds, steps=steps, progress=progress, **kwargs)
+        found = find_massive(acts)
+        channels, what = found.channels, f"channels: detected on {len(detection)} other prompts ({found.rule})"
+        if not channels:
+            raise ValueError(
+                f"no massive channel on {len(detection)} prompts ({found.rule}): pass channels= to say which you mean"
+            )
+    return Subject(
+        tuple(int(c) for c in channels), block, tuple(test), tuple(detection), f"{what}; {where}", provenance(dit)
+    )
+
+
+def check_channels(dit: DiT, channels: Sequence[int]) -> None:
+    """Raise for channels that this model does not have."""
+    if not len(channels):
+        raise ValueError("channels is empty: name at least one, or pass None to detect them")
+    wrong = [c for c in channels if not 0 <= c < dit.width]
+    if wrong:
+        raise IndexError(f"channels {wrong} asked for; there are 0 to {dit.width - 1}")

@@ -1,0 +1,24 @@
+"""Figures from arrays and results: returned, never shown, each readable alone.
+
+matplotlib for what must be read everywhere; plotly where turning the figure is the point. One file a subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dg_tools.plots.activations import (
+    gates,
+    magnitude_by_block,
+    magnitude_by_sigma,
+    token_channel_surface,
+    token_channel_surface_plotly,
+)
+from dg_tools.plots.one_step import band_errors
+from dg_tools.plots.pictures import channel_map, image_grid
+
+__all__ = ["band_errors", "channel_map", "gates", "image_grid", "magnitude_by_block", "magnitude_by_sigma"]
+__all__ += ["token_channel_surface", "token_channel_surface_plotly"]
+
+FIGURES: dict[str, Callable[[Any], Any]] = {}  # experiment -> its figure, from its `Result`
