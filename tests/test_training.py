@@ -144,6 +144,39 @@ def test_ctrl_c_keeps_a_checkpoint(trained, tmp_path):
     assert torch.load(tmp_path / "dit.pt", weights_only=True)["step"] >= 4
 
 
+def test_a_taken_vae_gives_the_same_latents(trained, tmp_path):
+    """Models that share a VAE share its latent space, up to the half precision in which it ships."""
+    from safetensors.torch import load_file
+
+    folder, run = tmp_path / "model", tmp_path / "run"
+    command("export", "--recipe", "toy", "--run", trained, "--to", folder)
+    command("data", "--recipe", "toy", "--icons", icons(tmp_path / "icons"), "--run", run)
+    command("vae", "--recipe", "toy", "--run", run, "--take", folder)
+    ours, theirs = (load_file(p / "latents.safetensors")["latents"].float() for p in (run, trained))
+    assert (ours - theirs).abs().max() < 0.05 and not (run / "vae.pt").exists()
+    command("dit", "--recipe", "toy", "--run", run, "--seed", "1")
+    states = [torch.load(p / "dit.pt", weights_only=True) for p in (run, trained)]
+    assert json.loads(states[0]["history"])[0]["seed"] == 1
+    name = "transformer.pos_embed.proj.weight"
+    assert not torch.allclose(states[0]["model"][name], states[1]["model"][name], atol=0.1)
+    refused = command("vae", "--recipe", "cpu", "--run", run, "--take", folder, check=False)
+    assert refused.returncode == 1 and "says another shape" in refused.stderr
+
+
+def test_sd35s_second_attention(trained):
+    from dataclasses import replace
+
+    from training.architectures import SD3
+    from training.recipe import Recipe
+
+    toy = Recipe.load("toy")
+    model = SD3.build(replace(toy, dit=replace(toy.dit, dual_attention=True)))
+    assert [b.use_dual_attention for b in model.transformer_blocks] == [True, False]
+    assert all(not b.norm1.linear.weight.any() for b in model.transformer_blocks)
+    with pytest.raises(SystemExit, match="sd3' only"):
+        replace(toy, dit=replace(toy.dit, dual_attention=True, architecture="flux")).check()
+
+
 def test_bad_input(trained, tmp_path):
     def refused(*arguments: str) -> str:
         made = command(*arguments, check=False)

@@ -30,7 +30,7 @@ def start_at_zero(layers: list[torch.nn.Linear]) -> None:
 
 
 class SD3:
-    """SD3Transformer2DModel with qk rms-norm; two CLIPs and a T5."""
+    """SD3Transformer2DModel with qk rms-norm, as SD3.5-medium's with `dual_attention`; two CLIPs and a T5."""
 
     text = SD3Text
 
@@ -50,6 +50,7 @@ class SD3:
             pooled_projection_dim=2 * dit.clip_width,
             pos_embed_max_size=2 * recipe.latent_size // dit.patch,
             qk_norm="rms_norm",
+            dual_attention_layers=tuple(range(dit.layers // 2)) if dit.dual_attention else (),
         )
         zero = [model.norm_out.linear, model.proj_out]
         for block in model.transformer_blocks:

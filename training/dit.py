@@ -12,6 +12,7 @@ anywhere. What is random in step n depends on the seed and n alone.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import platform
 import signal
@@ -233,10 +234,13 @@ def main(
     warm_start: Path = typer.Option(None, help="an exported folder to go on from, where no checkpoint is kept"),
     minutes: float = typer.Option(None, help="stop after so many minutes, with a checkpoint"),
     compile: bool = typer.Option(False, help="torch.compile the transformer"),
+    seed: int = typer.Option(None, help="of first weights, batches and noise, instead of the recipe's; same data"),
 ) -> None:
     """Train the DiT and its text encoders; resumes where it stopped."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
     settings = Recipe.load(recipe)
+    if seed is not None:
+        settings = dataclasses.replace(settings, seed=seed)
     run = run or Path("runs") / settings.name
     for needed, command in (("words.json", "data"), ("latents.safetensors", "vae")):
         if not (run / needed).is_file():
@@ -258,7 +262,7 @@ def main(
 
     def save() -> None:
         seconds = round(time.perf_counter() - began, 1)
-        row = {"steps": training.step - first, "seconds": seconds, "machine": machine(device)}
+        row = {"steps": training.step - first, "seconds": seconds, "seed": settings.seed, "machine": machine(device)}
         training.history = [*history, row]
         training.save()
 

@@ -39,7 +39,8 @@ class VAESettings:
 
 @dataclass(frozen=True)
 class DiTSettings:
-    """The transformer and the text encoders trained along with it; `single_layers` is FLUX's second list of blocks.
+    """The transformer and the text encoders trained along with it; `single_layers` is FLUX's second list of blocks;
+    `dual_attention` gives the first half of SD3's blocks a second attention over the image, as in SD3.5-medium.
 
     sigma is the logistic function of a normal variable with `sigma_mean` and `sigma_std`. SD3 has 0 and 1; a mean above
     0 spends more steps where the caption decides, which a latent with many channels moves towards pure noise.
@@ -65,6 +66,7 @@ class DiTSettings:
     validate_every: int
     architecture: str = "sd3"
     single_layers: int = 0
+    dual_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Recipe:
             raise SystemExit(f"size {self.size} is no multiple of {step} (VAE factor x patch)")
         if self.dit.architecture not in ("sd3", "flux"):
             raise SystemExit(f"architecture = {self.dit.architecture!r}: sd3 or flux")
+        if self.dit.dual_attention and self.dit.architecture != "sd3":
+            raise SystemExit("dual_attention is SD3.5-medium's: architecture = 'sd3' only")
         if self.names < 2:
             raise SystemExit(f"names = {self.names}: at least 2 are needed")
 

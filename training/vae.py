@@ -9,6 +9,7 @@ The VAE sees every picture, those of held-out pairs too: it reads no caption, an
 all. The pairs are held out of what the DiT learns.
 
     python -m training.vae --recipe cpu --run runs/cpu
+    python -m training.vae --recipe cpu-flux --take dg_tools/zoo/emoji-sd3
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def encode_all(vae: AutoencoderKL, references: References) -> torch.Tensor:
 def main(
     recipe: str = typer.Option("cpu", help="cpu, gpu, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
+    take: Path = typer.Option(None, help="an exported model folder whose VAE is used as it is, nothing trained"),
 ) -> None:
     """Train the VAE (resumes where it stopped), fold the latent statistics, and store all latents."""
     settings = Recipe.load(recipe)
@@ -116,6 +118,9 @@ def main(
     if not (run / "references" / "names.json").is_file():
         raise SystemExit(f"{run}/references is missing; run first: python -m training.data --recipe {recipe}")
     references = References(run / "references")
+    if take is not None:
+        take_vae(take, run, references, settings)
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(settings.seed)
     vae = build(settings).to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
@@ -178,6 +183,29 @@ def main(
     write_safely(run / "latents.safetensors", lambda p: save_file({"latents": latents.half().contiguous()}, p))
     train_decoder(run / "vae", references, latents, settings, device)
     print(f"VAE done: {tuple(latents.shape)} latents, folding changed the pictures by at most {drift:.1e}")
+
+
+def take_vae(folder: Path, run: Path, references: References, recipe: Recipe) -> None:
+    """The VAE of an exported folder, and the latents that it gives: models that share it share their latent space.
+
+    Raises:
+        SystemExit: no VAE there, one of another shape than the recipe's, or one trained on other pictures.
+    """
+    if not (folder / "vae").is_dir():
+        raise SystemExit(f"{folder} has no vae: pass a folder that training.export wrote")
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
+    shape = [vae.config.latent_channels, *vae.config.block_out_channels]
+    if shape != [recipe.vae.latent_channels, *recipe.vae.channels]:
+        raise SystemExit(f"the VAE of {folder} has channels {shape}; recipe {recipe.name!r} says another shape")
+    beside = folder.parent / "emoji" / "names.json"
+    if beside.is_file() and References(beside.parent).names != references.names:
+        raise SystemExit(f"the VAE of {folder} was trained on other names than recipe {recipe.name!r} has")
+    latents = encode_all(vae, references)
+    write_safely(run / "vae", lambda p: replace_folder(vae, p, run / "vae"))
+    write_safely(run / "latents.safetensors", lambda p: save_file({"latents": latents.half().contiguous()}, p))
+    if (folder / "vae.jsonl").is_file():
+        shutil.copy(folder / "vae.jsonl", run / "vae.jsonl")
+    print(f"VAE of {folder}: {tuple(latents.shape)} latents")
 
 
 def train_decoder(folder: Path, references: References, latents: torch.Tensor, recipe: Recipe, device: str) -> None:
