@@ -1,0 +1,57 @@
+"""What is detail, and is it the right detail? Pure tensors: no model is imported here.
+
+`bands`: power by spatial frequency, coherent with a reference or not. `pictures`: what one picture says of its detail,
+noise, contrast and content. `distributions`: two sets of pictures. `published`: metrics that others defined, from the
+libraries that keep them. `learned`: scores by large networks, optional extras. `intervals`: how sure a mean is.
+
+Pictures are float tensors (N, C, H, W), on one scale throughout a call ([-1, 1] or [0, 1]); powers are in its square.
+"""
+
+from __future__ import annotations
+
+from dg_tools.metrics.bands import (
+    BANDS,
+    Bands,
+    Split,
+    band_correlation,
+    band_error,
+    band_masks,
+    band_pass,
+    band_power,
+    coherent_error,
+    coherent_power,
+    region_error,
+    same_shape,
+    spectrum,
+)
+from dg_tools.metrics.distributions import (
+    Distance,
+    RadialSpectrum,
+    kernel_distance,
+    log_spectral_distance,
+    radial_spectrum,
+    statistics_distance,
+)
+from dg_tools.metrics.intervals import bootstrap_interval, bootstrap_ratio
+from dg_tools.metrics.pictures import (
+    UNITS,
+    Share,
+    axis_share,
+    contrast,
+    describe,
+    detail_share,
+    flat_noise,
+    laplacian_variance,
+    luminance,
+    normalised_laplacian_variance,
+    retrieval_rank,
+    top_k,
+)
+from dg_tools.metrics.published import blur_effect, structural_similarity
+
+__all__ = ["BANDS", "UNITS", "Bands", "Distance", "RadialSpectrum", "Share", "Split", "axis_share", "band_correlation"]
+__all__ += ["band_error", "band_masks", "band_pass", "band_power", "blur_effect", "bootstrap_interval"]
+__all__ += ["bootstrap_ratio", "coherent_error", "coherent_power", "contrast", "describe", "detail_share", "flat_noise"]
+__all__ += ["kernel_distance", "laplacian_variance", "log_spectral_distance", "luminance"]
+__all__ += ["normalised_laplacian_variance", "radial_spectrum", "region_error", "retrieval_rank", "same_shape"]
+__all__ += ["spectrum", "statistics_distance", "structural_similarity", "top_k"]
