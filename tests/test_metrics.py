@@ -163,3 +163,16 @@ def test_published_metrics_know_their_extremes():
     assert (metrics.structural_similarity(-x, x) < 0).all()
     blurred = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
     assert (metrics.blur_effect(blurred) > metrics.blur_effect(x)).all()
+
+
+def test_ssim_agrees_with_a_second_library():
+    from skimage.metrics import structural_similarity as other
+
+    x, y = (torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in (0, 1))
+    mixed, settings = 0.7 * x + 0.3 * y, {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    ours = metrics.structural_similarity(mixed, x)
+    theirs = [
+        other((a.numpy() + 1) / 2, (b.numpy() + 1) / 2, channel_axis=0, data_range=1.0, **settings)
+        for a, b in zip(mixed, x, strict=True)
+    ]
+    assert np.allclose(ours, theirs, atol=0.01)  # they crop the border differently

@@ -9,18 +9,22 @@ from dg_tools.metrics.bands import same_shape
 from dg_tools.metrics.pictures import luminance
 
 
-def structural_similarity(x: torch.Tensor, reference: torch.Tensor, *, scale: float = 2.0) -> torch.Tensor:
-    """SSIM of each picture, (N,), at most 1 (Wang et al. 2004); torchmetrics, 11-pixel Gaussian window.
+def structural_similarity(
+    x: torch.Tensor, reference: torch.Tensor, *, span: tuple[float, float] = (-1.0, 1.0)
+) -> torch.Tensor:
+    """SSIM of each picture, (N,), -1..1 and 1 for a copy (Wang et al. 2004); torchmetrics, 11-pixel Gaussian window.
 
     Args:
         x: pictures (N, C, H, W), sides of at least 11.
         reference: same shape.
-        scale: span of the values: 2 for [-1, 1].
+        span: lowest and highest value of the scale. SSIM compares means as ratios, which asks for values from zero up:
+            on [-1, 1] as they stand a negative would count as similar, so the pictures are moved first.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     same_shape(x, reference)
-    values = ssim(x.float(), reference.float(), data_range=scale, reduction="none")
+    low, high = span
+    values = ssim(x.float() - low, reference.float() - low, data_range=high - low, reduction="none")
     return torch.as_tensor(values).reshape(len(x))
 
 
