@@ -16,7 +16,7 @@ NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=fa
 
 timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
 
-.PHONY: install demo test lint types unit tutorials lab notebooks bench full wheel clean
+.PHONY: install demo test lint types unit tutorials lab notebooks bench evidence full wheel clean
 
 install: $(VENV)/.installed
 
@@ -54,6 +54,12 @@ notebooks: install
 
 bench: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error TQDM_DISABLE=1 $(BIN)/python -m benchmarks.run
+
+# The paper's claims, recomputed for every embedded model (MODEL=name for one); EVIDENCE.md from what came out. At most
+# an hour on two cores; QUICK=1: five minutes, into build/evidence. RESUME=1 goes on after a run that was stopped.
+evidence: install
+	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.run \
+		$(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--size quick) $(if $(RESUME),--resume)
 
 # SD3-medium's full-size transformer with random weights: 4 GB, some minutes.
 full: install

@@ -1,0 +1,52 @@
+"""Which pictures are used for what? Drawn once by seed, and no name is used twice.
+
+Channels are detected on one part, the block is chosen on the second, and every experiment measures on the third or on
+held-out pairs, which the model never saw: on trained pairs fine detail is recalled, only on held-out ones invented.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dg_tools.emoji import Reference, References
+
+SEED = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Pictures in each part."""
+
+    detection: int = 12
+    development: int = 24
+    test: int = 64
+    held_out: int = 48
+
+
+FULL, QUICK, TOY = Sizes(), Sizes(4, 8, 16, 12), Sizes(2, 2, 5, 4)
+
+
+def split(references: References, sizes: Sizes, seed: int = SEED) -> dict[str, list[Reference]]:
+    """Parts by name; trained pairs, but for `held_out`. A name that is in one part is in no other, in either style.
+
+    Raises:
+        ValueError: fewer names than are asked for, with how many there are.
+    """
+    parts: dict[str, list[Reference]] = {}
+    used: set[str] = set()
+    # held-out pairs first: there are few of them
+    for part in ("held_out", "detection", "development", "test"):
+        held_out, wanted = part == "held_out", getattr(sizes, part)
+        drawn = references.sample(len(references.pairs(held_out)), seed=seed, held_out=held_out)
+        chosen: list[Reference] = []
+        for reference in drawn:
+            if reference.name not in used and len(chosen) < wanted:
+                chosen.append(reference)
+                used.add(reference.name)
+        if len(chosen) < wanted:
+            raise ValueError(
+                f"{wanted} names asked for the part {part!r}; {len(chosen)} are left of the {len(references.names)} "
+                f"in {references!r}"
+            )
+        parts[part] = chosen
+    return parts
