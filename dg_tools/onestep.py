@@ -19,12 +19,10 @@ class _Enough(Exception):
     """Stops the pipeline at its first forward."""
 
 
-def conditions(
-    dit: DiT, prompts: list[str], height: int | None = None, width: int | None = None, **kwargs: Any
-) -> dict[str, Any]:
-    """The transformer's inputs for these prompts, without CFG, but for `hidden_states` and `timestep`.
+def first_call(dit: DiT, prompts: list[str], **kwargs: Any) -> dict[str, Any]:
+    """The inputs of the transformer's first forward in a pipeline call, which is stopped there, by name.
 
-    `kwargs` go to the pipeline's call.
+    The pipeline's scheduler is left set for that call. `kwargs` as in `DiT.arguments`.
     """
     found: dict[str, Any] = {}
 
@@ -32,7 +30,7 @@ def conditions(
         found.update(bind(module, args, kwargs))
         raise _Enough
 
-    arguments = dit.arguments(prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
+    arguments = dit.arguments(prompts, **kwargs)
     with dit.running():
         handle = dit.transformer.register_forward_pre_hook(stop, with_kwargs=True)
         try:
@@ -41,7 +39,23 @@ def conditions(
             pass
         finally:
             handle.remove()
-    return {k: v for k, v in found.items() if k not in ("hidden_states", "timestep", "return_dict")}
+    return found
+
+
+def conditions(
+    dit: DiT, prompts: list[str], height: int | None = None, width: int | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """The transformer's inputs for these prompts, without CFG, but for `hidden_states` and `timestep`.
+
+    `kwargs` go to the pipeline's call.
+    """
+    found = first_call(dit, prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
+    return without_state(found)
+
+
+def without_state(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A forward's inputs without what changes from step to step."""
+    return {k: v for k, v in inputs.items() if k not in ("hidden_states", "timestep", "return_dict")}
 
 
 @torch.no_grad()

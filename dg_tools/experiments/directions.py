@@ -1,0 +1,159 @@
+"""Which way do guidances push, and what is left of one when the part that it shares with another is taken out?
+
+Every guidance here is the same formula with another worse twin (the paper's is the disrupted prediction):
+
+    v = c  or  u + s (c - u),   plus   w (c - worse)
+
+    worse = d       the massive channels disrupted: Detail Guidance
+    worse = d'      a matched control disrupted instead
+    worse = blur    the picture that c predicts, blurred: no second forward, unsharp masking of x0
+    worse = twin    the same transformer with noise on its weights, or an earlier checkpoint: auto-guidance
+
+The direction c - worse can be split into the part along c - u, which CFG has already, and the part across it; and its
+size can be set, for each picture and step, to that of w (c - d), so that only the direction differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from dg_tools.experiments.loop import At
+
+Part = Literal["whole", "along", "across"]
+Window = tuple[float, float]
+ALWAYS: Window = (0.0, 1.0)
+BLUR = "blur"
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """One rule of the loop.
+
+    Attributes:
+        name: in words, unique within an experiment.
+        scale: the usual CFG scale s; 1 is off.
+        weight: the paper's w; 0 is off.
+        worse: name of the worse twin's prediction among the loop's sources, or `blur`.
+        part: of c - worse: the `whole`, its part `along` c - u, or the rest, `across` it.
+        norm_of: another prediction's name: w is then set for each picture and step so that the term has the norm of
+            `weight` (c - norm_of).
+        window: of the term with w, as fractions of the steps.
+        cfg_window: of CFG.
+        blur_sigma: of `blur`, in latent pixels.
+    """
+
+    name: str
+    scale: float = 1.0
+    weight: float = 0.0
+    worse: str = "d"
+    part: Part = "whole"
+    norm_of: str | None = None
+    window: Window = ALWAYS
+    cfg_window: Window = ALWAYS
+    blur_sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.scale < 1:
+            raise ValueError(f"{self.name}: scale={self.scale}; the usual CFG scale s is at least 1 (1 = off)")
+        if self.weight < 0:
+            raise ValueError(f"{self.name}: weight={self.weight}; w is at least 0 (0 = off)")
+        if self.blur_sigma <= 0:
+            raise ValueError(f"{self.name}: blur_sigma={self.blur_sigma}; a width in latent pixels, more than 0")
+        for what in ("window", "cfg_window"):
+            start, stop = getattr(self, what)
+            if not 0 <= start < stop <= 1:
+                raise ValueError(f"{self.name}: {what} [{start}, {stop}) is empty or outside 0..1")
+
+    def __call__(self, at: At) -> torch.Tensor:
+        """The velocity of a step."""
+        cond = at["c"]
+        made = cond
+        if self.scale > 1 and at.inside(*self.cfg_window):
+            made = at["u"] + self.scale * (cond - at["u"])
+        if self.weight and at.inside(*self.window):
+            made = made + self.term(at)
+        return made
+
+    def term(self, at: At) -> torch.Tensor:
+        """What is added for w, (N, C, h, w)."""
+        push = direction(at, self.worse, self.blur_sigma)
+        if self.part != "whole":
+            along = projection(push, at["c"] - at["u"])
+            push = along if self.part == "along" else push - along
+        if self.norm_of is None:
+            return self.weight * push
+        wanted = self.weight * norms(direction(at, self.norm_of, self.blur_sigma))
+        have = norms(push)
+        factor = torch.where(have > 0, wanted / have.clamp_min(torch.finfo(have.dtype).tiny), torch.zeros_like(have))
+        return factor[:, None, None, None].to(push.dtype) * push
+
+
+def direction(at: At, worse: str, blur_sigma: float = 1.0) -> torch.Tensor:
+    """C - worse, (N, C, h, w); for `u` the direction of CFG."""
+    return at["c"] - (blurred(at, blur_sigma) if worse == BLUR else at[worse])
+
+
+def blurred(at: At, sigma: float) -> torch.Tensor:
+    """The velocity of the conditional prediction whose x0 is blurred, in latents."""
+    return (at.z - gaussian_blur(at.x0(at["c"]), sigma)) / at.sigma
+
+
+def gaussian_blur(x: torch.Tensor, sigma: float, truncate: float = 4.0) -> torch.Tensor:
+    """Gaussian blur over the last two dimensions of (N, C, h, w), edges repeated; cut at `truncate` sigmas."""
+    reach = int(truncate * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(x)
+    channels = x.shape[1]
+    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
+def inner(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Inner product of each picture's direction, (N,)."""
+    return (x.float() * y.float()).flatten(1).sum(1)
+
+
+def norms(x: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of each picture's direction, (N,)."""
+    return x.float().flatten(1).norm(dim=1)
+
+
+def projection(x: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
+    """The part of each picture's x along `onto`; zero where that is zero."""
+    length = inner(onto, onto)
+    share = torch.where(length > 0, inner(x, onto) / length.clamp_min(torch.finfo(length.dtype).tiny), 0.0)
+    return share[:, None, None, None].to(x.dtype) * onto
+
+
+def cosine(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Cosine between each picture's directions, (N,); NaN where one is zero."""
+    return inner(x, y) / (norms(x) * norms(y)).masked_fill((norms(x) == 0) | (norms(y) == 0), torch.nan)
+
+
+def noised_twin(transformer: torch.nn.Module, size: float, seed: int = 0) -> torch.nn.Module:
+    """A degraded copy for auto-guidance: every weight matrix plus normal noise of `size` times its own spread.
+
+    Karras et al. (arXiv 2406.02507) guide away from a smaller or less trained model; where none is at hand this is a
+    stand-in, and whether it errs as such a model would is not known.
+
+    Raises:
+        ValueError: a size that is not positive.
+    """
+    if size <= 0:
+        raise ValueError(f"size={size}: noise relative to the weights' standard deviation, more than 0")
+    twin = type(transformer).from_config(transformer.config)  # not a deep copy: that would take hooks along
+    twin.load_state_dict(transformer.state_dict())
+    first = next(transformer.parameters())
+    twin = twin.to(first.device, first.dtype).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in twin.parameters():
+        if parameter.ndim > 1:
+            noise = torch.randn(parameter.shape, generator=generator) * size * parameter.float().std().cpu()
+            parameter.add_(noise.to(parameter))
+    return twin
