@@ -30,6 +30,8 @@ class Subject:
         test: what the experiment measures on (prompts, or references with their pictures), none of it used to detect.
         detection: what the channels were detected on; empty where they were given.
         how: where channels and block come from, in words.
+        model: its provenance.
+        onset: first block where each channel is massive, on the detection prompts; empty where channels were given.
     """
 
     channels: tuple[int, ...]
@@ -38,6 +40,7 @@ class Subject:
     detection: tuple[Any, ...] = ()
     how: str = ""
     model: dict[str, Any] = field(default_factory=dict)
+    onset: dict[int, int] = field(default_factory=dict)
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """As plain JSON, with what the experiment adds."""
@@ -113,17 +116,18 @@ def choose(
             f"{len(test)} prompt(s) are left for the test ({len(prompts)} given, {len(detection)} to detect on); "
             f"an interval over prompts needs at least {least}: pass more prompts, or channels="
         )
+    onset: dict[int, int] = {}
     if channels is None:
         acts = capture(dit, [prompt_of(x) for x in detection], seeds=seeds, steps=steps, progress=progress, **kwargs)
         found = find_massive(acts)
-        channels, what = found.channels, f"channels: detected on {len(detection)} other prompts ({found.rule})"
+        channels, onset = found.channels, found.onset
+        what = f"channels: detected on {len(detection)} other prompts ({found.rule})"
         if not channels:
             raise ValueError(
                 f"no massive channel on {len(detection)} prompts ({found.rule}): pass channels= to say which you mean"
             )
-    return Subject(
-        tuple(int(c) for c in channels), block, tuple(test), tuple(detection), f"{what}; {where}", provenance(dit)
-    )
+    chosen, how = tuple(int(c) for c in channels), f"{what}; {where}"
+    return Subject(chosen, block, tuple(test), tuple(detection), how, provenance(dit), onset)
 
 
 def check_channels(dit: DiT, channels: Sequence[int]) -> None:

@@ -17,8 +17,10 @@ from dg_tools.plots.activations import (
 )
 from dg_tools.plots.one_step import band_errors
 from dg_tools.plots.pictures import channel_map, image_grid
+from dg_tools.plots.where import token_coverage
 
 __all__ = ["band_errors", "channel_map", "gates", "image_grid", "magnitude_by_block", "magnitude_by_sigma"]
-__all__ += ["token_channel_surface", "token_channel_surface_plotly"]
+__all__ += ["token_channel_surface", "token_channel_surface_plotly", "token_coverage"]
 
 FIGURES: dict[str, Callable[[Any], Any]] = {}  # experiment -> its figure, from its `Result`
+FIGURES["tokens"] = token_coverage

@@ -1,0 +1,66 @@
+"""On which tokens the channels are massive: over the picture, by block and stream, and the same sets everywhere?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+
+
+def token_coverage(result: Any) -> Figure:
+    """Five panels from a `tokens` result: the first run's picture, one massive channel over it (last block, last step),
+    the share of massive tokens by block beside the controls, and the Jaccard index between blocks and between steps.
+    """
+    tables, channels = result.tables, result.settings["channels"]
+    figure, axes = plt.subplot_mosaic(
+        [["picture", "map", "share", "share"], ["block", "block", "step", "step"]],
+        figsize=(9.5, 6), layout="constrained",
+    )  # fmt: skip
+    axes["picture"].imshow(square(tables["picture"], ["r", "g", "b"]).clip(0, 1), interpolation="nearest")
+    axes["picture"].set_title("picture of the first run", fontsize=9)
+    field = square(tables["map"], ["value"])[..., 0]
+    limit = float(np.abs(field).max()) or 1.0
+    drawn = axes["map"].imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes["map"].set_title(f"channel {channels[0]} by token,\nlast block and step", fontsize=9)
+    figure.colorbar(drawn, ax=axes["map"], fraction=0.046, label="activation")
+    for name in ("picture", "map"):
+        axes[name].set_xticks([])
+        axes[name].set_yticks([])
+
+    axis = axes["share"]
+    for stream, style in (("image", "o-"), ("text", "s--")):
+        rows = tables["by_block"][tables["by_block"]["stream"] == stream]
+        axis.plot(rows["block"], rows["share"], style, ms=4, color=MASSIVE if stream == "image" else INK,
+                  label=f"massive channels, {stream} tokens")  # fmt: skip
+        if stream == "image":
+            axis.fill_between(rows["block"], rows["control_median"], rows["control_most"], color=QUIET, alpha=0.4, lw=0)
+            axis.plot(rows["block"], rows["control_median"], color=QUIET, label="controls: median to largest")
+    axis.axhline(result.primary.margin, color=QUIET, lw=0.8, ls=":")
+    axis.set(xlabel="block", ylabel="share of tokens that are massive", ylim=(-0.03, 1.05))
+    axis.set_title(f"|x| >= {result.settings['ratio']:g} x the median channel's", fontsize=9)
+    axis.legend(fontsize=7, frameon=False)
+
+    for factor in ("block", "step"):
+        rows = tables["jaccard"][tables["jaccard"]["factor"] == factor]
+        matrix = rows.pivot(index="first", columns="second", values="jaccard")
+        axis = axes[factor]
+        drawn = axis.imshow(matrix, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        labels = [f"{x:.3g}" if factor == "step" else f"{int(x)}" for x in matrix.index]
+        axis.set_xticks(range(len(labels)), labels, fontsize=7)
+        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+        words = "block" if factor == "block" else "sigma"
+        axis.set(xlabel=words, ylabel=words)
+        axis.set_title(f"same channels at two {factor}s?", fontsize=9)
+        figure.colorbar(drawn, ax=axis, fraction=0.046, label="Jaccard index")
+    figure.suptitle(f"Channels {', '.join(map(str, channels))}: {result.primary.status}", fontsize=10)
+    return finish(figure)
+
+
+def square(table: Any, names: list[str]) -> np.ndarray:
+    """A tidy table with y and x as an array (y, x, values)."""
+    ordered = table.sort_values(["y", "x"])
+    return ordered[names].to_numpy().reshape(int(ordered["y"].max()) + 1, -1, len(names))
