@@ -42,4 +42,12 @@ class Part:
         return dict(getattr(self, size))
 
 
-PLAN: tuple[Part, ...] = ()
+PLAN: tuple[Part, ...] = (
+    Part(
+        "tokens",
+        "tokens",
+        full={"pictures": 24, "seeds": 2, "steps": 20, "measured": 5},
+        quick={"pictures": 6, "seeds": 2, "steps": 10, "measured": 3},
+        toy={"pictures": 3, "seeds": 2, "steps": 3, "measured": 2},
+    ),
+)

@@ -24,16 +24,16 @@ Results = dict[str, dict[str, Result]]  # model -> part -> result
 
 INTRODUCTION = """# Evidence
 
-Made by `make evidence` from the results in [evidence/results](evidence/results); no number here is typed. Which sentence
-is tested by which number stands in [evidence/claims.py](evidence/claims.py), which experiment runs on what in
+Made by `make evidence` from the results in [evidence/results](evidence/results); no number here is typed. Which
+sentence is tested by which number stands in [evidence/claims.py](evidence/claims.py), which experiment runs on what in
 [evidence/plan.py](evidence/plan.py).
 
 How to read an entry: the verdict; the effect with its unit and 95% interval (bootstrap over whole prompts); the bound
 that was set beforehand; then the control draws, their median and how many of them are less extreme than the effect.
 A claim *holds* where the whole interval is past the bound and at most 5% of the null distribution is as extreme; an
 equivalence (±) where the whole interval lies inside. *Does not hold*: the whole interval is on the other side.
-*Undecided*: it covers the bound. Channels are detected on one part of the pictures, the block is chosen on a second, and
-everything else is measured on a third or on held-out pairs; no name is in two parts.
+*Undecided*: it covers the bound. Channels are detected on one part of the pictures, the block is chosen on a second,
+and everything else is measured on a third or on held-out pairs; no name is in two parts.
 """
 
 

@@ -11,9 +11,11 @@ import json
 import os
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from PIL import Image
 
@@ -21,6 +23,8 @@ from dg_tools.experiments.result import Result, open_result
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 LEAST_FREE = 20 * 2**20  # bytes on the disk, asked for before any work
+ROWS = 2000  # of a stored table
+AXES = {"sigma", "scale", "weight", "rho"}  # columns of numbers that are settings, not measurements
 COLOURS = 64  # of a stored figure
 
 
@@ -67,7 +71,7 @@ def save(result: Result, folder: Path, name: str) -> None:
     partial, old = folder / f".{name}.partial", folder / f".{name}.old"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        result.save(partial)
+        slim(result).save(partial)
         if (folder / name).exists():
             shutil.rmtree(old, ignore_errors=True)
             (folder / name).rename(old)
@@ -82,6 +86,27 @@ def save(result: Result, folder: Path, name: str) -> None:
             f"no space left while storing {name!r}; kept in {folder}: {', '.join(kept(folder)) or 'nothing yet'}. "
             "Free some space and start again with --resume",
         ) from error
+
+
+def slim(result: Result) -> Result:
+    """The result with its long tables averaged over seeds and prompts, and a note that says so."""
+    tables = {"table": result.table, **result.tables}
+    small = {name: thinned(table) for name, table in tables.items()}
+    cut = [name for name in tables if len(small[name]) < len(tables[name])]
+    note = [f"stored as means over seeds, or over seeds and prompts: {', '.join(cut)}"] if cut else []
+    return replace(result, table=small.pop("table"), tables=small, notes=[*result.notes, *note])
+
+
+def thinned(table: pd.DataFrame, rows: int = ROWS) -> pd.DataFrame:
+    """A long table averaged over seeds, and over prompts too where that is not enough; outcomes are not touched."""
+    for over in (["seed"], ["prompt", "picture"]):
+        drop = [c for c in over if c in table]
+        if len(table) <= rows or not drop:
+            continue
+        left = table.drop(columns=drop)
+        keys = [c for c in left if c in AXES or not pd.api.types.is_float_dtype(left[c])]
+        table = left.groupby(keys, sort=False, dropna=False).mean().reset_index()[list(left)]
+    return table
 
 
 def is_done(folder: Path, name: str, wanted: dict[str, Any]) -> bool:

@@ -63,7 +63,7 @@ def find_subject(
         unit="x the median channel",
         direction="above",
         margin=5.0,
-        control="none: the rule's own threshold",
+        control="the detection rule's own threshold",
         primary=True,
     )
     settings = {
