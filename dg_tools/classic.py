@@ -102,6 +102,11 @@ class Fold:
         self.disrupted: torch.Tensor | None = None
         self.said: set[str] = set()
 
+    @property
+    def guided_forward(self) -> Any:
+        """The forward below the guidance: an edit's clean pass runs this one."""
+        return self.forward
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = bind(self.dit.transformer, args, kwargs)
         self.check()
@@ -212,13 +217,21 @@ class Fold:
         if not wanted and not (self.force and self.guider.disrupt is not None):
             return self.forward(**inputs)[0], None
         way = "partial" if self.force and self.way == "fork" else self.way
-        reason = why_not(self.dit.family, inputs)
+        reason = self.why_whole(inputs)
         if way != "whole" and reason:
             self.say(f"the disrupted pass runs whole, because {reason}")
             way = "whole"
         if way == "fork" and self.alone:
             return self.fork(inputs, call)
         return self.whole(inputs, call) if way == "whole" else self.partial(inputs, call)
+
+    def why_whole(self, inputs: dict[str, Any]) -> str | None:
+        """What forbids to start the disrupted pass from a kept output, in words; None where nothing does."""
+        # an edit's clean pass, inside a rerun, would start from an output that has other edits in it already
+        hooks = self.dit.transformer._forward_pre_hooks.values()
+        if any(getattr(getattr(hook, "__self__", None), "clean", False) for hook in hooks):
+            return "an edit asks for LayerNorm statistics of a clean pass"
+        return why_not(self.dit.family, inputs) or self.guider.disrupt.why_whole  # type: ignore[union-attr]
 
     def say(self, sentence: str) -> None:
         """Once a context."""

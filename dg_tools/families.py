@@ -32,6 +32,7 @@ class BlockList:
         attn: path of the attention module; `attn_gate` the chunk that scales its image output.
         mlp: path of the last module of the MLP branch; `mlp_gate` the chunk that scales its output. Where attention and
             MLP are written together (FLUX single blocks) `attn` is None and `mlp` is the joint projection.
+        text_only: names of the block's parts with LayerNorms that see the text stream and nothing else.
     """
 
     path: str
@@ -46,6 +47,7 @@ class BlockList:
     mlp: str = "ff"
     mlp_gate: str = "gate_mlp"
     mlp_is_concatenated: bool = False
+    text_only: tuple[str, ...] = ("norm1_context", "norm2_context")
 
     def chunks(self, block: torch.nn.Module) -> tuple[str, ...]:
         """Names of the chunks that this block's AdaLN linear returns."""

@@ -280,8 +280,9 @@ class DetailGuidance(BaseGuidance):
         def once(*args: Any, **kwargs: Any) -> Any:
             self.cleanup_models(denoiser)
             inputs = bind(denoiser, args, kwargs)
-            whole = why_not(family_of(denoiser), inputs) is not None
-            with self._keeping(denoiser, whole) if name == "pred_cond" else self._disrupting(denoiser, call, whole):
+            whole = (why_not(family_of(denoiser), inputs) or self.disrupt.why_whole) is not None  # type: ignore[union-attr]
+            disrupted = name == "pred_disrupted"
+            with self._disrupting(denoiser, call, whole, inputs) if disrupted else self._keeping(denoiser, whole):
                 return forward(*args, **kwargs)
 
         self._disarm = disarm
@@ -303,13 +304,14 @@ class DetailGuidance(BaseGuidance):
             handle.remove()
 
     @contextmanager
-    def _disrupting(self, denoiser: torch.nn.Module, call: Call, whole: bool) -> Iterator[None]:
+    def _disrupting(self, denoiser: torch.nn.Module, call: Call, whole: bool, inputs: dict[str, Any]) -> Iterator[None]:
         """A forward inside is disrupted; it starts from what was kept, or runs whole where that cannot be."""
         family, disrupt = family_of(denoiser), self.disrupt
         assert disrupt is not None
         kept, self._kept = self._kept, None
         if whole or kept is None:
-            with attached(denoiser, family, [disrupt], call):
+            with attached(denoiser, family, [disrupt], call) as attachment:
+                attachment.begin(inputs)  # the denoiser's own call, and its pre-hooks, are past
                 yield
             return
         record = [record for _, record, _ in family.blocks(denoiser)][disrupt.block]

@@ -6,13 +6,15 @@ first call, which is stopped there: no family needs its own encoder code here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from dg_tools.interventions import bind
+from dg_tools.interventions import Donor, bind
+from dg_tools.interventions.donors import reading
 from dg_tools.models import DiT
 from dg_tools.pictures import packed, spatial
+from dg_tools.steps import Call
 
 
 class _Enough(Exception):
@@ -78,3 +80,32 @@ def velocity(dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any
     ]
     factor = dit.pipeline.vae_scale_factor
     return spatial(dit, made, height * factor, width * factor)
+
+
+def donor(
+    dit: DiT,
+    noised: torch.Tensor,
+    sigma: float,
+    prompts: list[str],
+    block: int,
+    *,
+    stream: Literal["image", "text"] = "image",
+    **kwargs: Any,
+) -> Donor:
+    """What other prompts put into a block at the very same z_t, for `Disrupt.transport(dit, channels, block, donor)`.
+
+    Args:
+        dit: the model.
+        noised, sigma: as in `velocity`.
+        prompts: the donating prompts, as many as there are pictures.
+        block, stream: whose output.
+        **kwargs: to the pipeline's call.
+    """
+    dit.block(block)
+    factor = dit.pipeline.vae_scale_factor
+    height, width = (side * factor for side in noised.shape[-2:])
+    call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
+    inputs = conditions(dit, prompts, height, width, **kwargs)
+    with dit.running(), reading(dit.transformer, dit.family, block, call, stream) as found:
+        velocity(dit, noised, sigma, inputs)
+    return found.donor("; ".join(dict.fromkeys(prompts)))

@@ -86,7 +86,8 @@ def test_sentence_and_json():
     off = dg.Disrupt([3, 7], 2, "scale", rho=((0.2, 0.1), (0.9, 1.0)), tokens=[1, 2], steps=[0], rows="cond")
     assert dg.Disrupt.from_json(off.to_json()) == off
     assert (
-        str(off) == "scale channels 3, 7 by a schedule after block 2, image stream, 2 tokens, steps 0, conditional rows"
+        str(off) == "scale channels 3, 7 by (0.1 at sigma 0.2, 1 at sigma 0.9) after block 2, image stream, "
+        "tokens 1, 2, steps 0, conditional rows"
     )
     assert "4, 5, ... (32 channels) after block 0" in str(dg.Disrupt(range(32), 0))
     control = off.controls(1)[0]

@@ -22,6 +22,7 @@ LAYERS = [  # a module imports from its own row's left and from rows above only
     ["tracing", "pictures", "provenance"],
     ["interventions"],
     ["onestep"],
+    ["matching"],
     ["auto"],
     ["guidance"],
     ["classic"],

@@ -1,0 +1,159 @@
+"""How do edits reach a transformer? Through plain hooks that are always taken off again.
+
+An edit acts at its blocks' outputs; one of mode `gate` at its blocks' AdaLN; `norms="clean"` at every LayerNorm after
+its first block, and runs the model once more beforehand.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dg_tools.families import BlockList, Family
+from dg_tools.interventions.gates import without_gates
+from dg_tools.interventions.norms import CleanNorms, own_forward
+from dg_tools.steps import Call
+
+if TYPE_CHECKING:
+    from dg_tools.interventions.disrupt import Disrupt
+
+
+def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's inputs by name, however they were passed."""
+    if not args:
+        return kwargs
+    return {**kwargs, **inspect.signature(type(module).forward).bind_partial(module, *args).arguments}
+
+
+class Attachment:
+    """Edits on one transformer: which call this is, what each edit has touched, and the hooks themselves."""
+
+    def __init__(
+        self,
+        transformer: torch.nn.Module,
+        family: Family,
+        edits: Sequence[Disrupt],
+        read: Call | Callable[[dict[str, Any]], Call],
+    ) -> None:
+        self.transformer, self.edits, self.read = transformer, edits, read
+        self.blocks = [(record, module) for _, record, module in family.blocks(transformer)]
+        self.now: Call | None = read if isinstance(read, Call) else None
+        self.touched = [0] * len(edits)
+        self.norms = CleanNorms(transformer, family, edits)
+
+    @property
+    def clean(self) -> bool:
+        """Whether an edit asks for a clean pass before each forward."""
+        return bool(self.norms.edits)
+
+    def begin(self, inputs: dict[str, Any]) -> None:
+        """What comes before each forward: which call is it, and its clean pass where an edit asks for one."""
+        if not isinstance(self.read, Call):
+            self.now = self.read(inputs)
+        assert self.now is not None
+        if self.clean:
+            # nested dictionaries are copied: some forwards take things out of them
+            again = {k: dict(v) if isinstance(v, dict) else v for k, v in inputs.items()}
+            self.norms.collect(lambda: own_forward(self.transformer)(**again), self.now)
+
+    def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Pre-hook of the transformer."""
+        self.begin(bind(module, args, kwargs))
+
+    def off(self, edit: Disrupt) -> bool:
+        """Whether an edit sits this forward out: no call is known, or it is the edit's own clean pass."""
+        return self.now is None or (self.norms.collecting and edit.norms == "clean")
+
+    def after(self, block: int, outputs: bool) -> Callable:
+        """Hook of a block: every edit of its output, in order."""
+        record = self.blocks[block][0]
+
+        def hook(module: torch.nn.Module, inputs: Any, output: tuple) -> tuple:
+            for i, edit in enumerate(self.edits):
+                if not outputs or block not in edit.blocks or edit.mode == "gate" or self.off(edit):
+                    continue
+                assert self.now is not None
+                edited = edit.edit(output, record, self.now)
+                if edited is not None:
+                    self.touched[i] += 1
+                    output = edited
+            return output
+
+        return hook
+
+    def modulated(self, block: int) -> Callable:
+        """Hook of a block's AdaLN linear: every edit of its gates."""
+        record, module = self.blocks[block]
+        chunks = record.chunks(module)
+
+        def hook(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            for i, edit in enumerate(self.edits):
+                if edit.mode != "gate" or block not in edit.blocks or self.off(edit):
+                    continue
+                assert self.now is not None
+                edited = without_gates(edit, output, chunks, self.now)
+                if edited is not None:
+                    self.touched[i] += 1
+                    output = edited
+            return output
+
+        return hook
+
+    def hooks(self, outputs: bool) -> Iterator[Any]:
+        """Register every hook; yields the handles."""
+        if self.edits and (self.clean or not isinstance(self.read, Call)):
+            yield self.transformer.register_forward_pre_hook(self.before, with_kwargs=True)
+        for block in sorted({b for e in self.edits for b in e.blocks}):
+            record, module = self.blocks[block]
+            yield module.register_forward_hook(self.after(block, outputs))
+            if any(e.mode == "gate" and block in e.blocks for e in self.edits):
+                yield linear_of(record, module).register_forward_hook(self.modulated(block))
+        yield from self.norms.hooks()
+
+
+def linear_of(record: BlockList, block: torch.nn.Module) -> torch.nn.Module:
+    """The linear layer that gives a block's AdaLN chunks."""
+    return getattr(block, record.norm).linear
+
+
+@contextmanager
+def attached(
+    transformer: torch.nn.Module,
+    family: Family,
+    edits: Sequence[Disrupt],
+    read: Call | Callable[[dict[str, Any]], Call],
+    *,
+    outputs: bool = True,
+) -> Iterator[Attachment]:
+    """Edits on a transformer through plain hooks, always taken off again.
+
+    Args:
+        transformer, family: the model and its record.
+        edits: applied in order at each block.
+        read: the `Call` that every forward inside belongs to, or what gives it from the transformer's inputs.
+        outputs: False leaves the edits of blocks' outputs to the caller (a trace); gates and LayerNorms are put on.
+
+    Yields:
+        The attachment. Who runs `transformer.forward` without the module's own call, which passes hooks by, calls its
+        `begin(inputs)` first.
+
+    The clean pass of `norms="clean"` runs all blocks, so that whatever counts block calls or forwards counts it too:
+    it is paid for. Other edits are on in it; it lacks those that ask for clean statistics.
+
+    Raises:
+        RuntimeError: on a normal exit, for an edit that touched nothing.
+    """
+    attachment = Attachment(transformer, family, edits, read)
+    with ExitStack() as stack:
+        for handle in attachment.hooks(outputs):
+            stack.callback(handle.remove)
+        yield attachment
+    for edit, count in zip(edits, attachment.touched, strict=True):
+        if count == 0 and (outputs or edit.mode == "gate"):
+            raise RuntimeError(
+                f"this edit touched nothing: {edit.sentence()}; check its steps and rows against the run"
+            )

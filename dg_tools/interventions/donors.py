@@ -1,0 +1,210 @@
+"""Do the channels carry what the prompt said? Their values are taken from a run of another prompt.
+
+A `Donor` holds one block's hidden states at the noise levels of one run: a sampling run (`Disrupt.transport`), or one
+forward of another prompt at the very same z_t (`dg_tools.onestep.donor`). All channels are kept, so that the control, a
+transport of as many other channels from the same run, needs no second one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dg_tools.families import Family
+from dg_tools.steps import Call
+
+NEAR = 1e-4  # noise levels that are the same one; schedules are far coarser
+CAP = 2**30  # bytes of a donor's values, unless said otherwise
+
+
+class Donor:
+    """Hidden states of one block in one run, to be put into another.
+
+    Args:
+        prompt: of the run.
+        block, stream: where they were read, at the block's output.
+        sigmas: noise levels of the run.
+        values: (sigmas, rows, tokens, channels); one row serves every row of the receiver.
+        seed: of a sampling run.
+        file: where they are saved; set by `save` and `open`.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        block: int,
+        stream: Literal["image", "text"],
+        sigmas: Sequence[float],
+        values: torch.Tensor,
+        seed: int | None = None,
+        file: str | None = None,
+    ) -> None:
+        if values.ndim != 4 or len(values) != len(sigmas) or not len(sigmas):
+            raise ValueError(
+                f"values {tuple(values.shape)} for {len(sigmas)} noise levels; right: (sigmas, rows, tokens, channels)"
+            )
+        self.prompt, self.block, self.stream, self.seed, self.file = prompt, block, stream, seed, file
+        self.sigmas, self.values = tuple(float(s) for s in sigmas), values.detach().cpu()
+
+    def __repr__(self) -> str:
+        return f"{self.prompt!r}" + ("" if self.seed is None else f" (seed {self.seed})")
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the values and of where they belong."""
+        made = hashlib.sha256(json.dumps([self.prompt, self.block, self.stream, self.sigmas]).encode())
+        made.update(self.values.float().contiguous().numpy().tobytes())
+        return made.hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Donor) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def at(self, sigma: float) -> torch.Tensor:
+        """Values (rows, tokens, channels) at a noise level.
+
+        Raises:
+            RuntimeError: the donor's run did not pass this noise level.
+        """
+        distance = [abs(s - sigma) for s in self.sigmas]
+        nearest = distance.index(min(distance))
+        if distance[nearest] > NEAR:
+            raise RuntimeError(
+                f"the donor {self!r} has no values at sigma {sigma:.4f}; it has {len(self.sigmas)} from "
+                f"{max(self.sigmas):.4f} to {min(self.sigmas):.4f}: take as many steps, and the same size, in both runs"
+            )
+        return self.values[nearest]
+
+    def give(self, part: torch.Tensor, channels: Sequence[int], tokens: Sequence[int] | None, sigma: float) -> None:
+        """Put the values into (rows, tokens, channels), in place; `part` holds the tokens `tokens` only."""
+        given = self.at(sigma)
+        given = given if tokens is None else given[:, list(tokens)]
+        if given.shape[0] not in (1, part.shape[0]) or given.shape[1:] != part.shape[1:]:
+            raise RuntimeError(
+                f"the donor {self!r} has {tuple(given.shape)} (rows, tokens, channels), this run "
+                f"{tuple(part.shape)}: same model, same size, and one row or as many"
+            )
+        part[..., list(channels)] = given[..., list(channels)].to(part)
+
+    # -- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, file: str | Path) -> None:
+        """Write a safetensors file; from then on an edit with this donor can be written as JSON and read back."""
+        from safetensors.torch import save_file
+
+        about = {"prompt": self.prompt, "block": self.block, "stream": self.stream, "seed": self.seed}
+        text = json.dumps({**about, "sigmas": self.sigmas})
+        save_file({"values": self.values.contiguous()}, str(file), metadata={"donor": text})
+        self.file = str(file)
+
+    @classmethod
+    def open(cls, file: str | Path) -> Donor:
+        """A donor from `save`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file that is no donor's.
+        """
+        from safetensors import safe_open
+
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"no donor's values at {file}: pass the file that Donor.save wrote")
+        with safe_open(str(file), "pt") as opened:
+            about = (opened.metadata() or {}).get("donor")
+            if about is None:
+                raise ValueError(f"{file} holds no donor's values: pass the file that Donor.save wrote")
+            return cls(**json.loads(about), values=opened.get_tensor("values"), file=str(file))
+
+    def to_json(self) -> dict[str, Any]:
+        """What the values are and where they lie; the values themselves travel in the file."""
+        return {"prompt": self.prompt, "seed": self.seed, "file": self.file, "digest": self.digest}
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> Donor:
+        """A donor from `to_json`, read from its file.
+
+        Raises:
+            ValueError: the values were never saved, or the file now holds others.
+        """
+        if settings.get("file") is None:
+            raise ValueError(
+                f"the donor {settings.get('prompt')!r} was not saved before it was written as JSON: its values travel "
+                "as a file, so call donor.save('values.safetensors') first"
+            )
+        found = cls.open(settings["file"])
+        if settings.get("digest") not in (None, found.digest):
+            raise ValueError(f"{settings['file']} holds other values than this edit was written with")
+        return found
+
+
+class Reading:
+    """What a donating run has left so far; `donor` makes a `Donor` of it."""
+
+    def __init__(self, block: int, stream: Literal["image", "text"]) -> None:
+        self.block, self.stream = block, stream
+        self.found: dict[float, torch.Tensor] = {}
+
+    def donor(self, prompt: str, seed: int | None = None) -> Donor:
+        """The values read, in the order of the run.
+
+        Raises:
+            RuntimeError: no conditional forward was seen.
+        """
+        if not self.found:
+            raise RuntimeError(f"no values of block {self.block}, {self.stream} stream were read: no conditional pass")
+        return Donor(prompt, self.block, self.stream, [*self.found], torch.stack([*self.found.values()]), seed)
+
+
+@contextmanager
+def reading(
+    transformer: torch.nn.Module,
+    family: Family,
+    block: int,
+    read: Call | Callable[[dict[str, Any]], Call],
+    stream: Literal["image", "text"] = "image",
+) -> Iterator[Reading]:
+    """Keep the conditional rows of a block's output, by noise level, of every forward inside.
+
+    Args:
+        transformer, family, block, stream: where.
+        read: the `Call` of every forward inside, or what gives it from the transformer's inputs.
+
+    Raises:
+        RuntimeError: the block has no output in this stream.
+    """
+    from dg_tools.interventions.attach import bind
+
+    kept = Reading(block, stream)
+    _, record, module = list(family.blocks(transformer))[block]
+    now: list[Call | None] = [read if isinstance(read, Call) else None]
+
+    def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        now[0] = read(bind(module, args, kwargs))  # type: ignore[operator]
+
+    def after(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
+        call, hidden = now[0], output[getattr(record, stream)]
+        if hidden is None:
+            raise RuntimeError(f"block {block} has no {stream} output")
+        if call is not None and call.branch in ("both", "cond"):
+            kept.found[call.sigma] = hidden[call.cond].detach().cpu().clone()
+
+    handles = [module.register_forward_hook(after)]
+    if not isinstance(read, Call):
+        handles.append(transformer.register_forward_pre_hook(before, with_kwargs=True))
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,144 @@
+"""Is it the channel, or the LayerNorm that it swells? Statistics frozen to a clean pass at the same z_t.
+
+A channel of size A adds A^2 / C to the variance that LayerNorm divides by, so zeroing it rescales every other channel
+downstream. With `norms="clean"` each LayerNorm of the image stream after the edit subtracts and divides by the mean and
+the standard deviation that it would have had without the edit. What is left of the effect is the channel's own.
+
+The clean pass is one more forward with the same inputs, before each forward that the edit is concerned with.
+Text-stream LayerNorms see no edit of the image stream directly, and are left alone: freezing them would undo what the
+edit does through attention. In FLUX's single blocks, where one LayerNorm serves both streams, it is frozen on the image
+tokens only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dg_tools.families import Family
+
+if TYPE_CHECKING:
+    from dg_tools.interventions.disrupt import Disrupt
+    from dg_tools.steps import Call
+
+Statistics = tuple[torch.Tensor, torch.Tensor]  # mean and variance, each (rows, tokens, 1)
+
+
+def image_norms(transformer: torch.nn.Module, family: Family, first: int) -> list[tuple[int, torch.nn.LayerNorm]]:
+    """(block, LayerNorm) of the image stream from block `first` on; the tail counts as the block after the last.
+
+    Found as the LayerNorms over the full width, outside of what the family's record names as text only.
+    """
+    found: list[tuple[int, torch.nn.LayerNorm]] = []
+    parts: list[tuple[torch.nn.Module, tuple[str, ...]]] = []
+    width = 0
+    for _, record, block in family.blocks(transformer):
+        width = getattr(block, record.norm).linear.out_features // len(record.chunks(block))
+        parts.append((block, record.text_only))
+    parts.append((transformer.get_submodule(family.tail), ()))
+    for index, (part, text_only) in enumerate(parts):
+        for name, module in part.named_modules():
+            if isinstance(module, torch.nn.LayerNorm) and tuple(module.normalized_shape) == (width,):
+                if index >= first and name.split(".")[0] not in text_only:
+                    found.append((index, module))
+    return found
+
+
+class CleanNorms:
+    """The LayerNorms after the edits that ask for clean statistics, with what the clean pass found there."""
+
+    def __init__(self, transformer: torch.nn.Module, family: Family, edits: Sequence[Disrupt]) -> None:
+        self.transformer = transformer
+        # a gate acts inside its block, so that block's later LayerNorms see it too
+        self.edits = [(e, min(e.blocks) + (e.mode != "gate")) for e in edits if e.norms == "clean"]
+        self.norms = image_norms(transformer, family, min(first for _, first in self.edits)) if self.edits else []
+        self.tail = transformer.get_submodule(family.tail)
+        self.found: dict[torch.nn.Module, Statistics] = {}
+        self.collecting = False
+        self.tokens = 0
+        self.call: Call | None = None
+        if self.edits and not self.norms:
+            raise ValueError(f"norms='clean': {type(transformer).__name__} has no LayerNorm after the edit's block")
+
+    def collect(self, forward: Callable[[], Any], call: Call) -> None:
+        """Run the clean pass of a call where an edit is concerned with it; `forward` runs the model once more."""
+        self.found.clear()
+        self.call = call
+        if not any(edit.concerns(call) for edit, _ in self.edits):
+            return
+        self.collecting = True
+        try:
+            with torch.no_grad(), untraced(self.transformer):
+                forward()
+        finally:
+            self.collecting = False
+
+    def hooks(self) -> Iterator[Any]:
+        """Register every hook; yields the handles."""
+        if not self.edits:
+            return
+        for index, module in self.norms:
+            yield module.register_forward_hook(self.norm_hook(index))
+
+        def count(module: torch.nn.Module, args: tuple) -> None:
+            self.tokens = args[0].shape[1] if self.collecting else self.tokens
+
+        yield self.tail.register_forward_pre_hook(count)
+
+    def norm_hook(self, index: int) -> Callable:
+        """Collects statistics in a clean pass; afterwards puts them to use in the rows of the edits before `index`."""
+
+        def hook(module: torch.nn.LayerNorm, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            hidden = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
+            if self.collecting:
+                variance, mean = torch.var_mean(hidden, -1, correction=0, keepdim=True)
+                self.found[module] = mean, variance
+                return None
+            if module not in self.found or self.call is None:
+                return None
+            mean, variance = self.found[module]
+            if mean.shape != (*hidden.shape[:-1], 1):
+                raise RuntimeError(
+                    f"norms='clean': a LayerNorm sees {tuple(hidden.shape[:2])} rows and tokens, "
+                    f"the clean pass had {tuple(mean.shape[:2])}: something else changes the batch in the same forward"
+                )
+            frozen = (hidden - mean) * (variance + module.eps).rsqrt()
+            frozen = frozen if module.weight is None else frozen * module.weight
+            frozen = frozen if module.bias is None else frozen + module.bias
+            output = output.clone()
+            for edit, first in self.edits:
+                if first <= index and edit.concerns(self.call):
+                    rows = self.call.rows(edit.rows)
+                    output[rows, -self.tokens :] = frozen[rows, -self.tokens :].to(output.dtype)
+            return output
+
+        return hook
+
+
+def own_forward(transformer: torch.nn.Module) -> Callable:
+    """The transformer's forward, below what Detail Guidance has put in its place."""
+    forward = transformer.forward
+    while hasattr(forward, "guided_forward"):
+        forward = forward.guided_forward
+    return forward
+
+
+@contextmanager
+def untraced(module: torch.nn.Module) -> Iterator[None]:
+    """A trace sees nothing of what runs inside: nnsight's stand-ins for `forward` are off meanwhile.
+
+    A trace counts visits of a module, and would take the clean pass for a denoising step.
+    """
+    standing = {
+        part: part.__dict__.pop("forward")
+        for part in module.modules()
+        if type(part.__dict__.get("forward")).__module__.startswith("nnsight")
+    }
+    try:
+        yield
+    finally:
+        for part, forward in standing.items():
+            part.__dict__["forward"] = forward

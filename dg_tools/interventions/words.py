@@ -1,0 +1,54 @@
+"""An edit in one sentence that says every setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dg_tools.interventions.disrupt import Disrupt
+
+LISTED = 6  # indices that are written out
+
+
+def listed(indices: Iterable[int], what: str) -> str:
+    """Some indices written out, with their count where they are too many."""
+    indices = list(indices)
+    more = f", ... ({len(indices)} {what})" if len(indices) > LISTED else ""
+    return ", ".join(map(str, indices[:LISTED])) + more
+
+
+def value(given: Any) -> str:
+    """A number, or a schedule over sigma."""
+    if isinstance(given, int | float):
+        return f"{given:g}"
+    return "(" + ", ".join(f"{v:g} at sigma {s:g}" for s, v in given) + ")"
+
+
+def sentence(edit: Disrupt) -> str:
+    """The edit in words."""
+    k, named = len(edit.channels), listed(edit.channels, "channels")
+    which = f"{k} channels other than {named}" if edit.others else f"channels {named}"
+    lost = "" if edit.rho == 0 else f", times |1 - rho|, rho {value(edit.rho)}"
+    what = {
+        "zero": f"zero {which}",
+        "mean": f"set {which} to their mean over tokens",
+        "dc": f"remove the token mean of {which}",
+        "scale": f"scale {which} by {value(edit.rho)}",
+        "rescale": f"keep {which} and scale all others as LayerNorm would without them",
+        "gate": f"zero the AdaLN gates of {which}",
+        "transport": f"put values of {edit.donor!r} into {which}",
+        "shift": f"shift {k} channels other than {named} by the norm of those{lost}",
+        "shift_direction": f"shift along a random direction by the norm of {named}{lost}",
+        "random": f"zero {k} channels other than {named}",
+    }[edit.mode]
+    blocks = f"block{'s' if len(edit.blocks) > 1 else ''} {listed(edit.blocks, 'blocks')}"
+    where = f" {'in' if edit.mode == 'gate' else 'after'} {blocks}, {edit.stream} stream"
+    tokens = "" if edit.tokens is None else f", tokens {listed(edit.tokens, 'tokens')}"
+    steps = "" if edit.steps is None else f", steps {', '.join(map(str, edit.steps))}"
+    rows = "" if edit.rows == "all" else ", conditional rows"
+    norms = "" if edit.norms == "own" else ", LayerNorm statistics of a clean pass"
+    random = edit.others or edit.mode in ("shift", "shift_direction", "random")
+    draw = f" (draw {edit.draw})" if edit.control or (random and edit.draw) else ""
+    draw += f", strength {value(edit.strength)}" if edit.strength != 1 else ""
+    return ("control: " if edit.control else "") + what + where + tokens + steps + rows + norms + draw
