@@ -6,8 +6,9 @@ test.
 
 from __future__ import annotations
 
+from dg_tools.experiments.denoising import denoise
 from dg_tools.experiments.one_step import DenoiseError, denoise_error
 from dg_tools.experiments.result import Outcome, Result, open_result
 from dg_tools.experiments.where import tokens
 
-__all__ = ["DenoiseError", "Outcome", "Result", "denoise_error", "open_result", "tokens"]
+__all__ = ["DenoiseError", "Outcome", "Result", "denoise", "denoise_error", "open_result", "tokens"]

@@ -1,9 +1,9 @@
-"""The paper's claims as functions, each with its controls and its interval.
+"""What do edits of the reader's own do to one denoising step?
 
-`denoise_error` is the first and cleanest: noise a picture to sigma, predict once with and once without an edit from the
-*same* z_t, and compare the two x0 predictions with the truth, band by band. No trajectory drifts, and thousands of
-pairs take minutes. Every perturbation of a denoiser hurts high frequencies most, so an effect is only what controls of
-the same size do not show.
+Noise a picture to sigma, predict once with and once without an edit from the *same* z_t, and compare the two x0
+predictions with the truth, band by band. No trajectory drifts, and thousands of pairs take minutes. Every perturbation
+of a denoiser hurts high frequencies most, so an effect is only what controls of the same size do not show; `denoise` is
+the experiment that scales them to the same harm and gives a verdict.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from dg_tools.emoji import Reference, References
-from dg_tools.emoji import references as embedded_references
+from dg_tools.experiments.pairs import as_pictures
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models import DiT
@@ -163,25 +163,6 @@ def denoise_error(
     bar.close()
     roles = {"clean": "clean"} | {e.sentence(): "control" if e.control else "edit" for e in edits}
     return DenoiseError(pd.DataFrame(rows), names[1:], roles)
-
-
-def as_pictures(
-    dit: DiT, references: Any, folder: References | None, count: int, seed: int
-) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Prompts, pictures (N, 3, H, W) and the axis shaded - flat of each (zero where there is none)."""
-    if not isinstance(references, References) and len(references) == 0:
-        raise ValueError("no references: pass at least two pictures")
-    if not isinstance(references, References) and isinstance(references[0], tuple):
-        prompts, truth = [p for p, _ in references], torch.stack([x for _, x in references])
-        return prompts, truth, torch.zeros_like(truth)
-    source = references if isinstance(references, References) else folder or embedded_references(dit)
-    chosen = source.sample(count, seed=seed) if isinstance(references, References) else list(references)
-    truth = source.pictures(chosen)
-    axis = truth - source.pictures([r.twin for r in chosen])
-    for i, reference in enumerate(chosen):
-        if reference.style == "flat":
-            axis[i] = -axis[i]  # always shaded minus flat
-    return [r.prompt for r in chosen], truth, axis
 
 
 def measure(

@@ -1,0 +1,212 @@
+"""From the table of the one-step experiment to its outcomes: what does the edit do that equal-harm controls do not?
+
+An effect is a log ratio of errors against the clean run, of one picture at one sigma (over its noise seeds), then a
+mean over sigma: every picture and every sigma counts once, and ratios of 2 and 1/2 cancel. Intervals resample prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dg_tools.experiments.result import Outcome
+from dg_tools.metrics import bootstrap_ratio
+
+NO_OP = 0.05  # a change of the error by a twentieth is half of what equal harm allows: nothing
+HALF = 0.5  # "most of it": more than half
+EQUAL = "shifts of as many other channels, scaled to the same x0 error"
+
+
+def log_ratios(table: pd.DataFrame, column: str = "error") -> pd.DataFrame:
+    """Log of error over clean error, mean over sigma: (variant, picture) x (bands and `total`)."""
+    wide = table.pivot_table(column, ["variant", "sigma", "picture"], "band", sort=False, observed=True)
+    wide["total"] = wide.sum(axis=1)
+    logs = np.log(wide)
+    return (logs - logs.xs("clean").reindex(logs.index.droplevel("variant")).to_numpy()).groupby(
+        ["variant", "picture"], sort=False
+    ).mean()  # fmt: skip
+
+
+class Comparison:
+    """The edit against its controls, on one table.
+
+    Args:
+        table: rows of `Pairs.measure` with `variant`, `role` (clean, edit, control) and `sigma`.
+        controls: the variants that count as controls.
+    """
+
+    def __init__(self, table: pd.DataFrame, controls: list[str]) -> None:
+        self.table, self.controls = table, controls
+        self.edit = table.loc[table["role"] == "edit", "variant"].iloc[0]
+        self.ratios = log_ratios(table)
+        self.prompts = table.groupby("picture", sort=False)["prompt"].first()
+
+    def clusters(self, pictures: Any) -> np.ndarray:
+        """The prompt of each picture."""
+        return self.prompts.loc[pictures].to_numpy()
+
+    def outcome(self, name: str, claim: str, values: pd.Series, *, compare: bool = True, **settings: Any) -> Outcome:
+        """An outcome from one value for each (variant, picture); the null has the controls' means of the same."""
+        ours = values.xs(self.edit)
+        null = [values.xs(c).mean() for c in self.controls] if compare else []
+        return Outcome.from_values(name, claim, ours, self.clusters(ours.index), null=null, **settings)
+
+    def selectivity(self) -> pd.Series:
+        """High-band log ratio minus the low band's, by (variant, picture)."""
+        return self.ratios["high"] - self.ratios["low"]
+
+    def primary(self) -> Outcome:
+        """The edit's selectivity minus its controls', paired by picture; the null is each control against the others.
+
+        The bound is zero, and not some least size: equal-harm controls already carry what any damage of this size does
+        to the two bands, so that whatever is left is the edit's own; how large it is, the interval says.
+        """
+        value = self.selectivity()
+        null = pd.concat({c: value.xs(c) for c in self.controls}, axis=1)
+        ours = value.xs(self.edit) - null.mean(axis=1)
+        draws = [(null[c] - null.drop(columns=c).mean(axis=1)).mean() for c in self.controls] if len(null.T) > 1 else []
+        return Outcome.from_values(
+            "selectivity",
+            "zeroing the massive channels hurts the high band, against the low band, more than controls of the same "
+            "harm do",
+            ours,
+            self.clusters(ours.index),
+            null=draws,
+            unit="log ratio above the controls' mean",
+            direction="above",
+            margin=0.0,
+            control=EQUAL,
+            primary=True,
+        )
+
+    def bands(self) -> list[Outcome]:
+        """Extra error of each band and of all together."""
+        return [
+            self.outcome(
+                f"extra_{band}",
+                f"zeroing the massive channels raises the {'total' if band == 'total' else band + '-band'} x0 error",
+                self.ratios[band],
+                unit="log ratio to clean",
+                direction="above",
+                margin=0.0,
+                control=EQUAL,
+                compare=band != "total",  # the controls are scaled to have it equal
+            )
+            for band in self.ratios.columns
+        ]
+
+    def own_selectivity(self) -> Outcome:
+        """The edit's selectivity as it stands; any perturbation has some."""
+        return self.outcome(
+            "selectivity_alone",
+            "zeroing the massive channels hurts the high band more than the low band",
+            self.selectivity(),
+            unit="log ratio",
+            direction="above",
+            margin=0.0,
+            control=EQUAL,
+        )
+
+    def incoherent(self) -> Outcome:
+        """How much of the extra high-band error is a wrong pattern, not a wrong amount."""
+        high = self.table[self.table["band"] == "high"]
+        mean = high.groupby(["variant", "picture"], sort=False)[["error", "incoherent"]].mean()
+        extra = mean - mean.xs("clean").reindex(mean.index.droplevel("variant")).to_numpy()
+        share = lambda x: x["incoherent"].sum() / x["error"].sum()  # noqa: E731
+        ours = extra.xs(self.edit)
+        estimate, low, high_end = bootstrap_ratio(ours["incoherent"], ours["error"], self.clusters(ours.index))
+        return Outcome(
+            "incoherent_share",
+            "most of the extra high-band error is a wrong pattern (incoherent with the truth), not a wrong amount",
+            estimate,
+            low,
+            high_end,
+            "share of the extra high-band error",
+            "above",
+            HALF,
+            tuple(float(share(extra.xs(c))) for c in self.controls),
+            EQUAL,
+        )
+
+    def foreground(self) -> Outcome:
+        """High-band damage to the object against the background's."""
+        high = self.table[self.table["band"] == "high"]
+        logs = {}
+        for region in ("foreground", "background"):
+            wide = np.log(high.pivot_table(region, ["variant", "sigma", "picture"], sort=False)[region])
+            change = wide - wide.xs("clean").reindex(wide.index.droplevel("variant")).to_numpy()
+            logs[region] = change.groupby(["variant", "picture"], sort=False).mean()
+        return self.outcome(
+            "foreground",
+            "the high band suffers more on the object than on the background",
+            (logs["foreground"] - logs["background"]).dropna(),
+            unit="log ratio, object minus background",
+            direction="above",
+            margin=0.0,
+            control=EQUAL,
+        )
+
+    def axis(self) -> list[Outcome]:
+        """The change of x0 along shaded - flat: how far, and what share of it."""
+        once = self.table[self.table["band"] == "high"]
+        mean = once.groupby(["variant", "picture"], sort=False)[["detail_axis", "detail_cosine2"]].mean()
+        mean = mean.drop("clean", level="variant").dropna()
+        return [
+            self.outcome(
+                "detail_axis",
+                "zeroing the massive channels moves x0 from shaded towards flat",
+                mean["detail_axis"],
+                unit="of the way from flat to shaded",
+                direction="below",
+                margin=0.0,
+                control=EQUAL,
+            ),
+            self.outcome(
+                "detail_axis_share",
+                "a larger share of the change lies along shaded - flat than of the controls' changes",
+                mean["detail_cosine2"],
+                unit="squared cosine",
+                direction="above",
+                margin=0.0,
+                control=EQUAL,
+            ),
+        ]
+
+
+def shares(ratios: pd.DataFrame, edit: str, further: dict[str, str], clusters: np.ndarray) -> list[Outcome]:
+    """What each further edit does of the edit's own extra error (ratio of the mean log ratios of the total error).
+
+    Args:
+        ratios: of `log_ratios`.
+        edit: the edit's variant.
+        further: variant -> which; `mean`, `dc`, `norms` and `rescale` are known.
+        clusters: prompt of each picture.
+    """
+    claims = {
+        "dc": ("above", "removing the channels' token mean alone does most of the damage of zeroing them"),
+        "norms": ("above", "most of the damage is left where LayerNorm keeps the statistics of a clean pass"),
+        "rescale": ("below", "rescaling all others as LayerNorm would, the channels kept, does less than half of it"),
+    }
+    outcomes = []
+    for variant, which in further.items():
+        theirs, ours = ratios.xs(variant)["total"], ratios.xs(edit)["total"]
+        if which == "mean":
+            outcomes.append(
+                Outcome.from_values(
+                    "mean_no_op",
+                    f"setting the channels to their token mean changes the x0 error by less than {NO_OP:.0%}",
+                    theirs,
+                    clusters,
+                    unit="log ratio of the total error to clean",
+                    direction="within",
+                    margin=NO_OP,
+                )
+            )
+        if which in claims:
+            direction, claim = claims[which]
+            estimate, low, high = bootstrap_ratio(theirs, ours, clusters)
+            unit = "of the edit's log error ratio"
+            outcomes.append(Outcome(f"{which}_share", claim, estimate, low, high, unit, direction, HALF))  # type: ignore[arg-type]
+    return outcomes
