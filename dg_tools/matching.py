@@ -80,54 +80,61 @@ def match_output(
     target = output_change(dit, edit, noised, sigma, inputs, clean).mean().item()
     if not target > 0 or not math.isfinite(target):
         raise ValueError(f"{edit.sentence()}: it changes the prediction by {target}, so there is nothing to match")
-    matched = []
+    matched: list[Disrupt] = []
     for control in progress_bar(progress, list(controls), desc="matching"):
 
         def change(strength: float, control: Disrupt = control) -> float:
             tried = replace(control, strength=strength)
             return output_change(dit, tried, noised, sigma, inputs, clean).mean().item()
 
-        strength, reached = solve(change, target, tolerance, largest)
+        start = matched[-1].strength if matched and matched[-1].mode == control.mode else 1.0  # draws are alike
+        strength, reached = solve(change, target, tolerance, largest, float(start))  # type: ignore[arg-type]
         if abs(reached - target) > tolerance * target:
             raise RuntimeError(
                 f"{control.sentence()}: at strength {strength:.3g} it changes the prediction by {reached:.4g}, the "
-                f"edit by {target:.4g}; no strength up to {largest:g} comes within {tolerance:.0%}: leave this control out, "
-                "match a weaker edit, or allow more"
+                f"edit by {target:.4g}; no strength up to {largest:g} comes within {tolerance:.0%}: leave this "
+                "control out, match a weaker edit, or allow more"
             )
         matched.append(replace(control, strength=strength))
     return matched
 
 
-def solve(change: Callable[[float], float], target: float, tolerance: float, largest: float) -> tuple[float, float]:
+def solve(
+    change: Callable[[float], float], target: float, tolerance: float, largest: float, start: float = 1.0
+) -> tuple[float, float]:
     """(strength, change there) with the change nearest to `target`; the caller judges whether it is near enough.
 
-    `change` rises with the strength at first, and is about linear where it is small.
+    Secant steps in the logarithm of both, kept inside the bracket once there is one. `change` rises with the strength
+    at first, and is about linear where it is small; the first step supposes that it is.
     """
-    below: tuple[float, float] | None = None
-    above: tuple[float, float] | None = None
-    best, strength = (1.0, -math.inf), 1.0
+    seen: list[tuple[float, float]] = []  # log strength, log (change / target)
+    best, strength = (start, -math.inf), start
     for _ in range(TRIES):
         found = change(strength)
         if abs(found - target) < abs(best[1] - target):
             best = strength, found
-        if abs(found - target) <= tolerance * target / 4:  # a margin, so that a repetition in another batch passes too
+        if abs(found - target) <= tolerance * target / 2:  # a margin, so that a repetition in another batch passes too
             break
-        if found < target:
-            below = strength, found
+        seen.append((math.log(strength), math.log(max(found, 1e-12 * target) / target)))
+        below = max((x for x, y in seen if y < 0), default=None)
+        above = min((x for x, y in seen if y > 0 and (below is None or x > below)), default=None)
+        if (above is None and strength >= largest) or (
+            above is not None and below is not None and above - below < 1e-9
+        ):
+            break
+        guess = seen[-1][0] - seen[-1][1] / slope(seen)
+        if above is not None and below is not None:
+            margin = 0.05 * (above - below)
+            guess = guess if below + margin <= guess <= above - margin else (below + above) / 2
         else:
-            above = strength, found
-        if above is None:
-            if strength >= largest:
-                break
-            guess = strength * target / found if found > 0 else 4 * strength
-            strength = min(largest, max(1.2 * strength, min(guess, 4 * strength)))
-        elif below is None:
-            strength = max(strength / 8, strength * target / found * 0.9)
-        else:
-            low, high = below[0], above[0]
-            if high / low < 1 + 1e-9:
-                break
-            share = math.log(target / max(below[1], 1e-300)) / math.log(above[1] / max(below[1], 1e-300))
-            share = min(max(share, 0.05), 0.95)  # a step at least: the curve may be flat at an end
-            strength = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+            guess = min(max(guess, seen[-1][0] - 2), seen[-1][0] + 2)  # a factor of 7 at most
+        strength = min(math.exp(guess), largest)
     return best
+
+
+def slope(seen: list[tuple[float, float]]) -> float:
+    """Of the last two points; 1 where there is one, and kept within what a model's answer can be."""
+    if len(seen) < 2:
+        return 1.0
+    (x0, y0), (x1, y1) = seen[-2:]
+    return min(max((y1 - y0) / (x1 - x0), 0.2), 3.0) if x0 != x1 else 1.0
