@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dg_tools.emoji import Reference, References
 from dg_tools.experiments.equal_harm import TOLERANCE, Match, matched_controls, reached
 from dg_tools.experiments.pairs import Pairs, check_truth
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
-from dg_tools.experiments.selectivity import Comparison, log_ratios, shares
+from dg_tools.experiments.selectivity import Comparison, by_sigma, log_ratios, shares
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control, Disrupt, variance_matched
 from dg_tools.models import DiT
@@ -185,8 +186,9 @@ def assemble(
     if len(kept) < len(off):
         notes.append(f"{len(off) - len(kept)} of {len(off)} controls did not come within {TOLERANCE:.0%} of the edit's "
                      "harm and are not in the null distribution")  # fmt: skip
-    if len(kept) < 2:
-        raise ValueError(f"{len(kept)} of {len(off)} controls reach the edit's harm: no null distribution")
+    if len(kept) < 2:  # so few give no verdict: see Outcome.status
+        kept = [f"control {i}" for i in off.sort_values().index[:2]]
+        notes.append("the two nearest of them stand in, so that the figures can be read; they allow no verdict")
     by_output = sorted(set(search.loc[search["matched"] == "output", "sigma"]))
     if by_output and settings["match"] == "error":
         notes.append(f"at sigma {by_output} the edit does no harm (its error is not above the clean run's); controls "
@@ -204,7 +206,7 @@ def assemble(
     beside = {text: name for name, text in FURTHER.items() if text in set(table["variant"])}
     clusters = compared.clusters(compared.ratios.xs("zero").index)
     outcomes += shares(compared.ratios, "zero", beside, clusters)
-    tables = {"search": search, "edits": pd.DataFrame(sentences.items(), columns=["variant", "sentence"])}
+    variants = compared.variants()
     if len(quick):
         small = log_ratios(quick).groupby("variant", sort=False).mean().drop("clean")
         alike = small[small.index.str.startswith(VARIANCE)]
@@ -223,6 +225,9 @@ def assemble(
                     control="other channels of like variance, zeroed, on the first batch of pictures",
                 )
             )
-        tables["first_batch"] = small.reset_index()
+        first = small.reset_index().assign(role=np.where(small.index.str.startswith(VARIANCE), VARIANCE, "dose"))
+        variants = pd.concat([variants, first], ignore_index=True)
+    tables = {"variants": variants, "by_sigma": by_sigma(table), "search": search}
+    tables["edits"] = pd.DataFrame(sentences.items(), columns=["variant", "sentence"])
     question = "Does zeroing the massive channels cost detail in one denoising step, more than any damage of that size?"
     return Result("denoise", question, table, outcomes, subject.settings(**settings), tables, notes)

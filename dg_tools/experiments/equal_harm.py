@@ -17,59 +17,13 @@ import torch
 
 from dg_tools.experiments.pairs import Pairs
 from dg_tools.interventions import Disrupt
+from dg_tools.matching import solve
 
 Match = Literal["error", "output"]
 
 TOLERANCE = 0.1  # a control whose harm is further than this from the edit's is no equal: it leaves the null
-SEARCH = 0.03  # the search stops here, on the pictures that it is made on
-LARGEST = 256.0  # strength at which a control that still does too little is given up
-
-
-class Found(NamedTuple):
-    """Where a search ended."""
-
-    strength: float
-    value: float
-    evaluations: int
-
-
-def strength_for(
-    effect: Callable[[float], float], target: float, start: float = 1.0, tolerance: float = SEARCH, most: int = 10
-) -> Found:
-    """The strength at which a growing `effect` reaches `target`: a secant in logarithms, kept inside its bracket.
-
-    Args:
-        effect: of a strength; grows with it, at least roughly; may be below zero where the strength is small.
-        target: above zero.
-        start: first strength tried.
-        tolerance: relative, of the effect.
-        most: evaluations; then the best one so far is returned, and its `value` says how near it is.
-
-    Raises:
-        ValueError: a target that is not above zero.
-    """
-    if not target > 0:
-        raise ValueError(f"target={target}: an effect above zero is needed to scale a control to it")
-    below, above, best, before = 0.0, float("inf"), Found(start, float("nan"), 0), None
-    strength, power = start, 2.0  # error grows with the square of a small perturbation
-    for count in range(1, most + 1):
-        value = effect(strength)
-        if not abs(value - target) >= abs(best.value - target):
-            best = Found(strength, value, count)
-        if abs(value - target) <= tolerance * target:
-            return Found(strength, value, count)
-        below, above = (max(below, strength), above) if value < target else (below, min(above, strength))
-        if before is not None and value > 0 and before[1] > 0 and value != before[1]:
-            slope = torch.tensor([value / before[1], strength / before[0]]).log()
-            power = min(max(float(slope[0] / slope[1]), 0.5), 4.0)
-        before = (strength, value)
-        factor = (target / value) ** (1 / power) if value > 0 else 4.0
-        strength *= min(max(factor, 1 / 16), 16.0)
-        if not below < strength < above:  # outside of what is known: the middle, in logarithms
-            strength = (max(below, above / 64) * above) ** 0.5 if above < float("inf") else below * 2
-        if strength > LARGEST:
-            break
-    return best._replace(evaluations=count)
+SEARCH = 0.03  # of the error, on the pictures that the search is made on
+LARGEST = 1000.0  # strength at which a control that still does too little is given up
 
 
 class Matched(NamedTuple):
@@ -101,7 +55,7 @@ def matched_controls(
 
     Returns:
         The controls, scaled; and a table with control, sigma, matched (error or output), strength, target, searched
-        (what the search reached, over the target) and evaluations.
+        (what the search reached, over the target).
     """
     strengths: list[list[tuple[float, float]]] = [[] for _ in controls]
     rows = []
@@ -112,26 +66,28 @@ def matched_controls(
         harm = float(pairs.error(edit_x).mean() - base)
         kind = match if harm > 0 else "output"
 
-        def effect(one: Disrupt, strength: float, kind: str = kind, v: Any = clean_v, base: float = base) -> float:
-            changed = replace(one, strength=strength)
-            made_v, made_x = pairs.predict(sigma, [changed], batches=batches, pictures=kind == "error")  # noqa: B023
-            return float(pairs.error(made_x).mean() - base) if kind == "error" else distance(made_v, v)
-
         target = harm if kind == "error" else distance(edit_v, clean_v)
         start = 1.0
         for i, one in enumerate(controls):
-            found = strength_for(lambda s, one=one: effect(one, s), target, start)  # type: ignore[misc]
-            start = found.strength  # the next control's search begins where this one's ended
-            strengths[i].append((sigma, found.strength))
+
+            def root(strength: float, one: Disrupt = one, kind: str = kind) -> float:
+                tried = replace(one, strength=strength)
+                made_v, made_x = pairs.predict(sigma, [tried], batches=batches, pictures=kind == "error")  # noqa: B023
+                if kind == "output":
+                    return distance(made_v, clean_v)  # noqa: B023
+                return max(float(pairs.error(made_x).mean() - base), 0.0) ** 0.5  # noqa: B023
+
+            goal = target**0.5 if kind == "error" else target  # an error's root grows about in line with the strength
+            start, got = solve(root, goal, SEARCH, LARGEST, start)  # the next control's search begins here
+            strengths[i].append((sigma, start))
             rows.append(
                 {
                     "control": i,
                     "sigma": sigma,
                     "matched": kind,
-                    "strength": found.strength,
+                    "strength": start,
                     "target": target,
-                    "searched": found.value / target,
-                    "evaluations": found.evaluations,
+                    "searched": (got / goal) ** (2 if kind == "error" else 1),
                 }
             )
             tick()

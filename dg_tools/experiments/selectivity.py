@@ -12,21 +12,37 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.experiments.result import Outcome
-from dg_tools.metrics import bootstrap_ratio
+from dg_tools.metrics import bootstrap_interval, bootstrap_ratio
 
 NO_OP = 0.05  # a change of the error by a twentieth is half of what equal harm allows: nothing
 HALF = 0.5  # "most of it": more than half
+REGIONS = ("foreground", "background")
 EQUAL = "shifts of as many other channels, scaled to the same x0 error"
 
 
-def log_ratios(table: pd.DataFrame, column: str = "error") -> pd.DataFrame:
-    """Log of error over clean error, mean over sigma: (variant, picture) x (bands and `total`)."""
-    wide = table.pivot_table(column, ["variant", "sigma", "picture"], "band", sort=False, observed=True)
+def log_changes(table: pd.DataFrame, column: str = "error") -> pd.DataFrame:
+    """Log of error over clean error, of the mean over noise seeds: (variant, sigma, picture) x (bands and `total`)."""
+    wide = table.pivot_table(column, ["variant", "sigma", "picture"], "band", sort=False)
     wide["total"] = wide.sum(axis=1)
     logs = np.log(wide)
-    return (logs - logs.xs("clean").reindex(logs.index.droplevel("variant")).to_numpy()).groupby(
-        ["variant", "picture"], sort=False
-    ).mean()  # fmt: skip
+    return logs - logs.xs("clean").reindex(logs.index.droplevel("variant")).to_numpy()
+
+
+def log_ratios(table: pd.DataFrame, column: str = "error") -> pd.DataFrame:
+    """The mean of `log_changes` over sigma: (variant, picture) x (bands and `total`)."""
+    return log_changes(table, column).groupby(["variant", "picture"], sort=False).mean()
+
+
+def by_sigma(table: pd.DataFrame) -> pd.DataFrame:
+    """Tidy: variant, role, sigma, band, log_ratio (mean over pictures)."""
+    mean = log_changes(table).groupby(["variant", "sigma"], sort=False).mean()
+    tidy = mean.reset_index().melt(["variant", "sigma"], var_name="band", value_name="log_ratio")
+    return tidy.assign(role=tidy["variant"].map(roles(table)))
+
+
+def roles(table: pd.DataFrame) -> pd.Series:
+    """Variant -> role."""
+    return table.groupby("variant", sort=False)["role"].first()
 
 
 class Comparison:
@@ -132,16 +148,11 @@ class Comparison:
 
     def foreground(self) -> Outcome:
         """High-band damage to the object against the background's."""
-        high = self.table[self.table["band"] == "high"]
-        logs = {}
-        for region in ("foreground", "background"):
-            wide = np.log(high.pivot_table(region, ["variant", "sigma", "picture"], sort=False)[region])
-            change = wide - wide.xs("clean").reindex(wide.index.droplevel("variant")).to_numpy()
-            logs[region] = change.groupby(["variant", "picture"], sort=False).mean()
+        inside, outside = (log_ratios(self.table, region)["high"] for region in REGIONS)
         return self.outcome(
             "foreground",
             "the high band suffers more on the object than on the background",
-            (logs["foreground"] - logs["background"]).dropna(),
+            (inside - outside).dropna(),
             unit="log ratio, object minus background",
             direction="above",
             margin=0.0,
@@ -173,6 +184,15 @@ class Comparison:
                 control=EQUAL,
             ),
         ]
+
+    def variants(self) -> pd.DataFrame:
+        """One row a variant but the clean run: mean log ratio of each band, interval of the total, and by region."""
+        mean = self.ratios.groupby("variant", sort=False).mean().drop("clean")
+        for region in REGIONS if REGIONS[0] in self.table else ():
+            mean[region] = log_ratios(self.table, region)["high"].groupby("variant", sort=False).mean()
+        sure = [bootstrap_interval(x, self.clusters(x.index)) for x in (self.ratios["total"].xs(v) for v in mean.index)]
+        mean["low_end"], mean["high_end"] = [x[1] for x in sure], [x[2] for x in sure]
+        return mean.reset_index().assign(role=roles(self.table)[mean.index].to_numpy())
 
 
 def shares(ratios: pd.DataFrame, edit: str, further: dict[str, str], clusters: np.ndarray) -> list[Outcome]:
