@@ -207,3 +207,7 @@ def test_bad_input_is_refused_before_any_forward(dits):
         denoise(dit, items, [0], dose=[(1, 4)], **settings)
     with pytest.raises(ValueError, match="masks for 3 pictures"):
         denoise(dit, [items[0], *(x[:2] for x in items[1:])], [0], **settings)
+    with pytest.raises(ValueError, match="one shape"):
+        denoise(dit, [*items, ("wide", torch.zeros(3, 32, 64))], [0], **settings)
+    with pytest.raises(ValueError, match="multiples of 4 pixels"):
+        denoise(dit, [(p, torch.zeros(3, 30, 48)) for p in "ab"], [0], **settings)

@@ -80,14 +80,16 @@ def denoise(
     Raises:
         ValueError: prompts without pictures, no seeds, a sigma outside 0..1, no controls or a kind without strength.
     """
-    check_truth(list(prompts))
+    prompts = list(prompts)
+    check_truth(dit, prompts, folder)
     if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; distinct values between 0 and 1 are needed")
     if controls < 2 or kind not in ("shift", "shift_direction"):
         raise ValueError(f"controls={controls} of kind {kind!r}; at least 2, of kind 'shift' or 'shift_direction'")
     size: dict[str, int] = {}
-    if not isinstance(prompts[0], Reference):
+    if prompts and not isinstance(prompts[0], Reference):
         size = {"height": prompts[0][1].shape[-2], "width": prompts[0][1].shape[-1]}
+    check_dose(dit, dose, block)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, progress=progress, **size, **kwargs)
     pairs = Pairs(dit, subject.test, seeds, folder=folder, batch=batch, **kwargs)
     off = Disrupt(subject.channels, subject.block)
@@ -142,25 +144,27 @@ def variance_draws(pairs: Pairs, off: Disrupt, count: int, sigmas: Sequence[floa
     return {f"{VARIANCE} {i}": edit for i, edit in enumerate(draws)}
 
 
+def check_dose(dit: DiT, dose: Sequence[tuple[int, int]], block: int | None) -> None:
+    """Raise ValueError for more channels or layers than there are; a block not known yet counts as the first."""
+    layers = len(dit.blocks) - (block or 0)
+    for k, n in dose:
+        if not (1 <= k <= dit.width and 1 <= n <= layers):
+            raise ValueError(
+                f"dose of {k} channels in {n} layers asked for; there are {dit.width} channels and {layers} layers "
+                f"from block {block or 0} on"
+            )
+
+
 def dosed(
     pairs: Pairs, subject: Subject, dose: Sequence[tuple[int, int]], sigmas: Sequence[float]
 ) -> dict[tuple[int, int], Disrupt]:
-    """(channels, layers) -> edit: the massive channels first, then by mean |x| at the block's output.
-
-    Raises:
-        ValueError: more channels or layers than there are.
-    """
+    """(channels, layers) -> edit: the massive channels first, then by mean |x| at the block's output."""
     if not dose:
         return {}
     dit, block = pairs.dit, subject.block
     size = pairs.hidden(sigmas[len(sigmas) // 2], block).abs().mean((0, 1))
     order = [*subject.channels, *(int(c) for c in size.argsort(descending=True) if int(c) not in subject.channels)]
-    for k, n in dose:
-        if not (1 <= k <= len(order) and 1 <= n <= len(dit.blocks) - block):
-            raise ValueError(
-                f"dose of {k} channels in {n} layers asked for; there are {len(order)} channels and "
-                f"{len(dit.blocks) - block} layers from block {block} on"
-            )
+    check_dose(dit, dose, block)
     layers: Any = {n: range(block, block + n) for _, n in dose}
     return {(k, n): Disrupt(order[:k], layers[n]) for k, n in dose}
 

@@ -62,14 +62,24 @@ def coverage(dit: DiT, items: Sequence[Any], folder: References | None) -> torch
     return masks
 
 
-def check_truth(items: Sequence[Any]) -> None:
-    """Raise where there is no picture to compare with."""
+def check_truth(dit: DiT, items: Sequence[Any], folder: References | None) -> None:
+    """Raise ValueError where there is no picture to compare with, or where pictures or masks do not fit together."""
     for item in items:
         if not isinstance(item, Reference | tuple):
             raise ValueError(
                 f"{item!r} has no picture: this experiment needs the truth; pass `dg.references(dit).sample(n)` or "
                 "(prompt, picture) pairs, pictures (3, H, W) in [-1, 1]"
             )
+    kinds = {isinstance(item, Reference) for item in items}
+    if len(kinds) > 1:
+        raise ValueError("references and (prompt, picture) pairs in one list: pass one kind")
+    if kinds == {False}:
+        shapes = sorted({tuple(item[1].shape) for item in items})
+        if len(shapes) > 1 or len(shapes[0]) != 3 or shapes[0][0] != 3:
+            raise ValueError(f"pictures of shape {', '.join(map(str, shapes))}; one shape (3, H, W) is needed")
+        dit.size(*shapes[0][1:])
+    if items:
+        coverage(dit, items, folder)
 
 
 class Pairs:
@@ -90,7 +100,7 @@ class Pairs:
         batch: int = 32,
         **kwargs: Any,
     ) -> None:
-        check_truth(items)
+        check_truth(dit, items, folder)
         self.dit, self.batch = dit, batch
         self.prompts, self.truth, self.axis = as_pictures(dit, items, folder, len(items), 0)
         self.masks = coverage(dit, items, folder)
@@ -184,7 +194,10 @@ class Pairs:
         """Image-stream output of a block, (items, tokens, channels), of the first batch."""
         kept: list[torch.Tensor] = []
         at = self.dit.blocks[block]
-        hook = lambda module, inputs, output: kept.append(output[at.record.image].detach().cpu().float())  # noqa: E731
+
+        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            kept.append(output[at.record.image].detach().cpu().float())
+
         handle = at.module.register_forward_hook(hook)
         try:
             self.predict(sigma, batches=1, pictures=False)
