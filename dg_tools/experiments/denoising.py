@@ -80,17 +80,15 @@ def denoise(
     Raises:
         ValueError: prompts without pictures, no seeds, a sigma outside 0..1, no controls or a kind without strength.
     """
-    prompts = list(prompts)
-    check_truth(dit, prompts, folder)
+    check_truth(dit, list(prompts), folder)
     if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; distinct values between 0 and 1 are needed")
     if controls < 2 or kind not in ("shift", "shift_direction"):
         raise ValueError(f"controls={controls} of kind {kind!r}; at least 2, of kind 'shift' or 'shift_direction'")
-    size: dict[str, int] = {}
     if prompts and not isinstance(prompts[0], Reference):
-        size = {"height": prompts[0][1].shape[-2], "width": prompts[0][1].shape[-1]}
+        kwargs |= {"height": prompts[0][1].shape[-2], "width": prompts[0][1].shape[-1]}
     check_dose(dit, dose, block)
-    subject = choose(dit, prompts, seeds, channels=channels, block=block, progress=progress, **size, **kwargs)
+    subject = choose(dit, prompts, seeds, channels=channels, block=block, progress=progress, **kwargs)
     pairs = Pairs(dit, subject.test, seeds, folder=folder, batch=batch, **kwargs)
     off = Disrupt(subject.channels, subject.block)
     off.check(dit, None, pairs.height, pairs.width)

@@ -105,6 +105,7 @@ class Pairs:
         self.prompts, self.truth, self.axis = as_pictures(dit, items, folder, len(items), 0)
         self.masks = coverage(dit, items, folder)
         self.height, self.width = dit.size(*self.truth.shape[-2:])
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("height", "width")}  # the pictures' own
         self.picture = np.repeat(np.arange(len(items)), len(seeds))
         self.seed = np.tile(np.asarray(list(seeds)), len(items))
         latents = torch.cat([encode(dit, part) for part in self.truth.split(batch)])
@@ -196,7 +197,8 @@ class Pairs:
         at = self.dit.blocks[block]
 
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            kept.append(output[at.record.image].detach().cpu().float())
+            hidden = output[at.record.image]
+            kept.append(hidden.detach().cpu().float())
 
         handle = at.module.register_forward_hook(hook)
         try:
