@@ -27,6 +27,10 @@ def image_layernorms(dit):
     return found
 
 
+def moments(x):
+    return x.mean(-1, keepdim=True), (x.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+
+
 def step(dit, batch=2):
     inputs = conditions(dit, ["apple", "a teapot"][:batch], *SIZE, max_sequence_length=8)
     return torch.randn(batch, 4, 16, 24, generator=torch.Generator().manual_seed(1)), inputs
@@ -106,14 +110,10 @@ def test_other_rows_and_steps_stay_bit_equal(dit):
     calls = []
     edit = dg.Disrupt(CHANNELS, BLOCK, steps=[1], norms="clean")
     handle = dit.blocks[0].module.register_forward_hook(lambda *a: calls.append(1))
-    found, count = run(dit, "apple", seed=1, edits=[edit], guidance=dg.CFG(3.0), **tiny.CALL)
+    _, count = run(dit, "apple", seed=1, edits=[edit], guidance=dg.CFG(3.0), **tiny.CALL)
     handle.remove()
     halves = 1 if dit.family.rows == "batched" else 2
     assert len(calls) == (3 + 1) * halves and count.forwards == 2 * (3 + 1)  # the clean pass is counted
-    expected, _ = run(
-        dit, "apple", seed=1, edits=[dg.Disrupt(CHANNELS, BLOCK, steps=[1])], guidance=dg.CFG(3.0), **tiny.CALL
-    )
-    assert not torch.equal(found, expected)
 
 
 def test_a_channel_without_weight_in_the_statistics_is_not_missed():
