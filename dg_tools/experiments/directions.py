@@ -72,11 +72,20 @@ class Guidance:
         """The velocity of a step."""
         cond = at["c"]
         made = cond
-        if self.scale > 1 and at.inside(*self.cfg_window):
+        if self.scale > 1 and inside(self.cfg_window, at.step, at.steps):
             made = at["u"] + self.scale * (cond - at["u"])
-        if self.weight and at.inside(*self.window):
+        if self.weight and inside(self.window, at.step, at.steps):
             made = made + self.term(at)
         return made
+
+    def passes(self, step: int, steps: int) -> list[str]:
+        """Names of the forwards that step `step` of `steps` needs, those of measuring the norm included."""
+        names = ["c"]
+        if self.scale > 1 and inside(self.cfg_window, step, steps):
+            names.append("u")
+        if self.weight and inside(self.window, step, steps):
+            names += [self.worse, *(["u"] if self.part != "whole" else []), *filter(None, [self.norm_of])]
+        return [n for n in dict.fromkeys(names) if n != BLUR]
 
     def term(self, at: At) -> torch.Tensor:
         """What is added for w, (N, C, h, w)."""
@@ -92,13 +101,18 @@ class Guidance:
         return factor[:, None, None, None].to(push.dtype) * push
 
 
+def inside(window: Window, step: int, steps: int) -> bool:
+    """Whether a step lies in a window of fractions of the steps, as guiders count it."""
+    return window[0] * steps <= step < window[1] * steps
+
+
 def direction(at: At, worse: str, blur_sigma: float = 1.0) -> torch.Tensor:
     """C - worse, (N, C, h, w); for `u` the direction of CFG."""
     return at["c"] - (blurred(at, blur_sigma) if worse == BLUR else at[worse])
 
 
 def blurred(at: At, sigma: float) -> torch.Tensor:
-    """The velocity of the conditional prediction whose x0 is blurred, in latents."""
+    """The velocity of the conditional prediction whose x0 is blurred, in latents; c minus it grows as 1 / sigma."""
     return (at.z - gaussian_blur(at.x0(at["c"]), sigma)) / at.sigma
 
 

@@ -88,10 +88,6 @@ class At:
             self._made[name] = self._predict(sources[name])
         return self._made[name]
 
-    def inside(self, start: float, stop: float) -> bool:
-        """Whether this step lies in a window of fractions of the steps, as guiders count it."""
-        return start * self.steps <= self.step < stop * self.steps
-
     def x0(self, velocity: torch.Tensor) -> torch.Tensor:
         """The picture that a velocity predicts, in latents: z - sigma v."""
         return self.z - self.sigma * velocity
@@ -100,7 +96,8 @@ class At:
         batch, dit = self._batch, self._batch.dit
         blocks = len(dit.blocks)
         inputs = batch.uncond if source == "uncond" else batch.cond
-        call = Call(self.step, 1000 * self.sigma, self.sigma, "cond", slice(None), slice(0, 0))
+        tokens = dit.family.image_tokens(dit.transformer, self.z)
+        call = Call(self.step, 1000 * self.sigma, self.sigma, "cond", slice(None), slice(0, 0), tokens)
         if isinstance(source, torch.nn.Module):
             return self._forward(source, inputs, blocks)
         if not isinstance(source, Disrupt):
@@ -143,7 +140,7 @@ class At:
         made = transformer(**{**inputs, **state})[0]
         self.cost.forwards += count
         self.cost.block_calls += count * blocks
-        factor = dit.pipeline.vae_scale_factor
+        factor = dit.vae_scale_factor
         return spatial(dit, made, height * factor, width * factor)
 
 
@@ -171,7 +168,7 @@ def _nothing() -> Iterator[None]:
 
 def forks(dit: DiT, edit: Disrupt, inputs: dict[str, Any]) -> bool:
     """Whether a disrupted prediction may start from the conditional one's hidden states at the disrupted block."""
-    return isinstance(edit.block, int) and why_not(dit.family, inputs) is None
+    return edit.why_whole is None and why_not(dit.family, inputs) is None
 
 
 def sample(
@@ -204,7 +201,8 @@ def sample(
         **kwargs: passed to the pipeline's call.
 
     Raises:
-        ValueError: no pictures, not one seed a prompt, steps or batch below 1, a source that takes a reserved name.
+        ValueError: a family that predicts no velocity, no pictures, not one seed a prompt, steps or batch below 1, a
+            source that takes a reserved name.
         IndexError: a disruption that this model cannot have.
     """
     prompts, seeds = list(prompts), list(seeds)
@@ -260,6 +258,10 @@ def check(
     width: int | None,
 ) -> None:
     """Raise before the first forward for what cannot be sampled."""
+    if dit.family.prediction != "velocity":
+        raise ValueError(
+            f"family {dit.family.name!r} predicts {dit.family.prediction}; the loop's rules combine velocities"
+        )
     if not prompts:
         raise ValueError("no prompts: pass at least one")
     if len(prompts) != len(seeds):

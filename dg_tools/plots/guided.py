@@ -1,0 +1,163 @@
+"""Guidances in the perception-distortion plane, what they buy, and where they push at the same z_t."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+
+KINDS = {  # role -> colour, marker, size, label
+    "base": (INK, "o", 46, "cond, CFG"),
+    "equal compute": (INK, "D", 30, "the same, as many block calls as DG"),
+    "DG": (MASSIVE, "o", 46, "DG"),
+    "part of DG": (MASSIVE, "^", 30, "DG along and across CFG"),
+    "control guidance": (QUIET, "s", 26, "other worse twins"),
+    "control draw": (QUIET, ".", 14, "control draws"),
+    "sweep": (MASSIVE, "x", 22, "sweep of w, block, window"),
+}
+DISTANCES = {
+    "spectrum": "mean spectra, dB apart",
+    "statistics": "detail statistics, std apart",
+    "kernel": "kernel distance, VAE features",
+}
+LINES = {"u": INK, "blur": "#2980b9", "twin": "#8e44ad", "control 0": QUIET, "d": MASSIVE}
+NAMES = {"u": "c - u (CFG)", "blur": "c - blur", "twin": "c - noised twin", "control 0": "c - d' (shift control)"}
+NAMES |= {"d": "c - d (DG)"}
+
+
+def guidance_plane(result: Any) -> Figure:
+    """Seven panels from a `guidance` result.
+
+    Above: each run by its correlation with its own reference (right: less distortion) and by the distance of the
+    samples as a set from the references (down: better perception), three distances; arrows go from a base to its DG.
+    Below: what is gained in rightness and amount, with 95% intervals and bounds, each over CFG or cond with as many
+    block calls; cosines with c - d, norms and spectra of the directions, along the CFG run.
+    """
+    tables = result.tables
+    mean = result.table.groupby("rule", sort=False)["high_correlation"].mean()
+    figure, axes = plt.subplot_mosaic(
+        [[*DISTANCES, "gains"], ["cosines", "norms", "spectra", "gains"]], figsize=(14, 6.6), layout="constrained"
+    )
+    for name, words in DISTANCES.items():
+        plane(axes[name], tables["plane"], mean, name, words)
+    axes["spectrum"].legend(fontsize=6, frameon=False)
+    gains(axes["gains"], result)
+    rule = tables["spectra"]["rule"].iloc[-1]
+    pushes = tables["pushes"][tables["pushes"]["rule"] == rule]
+    cosines(axes["cosines"], pushes)
+    sizes(axes["norms"], pushes)
+    spectra(axes["spectra"], tables["spectra"][tables["spectra"]["rule"] == rule])
+    for name in ("cosines", "norms", "spectra"):
+        axes[name].set_title(f"{axes[name].get_title()}, along {rule}", fontsize=9)
+    figure.suptitle(f"Rightness (primary): {result.primary.status}", fontsize=10)
+    return finish(figure)
+
+
+def plane(axis: Axes, table: pd.DataFrame, mean: pd.Series, distance: str, words: str) -> None:
+    """One distance against the correlation; draws and sweep behind, DG in front."""
+    place = {row["rule"]: (mean[row["rule"]], row[distance]) for row in table.to_dict("records")}
+    for role in reversed(KINDS):
+        rows = table[table["role"] == role]
+        colour, marker, size, label = KINDS[role]
+        if len(rows):
+            x, y = zip(*(place[r] for r in rows["rule"]), strict=True)
+            axis.scatter(x, y, c=colour, marker=marker, s=size, label=label, lw=0.8, alpha=0.85)
+    for row in table[table["role"] == "DG"].to_dict("records"):
+        arrow = {"arrowstyle": "->", "color": MASSIVE, "lw": 1.2, "shrinkA": 3, "shrinkB": 3}
+        axis.annotate("", place[row["rule"]], place[row["base"]], arrowprops=arrow)
+        axis.annotate(str(row["base"]), place[row["base"]], xytext=(4, 4), textcoords="offset points", fontsize=6)
+    spread = np.array([place[r] for r in table[table["role"].isin(["base", "DG", "equal compute"])]["rule"]])
+    for ends, limits in ((spread[:, 0], axis.set_xlim), (spread[:, 1], axis.set_ylim)):
+        room = 0.6 * float(np.ptp(ends)) or 0.1  # a twin that runs far off would squeeze the rest together
+        limits(ends.min() - room, ends.max() + room)
+    axis.set(xlabel="high-band correlation, own reference", ylabel=words)
+    axis.set_title(f"{words.split(',')[0]} (down: nearer as a set)", fontsize=9)
+
+
+def gains(axis: Axes, result: Any) -> None:
+    """Rightness and amount gained, intervals, bounds and control draws."""
+    names = [o for o in result.outcomes if o.name.split(",")[0] in ("rightness", "amount")]
+    for i, outcome in enumerate(reversed(names)):
+        colour = MASSIVE if outcome.name.startswith("rightness") else INK
+        axis.plot([v / outcome.margin for v in outcome.null], [i] * len(outcome.null), "|", color=QUIET, ms=7)
+        low, high = outcome.low / outcome.margin, outcome.high / outcome.margin
+        axis.plot([low, high], [i, i], color=colour, lw=1.5)
+        axis.plot(outcome.estimate / outcome.margin, i, "o", color=colour, ms=4)
+    axis.set_yticks(range(len(names)), [o.name for o in reversed(names)], fontsize=7)
+    axis.axvline(0, color=QUIET, lw=0.8)
+    for bound in (-1, 1):
+        axis.axvline(bound, color=QUIET, lw=0.8, ls=":")
+    axis.set_xscale("symlog", linthresh=2)
+    axis.set(xlabel="gain over its bound (ticks: control draws)")
+    axis.set_title("what DG buys (right: gained)", fontsize=9)
+
+
+def cosines(axis: Axes, pushes: pd.DataFrame) -> None:
+    """Mean cosine of c - d with the other directions, by sigma, with 5% to 95% of the pictures."""
+    part = pushes[(pushes["quantity"] == "cosine") & (pushes["of"] == "d")]
+    for other, rows in part.groupby("with", sort=False):
+        by = rows.groupby("sigma")["value"]
+        axis.fill_between(by.mean().index, by.quantile(0.05), by.quantile(0.95), color=LINES[other], alpha=0.12, lw=0)
+        axis.plot(by.mean(), "o-", ms=2.5, color=LINES[other], label=NAMES[other])
+    axis.axhline(0, color=QUIET, lw=0.8)
+    axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="cosine with c - d", ylim=(-1, 1))
+    axis.invert_xaxis()
+    axis.legend(fontsize=6, frameon=False)
+    axis.set_title("is DG another guidance?", fontsize=9)
+
+
+def sizes(axis: Axes, pushes: pd.DataFrame) -> None:
+    """Norm of each direction over that of c, by sigma."""
+    norm = pushes[pushes["quantity"] == "norm"].groupby(["of", "sigma"])["value"].mean()
+    for name, colour in LINES.items():
+        if name in norm.index.get_level_values("of"):
+            axis.plot(norm[name] / norm["c"], "o-", ms=2.5, color=colour, label=NAMES[name])
+    axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="norm over |c|", yscale="log")
+    axis.invert_xaxis()
+    axis.set_title("size", fontsize=9)
+
+
+def spectra(axis: Axes, table: pd.DataFrame) -> None:
+    """Share of each direction's power by radial frequency, early (dotted) and late (whole lines) in the run."""
+    steps = sorted(table["step"].unique())
+    for step, style in ((steps[len(steps) // 4], ":"), (steps[(3 * len(steps)) // 4], "-")):
+        for name, rows in table[table["step"] == step].groupby("of", sort=False):
+            share = rows["power"] / rows["power"].sum()
+            label = NAMES[name] if style == "-" else None
+            axis.plot(rows["frequency"], share, style, marker="o", ms=2.5, color=LINES[name], label=label)
+    axis.set(xlabel="cycles per latent pixel", ylabel="share of power", yscale="log")
+    axis.set_title("spectrum (dotted: early)", fontsize=9)
+
+
+def push_maps(result: Any, names: tuple[str, ...] = ("u", "d"), *, shown: int = 6) -> Figure:
+    """Where in the picture each direction pushes: mean power by place at some steps of a `guidance` result's CFG run.
+
+    Args:
+        names: `u` (CFG), `d` (DG), `blur`, `twin`, `control 0`.
+        shown: steps, evenly spread.
+    """
+    maps = result.tables["maps"]
+    maps = maps[maps["rule"] == maps["rule"].iloc[-1]]
+    steps = np.asarray(sorted(maps["step"].unique()))
+    steps = steps[np.linspace(0, len(steps) - 1, min(shown, len(steps))).round().astype(int)]
+    figure, axes = plt.subplots(
+        len(names), len(steps), figsize=(1.5 * len(steps) + 0.6, 1.7 * len(names) + 0.4), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for row, name in zip(axes, names, strict=True):
+        for axis, step in zip(row, steps, strict=True):
+            part = maps[(maps["of"] == name) & (maps["step"] == step)]
+            axis.imshow(part.pivot(index="y", columns="x", values="power"), cmap="viridis", interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if name == names[0]:
+                axis.set_title(f"sigma {part['sigma'].iloc[0]:.2f}", fontsize=8)
+        row[0].set_ylabel(NAMES[name], fontsize=8)
+    figure.suptitle(f"Mean power by place, each map on its own scale, along {maps['rule'].iloc[0]}", fontsize=9)
+    return finish(figure)
