@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "load": "models",
     "capture": "activations",
+    "capture_image": "activations",
     "open_activations": "activations",
     "find_massive": "massive",
     "Disrupt": "interventions",
@@ -19,11 +20,20 @@ _HOME = {
     "references": "emoji",
 }
 
-__all__ = ["CFG", "DetailGuidance", "Disrupt", "capture", "denoise_error", "detail_guidance", "find_massive"]
+__all__ = [
+    "CFG",
+    "DetailGuidance",
+    "Disrupt",
+    "capture",
+    "capture_image",
+    "denoise_error",
+    "detail_guidance",
+    "find_massive",
+]
 __all__ += ["generate", "load", "open_activations", "references"]
 
 if TYPE_CHECKING:
-    from dg_tools.activations import capture, open_activations
+    from dg_tools.activations import capture, capture_image, open_activations
     from dg_tools.classic import detail_guidance
     from dg_tools.emoji import references
     from dg_tools.experiments import denoise_error
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
     from dg_tools.models import load
 
 
-_MODULES = ("experiments", "metrics", "plots")  # reached as dg.plots and so on, loaded on first use
+_MODULES = ("experiments", "metrics", "plots", "widgets")  # reached as dg.plots and so on, loaded on first use
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ def provenance(dit: DiT) -> dict[str, Any]:
     """
     path = str(getattr(dit.pipeline, "name_or_path", "") or "")
     return {
-        "model": Path(path).name if Path(path).is_dir() else path or type(dit.pipeline).__name__,
+        "model": Path(path).name if path and Path(path).is_dir() else path or type(dit.pipeline).__name__,
         "transformer": type(dit.transformer).__name__,
         "family": dit.family.name,
         "weights": weights_hash(dit),

@@ -7,7 +7,8 @@ Imported on first use only: nnsight adds `.save` to every object and patches aut
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.eproperty import eproperty
 from nnsight.intervention.tracer import InterleavingTracer
 
-from dg_tools.families import BlockList
+from dg_tools.families import BlockList, Stream, bind
 from dg_tools.models import PipelineModule
 from dg_tools.steps import Branch, Call, Clock
 
@@ -24,43 +25,55 @@ if TYPE_CHECKING:
     from dg_tools.models import DiT
 
 
-def block_envoy(record: BlockList) -> type[Envoy]:
-    """An Envoy class with `.image` and `.text` views of a block's returned tuple, written back whole."""
+def block_envoy(record: BlockList, image_tokens: Callable[[], int]) -> type[Envoy]:
+    """An Envoy class with `.image` and `.text` views of what a block returns, written back whole."""
 
-    def put(raw: tuple, at: int, value: Any) -> tuple:
-        return tuple(value if i == at else kept for i, kept in enumerate(raw))
+    def get(raw: Any, stream: Stream) -> torch.Tensor | None:
+        found = record.get(raw, stream, image_tokens())
+        return None if found is None else found.clone()
+
+    def put(raw: Any, stream: Stream, value: Any) -> Any:
+        return record.put(raw, stream, value, image_tokens())
 
     class BlockEnvoy(Envoy):
         @eproperty(key="output")
-        def image(self, value: tuple) -> torch.Tensor:
-            return value[record.image].clone()
+        def image(self, value: Any) -> torch.Tensor | None:
+            return get(value, "image")
 
         @image.transform
-        def image(self, edited: torch.Tensor, raw: tuple) -> tuple:
-            return put(raw, record.image, edited)
+        def image(self, edited: torch.Tensor, raw: Any) -> Any:
+            return put(raw, "image", edited)
 
         @image.postprocess
-        def image(self, value: torch.Tensor) -> tuple:
-            return put(self.output, record.image, value)
+        def image(self, value: torch.Tensor) -> Any:
+            return put(self.output, "image", value)
 
         @eproperty(key="output")
-        def text(self, value: tuple) -> torch.Tensor | None:
-            return None if value[record.text] is None else value[record.text].clone()
+        def text(self, value: Any) -> torch.Tensor | None:
+            return get(value, "text")
 
         @text.transform
-        def text(self, edited: torch.Tensor | None, raw: tuple) -> tuple:
-            return put(raw, record.text, edited)
+        def text(self, edited: torch.Tensor | None, raw: Any) -> Any:
+            return raw if edited is None else put(raw, "text", edited)
 
         @text.postprocess
-        def text(self, value: torch.Tensor) -> tuple:
-            return put(self.output, record.text, value)
+        def text(self, value: torch.Tensor) -> Any:
+            return put(self.output, "text", value)
 
     return BlockEnvoy
 
 
 def wrap(dit: DiT) -> NNsight:
-    """The pipeline as an nnsight model with block views."""
-    envoys = {type(b.module): block_envoy(b.record) for b in dit.blocks}
+    """The pipeline as an nnsight model with block views.
+
+    Raises:
+        RuntimeError: inside `dg.detail_guidance`, whose end would take the wrapping off.
+    """
+    if getattr(dit.transformer.__dict__.get("forward"), "guider", None) is not None:
+        raise RuntimeError(
+            "this model is not wrapped for traces yet, and `dg.detail_guidance` is on: read `dit.nnsight` once before"
+        )
+    envoys = {type(b.module): block_envoy(b.record, dit.image_tokens_now) for b in dit.blocks}
     return NNsight(PipelineModule(dit.pipeline), envoys=envoys)
 
 
@@ -80,42 +93,43 @@ class Step(int):
     cond: slice
     uncond: slice
     call: Call
+    absent: frozenset[int]
+
+    @classmethod
+    def of(cls, index: int, call: Call, absent: frozenset[int] = frozenset()) -> Step:
+        """A step from the call that it is; `absent` blocks do not run in it."""
+        step = cls(index)
+        step.sigma, step.timestep, step.branch = call.sigma, call.timestep, call.branch
+        step.cond, step.uncond, step.call, step.absent = call.cond, call.uncond, call, absent
+        return step
+
+    def visits(self, block: Any) -> bool:
+        """Whether this call runs a block: skip-layer guidance and a disrupted pass leave some out."""
+        return block.index not in self.absent
 
 
-class RunTracer(InterleavingTracer):
-    """An nnsight tracer that knows steps from timesteps and refuses reads out of execution order."""
+class GuardedTracer(InterleavingTracer):
+    """An nnsight tracer that refuses reads out of execution order, and holds the model's lock."""
 
-    def __init__(self, dit: DiT, guided: bool, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, dit: DiT, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.dit, self.guided = dit, guided
+        self.dit = dit
         self.image_tokens = 0
         self._last: tuple[int, int] = (-1, -1)
+        self._absent: frozenset[int] = frozenset()
 
-    @property
-    def steps(self) -> Iterator[Step]:
-        """One `Step` for each call of the transformer that belongs to the schedule.
-
-        Ends with the last step's own call, so that what stands after the loop (reading `run.result`) still runs.
-        """
-        clock = Clock(self.dit.pipeline, self.dit.family)
-        transformer = self.dit.nnsight.transformer
-        closing = "uncond" if self.guided and self.dit.family.rows == "sequential" else None
-        for _ in self.iter[:]:
-            inputs = transformer.inputs[1]
-            call = clock.read(inputs)
-            self._last = (-1, -1)
-            self.image_tokens = count_image_tokens(self.dit, inputs["hidden_states"])
-            if call.step is None:
-                continue
-            step = Step(call.step)
-            step.sigma, step.timestep, step.branch = call.sigma, call.timestep, call.branch
-            step.cond, step.uncond, step.call = call.cond, call.uncond, call
-            yield step
-            if call.step == len(self.dit.pipeline.scheduler.timesteps) - 1 and closing in (None, call.branch):
-                return
+    def begin(self, inputs: dict[str, Any], absent: frozenset[int] = frozenset()) -> None:
+        """A call of the transformer begins."""
+        self._last, self._absent = (-1, -1), absent
+        self.image_tokens = self.dit.family.image_tokens(self.dit.transformer, inputs["hidden_states"])
 
     def guard(self, index: int, rank: int, what: str) -> None:
-        """Raise where a read would go back in the model's order."""
+        """Raise where a read would go back in the model's order, or wait for a block that this call leaves out."""
+        if index in self._absent:
+            raise RuntimeError(
+                f"block {index}'s .{what} was read in a call that leaves this block out (skip-layer guidance, or a "
+                "disrupted pass): ask step.visits(block), or keep to calls whose step.branch is not 'other'"
+            )
         if (index, rank) < self._last:
             order = ("modulation", "attn", "mlp", "image")
             last = f"block {self._last[0]}'s .{order[self._last[1]]}"
@@ -136,9 +150,73 @@ class RunTracer(InterleavingTracer):
                 self.dit._run = None
 
 
-def count_image_tokens(dit: DiT, hidden_states: torch.Tensor) -> int:
-    """Image tokens in the transformer's own input: a latent picture, or tokens already packed."""
-    if hidden_states.ndim == 3:
-        return hidden_states.shape[1]
-    patch = dit.transformer.config.patch_size
-    return (hidden_states.shape[-2] // patch) * (hidden_states.shape[-1] // patch)
+class RunTracer(GuardedTracer):
+    """The tracer of a sampling run, which knows steps from timesteps."""
+
+    def __init__(self, dit: DiT, guided: bool, *args: Any, **kwargs: Any) -> None:
+        self._aside = False  # whether a callback of the caller's is running, which may call the transformer
+        callback = kwargs.get("callback_on_step_end")
+        if callback is not None:
+            kwargs["callback_on_step_end"] = self._set_aside(callback)
+            if hasattr(callback, "tensor_inputs"):  # diffusers' own callbacks say what they want to be given
+                kwargs["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
+        super().__init__(dit, *args, **kwargs)
+        self.guided = guided
+
+    def _set_aside(self, callback: Any) -> Any:
+        """A callback whose calls of the transformer are no steps, whatever timestep they are made at."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._aside = True
+            try:
+                return callback(*args, **kwargs)
+            finally:
+                self._aside = False
+
+        return call
+
+    @property
+    def calls(self) -> Iterator[Step]:
+        """One `Step` for each call of the transformer that belongs to the schedule, as long as the run goes.
+
+        The loop is cut short when the run ends, and with it the body: nothing may stand after it.
+        """
+        clock = Clock(self.dit.pipeline, self.dit.family, self.guided)
+        transformer = self.dit.nnsight.transformer
+        seen: set[tuple[int, Branch]] = set()
+        for _ in self.iter[:]:
+            inputs = bind(self.dit.transformer, *transformer.inputs)
+            if self._aside:
+                self.begin(inputs)
+                continue
+            call = clock.read(inputs)
+            if call.step is None:
+                self.begin(inputs)
+                continue
+            if (call.step, call.branch) in seen:  # a further pass at this step, such as a disrupted one
+                call = replace(call, branch="other")
+            seen.add((call.step, call.branch))
+            absent = frozenset(inputs.get("skip_layers") or ())
+            if call.branch == "other":
+                absent |= {b.index for b in self.dit.blocks if b.current is not b.module}
+            self.begin(inputs, absent)
+            yield Step.of(call.step, call, absent)
+
+    @property
+    def steps(self) -> Iterator[Step]:
+        """One `Step` for each call of the transformer that belongs to the schedule.
+
+        Ends with the last step's own call, so that what stands after the loop (reading `run.result`) still runs.
+        """
+        closing = "uncond" if self.guided and self.dit.family.rows == "sequential" else None
+        for step in self.calls:
+            yield step
+            if step == len(self.dit.pipeline.scheduler.timesteps) - 1 and closing in (None, step.branch):
+                return
+
+
+def forward_tracer(dit: DiT) -> Any:
+    """A trace of one forward of the transformer alone, for inputs of one's own: `forward_tracer(dit)(**inputs)`."""
+    return lambda **inputs: dit.nnsight.transformer.trace(
+        tracer_cls=lambda *a, **k: GuardedTracer(dit, *a, **k), **inputs
+    )
