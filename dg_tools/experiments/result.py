@@ -9,6 +9,7 @@ and a verdict in one sentence that follows from that outcome alone.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -200,9 +201,10 @@ class Result:
         return FIGURES[self.experiment](self)
 
     def save(self, folder: str | Path) -> None:
-        """Write `result.json` and one CSV a table into a folder, made where missing."""
+        """Write `result.json` and one CSV a table into a folder, made where missing; whole or, on an error, not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / ".partial"
+        partial.mkdir(parents=True, exist_ok=True)
         record = {
             "experiment": self.experiment,
             "question": self.question,
@@ -212,9 +214,14 @@ class Result:
             "notes": self.notes,
             "tables": sorted(self.tables),
         }
-        for name, table in {"table": self.table, **self.tables}.items():
-            table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-        (folder / "result.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        try:
+            for name, table in {"table": self.table, **self.tables}.items():
+                table.to_csv(partial / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+            (partial / "result.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            for file in partial.iterdir():
+                file.replace(folder / file.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def open_result(folder: str | Path) -> Result:
