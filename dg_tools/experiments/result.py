@@ -201,7 +201,7 @@ class Result:
         return FIGURES[self.experiment](self)
 
     def save(self, folder: str | Path) -> None:
-        """Write `result.json` and one CSV a table into a folder, made where missing; whole or, on an error, not at all."""
+        """Write `result.json` and one CSV a table into a folder, made where missing; on an error nothing is changed."""
         folder = Path(folder)
         partial = folder / ".partial"
         partial.mkdir(parents=True, exist_ok=True)
