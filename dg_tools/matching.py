@@ -68,8 +68,9 @@ def match_output(
     """
     if not controls:
         raise ValueError("no controls to match: pass edit.controls(20)")
+    height, width = (side * dit.pipeline.vae_scale_factor for side in noised.shape[-2:])
     for one in (edit, *controls):
-        one.check(dit)
+        one.check(dit, None, height, width)
         if one.steps is not None:
             raise ValueError(f"{one.sentence()}: a single forward has a noise level and no steps")
     for control in controls:
