@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -17,13 +18,30 @@ from dg_tools.models import DiT
 PACKAGES = ("torch", "diffusers", "transformers", "nnsight")
 
 
+_KNOWN: WeakKeyDictionary[torch.nn.Module, tuple[tuple, str]] = WeakKeyDictionary()
+
+
 def weights_hash(dit: DiT) -> str:
-    """A hash of every weight of the transformer, in order (16 hexadecimal digits)."""
+    """A hash of every weight of the transformer, in order (16 hexadecimal digits).
+
+    Kept for as long as the weights look unchanged: same memory, same count of edits in place, same sum of a sample of
+    each (an edit through `.data` is not counted).
+    """
+    weights = dit.transformer.state_dict()
+    look = tuple(
+        (v.data_ptr(), v._version, v.flatten()[:: max(1, v.numel() // 64)].double().sum().item())
+        for v in (v.detach() for v in weights.values())
+        if v.numel() and not v.is_inference()
+    )
+    known = _KNOWN.get(dit.transformer)
+    if known is not None and known[0] == look:
+        return known[1]
     digest = hashlib.sha256()
-    for name, value in dit.transformer.state_dict().items():
+    for name, value in weights.items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    _KNOWN[dit.transformer] = look, digest.hexdigest()[:16]
+    return _KNOWN[dit.transformer][1]
 
 
 def provenance(dit: DiT) -> dict[str, Any]:

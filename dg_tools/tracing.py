@@ -183,7 +183,7 @@ class RunTracer(GuardedTracer):
         """
         clock = Clock(self.dit.pipeline, self.dit.family, self.guided)
         transformer = self.dit.nnsight.transformer
-        seen: set[tuple[int, Branch]] = set()
+        seen: set[Any] = set()
         for _ in self.iter[:]:
             inputs = bind(self.dit.transformer, *transformer.inputs)
             if self._aside:
@@ -193,14 +193,15 @@ class RunTracer(GuardedTracer):
             if call.step is None:
                 self.begin(inputs)
                 continue
-            if (call.step, call.branch) in seen:  # a further pass at this step, such as a disrupted one
+            key = (call.step, call.branch)
+            if key in seen:  # a further pass at this step, such as a disrupted one
                 call = replace(call, branch="other")
-            seen.add((call.step, call.branch))
+            seen.add(key)
             absent = frozenset(inputs.get("skip_layers") or ())
             if call.branch == "other":
                 absent |= {b.index for b in self.dit.blocks if b.current is not b.module}
             self.begin(inputs, absent)
-            yield Step.of(call.step, call, absent)
+            yield Step.of(key[0], call, absent)
 
     @property
     def steps(self) -> Iterator[Step]:

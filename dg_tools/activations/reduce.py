@@ -1,0 +1,123 @@
+"""What of a block's hidden states is worth keeping? Reductions over tokens and over channels, in small bites.
+
+A full-size stream at 1024 pixels is 25 MB in float32, and a copy of it would be the largest thing a capture holds. So
+tokens are taken a few hundred at a time; temporaries stay in the processor's cache, which is faster too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+TOP = 3  # how many of the largest values are kept with channel and token
+BITE = 2**18  # values at once: 1 MiB in float32
+BITE_ELSEWHERE = 2**20  # on an accelerator, where launches cost more
+BITS = 5  # leading mantissa bits that a histogram bin keeps: 32 bins an octave
+CHANNEL = ("mean", "abs_mean", "variance", "positive", "abs_max")  # statistics by channel, over tokens
+
+
+def bites(hidden: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Hidden states (rows, tokens, channels), some tokens at a time."""
+    size = BITE if hidden.device.type == "cpu" else BITE_ELSEWHERE
+    return iter(hidden.split(max(1, size // (hidden.shape[0] * hidden.shape[2])), dim=1))
+
+
+def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[str, torch.Tensor]:
+    """Reductions of hidden states (tokens, channels), or (rows, tokens, channels) each row on its own.
+
+    Args:
+        hidden: any floating dtype; computed in float32.
+        quantiles: of |x| over all tokens and channels, 0..1, each exact to half a histogram bin: 1.6 %.
+
+    Returns:
+        by channel: `mean`, `abs_mean`, `variance`, `positive` (share of tokens above 0), `abs_max`; by token:
+        `token_norm`, `token_max`; by rank: `top_value`, `top_channel`, `top_token`; one number: `median_abs_mean`
+        (over channels), `clipped` (values at the dtype's limit or not finite); `quantile` where asked for.
+    """
+    if hidden.ndim == 2:
+        return {name: value[0] for name, value in statistics(hidden[None], quantiles).items()}
+    limit = torch.finfo(hidden.dtype).max
+    bins = torch.zeros(hidden.shape[0], 2 ** (8 + BITS), dtype=torch.int64, device=hidden.device) if quantiles else None
+    found: list[dict[str, torch.Tensor]] = []
+    for bite in bites(hidden):
+        x = bite.float()
+        size = x.abs()
+        mean = x.mean(1)
+        found.append(
+            {
+                "mean": mean,
+                "abs_mean": size.mean(1),
+                "variance": (x - mean[:, None]).square_().mean(1),
+                "positive": (x > 0).float().mean(1),
+                "abs_max": size.amax(1),
+                "token_norm": x.norm(dim=2),
+                "token_max": size.amax(2),
+                "within": (size < limit).sum((1, 2)),  # false for what is not finite
+            }
+        )
+        if bins is not None:
+            histogram(size, bins)
+    made = joined(found, [x.shape[1] for x in bites(hidden)])
+    made["clipped"] = hidden[0].numel() - made.pop("within")
+    made["median_abs_mean"] = made["abs_mean"].median(1).values
+    made |= largest(hidden, made["token_max"])
+    if bins is not None:
+        made["quantile"] = from_histogram(bins, quantiles)
+    return made
+
+
+def joined(parts: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str, torch.Tensor]:
+    """Statistics of all tokens from those of each bite; the variance by Chan's formula, safe for a large mean."""
+    if len(parts) == 1:
+        return parts[0]
+    total = sum(counts)
+    stack = lambda name: torch.stack([p[name] for p in parts]).double()  # noqa: E731  (bites, rows, channels)
+    weight = torch.tensor(counts, dtype=torch.float64, device=parts[0]["mean"].device)[:, None, None] / total
+    means = stack("mean")
+    mean = (weight * means).sum(0)
+    made = {name: (weight * stack(name)).sum(0).float() for name in ("abs_mean", "positive")}
+    made["mean"] = mean.float()
+    made["variance"] = (weight * (stack("variance") + (means - mean).square())).sum(0).float()
+    made["abs_max"] = torch.stack([p["abs_max"] for p in parts]).amax(0)
+    made["within"] = torch.stack([p["within"] for p in parts]).sum(0)
+    return made | {name: torch.cat([p[name] for p in parts], 1) for name in ("token_norm", "token_max")}
+
+
+def largest(hidden: torch.Tensor, token_max: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The largest |x| with channel and token: they sit on the tokens whose largest value is largest."""
+    rows, tokens, channels = hidden.shape
+    best = token_max.topk(min(TOP, tokens), dim=1).indices
+    candidates = torch.stack([hidden[r, best[r]] for r in range(rows)]).float().flatten(1)
+    index = candidates.abs().topk(min(TOP, candidates.shape[1]), dim=1).indices
+    return {
+        "top_value": candidates.gather(1, index),
+        "top_channel": index % channels,
+        "top_token": best.gather(1, index // channels),
+    }
+
+
+def mean_size(hidden: torch.Tensor) -> torch.Tensor:
+    """Mean |x| over tokens of (rows, tokens, channels), by row and channel."""
+    parts = [(x.shape[1], x.float().abs().mean(1)) for x in bites(hidden)]
+    if len(parts) == 1:
+        return parts[0][1]
+    return (sum(n * p.double() for n, p in parts) / hidden.shape[1]).float()  # type: ignore[union-attr]
+
+
+def histogram(size: torch.Tensor, bins: torch.Tensor) -> None:
+    """Count |x| (rows, ...) into bins that are a float's own exponent and its first mantissa bits."""
+    index = size.view(torch.int32) >> (23 - BITS)
+    for row in range(len(bins)):
+        bins[row] += torch.bincount(index[row].flatten(), minlength=bins.shape[1])
+
+
+def from_histogram(bins: torch.Tensor, quantiles: Sequence[float]) -> torch.Tensor:
+    """Quantiles (rows, quantiles): the middle of the bin that holds the value of that rank."""
+    below = bins.cumsum(1)
+    asked = torch.tensor(quantiles, dtype=torch.float64, device=bins.device)
+    ranks = (asked * below[:, -1:].double()).ceil().long().clamp(min=1)
+    index = torch.searchsorted(below, ranks)
+    middle = (index.int() << (23 - BITS)) + (1 << (22 - BITS))
+    values = middle.view(torch.float32)
+    return torch.where(index == 0, 0.0, values)

@@ -1,0 +1,74 @@
+"""What a capture gives: one labelled dataset of statistics, with what it is a capture of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+PLACE = ("prompt", "seed", "branch", "step", "site", "stream")
+
+
+@dataclass
+class Activations:
+    """Captured activations.
+
+    Attributes:
+        data: an xarray.Dataset. Dims are among prompt, seed, branch (cond, uncond), step (with sigma), site, stream
+            (image, text), token, channel, rank, part, q. Variables: `mean`, `abs_mean`, `variance`, `positive` (share
+            of tokens above 0), `abs_max` over tokens, by channel; `token_norm`, `token_max` over channels, by token
+            (NaN beyond a stream's end); `top_value`, `top_channel`, `top_token` of the largest |x|; `median_abs_mean`;
+            `clipped` (values at the dtype's limit or not finite); `quantile` of |x| where asked for; `gate`, `shift`,
+            `scale` of AdaLN by part; `attn_write`, `mlp_write` (mean |gated output| by channel); `temb`, the time-text
+            embedding (embedding); `hidden_states` (raw_step, raw_site, raw_token) where raw was asked for; `picture`.
+            Attributes: settings, model, weights' hash, dtype and versions.
+    """
+
+    data: xr.Dataset
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{k} {v}" for k, v in self.data.sizes.items())
+        state = "" if self.data.attrs.get("finished", True) else "; unfinished"
+        return f"Activations({sizes}; {self.data.nbytes / 2**20:.1f} MiB{state})"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Image tokens as (rows, columns)."""
+        return tuple(self.data.attrs["grid"])  # type: ignore[return-value]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a zarr store with a list of its files and their checksums, which `open_activations` reads.
+
+        A store at this place is replaced.
+
+        Raises:
+            FileExistsError: a folder that holds something else.
+            OSError: it could not be written whole (a full disk); what stood there before is still there.
+        """
+        from dg_tools.activations.store import save
+
+        save(self.data, Path(folder))
+
+    def to_dataframe(self, variable: str | None = None) -> Any:
+        """One variable as a tidy pandas table.
+
+        Args:
+            variable: None gives a summary: for each prompt, seed, branch, step, site and stream the numbers that have
+                no channels or tokens (`median_abs_mean`, `clipped`, and the largest value with channel and token).
+
+        Raises:
+            KeyError: no such variable, with those that there are.
+        """
+        if variable is not None:
+            if variable not in self.data:
+                raise KeyError(f"no variable {variable!r}; there are {', '.join(map(str, self.data))}")
+            return self.data[variable].to_dataframe().reset_index()
+        part = self.data[[v for v in self.data if v in ("median_abs_mean", "clipped")]]
+        for name in ("top_value", "top_channel", "top_token"):
+            if name in self.data:
+                part[name] = self.data[name].isel(rank=0)
+        if not len(part.data_vars):
+            raise KeyError(f"these activations have no statistics; name a variable: {', '.join(map(str, self.data))}")
+        return part.to_dataframe().reset_index()
