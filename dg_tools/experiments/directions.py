@@ -16,7 +16,7 @@ size can be set, for each picture and step, to that of w (c - d), so that only t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -150,7 +150,7 @@ def cosine(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return inner(x, y) / (norms(x) * norms(y)).masked_fill((norms(x) == 0) | (norms(y) == 0), torch.nan)
 
 
-def noised_twin(transformer: torch.nn.Module, size: float, seed: int = 0) -> torch.nn.Module:
+def noised_twin(transformer: Any, size: float, seed: int = 0) -> Any:
     """A degraded copy for auto-guidance: every weight matrix plus normal noise of `size` times its own spread.
 
     Karras et al. (arXiv 2406.02507) guide away from a smaller or less trained model; where none is at hand this is a
@@ -164,7 +164,7 @@ def noised_twin(transformer: torch.nn.Module, size: float, seed: int = 0) -> tor
     twin = type(transformer).from_config(transformer.config)  # not a deep copy: that would take hooks along
     twin.load_state_dict(transformer.state_dict())
     first = next(transformer.parameters())
-    twin = twin.to(first.device, first.dtype).eval().requires_grad_(False)
+    torch.nn.Module.to(twin, first.device, first.dtype).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in twin.parameters():
         if parameter.ndim > 1:

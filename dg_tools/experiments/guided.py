@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from dg_tools.emoji import References, references
-from dg_tools.experiments.directions import ALWAYS, BLUR, Window, noised_twin
+from dg_tools.experiments.directions import ALWAYS, BLUR, Guidance, Window, noised_twin
 from dg_tools.experiments.gains import MARGINS, buys, outcomes, told
 from dg_tools.experiments.loop import Source, sample
 from dg_tools.experiments.pairs import as_pictures as references_of
@@ -27,7 +27,7 @@ from dg_tools.experiments.plan import Run, runs
 from dg_tools.experiments.plane import Truth, as_pictures, distortion, perception
 from dg_tools.experiments.push import Pushes
 from dg_tools.experiments.result import CONTROLS, Result
-from dg_tools.experiments.subject import choose
+from dg_tools.experiments.subject import choose, prompt_of
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
 from dg_tools.progress import progress_bar
@@ -81,7 +81,7 @@ def guidance(
         twin: auto-guidance's worse model, a transformer of the same class such as an early checkpoint; None: a copy
             with noise of `twin_noise` times the weights' standard deviation.
         controls: control draws of the primary outcome, at least 1; a verdict takes 19 or more.
-        like: the `Massive` of `find_massive`: adds a control matched in variance over tokens.
+        like: the `Massive` of `find_massive`, for a control matched in variance over tokens; None: the detection's.
         batch: pictures a forward.
         folder: where `Reference`s have their pictures (default: the embedded ones).
         negative_prompt: what the unconditional prediction is conditional on.
@@ -89,13 +89,14 @@ def guidance(
 
     Returns:
         A `Result`; `table` has one row a run and picture, `tables` are `runs` (the plan with costs), `plane`, `bought`,
-        `pushes` (cosines and norms by step), `spectra`, `maps`, and `latents` are not kept.
+        `pushes` (cosines and norms by step), `spectra` and `maps`; pictures are not kept.
 
     Raises:
         ValueError: prompts without pictures, empty lists, fewer than two test prompts, scales out of range.
         IndexError: channels or blocks that this model does not have.
     """
-    check(prompts, seeds, scale, weight, steps, controls, scales, blur_sigma)
+    check(prompts, seeds, scale, steps, controls, twin_noise)
+    check_sweep(dit, weight, window, blur_sigma, scales, blocks or (), windows, twin)
     check_truth(dit, prompts, folder)
     size = dict(zip(("height", "width"), dit.size(*picture_size(prompts, dit, folder)), strict=True))
     more = {**size, **kwargs}
@@ -106,6 +107,7 @@ def guidance(
     off = Disrupt(subject.channels, subject.block)
     others = [len(dit.blocks) // 2] if blocks is None else list(blocks)
     others = [b for b in others if b != subject.block or blocks is not None]
+    like = subject.found if like is None else like
     sources = sources_of(dit, off, others, controls, like, twin, twin_noise)
     plan = runs(
         sources, len(dit.blocks), steps=steps, scale=scale, weight=weight, window=window, blur_sigma=blur_sigma,
@@ -129,34 +131,54 @@ def guidance(
     notes = told(gained, str(subject.model["model"]))
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
-        notes.append("no control matched in variance over tokens: it takes like=, the result of find_massive")
+        notes.append("no control matched in variance over tokens: it takes a detection, or like=")
     found = outcomes(made.table, made.pushes, plan)
     return Result("guidance", QUESTION, made.table, found, settings, tables, notes)
 
 
 def check(
-    prompts: Sequence[Any],
-    seeds: Sequence[int],
-    scale: float,
-    weight: float,
-    steps: int,
-    controls: int,
-    scales: Sequence[float],
-    blur_sigma: float,
+    prompts: Sequence[Any], seeds: Sequence[int], scale: float, steps: int, controls: int, twin_noise: float
 ) -> None:
-    """Raise before any forward for settings that cannot be measured."""
+    """Raise before any forward for pictures and settings that cannot be measured."""
     if not len(prompts):
         raise ValueError("an empty list of prompts: pass References or (prompt, picture) pairs, at least three")
+    words = [prompt_of(p) for p in prompts]
+    twice = sorted({w for w in words if words.count(w) > 1})
+    if twice:
+        raise ValueError(f"prompts given twice: {twice[:3]}; pass each once, with several seeds")
     if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds={list(seeds)}: at least one, none twice")
     if scale <= 1:
         raise ValueError(f"scale={scale}; the usual CFG scale s must be more than 1 (1 = off), or there is no CFG")
-    if weight <= 0 or any(w <= 0 for w in scales):
-        raise ValueError(f"weight={weight}, scales={list(scales)}; the paper's w must be more than 0 (0 = off)")
     if steps < 2 or controls < 1:
         raise ValueError(f"steps={steps}, controls={controls}; at least 2 steps and 1 control draw")
-    if blur_sigma <= 0:
-        raise ValueError(f"blur_sigma={blur_sigma}; a width in latent pixels, more than 0")
+    if twin_noise <= 0:
+        raise ValueError(f"twin_noise={twin_noise}: relative to the weights' standard deviation, more than 0")
+
+
+def check_sweep(
+    dit: DiT,
+    weight: float,
+    window: Window,
+    blur_sigma: float,
+    scales: Sequence[float],
+    blocks: Sequence[int],
+    windows: Sequence[Window],
+    twin: torch.nn.Module | None,
+) -> None:
+    """Raise for scales, windows or blocks out of range or repeated, and for a twin of another class."""
+    weights = [weight, *scales]
+    if min(weights) <= 0:
+        raise ValueError(f"weight={weight}, scales={list(scales)}; the paper's w must be more than 0 (0 = off)")
+    for what, values in (("weight and scales", weights), ("blocks", list(blocks)), ("windows", list(windows))):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{what} {values}: one is there twice")
+    for span in (window, *windows):
+        Guidance("guidance", window=span, blur_sigma=blur_sigma)
+    for block in blocks:
+        dit.block(block)
+    if twin is not None and type(twin) is not type(dit.transformer):
+        raise ValueError(f"twin is a {type(twin).__name__}; another {type(dit.transformer).__name__} is needed")
 
 
 def picture_size(prompts: Sequence[Any], dit: DiT, folder: References | None) -> tuple[int, int]:
@@ -177,7 +199,8 @@ def sources_of(
         made["variance"] = off.controls(1, "variance", like=like)[0]
     made |= {f"block {b}": replace(off, block=b) for b in others}
     for source in made.values():
-        source.check(dit)  # type: ignore[union-attr]
+        if isinstance(source, Disrupt):
+            source.check(dit)
     return {**made, "twin": noised_twin(dit.transformer, noise) if twin is None else twin}
 
 

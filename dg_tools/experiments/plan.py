@@ -53,9 +53,9 @@ def block_calls(guidance: Guidance, sources: Mapping[str, Source], blocks: int, 
 
 
 def equal_steps(base: Guidance, cost: int, sources: Mapping[str, Source], blocks: int, steps: int) -> int:
-    """How many steps of `base` cost nearest to `cost` block calls; at least `steps`."""
+    """How many steps of `base` cost nearest to `cost` block calls, the more where two are as near; at least `steps`."""
     many = range(steps, 4 * steps + 1)
-    return min(many, key=lambda n: abs(block_calls(base, sources, blocks, n) - cost))
+    return min(many, key=lambda n: (abs(block_calls(base, sources, blocks, n) - cost), -n))
 
 
 def runs(

@@ -70,7 +70,12 @@ def distortion(samples: torch.Tensor, truth: Truth) -> dict[str, np.ndarray]:
     amount = (power.clamp_min(1e-12) / wanted.clamp_min(1e-12)).log2()
     found = {f"{band}_correlation": value for band, value in correlation.items()}
     found["high_correlation_vae"] = band_correlation(samples, truth.reconstruction)["high"]
-    found |= {"error": sum(error.values()), "high_error": error["high"], "amount": amount, "amount_error": amount.abs()}
+    found |= {
+        "error": torch.stack(list(error.values())).sum(0),
+        "high_error": error["high"],
+        "amount": amount,
+        "amount_error": amount.abs(),
+    }
     found |= {name: value for name, value in describe(samples, truth.pictures).items() if name not in found}
     return {name: np.asarray(torch.as_tensor(value), np.float64) for name, value in found.items()}
 

@@ -59,9 +59,8 @@ class Pushes:
             spectrum = radial_spectrum(x.cpu(), max(1, min(x.shape[-2:]) // 4))
             self._spectra.setdefault(key, []).append((spectrum.frequency, spectrum.power, len(x)))
             field = x.square().mean((0, 1)).cpu()
-            small = torch.nn.functional.adaptive_avg_pool2d(
-                field[None, None], [min(SIDE, side) for side in field.shape]
-            )
+            cells = (min(SIDE, field.shape[0]), min(SIDE, field.shape[1]))
+            small = torch.nn.functional.adaptive_avg_pool2d(field[None, None], cells)
             self._maps.setdefault(key, []).append((small[0, 0], len(x)))
 
     def table(self, prompts: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dg_tools.activations import capture
-from dg_tools.massive import find_massive
+from dg_tools.massive import Massive, find_massive
 from dg_tools.models import DiT
 from dg_tools.provenance import provenance
 
@@ -32,6 +32,7 @@ class Subject:
         how: where channels and block come from, in words.
         model: its provenance.
         onset: first block where each channel is massive, on the detection prompts; empty where channels were given.
+        found: the detection's `Massive`, for controls matched in variance; None where channels were given.
     """
 
     channels: tuple[int, ...]
@@ -41,6 +42,7 @@ class Subject:
     how: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     onset: dict[int, int] = field(default_factory=dict)
+    found: Massive | None = field(default=None, repr=False, compare=False)
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """As plain JSON, with what the experiment adds."""
@@ -117,6 +119,7 @@ def choose(
             f"an interval over prompts needs at least {least}: pass more prompts, or channels="
         )
     onset: dict[int, int] = {}
+    found: Massive | None = None
     if channels is None:
         acts = capture(dit, [prompt_of(x) for x in detection], seeds=seeds, steps=steps, progress=progress, **kwargs)
         found = find_massive(acts)
@@ -127,7 +130,7 @@ def choose(
                 f"no massive channel on {len(detection)} prompts ({found.rule}): pass channels= to say which you mean"
             )
     chosen, how = tuple(int(c) for c in channels), f"{what}; {where}"
-    return Subject(chosen, block, tuple(test), tuple(detection), how, provenance(dit), onset)
+    return Subject(chosen, block, tuple(test), tuple(detection), how, provenance(dit), onset, found)
 
 
 def check_channels(dit: DiT, channels: Sequence[int]) -> None:

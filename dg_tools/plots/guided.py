@@ -46,7 +46,8 @@ def guidance_plane(result: Any) -> Figure:
     )
     for name, words in DISTANCES.items():
         plane(axes[name], tables["plane"], mean, name, words)
-    axes["spectrum"].legend(fontsize=6, frameon=False)
+    figure.legend(*axes["spectrum"].get_legend_handles_labels(), loc="outside lower left", ncols=7, fontsize=7,
+                  frameon=False)  # fmt: skip
     gains(axes["gains"], result)
     rule = tables["spectra"]["rule"].iloc[-1]
     pushes = tables["pushes"][tables["pushes"]["rule"] == rule]
