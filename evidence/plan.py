@@ -13,7 +13,7 @@ from evidence import splits
 Size = Literal["full", "quick", "toy"]
 SIZES = {"full": splits.FULL, "quick": splits.QUICK, "toy": splits.TOY}
 SUBJECT: dict[str, dict[str, int]] = {
-    "full": {"seeds": 2, "steps": 20, "controls": 8},
+    "full": {"seeds": 2, "steps": 20, "controls": 5},
     "quick": {"seeds": 1, "steps": 10, "controls": 3},
     "toy": {"seeds": 1, "steps": 2, "controls": 2},
 }
@@ -26,7 +26,8 @@ class Part:
     Attributes:
         name: of its folder.
         experiment: name in `dg_tools.experiments`.
-        full, quick, toy: `pictures` (how many of the part), `seeds` (how many), and the experiment's own arguments.
+        full, quick, toy: `pictures` (how many of the part), `seeds` (how many), and the experiment's own arguments;
+            `dose: True` stands for the doses that this model has, `doses`.
         split: `test` (trained pairs) or `held_out`.
     """
 
@@ -50,4 +51,72 @@ PLAN: tuple[Part, ...] = (
         quick={"pictures": 6, "seeds": 2, "steps": 10, "measured": 3},
         toy={"pictures": 3, "seeds": 2, "steps": 3, "measured": 2},
     ),
+    Part(
+        "denoise",
+        "denoise",
+        full={"pictures": 32, "seeds": 1, "batch": 16, "dose": True},
+        quick={"pictures": 8, "seeds": 1, "batch": 8, "sigmas": (0.3, 0.7)},
+        toy={"pictures": 4, "seeds": 1, "sigmas": (0.5,), "controls": 2, "dose": True},
+    ),
+    Part(
+        "denoise-held-out",
+        "denoise",
+        full={"pictures": 32, "seeds": 1, "batch": 16, "further": False},
+        quick={"pictures": 8, "seeds": 1, "batch": 8, "sigmas": (0.3, 0.7), "further": False},
+        toy={"pictures": 3, "seeds": 1, "sigmas": (0.5,), "controls": 2, "further": False},
+        split="held_out",
+    ),
+    Part(
+        "timestep",
+        "timestep",
+        full={"pictures": 24, "seeds": 2, "steps": 20, "measured": 5},
+        quick={"pictures": 6, "seeds": 2, "steps": 10, "measured": 3},
+        toy={"pictures": 3, "seeds": 2, "steps": 3, "measured": 2, "swaps": 1},
+    ),
+    Part(
+        "origin",
+        "origin",
+        full={"pictures": 16, "seeds": 2, "steps": 20, "measured": 3},
+        quick={"pictures": 4, "seeds": 2, "steps": 10, "measured": 2},
+        toy={"pictures": 3, "seeds": 2, "steps": 3, "measured": 2},
+    ),
+    Part(
+        "detail",
+        "detail",
+        full={"pictures": 24, "seeds": 1, "steps": 20},
+        quick={"pictures": 8, "seeds": 1, "steps": 8, "scales": (3.0,), "controls": 5},
+        toy={"pictures": 3, "seeds": 1, "steps": 2, "controls": 2},
+    ),
+    Part(
+        "detail-held-out",
+        "detail",
+        full={"pictures": 16, "seeds": 1, "steps": 20, "scales": (3.0,), "local": False},
+        quick={"pictures": 6, "seeds": 1, "steps": 8, "scales": (3.0,), "controls": 5, "local": False},
+        toy={"pictures": 3, "seeds": 1, "steps": 2, "scales": (3.0,), "controls": 2, "local": False},
+        split="held_out",
+    ),
+    Part(
+        "guidance",
+        "guidance",
+        full={"pictures": 24, "seeds": 1, "steps": 20},
+        quick={"pictures": 6, "seeds": 1, "steps": 8, "controls": 3},
+        toy={"pictures": 4, "seeds": 1, "steps": 4, "controls": 1},
+    ),
+    Part(
+        "guidance-held-out",
+        "guidance",
+        full={"pictures": 16, "seeds": 1, "steps": 20},
+        quick={"pictures": 6, "seeds": 1, "steps": 8, "controls": 3},
+        toy={"pictures": 4, "seeds": 1, "steps": 4, "controls": 1},
+        split="held_out",
+    ),
 )
+
+
+def doses(channels: int, layers: int) -> tuple[tuple[int, int], ...]:
+    """(channels, layers) to zero: one, all massive, four times as many; one block, a third of the later ones, all but
+    the last.
+    """
+    counts = sorted({1, channels, 4 * channels})
+    depths = sorted({1, max(1, layers // 3), max(1, layers - 1)})
+    return tuple((k, n) for k in counts for n in depths)

@@ -70,7 +70,7 @@ def effect(outcome: Outcome) -> str:
 def controls(outcome: Outcome) -> str:
     """Null distribution and rank."""
     if not outcome.null:
-        return f"no draws ({outcome.control})" if outcome.control != "none" else "none"
+        return f"no draws ({outcome.control.removeprefix('none: ')})" if outcome.control != "none" else "none"
     less = f"{outcome.rank} of {len(outcome.null)} less extreme"
     return f"{outcome.control}: median {number(float(np.median(outcome.null)))}; {less}"
 
@@ -106,14 +106,14 @@ def models_table(results: Results) -> str:
         subject = parts["subject"].settings
         made, origin = subject["evidence"], subject["provenance"]
         host = made["machine"]
-        seconds = sum(r.settings["evidence"]["seconds"] for r in parts.values())
+        seconds, cpu = (sum(r.settings["evidence"][k] for r in parts.values()) for k in ("seconds", "cpu_seconds"))
         rows.append(
             [
                 f"`{model}`",
                 f"{origin['transformer']}, weights `{origin['weights']}`",
                 f"{subject['channels']}" + ("" if subject["massive"] else " (outliers, not massive)"),
                 f"{subject['block']}",
-                f"{seconds / 60:.0f} min, size `{made['size']}`",
+                f"{seconds / 60:.0f} min ({cpu / 60:.0f} min of CPU), size `{made['size']}`",
                 f"{host['threads']} threads of {host['cores']} cores, {host['architecture']}, {host['system']}",
                 ", ".join(f"{k} {v}" for k, v in origin["versions"].items()) + f", Python {host['python']}",
             ]
@@ -186,7 +186,7 @@ def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
         pictures = (
             f"{made['pictures']} pictures of `{made['split']}`, {made['seeds']} seed(s), " if "split" in made else ""
         )
-        lines += [f"- {pictures}{made['seconds']:.0f} s: `{made['command']}`", ""]
+        lines += [f"- {pictures}{made['seconds']:.0f} s, of CPU {made['cpu_seconds']:.0f} s: `{made['command']}`", ""]
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from dg_tools.experiments.result import Result, open_result
 from dg_tools.models import DiT, embedded
 from dg_tools.provenance import weights_hash
 from evidence import report, store
-from evidence.plan import PLAN, SIZES, SUBJECT, Part, Size
+from evidence.plan import PLAN, SIZES, SUBJECT, Part, Size, doses
 from evidence.splits import SEED, split
 from evidence.subject import find_subject
 
@@ -67,6 +67,8 @@ def run_part(
     """One experiment."""
     settings = part.settings(size)
     chosen, seeds = pictures[: settings.pop("pictures")], list(range(settings.pop("seeds")))
+    if settings.pop("dose", False):
+        settings["dose"] = doses(len(channels), len(dit.blocks) - block)
     function = getattr(experiments, part.experiment)
     return function(dit, chosen, seeds, channels=channels, block=block, progress=progress, **settings)
 
@@ -78,18 +80,18 @@ def step(
     if resume and store.is_done(folder, name, asked):
         print(f"{folder.name} / {name}: kept from before", flush=True)
         return open_result(folder / name)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     result = make()
-    seconds = round(time.perf_counter() - began, 1)
+    seconds, cpu = round(time.perf_counter() - began, 1), round(time.process_time() - cpu, 1)
     drawn = {key: [r.prompt for r in refs] for key, refs in parts.items() if key in ("detection", "development")}
     result.settings["evidence"] = {
-        **asked, "seconds": seconds, "machine": store.machine(), "splits": {"seed": SEED, **drawn},
+        **asked, "seconds": seconds, "cpu_seconds": cpu, "machine": store.machine(), "splits": {"seed": SEED, **drawn},
         "command": f"python -m evidence.run --model {folder.name} --only {name}",
     }  # fmt: skip
     store.save(result, folder, name)
     if name != "subject":
         store.save_figure(result.plot(), places.figures / folder.name / f"{name}.png")
-    print(f"{folder.name} / {name}: {seconds:.0f} s. {result.verdict}", flush=True)
+    print(f"{folder.name} / {name}: {seconds:.0f} s ({cpu:.0f} s of CPU). {result.verdict}", flush=True)
     return result
 
 

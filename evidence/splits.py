@@ -18,12 +18,12 @@ class Sizes:
     """Pictures in each part."""
 
     detection: int = 12
-    development: int = 24
-    test: int = 64
-    held_out: int = 48
+    development: int = 16
+    test: int = 48
+    held_out: int = 32
 
 
-FULL, QUICK, TOY = Sizes(), Sizes(4, 8, 16, 12), Sizes(2, 2, 5, 4)
+FULL, QUICK, TOY = Sizes(), Sizes(4, 8, 16, 12), Sizes(2, 2, 4, 4)
 
 
 def split(references: References, sizes: Sizes, seed: int = SEED) -> dict[str, list[Reference]]:

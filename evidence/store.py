@@ -23,8 +23,8 @@ from dg_tools.experiments.result import Result, open_result
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 LEAST_FREE = 20 * 2**20  # bytes on the disk, asked for before any work
-ROWS = 2000  # of a stored table
-AXES = {"sigma", "scale", "weight", "rho"}  # columns of numbers that are settings, not measurements
+CELLS = 10_000  # of a stored table
+AXES = {"sigma", "frequency", "first", "second"}  # columns of numbers that are settings, not measurements
 COLOURS = 64  # of a stored figure
 
 
@@ -89,19 +89,27 @@ def save(result: Result, folder: Path, name: str) -> None:
 
 
 def slim(result: Result) -> Result:
-    """The result with its long tables averaged over seeds and prompts, and a note that says so."""
+    """The result as it is stored: long tables averaged, those that stay long left out, and notes that say so.
+
+    Outcomes are not touched, and figures are drawn before.
+    """
     tables = {"table": result.table, **result.tables}
     small = {name: thinned(table) for name, table in tables.items()}
     cut = [name for name in tables if len(small[name]) < len(tables[name])]
-    note = [f"stored as means over seeds, or over seeds and prompts: {', '.join(cut)}"] if cut else []
-    return replace(result, table=small.pop("table"), tables=small, notes=[*result.notes, *note])
+    out = [name for name in result.tables if small[name].size > CELLS]
+    notes = [f"stored as means over seeds, or over seeds and prompts: {', '.join(n for n in cut if n not in out)}"]
+    notes = (notes if set(cut) - set(out) else []) + (
+        [f"shown in the figure only, too long to store: {', '.join(out)}"] if out else []
+    )
+    kept = {name: table for name, table in small.items() if name not in out}
+    return replace(result, table=kept.pop("table"), tables=kept, notes=[*result.notes, *notes])
 
 
-def thinned(table: pd.DataFrame, rows: int = ROWS) -> pd.DataFrame:
-    """A long table averaged over seeds, and over prompts too where that is not enough; outcomes are not touched."""
+def thinned(table: pd.DataFrame, cells: int = CELLS) -> pd.DataFrame:
+    """A long table averaged over seeds, and over prompts too where that is not enough."""
     for over in (["seed"], ["prompt", "picture"]):
         drop = [c for c in over if c in table]
-        if len(table) <= rows or not drop:
+        if table.size <= cells or not drop:
             continue
         left = table.drop(columns=drop)
         keys = [c for c in left if c in AXES or not pd.api.types.is_float_dtype(left[c])]
