@@ -13,7 +13,7 @@ from dg_tools import metrics
 from dg_tools.experiments import detail, open_result
 from dg_tools.experiments.details import DETAIL, SEMANTICS, outcome
 from dg_tools.experiments.local import local_outcomes
-from dg_tools.experiments.sampled import Samples
+from dg_tools.experiments.sampled import Samples, Score
 from dg_tools.pictures import decode
 
 CALL = {"max_sequence_length": 8, "progress": False, "steps": 2}
@@ -87,9 +87,16 @@ def test_result_is_whole(result, tmp_path):
     made.save(tmp_path)
     again = open_result(tmp_path)
     assert again.verdict == made.verdict and len(again.plot().axes) == 5 + 3
+    bright = Score(lambda made, prompts, clean: made.mean((1, 2, 3)), 0.5)
     settings = {"channels": [3], "block": 1, "controls": 2, "scales": (1.0,), "local": False, **CALL}
+    settings["scores"] = {"bright": bright}
     once, twice = (detail(dit, items[:2], [4], **settings) for _ in range(2))
     assert once.table.equals(twice.table)
+    change = once.table.groupby("variant")["bright"].mean()
+    scored = once.outcome("bright")
+    assert scored.direction == "within" and scored.margin == 0.5
+    assert scored.estimate == pytest.approx(change["zero"] - change["clean"], abs=1e-6)
+    assert len(once.plot().axes) == 3 + 2
 
 
 def test_strings_have_the_clean_sample_as_reference(dits):

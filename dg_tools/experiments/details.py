@@ -8,7 +8,7 @@ is a claim of equivalence: a difference within a margin that is set here, before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from dg_tools.experiments.equal_harm import TOLERANCE, matched_controls
 from dg_tools.experiments.local import local_losses, local_outcomes
 from dg_tools.experiments.pairs import Pairs
 from dg_tools.experiments.result import CONTROLS, Direction, Outcome, Result
-from dg_tools.experiments.sampled import Samples
+from dg_tools.experiments.sampled import Samples, Score
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control, Disrupt
 from dg_tools.models import DiT
@@ -78,6 +78,7 @@ def detail(
     local: bool = True,
     batch: int = 16,
     folder: References | None = None,
+    scores: Mapping[str, Score] | None = None,
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
@@ -100,6 +101,8 @@ def detail(
         local: also zero the channels on the tokens of one half, and of the other.
         batch: pictures a sampling run.
         folder: where `Reference`s have their pictures (default: the embedded model's).
+        scores: further scores by name, with the margin within which a change counts as none:
+            `{"clip": Score(metrics.learned.ClipScore(), 1.0)}`, for real models.
         **kwargs: passed to the pipeline's call.
 
     Raises:
@@ -112,7 +115,7 @@ def detail(
     if prompts and seeds:  # what is wrong with them shows before the detection run
         kwargs = Samples(dit, list(prompts), list(seeds), steps=steps, folder=folder, batch=batch, **kwargs).kwargs
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
-    samples = Samples(dit, subject.test, list(seeds), steps=steps, folder=folder, batch=batch, **kwargs)
+    samples = Samples(dit, subject.test, list(seeds), steps=steps, folder=folder, batch=batch, scores=scores, **kwargs)
     off = Disrupt(subject.channels, subject.block)
     off.check(dit, None, samples.height, samples.width)
 
@@ -142,9 +145,18 @@ def detail(
             kept |= {f"zero, {half} half": pictures[0] for half, pictures in halved.items()}
     bar.close()
     return assemble(
-        subject, pd.concat(tables, ignore_index=True), drawn.table, losses if local else None, kept,
-        truth=samples.truth is not None, scales=list(scales), seeds=list(seeds), steps=steps, kind=kind,
-    )  # fmt: skip
+        subject,
+        pd.concat(tables, ignore_index=True),
+        drawn.table,
+        losses if local else None,
+        kept,
+        truth=samples.truth is not None,
+        margins={name: score.margin for name, score in samples.scores.items()},
+        scales=list(scales),
+        seeds=list(seeds),
+        steps=steps,
+        kind=kind,
+    )
 
 
 def assemble(
@@ -155,6 +167,7 @@ def assemble(
     kept: dict[str, torch.Tensor],
     *,
     truth: bool,
+    margins: Mapping[str, float],
     **settings: Any,
 ) -> Result:
     """The result from what was measured."""
@@ -178,7 +191,8 @@ def assemble(
     primary = "high_coherent" if truth else "high_power"
     for scale in settings["scales"]:
         part, first = table[table["scale"] == scale], scale == settings["scales"][0]
-        for measure in (*DETAIL, *SEMANTICS):
+        own = [Measure(n, f"the score {n} is the same", "within", m, False) for n, m in margins.items()]
+        for measure in (*DETAIL, *SEMANTICS, *own):
             if measure.truth and not truth:
                 continue
             name = measure.column + ("" if first else f"_s{scale:g}")
@@ -190,7 +204,9 @@ def assemble(
         outcomes += local_outcomes(losses)
         tables["local"] = losses
     question = "Do samples lose detail, and keep their meaning, when the massive channels are off?"
-    return Result("detail", question, table, outcomes, subject.settings(**settings), tables, notes)
+    return Result(
+        "detail", question, table, outcomes, subject.settings(**settings, margins=dict(margins)), tables, notes
+    )
 
 
 def outcome(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,16 @@ from dg_tools.pictures import decode, spatial
 from dg_tools.sampling import run
 
 RETRIEVAL_SIZE = 16  # side to which pictures are reduced for retrieval: colours and layout, no detail
+
+
+class Score(NamedTuple):
+    """A score of the reader's own, such as `metrics.learned.ClipScore()`, and the difference that counts as none.
+
+    `of` takes pictures (N, 3, H, W) in [-1, 1], their prompts and the clean samples, and gives (N,).
+    """
+
+    of: Callable[[torch.Tensor, Sequence[str], torch.Tensor], torch.Tensor]
+    margin: float
 
 
 class Samples:
@@ -41,8 +51,10 @@ class Samples:
         steps: int,
         folder: References | None = None,
         batch: int = 16,
+        scores: Mapping[str, Score] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.scores = dict(scores or {})
         self.dit, self.steps, self.batch, self.kwargs = dit, steps, batch, kwargs
         self.items = [item for item in items for _ in seeds]
         self.prompts = [prompt_of(x) for x in self.items]
@@ -115,6 +127,8 @@ class Samples:
         columns |= {name: value.double().numpy() for name, value in describe(made, reference).items()}
         columns |= {"blur": blur_effect(made).numpy(), "ssim_clean": structural_similarity(made, clean).numpy()}
         columns["low_correlation_clean"] = band_correlation(made, clean)["low"].numpy()
+        for name, score in self.scores.items():
+            columns[name] = score.of(made, self.prompts, clean).double().numpy()
         columns |= {"retrieval_rank": ranks, "found": (np.array(ranks) == 0).astype(float)}
         return pd.DataFrame({**labels, **columns})
 

@@ -48,8 +48,9 @@ def detail_and_semantics(result: Any) -> Figure:
     columns = 3 if local is not None else 2
     axes = below.subplots(1, columns, width_ratios=(1.4, 1, 0.8)[:columns])
     outcomes = [o for o in result.outcomes if not o.name.startswith("local_")]
-    bars(axes[0], [o for o in outcomes if base(o.name) not in SEMANTIC], "detail: change from the clean sample")
-    bars(axes[1], [o for o in outcomes if base(o.name) in SEMANTIC], "semantics: equivalence within a margin")
+    semantic = (*SEMANTIC, *result.settings["margins"])
+    bars(axes[0], [o for o in outcomes if base(o.name) not in semantic], "detail: change from the clean sample")
+    bars(axes[1], [o for o in outcomes if base(o.name) in semantic], "semantics: equivalence within a margin")
     if local is not None:
         halves(axes[2], local)
     scales = ", ".join(f"{s:g}" for s in result.settings["scales"])
