@@ -25,6 +25,7 @@ FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 LEAST_FREE = 20 * 2**20  # bytes on the disk, asked for before any work
 CELLS = 10_000  # of a stored table
 AXES = {"sigma", "frequency", "first", "second"}  # columns of numbers that are settings, not measurements
+COUNTS = {"retrieval_rank"}  # whole numbers that are measurements
 COLOURS = 64  # of a stored figure
 
 
@@ -111,7 +112,7 @@ def thinned(table: pd.DataFrame, cells: int = CELLS) -> pd.DataFrame:
         drop = [c for c in over if c in table]
         if table.size <= cells or not drop:
             continue
-        left = table.drop(columns=drop)
+        left = table.drop(columns=drop).astype({c: float for c in COUNTS if c in table})
         keys = [c for c in left if c in AXES or not pd.api.types.is_float_dtype(left[c])]
         table = left.groupby(keys, sort=False, dropna=False).mean().reset_index()[list(left)]
     return table
