@@ -35,7 +35,10 @@ class Claim:
 CLAIMS: tuple[Claim, ...] = (
     # what they are
     Claim("Some channels stand far out from the median channel.", PAPER, "1", "subject", "stands out"),
-    Claim("They are massive on every image token.", PAPER, "1", "tokens", "every token"),
+    Claim("They are massive on every image token, each from its first block on.", PAPER, "1", "tokens",
+          "from its onset"),
+    Claim("They are massive on every image token, from the block on where all of them are massive.", PAPER, "1",
+          "tokens", "every token"),
     Claim("They have one sign.", PAPER, "1", "tokens", "one sign"),
     Claim("Their value is nearly constant over tokens.", PAPER, "1", "tokens", "constant"),
     Claim("They are massive in all layers.", PAPER, "1", "tokens", "all layers"),

@@ -25,7 +25,7 @@ from dg_tools.provenance import weights_hash
 from evidence import report, store
 from evidence.plan import PLAN, SIZES, SUBJECT, Part, Size, doses
 from evidence.splits import SEED, split
-from evidence.subject import find_subject
+from evidence.subject import as_massive, find_subject
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,20 +57,23 @@ def run_model(
         if only and part.name not in only:
             continue
         asked = {**common, "channels": channels, "block": block, "split": part.split, **part.settings(size)}
-        make = lambda part=part: run_part(part, dit, parts[part.split], channels, block, size, progress)  # noqa: E731
+        make = lambda part=part: run_part(part, dit, parts[part.split], subject, size, progress)  # noqa: E731
         step(folder, places, part.name, make, asked, parts, resume)
 
 
-def run_part(
-    part: Part, dit: DiT, pictures: list[Any], channels: list[int], block: int, size: Size, progress: bool
-) -> Result:
-    """One experiment."""
-    settings = part.settings(size)
+def run_part(part: Part, dit: DiT, pictures: list[Any], subject: Result, size: Size, progress: bool) -> Result:
+    """One experiment, on the channels and the block of the subject."""
+    settings, found = part.settings(size), as_massive(subject, dit)
     chosen, seeds = pictures[: settings.pop("pictures")], list(range(settings.pop("seeds")))
+    block = subject.settings["block"]
     if settings.pop("dose", False):
-        settings["dose"] = doses(len(channels), len(dit.blocks) - block)
+        settings["dose"] = doses(len(found.channels), len(dit.blocks) - block)
+    if part.experiment == "tokens":
+        settings["onset"] = found.onset
+    if part.experiment == "guidance":
+        settings["like"] = found
     function = getattr(experiments, part.experiment)
-    return function(dit, chosen, seeds, channels=channels, block=block, progress=progress, **settings)
+    return function(dit, chosen, seeds, channels=found.channels, block=block, progress=progress, **settings)
 
 
 def step(

@@ -70,6 +70,7 @@ def find_subject(
         "channels": channels,
         "block": block,
         "massive": massive,
+        "onset": {str(c): found.onset.get(c, 0) for c in channels},
         "rule": found.rule,
         "objective": OBJECTIVE,
         "detection": prompts,
@@ -82,7 +83,18 @@ def find_subject(
     }
     notes = [] if massive else [f"no channel is massive ({found.rule}): the largest outliers stand in for them"]
     question = "Which channels are massive, and where is zeroing them most selective of detail?"
-    return Result("subject", question, found.to_frame(), [outcome], settings, {"by_block": by_block}, notes)
+    variance = pd.DataFrame({"channel": range(dit.width), "variance": found.token_variance(block)})
+    tables = {"by_block": by_block, "variance": variance}
+    return Result("subject", question, found.to_frame(), [outcome], settings, tables, notes)
+
+
+def as_massive(subject: Result, dit: DiT) -> Massive:
+    """What was detected, from a stored subject; variances at its block only, where the controls need them."""
+    made = subject.settings
+    variance = np.zeros((len(dit.blocks), dit.width))
+    variance[made["block"]] = subject.tables["variance"]["variance"]
+    onset = {int(c): int(b) for c, b in made["onset"].items()}
+    return Massive(list(made["channels"]), onset, dit.sites, made["rule"], subject.table, variance)
 
 
 def blocks_with(found: Massive, count: int) -> list[int]:

@@ -11,7 +11,7 @@ blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ def tokens(
     *,
     channels: Sequence[int] | None = None,
     block: int | None = None,
+    onset: Mapping[int, int] | None = None,
     steps: int = 20,
     measured: int = 5,
     ratio: float = 5.0,
@@ -56,6 +57,7 @@ def tokens(
         seeds: of the noise; two or more for the stability over seeds.
         channels: massive channels; None: detected on other prompts than those measured.
         block: the block of the outcome `at the block`; None: the profile's, else the middle one.
+        onset: first block at which each channel is massive, where channels are given (`Massive.onset`); 0 unless said.
         steps: of sampling. measured: at how many of them, evenly spread, the model is looked into.
         ratio: a token is massive in a channel where |x| is at least this many times the median channel's mean |x|.
         controls: draws of as many other channels.
@@ -75,6 +77,8 @@ def tokens(
         raise ValueError(f"ratio={ratio} asked for; it must be positive")
     if channels is not None:
         check_controls(dit, channels, controls)
+    for known in (onset or {}).values():
+        dit.block(known)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
     check_controls(dit, subject.channels, controls)
     names = [prompt_of(x) for x in subject.test]
@@ -87,7 +91,7 @@ def tokens(
         sigmas = [sigma for _, sigma, _ in part.steps]
         look(dit, part, len(seeds), ratio, subject.channels[0], values, maps)
     chosen = list(subject.channels)
-    onset = [subject.onset.get(c, 0) for c in chosen]
+    first = [(subject.onset or onset or {}).get(c, 0) for c in chosen]
     image = {m: v[0] for m, v in values.items()}
     pool = largest_others(np.nanmean(image["size"], (0, 1, 2, 3)), chosen, max(4 * len(chosen), controls))
     others = [c for c in range(dit.width) if c not in set(chosen)]
@@ -95,8 +99,8 @@ def tokens(
         "energy": draws(pool, len(chosen), controls, seed=0),
         "random": draws(others, len(chosen), controls, seed=1),
     }
-    outcomes, notes = effects(values, chosen, onset, subject.block, sets["energy"], names)
-    agree, matrices = agreement(image, chosen, min(onset), sigmas, controls)
+    outcomes, notes = effects(values, chosen, first, subject.block, sets["energy"], names)
+    agree, matrices = agreement(image, chosen, min(first), sigmas, controls)
     for factor, (per_prompt, null) in agree.items():
         if per_prompt is None:
             notes.append(f"no stability over {factor}s: it takes two {factor}s, and channels that the rule finds there")
@@ -120,10 +124,10 @@ def tokens(
         tidy(values, chosen, names, seeds, sigmas),
         outcomes,
         subject.settings(
-            steps=steps, measured=keep, seeds=list(seeds), ratio=ratio, onset=onset, **kwargs
+            steps=steps, measured=keep, seeds=list(seeds), ratio=ratio, onset=first, **kwargs
         ),
         {
-            "controls": control_table(image, sets, chosen, onset),
+            "controls": control_table(image, sets, chosen, first),
             "by_block": block_table(values, chosen, sets["energy"]),
             "jaccard": matrices,
             "map": grid_table(maps["map"].reshape(dit.grid(kwargs.get("height"), kwargs.get("width"))), ["value"]),
