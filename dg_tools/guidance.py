@@ -124,6 +124,11 @@ class DetailGuidance(BaseGuidance):
             super().__init__(start, stop, enabled)
         self.auto = disrupt == "auto"
         self.disrupt = None if disrupt == "auto" else as_disrupt(disrupt)
+        if self.disrupt is not None and self.disrupt.donor is not None and self.disrupt.donor.file is None:
+            raise ValueError(
+                f"the donor {self.disrupt.donor!r} was not saved: a guider is written and copied as JSON, and the "
+                "donor's values travel as a file, so call disrupt.donor.save('values.safetensors') first"
+            )
         if guidance_scale is not None and guidance_scale < 1:
             raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
         if detail_guidance_scale and self.disrupt is None and not self.auto:
