@@ -197,7 +197,9 @@ class Pairs:
         at = self.dit.blocks[block]
 
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            hidden = output[at.record.image]
+            tokens = self.dit.family.image_tokens(self.dit.transformer, self.latents)
+            hidden = at.record.get(output, "image", tokens)
+            assert hidden is not None  # every block has an image stream
             kept.append(hidden.detach().cpu().float())
 
         handle = at.module.register_forward_hook(hook)

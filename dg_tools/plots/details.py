@@ -49,8 +49,10 @@ def detail_and_semantics(result: Any) -> Figure:
     axes = below.subplots(1, columns, width_ratios=(1.4, 1, 0.8)[:columns])
     outcomes = [o for o in result.outcomes if not o.name.startswith("local_")]
     semantic = (*SEMANTIC, *result.settings["margins"])
-    bars(axes[0], [o for o in outcomes if base(o.name) not in semantic], "detail: change from the clean sample")
-    bars(axes[1], [o for o in outcomes if base(o.name) in semantic], "semantics: equivalence within a margin")
+    bars(
+        axes[0], [o for o in outcomes if base(o.name) not in semantic], "detail: change from the clean sample", "right"
+    )
+    bars(axes[1], [o for o in outcomes if base(o.name) in semantic], "semantics: equivalence within a margin", "left")
     if local is not None:
         halves(axes[2], local)
     scales = ", ".join(f"{s:g}" for s in result.settings["scales"])
@@ -63,7 +65,7 @@ def base(name: str) -> str:
     return name.rsplit("_s", 1)[0] if name.rsplit("_s", 1)[-1].replace(".", "").isdigit() else name
 
 
-def bars(axis: Any, outcomes: list[Any], title: str) -> None:
+def bars(axis: Any, outcomes: list[Any], title: str, side: str) -> None:
     """One row a measure, one mark a scale, controls as ticks and the margin that was set."""
     names = list(dict.fromkeys(base(o.name) for o in outcomes))
     seen: dict[str, int] = {}
@@ -86,7 +88,7 @@ def bars(axis: Any, outcomes: list[Any], title: str) -> None:
     axis.set_xlabel("change, or correlation; dotted and shaded: bounds", fontsize=8)
     axis.plot([], [], "|", color=QUIET, label="controls")
     axis.plot([], [], "o", color=MASSIVE, label="massive channels off")
-    axis.legend(fontsize=7, frameon=False, loc="best")
+    axis.legend(fontsize=7, frameon=False, loc=f"lower {side}")
 
 
 def halves(axis: Any, local: Any) -> None:
