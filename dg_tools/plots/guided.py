@@ -95,7 +95,7 @@ def gains(axis: Axes, result: Any) -> None:
     for bound in (-1, 1):
         axis.axvline(bound, color=QUIET, lw=0.8, ls=":")
     axis.set_xscale("symlog", linthresh=2)
-    axis.set(xlabel="gain over its bound (ticks: control draws)")
+    axis.set(xlabel="gain over its bound (ticks: draws)")
     axis.set_title("what DG buys (right: gained)", fontsize=9)
 
 
