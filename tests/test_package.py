@@ -30,7 +30,9 @@ LAYERS = [  # a module imports from its own row's left and from rows above only
     ["generation"],
     ["activations"],
     ["emoji"],
+    ["captions"],
     ["experiments"],
+    ["widgets"],
     ["demo"],
     ["cli"],
 ]

@@ -1,0 +1,279 @@
+"""The explorers' charts: one question each, the point that is looked at marked, cells where a click can mean something.
+
+Made without pyplot, because explorers draw in threads. The first axes of a figure hold its grid: one cell a token,
+channel, block or step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dg_tools.plots.style import INK, MASSIVE, QUIET
+
+POINT = "#1f6fb2"  # what is looked at now
+
+
+def sheet(width: float, height: float, left: float = 0.15, bottom: float = 0.17) -> tuple[Figure, Any]:
+    """A figure with one axes and fixed margins: a layout engine would cost more than the drawing."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_axes((left, bottom, 0.97 - left, 0.9 - bottom))
+
+
+def token_field(
+    values: np.ndarray,
+    grid: tuple[int, int],
+    picture: np.ndarray | None = None,
+    *,
+    title: str = "",
+    label: str = "activation",
+    opacity: float = 0.6,
+    signed: bool = True,
+) -> Figure:
+    """One value per image token, laid over a picture; colours symmetric around zero where `signed`.
+
+    Args:
+        values: (tokens,), token y * columns + x; NaN where there is none.
+        grid: (rows, columns).
+        picture: (H, W, 3).
+        title: over it.
+        label: of the colour bar.
+        opacity: of the colours, 0 (picture only) to 1.
+        signed: whether zero is the middle of the scale.
+    """
+    field = np.asarray(values, np.float32).reshape(grid)
+    most = float(np.nanmax(np.abs(field))) if np.isfinite(field).any() else 1.0
+    limits = (-(most or 1.0), most or 1.0) if signed else (float(np.nanmin(field)), most)
+    figure = Figure(figsize=(4.3, 3.7))
+    axis = figure.add_axes((0.02, 0.03, 0.76, 0.85))
+    extent = (0, grid[1], grid[0], 0)
+    if picture is not None:
+        axis.imshow(picture, extent=extent, interpolation="nearest", aspect=cell_aspect(picture, grid))
+    settings: dict[str, Any] = {"cmap": "RdBu_r" if signed else "viridis", "vmin": limits[0], "vmax": limits[1]}
+    aspect = cell_aspect(picture, grid) if picture is not None else 1.0
+    drawn = axis.imshow(
+        field, extent=extent, alpha=opacity if picture is not None else 1.0, interpolation="nearest", aspect=aspect,
+        **settings,
+    )  # fmt: skip
+    axis.set_xticks([])
+    axis.set_yticks([])
+    bar = figure.colorbar(drawn, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label, fontsize=8)
+    axis.set_title(title, fontsize=9, color=INK)
+    return figure
+
+
+def cell_aspect(picture: np.ndarray, grid: tuple[int, int]) -> float:
+    """Height of a cell over its width, as the picture has it."""
+    return (picture.shape[0] / grid[0]) / (picture.shape[1] / grid[1])
+
+
+def profile(
+    values: np.ndarray,
+    at: int,
+    *,
+    marked: Sequence[int] = (),
+    log: bool = False,
+    title: str = "",
+    xlabel: str = "channel",
+    ylabel: str = "activation",
+) -> Figure:
+    """A value by channel (or token), the marked ones in red with their numbers, and the one looked at in blue.
+
+    Args:
+        values: (n,); in log scale their size is drawn.
+        at: which of them is looked at.
+        marked: which of them are massive.
+        log: |value| on a logarithmic axis.
+        title, xlabel, ylabel: words.
+    """
+    values = np.abs(np.asarray(values, np.float32)) if log else np.asarray(values, np.float32)
+    figure, axis = sheet(5.2, 2.5)
+    if not np.isfinite(values).any():
+        axis.text(0.5, 0.5, "nothing here", transform=axis.transAxes, ha="center", color=QUIET)
+        words(axis, title, xlabel, ylabel)
+        return figure
+    places = np.arange(len(values))
+    axis.vlines(places, 0 if not log else positive_floor(values), values, color=QUIET, lw=max(0.6, 220 / len(values)))
+    for i in marked:
+        axis.vlines(i, 0 if not log else positive_floor(values), values[i], color=MASSIVE, lw=2.2)
+        axis.annotate(str(i), (i, values[i]), fontsize=7, color=MASSIVE, ha="center",
+                      va="bottom" if values[i] >= 0 else "top")  # fmt: skip
+    axis.plot([at], [values[at]], "v", color=POINT, ms=6)
+    axis.set_xlim(-0.5, len(values) - 0.5)
+    if log:
+        axis.set_yscale("log")
+    else:
+        axis.axhline(0, color=INK, lw=0.6)
+    axis.margins(y=0.15)
+    words(axis, title, xlabel, f"|{ylabel}|" if log else ylabel)
+    return figure
+
+
+def course(
+    lines: dict[str, np.ndarray],
+    at: int,
+    *,
+    ticks: Sequence[Any],
+    log: bool = True,
+    title: str = "",
+    xlabel: str = "block",
+    ylabel: str = "mean |x| over tokens",
+) -> Figure:
+    """Sizes by block or by step, with the current one marked; the first line is the channel that is looked at.
+
+    Args:
+        lines: name -> (n,).
+        at: the current place.
+        ticks: names of the places.
+        log: logarithmic axis.
+        title, xlabel, ylabel: words.
+    """
+    figure, axis = sheet(4.2, 2.5)
+    places = np.arange(len(ticks))
+    styles = [{"color": MASSIVE, "marker": "o"}, {"color": INK, "ls": "--"}, {"color": QUIET, "marker": "s"}]
+    for (name, values), style in zip(lines.items(), styles, strict=False):
+        axis.plot(places, values, ms=3, lw=1.2, label=name, **style)  # type: ignore[arg-type]
+    axis.axvline(at, color=POINT, lw=1.6)
+    axis.plot([at], [next(iter(lines.values()))[at]], "v", color=POINT, ms=6)
+    axis.set_xlim(-0.5, len(ticks) - 0.5)
+    shown = places[:: max(1, -(-len(places) // 12))]
+    axis.set_xticks(shown, [str(ticks[i]) for i in shown])
+    if log and any((np.asarray(v) > 0).any() for v in lines.values()):
+        axis.set_yscale("log")
+    axis.legend(fontsize=6, frameon=False, loc="best")
+    words(axis, title, xlabel, ylabel)
+    return figure
+
+
+def words(axis: Any, title: str, xlabel: str, ylabel: str) -> None:
+    """Title and axis names in one size; a title in its place and no minor ticks, which halves the time of drawing."""
+    axis.set_title(title, fontsize=9, color=INK, y=1.02)
+    axis.minorticks_off()
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.set_ylabel(ylabel, fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def positive_floor(values: np.ndarray) -> float:
+    """Where a logarithmic axis begins."""
+    above = values[np.isfinite(values) & (values > 0)]
+    return float(above.min()) if len(above) else 1e-6
+
+
+def pooled(size: np.ndarray, most: tuple[int, int] = (128, 320)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A matrix made small enough to turn in a browser by taking maxima over neighbours, so that no spike is lost.
+
+    Returns:
+        The matrix, and the first row and first column that each of its cells stands for.
+    """
+    cuts = [
+        np.unique(np.linspace(0, n, min(n, m), endpoint=False).astype(int))
+        for n, m in zip(size.shape, most, strict=True)
+    ]
+    rows = np.maximum.reduceat(size, cuts[0], axis=0)
+    return np.maximum.reduceat(rows, cuts[1], axis=1), cuts[0], cuts[1]
+
+
+def surface(
+    hidden: np.ndarray,
+    massive: Sequence[int] = (),
+    *,
+    channels: Sequence[int] | None = None,
+    tokens: Sequence[int] | None = None,
+    at: tuple[int, int] | None = None,
+    log: bool = False,
+    title: str = "",
+) -> Any:
+    """|activation| over token x channel as a plotly figure to turn; massive channels as red lines with their numbers.
+
+    Args:
+        hidden: (tokens, channels).
+        massive: channel numbers to label, those that are among `channels`.
+        channels, tokens: numbers of the columns and rows; 0, 1, ... where None.
+        at: (token, channel) looked at: a blue point.
+        log: logarithmic height.
+        title: over it.
+    """
+    import plotly.graph_objects as go
+
+    size = np.abs(np.asarray(hidden, np.float32))
+    columns = np.arange(size.shape[1]) if channels is None else np.asarray(channels)
+    rows = np.arange(size.shape[0]) if tokens is None else np.asarray(tokens)
+    if log:
+        size = np.maximum(size, positive_floor(size))
+    small, row_cuts, column_cuts = pooled(size)
+    figure = go.Figure(
+        go.Surface(z=small, x=columns[column_cuts], y=rows[row_cuts], showscale=False, name="", colorscale="Blues",
+                   surfacecolor=np.log10(np.maximum(small, positive_floor(small))),
+                   hovertemplate="channel %{x}<br>token %{y}<br>|x| %{z:.3g}<extra></extra>")
+    )  # fmt: skip
+    place = {int(c): i for i, c in enumerate(columns)}
+    for channel in [c for c in massive if c in place]:
+        line = size[:, place[channel]]
+        figure.add_scatter3d(
+            x=np.full(len(rows), channel), y=rows, z=line, mode="lines+text", name=f"channel {channel}",
+            line={"color": MASSIVE, "width": 6}, text=[str(channel)] + [""] * (len(rows) - 1),
+            textposition="top center",
+            textfont={"color": MASSIVE}, hovertemplate="channel %{x}<br>token %{y}<br>|x| %{z:.3g}<extra></extra>",
+        )  # fmt: skip
+    if at is not None:
+        token, channel = at
+        height = size[list(rows).index(token), place[channel]] if token in rows and channel in place else None
+        figure.add_scatter3d(
+            x=[channel], y=[token], z=[height], mode="markers", marker={"color": POINT, "size": 5}, name="looked at"
+        )
+    axes = {
+        "xaxis_title": "channel",
+        "yaxis_title": "token",
+        "zaxis": {"title": "|activation|", "type": "log" if log else "linear"},
+        "camera": {"eye": {"x": -1.3, "y": -1.6, "z": 0.9}},
+        "aspectmode": "cube",
+    }
+    figure.update_layout(
+        title={"text": title, "font": {"size": 12}}, scene=axes, width=460, height=380, showlegend=False,
+        margin={"l": 0, "r": 0, "t": 30, "b": 0}, uirevision="kept", paper_bgcolor="white", template="plotly_white",
+    )  # fmt: skip
+    return figure
+
+
+def difference(picture: np.ndarray, reference: np.ndarray, *, most: float, title: str = "") -> Figure:
+    """Mean difference of the colours by pixel, around a true zero.
+
+    Args:
+        picture, reference: (H, W, 3) in 0..1.
+        most: end of the colour scale, the same for pictures that are compared.
+        title: over it.
+    """
+    figure = Figure(figsize=(3.1, 2.9))
+    axis = figure.add_axes((0.02, 0.03, 0.76, 0.85))
+    change = (picture - reference).mean(-1)
+    drawn = axis.imshow(change, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    bar = figure.colorbar(drawn, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
+    bar.ax.tick_params(labelsize=7)
+    axis.set_title(title, fontsize=9, color=INK)
+    return figure
+
+
+def spectra(frequency: np.ndarray, powers: dict[str, np.ndarray], *, title: str = "") -> Figure:
+    """Power by spatial frequency of several pictures.
+
+    Args:
+        frequency: (rings,) cycles per pixel.
+        powers: name -> (rings,).
+        title: over it.
+    """
+    figure, axis = sheet(4.6, 2.9)
+    for (name, power), colour in zip(powers.items(), (INK, MASSIVE, QUIET, POINT), strict=False):
+        axis.plot(frequency, power, label=name, color=colour, lw=1.4)
+    axis.set_yscale("log")
+    axis.legend(fontsize=7, frameon=False)
+    words(axis, title, "cycles per pixel (0.5: every other pixel)", "power")
+    return figure

@@ -1,0 +1,68 @@
+"""What the explorers are put together from: labelled controls, rows that wrap, panels with a title."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import ipywidgets as widgets
+
+WIDE = {"description_width": "initial"}
+
+
+def control(kind: type, label: str, width: str = "auto", **settings: Any) -> Any:
+    """A control with its label written out beside it."""
+    return kind(description=label, style=WIDE, layout={"width": width}, **settings)
+
+
+def slider(label: str, most: int, value: int = 0, width: str = "260px") -> Any:
+    """A whole number from 0; the keyboard moves it by one."""
+    return control(widgets.IntSlider, label, width, min=0, max=most, value=value, continuous_update=False)
+
+
+def row(*children: Any) -> Any:
+    """Side by side; on a narrow screen, under each other."""
+    return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
+
+
+def panels(*children: Any) -> Any:
+    """Titled parts side by side, their titles in line."""
+    return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+
+
+def panel(title: str, *children: Any) -> Any:
+    """A titled part."""
+    made = widgets.VBox([words(title, "title"), *children], layout={"flex": "0 1 auto"})
+    made.add_class("dg-panel")
+    return made
+
+
+def words(text: str, kind: str = "text") -> Any:
+    """Text in the theme's colour."""
+    return widgets.HTML(f'<div class="dg-{kind}">{html.escape(text)}</div>')
+
+
+def write(into: Any, text: str, kind: str = "text") -> None:
+    """Change what `words` says."""
+    into.value = f'<div class="dg-{kind}">{html.escape(text)}</div>'
+
+
+def table(rows: list[list[str]]) -> str:
+    """HTML of a small table; the first row is its head."""
+    cells = [
+        "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in line)
+        for tag, line in zip(["th"] + ["td"] * len(rows), rows, strict=False)
+    ]
+    return '<table class="dg-text">' + "".join(f"<tr>{line}</tr>" for line in cells) + "</table>"
+
+
+def numbers(text: str, what: str) -> list[int]:
+    """Whole numbers from `3, 7`.
+
+    Raises:
+        ValueError: something else.
+    """
+    parts = text.replace(",", " ").split()
+    if not parts or not all(p.isdigit() for p in parts):
+        raise ValueError(f"{what}: {text!r} is no list of whole numbers: write such as 3, 7")
+    return [int(p) for p in parts]

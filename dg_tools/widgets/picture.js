@@ -1,0 +1,171 @@
+// A picture with a grid of cells: click or walk to one with the arrow keys, drag a box, slide between two pictures.
+// All state lives in traits; see picture.py for what each of them means.
+
+function url(view) {
+  return view && view.byteLength ? URL.createObjectURL(new Blob([view], { type: "image/png" })) : "";
+}
+
+const within = (x, low, high) => Math.min(Math.max(x, low), high);
+
+function render({ model, el }) {
+  const part = (name, tag = "div") => {
+    const made = document.createElement(tag);
+    made.className = `dg-${name}`;
+    return made;
+  };
+  const stage = part("stage");
+  const [below, above] = [part("below", "img"), part("above", "img")];
+  const [mark, region, divider] = [part("mark"), part("region"), part("divider")];
+  for (const image of [below, above]) {
+    image.draggable = false;
+    image.alt = "";
+  }
+  stage.tabIndex = 0;
+  stage.append(below, above, mark, region, divider);
+  el.classList.add("dg-picture");
+  el.append(stage);
+
+  const get = (name) => model.get(name);
+  const put = (values) => {
+    for (const [name, value] of Object.entries(values)) model.set(name, value);
+    model.save_changes();
+  };
+  const compares = () => above.getAttribute("src") !== "";
+  const cells = () => get("grid")[0] * get("grid")[1];
+
+  // A rectangle in fractions of the frame, as CSS of the stage.
+  const place = (node, [left, top, right, bottom]) => {
+    const [x0, y0, x1, y1] = get("frame");
+    const at = (low, high, share) => `${100 * (low + (high - low) * share)}%`;
+    const size = (low, high, share) => `${100 * (high - low) * share}%`;
+    node.style.left = at(x0, x1, left);
+    node.style.top = at(y0, y1, top);
+    node.style.width = size(x0, x1, right - left);
+    node.style.height = size(y0, y1, bottom - top);
+  };
+
+  const show = () => {
+    const [rows, columns] = get("grid");
+    const [cell, box, split] = [get("cell"), get("box"), get("split")];
+    const clickable = cells() > 1;
+    stage.style.width = `${get("width")}px`;
+    stage.classList.toggle("dg-pixelated", get("pixelated"));
+    stage.classList.toggle("dg-clickable", clickable || get("boxes"));
+    mark.hidden = !(clickable && cell >= 0);
+    mark.classList.toggle("dg-column", rows === 1);
+    if (!mark.hidden) {
+      const [y, x] = [Math.floor(cell / columns), cell % columns];
+      place(mark, [x / columns, y / rows, (x + 1) / columns, (y + 1) / rows]);
+    }
+    region.hidden = box.length !== 4;
+    if (!region.hidden) place(region, box);
+    divider.hidden = above.hidden = !compares();
+    if (compares()) {
+      above.style.clipPath = `inset(0 0 0 ${100 * split}%)`;
+      divider.style.left = `${100 * split}%`;
+    }
+    stage.setAttribute("aria-label", get("label"));
+    const ranged = clickable || compares();
+    stage.setAttribute("role", ranged ? "slider" : "img");
+    if (ranged) {
+      stage.setAttribute("aria-valuemin", 0);
+      stage.setAttribute("aria-valuemax", compares() ? 100 : cells() - 1);
+      stage.setAttribute("aria-valuenow", compares() ? Math.round(100 * split) : cell);
+      const [y, x] = [Math.floor(cell / columns), cell % columns];
+      stage.setAttribute("aria-valuetext", compares() ? `${Math.round(100 * split)}%` : `row ${y}, column ${x}`);
+    }
+  };
+  const load = (image, name) => {
+    const old = image.getAttribute("src");
+    image.src = url(get(name));
+    if (old) URL.revokeObjectURL(old);
+    show();
+  };
+
+  // Pointer: where in the frame, 0..1 each; the cell under it.
+  const where = (event) => {
+    const box = stage.getBoundingClientRect();
+    const [x0, y0, x1, y1] = get("frame");
+    const x = ((event.clientX - box.left) / box.width - x0) / (x1 - x0);
+    const y = ((event.clientY - box.top) / box.height - y0) / (y1 - y0);
+    return [x, y];
+  };
+  const cellAt = ([x, y]) => {
+    const [rows, columns] = get("grid");
+    return x < 0 || y < 0 || x >= 1 || y >= 1 ? -1 : Math.floor(y * rows) * columns + Math.floor(x * columns);
+  };
+  const between = (a, b) => {
+    const [xs, ys] = [0, 1].map((i) => [within(a[i], 0, 1), within(b[i], 0, 1)].sort((p, q) => p - q));
+    return [xs[0], ys[0], xs[1], ys[1]];
+  };
+  let began = null;
+  const slide = (event) => put({ split: within(where(event)[0], 0, 1) });
+  stage.addEventListener("pointerdown", (event) => {
+    began = { at: where(event), x: event.clientX, y: event.clientY, moved: false };
+    stage.setPointerCapture(event.pointerId);
+    if (compares()) slide(event);
+  });
+  stage.addEventListener("pointermove", (event) => {
+    if (!began) return;
+    began.moved ||= Math.hypot(event.clientX - began.x, event.clientY - began.y) > 4;
+    if (compares()) return slide(event);
+    if (get("boxes") && began.moved) {
+      region.hidden = false;
+      place(region, between(began.at, where(event)));
+    }
+  });
+  stage.addEventListener("pointerup", (event) => {
+    if (!began) return;
+    const { at, moved } = began;
+    began = null;
+    if (compares()) return;
+    if (get("boxes") && moved) return put({ box: between(at, where(event)) });
+    if (cellAt(at) >= 0) put({ cell: cellAt(at), clicks: get("clicks") + 1 });
+  });
+  stage.addEventListener("pointercancel", () => {
+    began = null;
+    show();
+  });
+
+  // Keys: arrows walk (Shift with them draws a box from where it began), Escape takes the box away.
+  let anchor = null;
+  stage.addEventListener("keydown", (event) => {
+    const [rows, columns] = get("grid");
+    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    if (event.key === "Enter" || event.key === " ") put({ clicks: get("clicks") + 1 });
+    else if (event.key === "Escape") put({ box: [] });
+    else if (step && compares()) put({ split: within(get("split") + 0.02 * (step[1] - step[0]), 0, 1) });
+    else if (step && cells() > 1) {
+      const cell = Math.max(get("cell"), 0);
+      if (!event.shiftKey) anchor = null;
+      else anchor ??= cell;
+      const y = within(Math.floor(cell / columns) + step[0], 0, rows - 1);
+      const x = within((cell % columns) + step[1], 0, columns - 1);
+      const values = { cell: y * columns + x };
+      if (event.shiftKey && get("boxes")) {
+        const [ay, ax] = [Math.floor(anchor / columns), anchor % columns];
+        values.box = [Math.min(x, ax) / columns, Math.min(y, ay) / rows,
+          (Math.max(x, ax) + 1) / columns, (Math.max(y, ay) + 1) / rows];
+      }
+      put(values);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation(); // the notebook has uses of its own for these keys
+  });
+
+  const loaders = { "change:png": () => load(below, "png"), "change:after": () => load(above, "after") };
+  for (const [name, loader] of Object.entries(loaders)) {
+    model.on(name, loader);
+    loader();
+  }
+  const shown = ["cell", "box", "split", "grid", "frame", "width", "pixelated", "boxes", "label"];
+  for (const name of shown) model.on(`change:${name}`, show);
+  show();
+  return () => {
+    for (const [name, loader] of Object.entries(loaders)) model.off(name, loader);
+    for (const name of shown) model.off(`change:${name}`, show);
+    for (const image of [below, above]) if (image.src) URL.revokeObjectURL(image.src);
+  };
+}
+
+export default { render };

@@ -1,0 +1,58 @@
+"""How does a reader point at a token? A picture over a grid of cells that can be clicked, walked, boxed and compared.
+
+One small front end serves every explorer: a map of tokens (rows x columns), a chart over channels (1 x channels, inside
+the chart's axes), a region dragged on a picture, and two pictures under one sliding edge. Keys do what the pointer
+does. It is an anywidget: its script travels with the widget, so nothing is fetched from elsewhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets as t
+
+HERE = Path(__file__).parent
+
+
+class Picture(anywidget.AnyWidget):
+    """A PNG with cells.
+
+    Attributes:
+        png: the picture.
+        after: a second one over it, right of `split`; empty: none.
+        split: 0 to 1, where the second picture begins.
+        grid: (rows, columns) of cells; (1, 1): none.
+        frame: left, top, right, bottom of the grid, in fractions of the picture.
+        cell: index of the marked cell, row * columns + column; -1: none.
+        clicks: counts clicks and presses of Enter, also on the cell that is marked already.
+        box: left, top, right, bottom of the region, in fractions of the frame; empty: none.
+        boxes: whether a drag draws a region.
+        width: pixels on the screen; less where there is no room.
+        pixelated: enlarge without smoothing.
+        label: what it is, for screen readers.
+    """
+
+    _esm = HERE / "picture.js"
+    _css = HERE / "style.css"
+    png = t.Bytes(b"").tag(sync=True)
+    after = t.Bytes(b"").tag(sync=True)
+    split = t.Float(0.5).tag(sync=True)
+    grid = t.List(t.Int(), [1, 1]).tag(sync=True)
+    frame = t.List(t.Float(), [0.0, 0.0, 1.0, 1.0]).tag(sync=True)
+    cell = t.Int(-1).tag(sync=True)
+    clicks = t.Int(0).tag(sync=True)
+    box = t.List(t.Float(), []).tag(sync=True)
+    boxes = t.Bool(False).tag(sync=True)
+    width = t.Int(320).tag(sync=True)
+    pixelated = t.Bool(False).tag(sync=True)
+    label = t.Unicode("").tag(sync=True)
+
+    def __repr__(self) -> str:
+        return f"Picture({self.label!r}, {self.grid[0]} x {self.grid[1]} cells, cell {self.cell})"
+
+    def draw(self, drawn: Any, cell: int = -1) -> None:
+        """Show a `Drawn`, with one cell marked; one message to the front end."""
+        with self.hold_sync():
+            self.png, self.grid, self.frame, self.cell = drawn.png, list(drawn.grid), list(drawn.frame), cell

@@ -1,0 +1,55 @@
+"""How far is a run, may it go on, and what does the model believe the picture to be at this step?
+
+Read at the scheduler's step, which every pipeline calls once a step whatever runs the blocks: plain, traced or guided.
+A flow-matching model at z_t = (1 - sigma) x + sigma noise predicts v = noise - x, so x = z_t - sigma v.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dg_tools.models import DiT
+
+
+class Cancelled(KeyboardInterrupt):
+    """Raised inside a run that was cancelled; what catches Ctrl-C catches this, and keeps what it keeps then."""
+
+
+@contextmanager
+def watched(
+    dit: DiT, on_step: Callable[[int, int], None], estimates: dict[int, torch.Tensor] | None = None
+) -> Iterator[None]:
+    """Call `on_step(done, total)` before each scheduler step of the runs inside; it may raise `Cancelled`.
+
+    Args:
+        dit: the model.
+        on_step: steps done in this run, counted from 1, and how many the run has.
+        estimates: filled with the estimate of x, as the pipeline lays latents out, by step.
+    """
+    scheduler = dit.pipeline.scheduler
+    step = scheduler.step
+    own = scheduler.__dict__.get("step")
+
+    @functools.wraps(step)
+    def stepped(velocity: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        times = scheduler.timesteps
+        index = int((times.to(torch.float64) - float(timestep)).abs().argmin())
+        if estimates is not None:
+            sigma = scheduler.sigmas[index].to(sample)
+            estimates[index] = (sample.float() - sigma.float() * velocity.float()).detach().to(sample.dtype).clone()
+        on_step(index + 1, len(times))
+        return step(velocity, timestep, sample, *args, **kwargs)
+
+    scheduler.step = stepped
+    try:
+        yield
+    finally:
+        if own is None:
+            del scheduler.step
+        else:
+            scheduler.step = own

@@ -1,0 +1,174 @@
+"""Explorers without a browser: state in traits, views from what was captured, clicks as their front end sends them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import traitlets
+from PIL import Image
+
+import dg_tools as dg
+from dg_tools.plots import explore
+from dg_tools.widgets import ActivationExplorer
+from dg_tools.widgets.drawn import draw
+from dg_tools.widgets.lookup import Point, raw_at
+from dg_tools.widgets.picture import Picture
+
+KINDS = ["sd3", "flux"]
+
+
+@pytest.fixture(scope="module")
+def captured(dits):
+    """A capture with hidden states of every block and step, by family; two seeds, 8 x 12 tokens."""
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            dit = dits(name)
+            blocks = range(len(dit.blocks))
+            made[name] = dg.capture(dit, ["ab", "cd"], seeds=[0, 1], raw=list(blocks), progress=False, **tiny.CALL)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def explorer(captured):
+    return ActivationExplorer(captured("sd3"))
+
+
+def png(picture: Picture) -> Image.Image:
+    return Image.open(io.BytesIO(picture.png))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_control_moves_the_point_and_the_view_is_the_captured_value(captured, name):
+    acts = captured(name)
+    made = ActivationExplorer(acts)
+    made.prompts.value, made.seeds.value, made.block_slider.value, made.step_slider.value = 1, 1, 2, 1
+    made.token_field.value, made.channel_field.value, made.log_box.value = 17, 5, False
+    assert made.state == Point(prompt=1, seed=1, block=2, step=1, token=17, channel=5, log=False)
+    hidden = acts.data["hidden_states"].isel(prompt=1, seed=1, branch=0, raw_step=1, raw_site=2).values
+    view = made.render()
+    field = view.map.axes[0].images[-1].get_array()
+    assert np.array_equal(field, hidden[:, 5].reshape(8, 12))
+    assert np.allclose(view.surface.data[0].z, np.abs(hidden)) and f"{hidden[17, 5]:.3g}" in view.sentence
+    assert "row 1, column 5" in view.sentence and "row 1, column 5" in made.numbers.value
+    line = view.steps.axes[0].lines[0].get_ydata()
+    expected = acts.data["abs_mean"].isel(prompt=1, seed=1, branch=0, site=2, channel=5).sel(stream="image").values
+    assert np.allclose(line, expected)
+
+
+def test_render_changes_nothing(explorer):
+    before, shown = explorer.state, explorer.map.png
+    view = explorer.render(replace(before, block=0, token=3))
+    assert explorer.state == before and explorer.map.png == shown
+    assert view.map.axes[0].get_title() != explorer.render().map.axes[0].get_title()
+
+
+def test_clicks(explorer):
+    shown = explorer.map.png, explorer.channels.png
+    assert explorer.map.grid == [8, 12] and explorer.channels.grid == [1, tiny.WIDTH]
+    explorer.map.set_state({"cell": 31, "clicks": 1})  # as the front end sends it
+    assert explorer.token == explorer.token_field.value == 31 and explorer.channels.png != shown[1]
+    explorer.channels.set_state({"cell": 7})
+    assert explorer.channel == 7 and explorer.map.png != shown[0]
+    explorer.blocks.set_state({"cell": 0})
+    explorer.steps.set_state({"cell": 2})
+    assert (explorer.block, explorer.step) == (0, 2) == (explorer.block_slider.value, explorer.step_slider.value)
+    figure, trace = explorer.surface, explorer.surface.data[0]
+    explorer._clicked(trace, type("Points", (), {"xs": [4], "ys": [9]})(), None)
+    assert (explorer.channel, explorer.token) == (4, 9) and explorer.surface is figure, "the angle is kept"
+    assert list(figure.data[-1].x) == [4] and list(figure.data[-1].y) == [9]
+
+
+def test_text_stream_and_its_end(explorer):
+    explorer.token = 90
+    explorer.stream_buttons.value = "text"
+    assert explorer.token < 90 and "no token 90" in explorer.messages.text
+    assert explorer.map.grid[0] == 1 and explorer.render().surface is None
+    explorer.block = 3  # SD3 drops the text there
+    assert "no text stream" in explorer.numbers.value and explorer.messages.kind != "error"
+
+
+def test_without_hidden_states_the_statistics_are_shown_and_what_to_capture(dits):
+    acts = dg.capture(dits("sd3"), "ab", raw=[1], raw_steps=[2], progress=False, **tiny.CALL)
+    made = ActivationExplorer(acts)
+    assert (made.block, made.step) == (1, 2) and made.surface is not None, "it opens where something was kept"
+    made.block = 2
+    assert made.surface is None and "raw=[2], raw_steps=[2]" in made.place.children[0].value
+    norms = acts.data["token_norm"].isel(prompt=0, seed=0, branch=0, step=2, site=2).sel(stream="image").values
+    assert np.array_equal(made.render().map.axes[0].images[-1].get_array().ravel(), norms[:96])
+    assert raw_at(acts, made.state) is None
+
+
+def test_out_of_range_is_an_error_and_nothing_moves(explorer):
+    before = explorer.state
+    with pytest.raises(traitlets.TraitError, match="block 9 asked for; this capture has 0 to 3"):
+        explorer.block = 9
+    assert explorer.state == before
+
+
+def test_massive_channels_are_offered(dits):
+    pipeline = tiny.PIPELINES["sd3"]()
+    tiny.plant(pipeline, 1, [5, 20], 400.0)
+    acts = dg.capture(dg.load(pipeline), "ab", raw=[2], progress=False, **tiny.CALL)
+    made = ActivationExplorer(acts)
+    assert sorted(made.massive) == [5, 20] and made.channel in (5, 20) and made.block == 2
+    made.offered.value = 20
+    assert made.channel == 20 and {t.name for t in made.surface.data} >= {"channel 5", "channel 20"}
+
+
+def test_a_saved_capture_and_what_is_none(captured, tmp_path, explorer):
+    captured("sd3").save(tmp_path / "kept.zarr")
+    made = ActivationExplorer(str(tmp_path / "kept.zarr"))
+    assert made.render().sentence == explorer.render().sentence and made.massive == explorer.massive
+    shown, state = made.map.png, made.state
+    (tmp_path / "other").mkdir()
+    for folder, words in (("", "no folder named"), (tmp_path / "gone", "there is no folder"),
+                          (tmp_path / "other", "is no capture")):  # fmt: skip
+        made.folder.value = str(folder)
+        made.opening.click()
+        assert words in made.messages.text and made.messages.kind == "error" and 'role="alert"' in made.messages.value
+        assert (made.map.png, made.state) == (shown, state), "nothing lost"
+    empty = ActivationExplorer(tmp_path / "gone")
+    assert repr(empty) == "ActivationExplorer(no capture yet)" and empty.messages.kind == "error"
+    acts = dg.open_activations(tmp_path / "kept.zarr")
+    acts.data = acts.data.drop_vars("token_norm")
+    assert "it lacks token_norm" in ActivationExplorer(acts).messages.text
+    assert "cannot be explored" in ActivationExplorer(3).messages.text
+
+
+def test_reprs_are_short(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(explorer) and len(repr(explorer)) < 100
+    assert "widget-view" in " ".join(bundle) and len(str(bundle)) < 1000
+    for child in (explorer.map, explorer.messages):
+        assert len(repr(child)) < 200
+
+
+def test_charts_know_where_their_cells_are():
+    values = np.arange(20.0) + 1
+    made = draw(explore.profile(values, 3), (1, 20))
+    picture = np.asarray(Image.open(io.BytesIO(made.png)).convert("RGB")).astype(int)
+    width = picture.shape[1]
+    left, _, right, _ = made.frame
+    blue = np.argwhere((abs(picture - [0x1F, 0x6F, 0xB2]).sum(-1)) < 40)
+    centre = (blue[:, 1].mean() / width - left) / (right - left) * 20
+    assert 3 < centre < 4, "the marker of place 3 lies in cell 3"
+    wide = draw(explore.token_field(np.arange(96.0), (8, 12)), (8, 12))
+    left, top, right, bottom = wide.frame
+    assert (right - left) * 4.3 / ((bottom - top) * 3.7) == pytest.approx(1.5, abs=0.02)
+
+
+def test_pooling_keeps_every_spike():
+    size = np.random.default_rng(0).random((4096, 1536), np.float32)
+    size[4001, 1377] = 99.0
+    small, rows, columns = explore.pooled(size)
+    assert small.shape == (128, 320) and small.max() == 99.0
+    y, x = np.unravel_index(small.argmax(), small.shape)
+    assert rows[y] <= 4001 < rows[y] + 32 and columns[x] <= 1377 < columns[x] + 5

@@ -1,0 +1,264 @@
+"""Explorers that run the model: buttons, bars, cancelling, bad input, and code that gives the same pictures again."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import dg_tools as dg
+from dg_tools.profiles import read_profile
+from dg_tools.widgets import ActivationExplorer, GuidanceExplorer, InterventionExplorer
+from dg_tools.widgets.watch import watched
+
+SIZE = tiny.SIZE
+
+
+@pytest.fixture(scope="module")
+def dit():
+    """A planted tiny SD3; its size stands in the call that its card would ask for."""
+    pipeline = tiny.PIPELINES["sd3"]()
+    tiny.plant(pipeline, 1, [5, 20], 400.0)
+    made = dg.load(pipeline)
+    made.call = {"max_sequence_length": 8}
+    made.profile = {"channels": [5, 20], "block": 2, "source": "planted"}
+    return made
+
+
+def same(a, b) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def press(runner) -> None:
+    """As the reader does it, and wait."""
+    runner.button.click()
+    runner.thread.join(60)
+    assert not runner.busy and runner.stop.disabled and not runner.button.disabled
+
+
+def test_capture_from_the_button_is_the_capture_and_has_a_picture_at_every_step(dit):
+    made = ActivationExplorer(dit, steps=3, **SIZE)
+    assert "press Capture" in made.messages.text and not made.map.png
+    press(made.runner)
+    assert made.activations is not None and made.map.png and made.massive == dg.find_massive(made.activations).channels
+    plain = dg.capture(dit, "red apple on blue", steps=3, **SIZE, progress=False)
+    assert np.array_equal(plain.data["abs_mean"], made.activations.data["abs_mean"], equal_nan=True)
+    pictures = made.activations.data["step_picture"]
+    assert pictures.sizes["step"] == 3 and same(pictures[0, 0, -1], plain.data["picture"][0, 0]), (
+        "the last is the result"
+    )
+    assert not same(pictures[0, 0, 0], pictures[0, 0, -1])
+    assert made.runner.bar.value == made.runner.bar.max == 3
+    assert "step" not in dit.pipeline.scheduler.__dict__, "nothing is left behind"
+
+
+def test_a_large_capture_keeps_what_fits(dit):
+    from dg_tools.widgets.live import affordable
+
+    one = 64 * dit.width * 4
+    assert affordable(dit, 3, 64, 1, cap=one * 12) == ([0, 1, 2, 3], None)
+    assert affordable(dit, 3, 64, 1, cap=one * 11) == ([1], None)
+    assert affordable(dit, 3, 64, 1, cap=one) == ([1], [1]) and affordable(dit, 3, 64, 1, cap=one - 1) == ([], [])
+
+
+def test_cancelling_keeps_what_was_there(dit):
+    made = InterventionExplorer(dit, steps=3, **SIZE)
+    made.run()
+    before, code = dict(made.images), made.code.value
+    made.asked.seed.value = "1"
+    at_step, go_on = threading.Event(), threading.Event()
+    tick = made.runner.tick
+
+    def slow(done, total):
+        at_step.set()
+        go_on.wait(30)
+        tick(done, total)
+
+    made.runner.tick = slow
+    made.runner.button.click()
+    assert at_step.wait(30) and made.runner.busy and made.runner.button.disabled and not made.runner.stop.disabled
+    assert made.runner.start() is None and "a run is on" in made.messages.text
+    made.runner.stop.click()
+    go_on.set()
+    made.runner.thread.join(30)
+    assert (
+        not made.runner.busy and made.messages.kind == "warning" and "Stopped after 1 of 9 steps" in made.messages.text
+    )
+    assert made.images == before and made.code.value != code
+    assert "step" not in dit.pipeline.scheduler.__dict__
+    del made.runner.tick
+    press(made.runner)
+    assert made.messages.kind == "note" and made.images != before
+
+
+def test_an_error_in_the_run_is_told_and_raised_headless(dit):
+    made = ActivationExplorer(dit, steps=3, **SIZE)
+    for field, value, words in (
+        (made.asked.text, "   ", "the prompt is empty"), (made.asked.seed, "abc", "the seed 'abc' is no whole number"),
+    ):  # fmt: skip
+        kept = field.value
+        field.value = value
+        press(made.runner)
+        assert words in made.messages.text and made.messages.kind == "error"
+        with pytest.raises(ValueError, match=words):
+            made.run()
+        assert not made.runner.busy
+        field.value = kept
+    made.run()
+    assert made.messages.text == ""
+
+
+def test_intervention_edit_is_what_the_controls_say(dit):
+    made = InterventionExplorer(dit, steps=3, **SIZE)
+    assert made.channels == [5, 20] and made.block == 2 and "zero channels 5, 20" in made.words.value
+    made.channels_field.value, made.block_slider.value, made.mode_field.value = "5", 1, "scale"
+    made.rho_field.value, made.step_range.value = 0.25, (1, 2)
+    off, control = made.state.edits()
+    assert off == dg.Disrupt([5], 1, "scale", rho=0.25, steps=[1, 2]) and control.control
+    made.step_range.value = (0, 2)
+    assert made.state.edits()[0].steps is None
+    for value, words in (("5, 99", "channel 99 asked for"), ("five", "no list of whole numbers"), ("", "no list")):
+        made.channels_field.value = value
+        assert words in made.messages.text and made.messages.kind == "error"
+    made.channels_field.value = "7"
+    assert made.messages.text == "" and made.channels == [7]
+    made.offered.value = (20,)
+    assert made.channels == [20] and made.channels_field.value == "20"
+
+
+def test_box_and_click_choose_tokens(dit):
+    made = InterventionExplorer(dit, steps=3, **SIZE)
+    (height, width), (rows, columns) = (32, 48), (8, 12)
+    clean = made.pictures["clean"]
+    clean.set_state({"box": [0.0, 0.0, 0.5, 1 / rows]})
+    assert made.tokens == dit.tokens([(0, 0, width // 2, height // rows)], **SIZE) and made.state.tokens == tuple(
+        made.tokens
+    )
+    assert f"{len(made.tokens)} of {rows * columns}" in made.region.value and "tokens=" in made.code.value
+    clean.set_state({"cell": columns + 1, "clicks": 1})
+    assert made.tokens == [columns + 1]
+    made.mode_field.value = "gate"
+    assert "takes no tokens" in made.messages.text
+    made.everywhere.click()
+    assert made.tokens == [] and clean.box == [] and made.state.tokens is None and made.messages.text == ""
+
+
+def test_intervention_pictures_numbers_and_code(dit):
+    made = InterventionExplorer(dit, steps=3, **SIZE)
+    press(made.runner)
+    assert list(made.images) == ["clean", "disrupted", "control"] and made.messages.kind == "note"
+    scope = {"dg": dg, "dit": dit}
+    exec(made.code.value, scope)
+    for image, own in zip(scope["made"].images, made.images.values(), strict=True):
+        assert same(image, own), "the code gives the same pictures"
+    view = made.render()
+    change = np.asarray(made.images["disrupted"], float) / 255 - np.asarray(made.images["clean"], float) / 255
+    assert np.allclose(view.differences[0].axes[0].images[0].get_array(), change.mean(-1), atol=1e-6)
+    limits = [f.axes[0].images[0].get_clim() for f in view.differences]
+    assert limits[0] == limits[1], "one scale for what is compared"
+    rms = dict((r[0], r[1:]) for r in view.rows)["root mean square change (0..1)"]
+    assert rms[0] == "0.000" and float(rms[1]) == pytest.approx(np.sqrt((change**2).mean()), abs=6e-4)
+    runs = made.runner.bar.max
+    made.draw_field.value = 1
+    made.run()
+    assert (runs, made.runner.bar.max) == (9, 6), "the clean picture is drawn once"
+
+
+def test_detect_offers_what_find_massive_finds():
+    pipeline = tiny.PIPELINES["sd3"]()
+    tiny.plant(pipeline, 1, [5, 20], 400.0)
+    made = InterventionExplorer(dg.load(pipeline), steps=3, **SIZE)
+    assert "no channel chosen" in made.messages.text
+    press(made.detector)
+    assert sorted(made.channels) == [5, 20] and "Detected" in made.messages.text
+    assert [v for _, v in made.offered.options] == made.channels
+
+
+def test_guidance_pictures_code_and_exports(dit, tmp_path):
+    made = GuidanceExplorer(dit, steps=3, **SIZE)
+    made.window.value = (0.3, 1.0)
+    press(made.runner)
+    assert list(made.images) == ["cond", "CFG", "DG", "DG + CFG"]
+    assert "CFG 3 + DG 0.5" in made.captions["DG + CFG"].value
+    scope = {"dg": dg, "dit": dit}
+    exec(made.code.value, scope)
+    for image, own in zip(scope["made"].images, made.images.values(), strict=True):
+        assert same(image, own), "the code gives the same pictures"
+    assert made.slide.png == made.pictures["CFG"].png and made.slide.after == made.pictures["DG + CFG"].png
+    made.pictures["cond"].set_state({"clicks": 1})
+    assert made.after == made.after_field.value == "cond" and made.slide.after == made.pictures["cond"].png
+    made.zoom.value = 400
+    assert {p.width for p in made.pictures.values()} == {400}
+    made.folder.value = str(tmp_path / "out")
+    made.export_button.click()
+    assert "Written to" in made.messages.text
+    image = Image.open(tmp_path / "out" / "dg_cfg.png")
+    said = json.loads(image.text["dg_tools"])
+    assert same(image, made.images["DG + CFG"]) and said["seed"] == 0 and said["guidance"] == "DG + CFG"
+    file = tmp_path / "out" / "profile.json"
+    assert read_profile(file)["channels"] == [5, 20]
+    assert dg.DetailGuidance(1.0, 0.5, disrupt=str(file)).disrupt == dg.Disrupt([5, 20], 2)
+
+
+def test_guidance_bad_input(dit, tmp_path):
+    made = GuidanceExplorer(dit, steps=3, **SIZE)
+    made.export_button.click()
+    assert "nothing drawn yet" in made.messages.text
+    made.window.value = (0.5, 0.5)
+    assert "window [0.5, 0.5) is empty" in made.messages.text
+    made.window.value = (0.0, 1.0)
+    assert made.messages.text == ""
+    made.channels_field.value = "99"
+    press(made.runner)
+    assert "channel 99 asked for" in made.messages.text and made.images == {}
+    made.channels_field.value = "5"
+    made.run()
+    (tmp_path / "file").write_text("")
+    for folder, words in (("", "no folder named"), (str(tmp_path / "file"), "is a file")):
+        made.folder.value = folder
+        made.export_button.click()
+        assert words in made.messages.text
+    bare = GuidanceExplorer(dg.load(tiny.PIPELINES["sd3"]()), steps=3, **SIZE)
+    assert "no channel to disrupt" in bare.messages.text
+
+
+def test_cancelled_guidance_shows_the_pictures_that_were_finished(dit):
+    made = GuidanceExplorer(dit, steps=3, **SIZE)
+    tick = made.runner.tick
+
+    def stopping(done, total):
+        if done == 5:
+            made.runner.cancel()
+        tick(done, total)
+
+    made.runner.tick = stopping
+    press(made.runner)
+    assert list(made.images) == ["cond"] and "Stopped" in made.messages.text
+    assert "not drawn" in made.captions["DG"].value and made.slide.png == b""
+
+
+@pytest.mark.parametrize("name", list(tiny.PIPELINES))
+def test_every_family_runs(dits, name):
+    dit = dits(name)
+    made = InterventionExplorer(dit, massive=[3], steps=2, **SIZE)
+    made.asked.scale.value = 2.0
+    made.run()
+    assert not same(made.images["clean"], made.images["disrupted"])
+
+
+def test_watched_counts_steps_and_is_taken_off(dits):
+    dit, seen = dits("flux"), []
+    with watched(dit, lambda done, total: seen.append((done, total))):
+        dg.generate(dit, "ab", progress=False, **tiny.CALL)
+    assert seen == [(1, 3), (2, 3), (3, 3)] and "step" not in dit.pipeline.scheduler.__dict__
+
+
+def test_unknown_words_are_told_and_the_picture_is_drawn():
+    made = GuidanceExplorer(dg.load(), steps=1)
+    made.asked.text.value = "red appel"
+    press(made.runner)
+    assert made.messages.kind == "warning" and "'appel'" in made.messages.text and len(made.images) == 4
