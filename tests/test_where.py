@@ -94,11 +94,11 @@ def test_statistics_equal_the_ones_written_out(planted, result):
 
 def test_share_sign_and_variation_on_known_numbers():
     x = torch.ones(1, 4, 3)
-    x[0, :, 0] = torch.tensor([10.0, 10.0, 10.0, 2.0])
+    x[0, :, 0] = torch.tensor([7.0, 7.0, 7.0, 2.0])
     x[0, :, 1] = torch.tensor([1.0, -1.0, 1.0, 1.0])
     made = over_tokens(x, 5.0)
     assert made["share"][0].tolist() == [0.75, 0, 0] and made["one_sign"][0].tolist() == [1, 0.75, 1]
-    assert made["variation"][0, 0] == pytest.approx(np.std([10, 10, 10, 2]) / 8)
+    assert made["variation"][0, 0] == pytest.approx(np.std([7, 7, 7, 2]) / 5.75)
 
 
 def test_jaccard_and_draws_on_known_sets():
