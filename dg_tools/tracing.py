@@ -199,7 +199,9 @@ class RunTracer(GuardedTracer):
             seen.add(key)
             absent = frozenset(inputs.get("skip_layers") or ())
             if call.branch == "other":
-                absent |= {b.index for b in self.dit.blocks if b.current is not b.module}
+                lists = [getattr(self.dit.transformer, record.path) for record in self.dit.family.lists]
+                there = {id(module) for blocks in lists for module in blocks}
+                absent |= {b.index for b in self.dit.blocks if id(b.module) not in there}
             self.begin(inputs, absent)
             yield Step.of(key[0], call, absent)
 

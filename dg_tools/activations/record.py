@@ -18,6 +18,7 @@ from dg_tools.activations.raw import Raw
 from dg_tools.activations.reduce import CHANNEL, mean_size, statistics
 from dg_tools.activations.store import RawStore
 from dg_tools.interventions import Disrupt
+from dg_tools.interventions.changes import targets
 from dg_tools.models import DiT
 
 INNER = {  # dimensions of each statistic after branch, step, site and stream or part
@@ -74,7 +75,7 @@ class Recorder:
             if not wanted and not (edits and step.visits(block)):
                 continue
             if wanted:
-                if block.index == 0 and self.dit.family.conditioning:
+                if block.index == 0 and self.dit.family.embedding:
                     self.embedding(step, block.conditioning)
                 gates = self.modulation(step, block, block.modulation)
                 if block.record.attn is not None and block.record.attn_gate is not None:
@@ -127,9 +128,14 @@ class Recorder:
         if key not in self.values:
             lead = (len(self.branches), self.steps or 0, len(self.dit.blocks))
             self.values[key] = torch.full((*lead, *value.shape[1:]), torch.nan)
-        array = self.values[key]
+        array, inner = self.values[key], value.shape[1:]
+        if inner and inner[0] > array.shape[3]:  # a longer text: Qwen-Image pads prompts to no fixed length
+            longer = torch.full((*array.shape[:3], *inner), torch.nan)
+            longer[:, :, :, : array.shape[3]] = array
+            array = self.values[key] = longer
         for (branch, _), kept in zip(self._now, value.detach(), strict=True):
             target = array[branch, step, block]
+            target = target[: inner[0]] if inner else target
             if value.device.type == "cpu":
                 target.copy_(kept)
             else:
@@ -153,7 +159,7 @@ class Recorder:
                 for name in [n for n in made if n.startswith("gate")]:
                     made[name] = made[name].clone()
                     for i in concerned:
-                        made[name][i, list(edit.channels)] = 0
+                        made[name][i, targets(edit, made[name].shape[-1])] = 0
         for name, value in made.items():
             kind, _, part = name.partition("_")
             self.put(kind, part or "all", int(step), block.index, value)

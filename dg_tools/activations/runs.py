@@ -194,7 +194,7 @@ def finished(
     """What there is of a capture that was stopped: NaN, and no picture, for runs that were not made."""
     if not made:
         return None
-    blank = xr.full_like(made[0], np.nan, dtype=None)
+    blank = made[0].map(lambda v: xr.full_like(v, np.nan if v.dtype.kind == "f" else 0))
     rows = -(-len(made) // len(seeds))
     data = combined([*made, *[blank] * (rows * len(seeds) - len(made))], prompts[:rows], seeds)
     data.attrs = {**attrs, "finished": False}
