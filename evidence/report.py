@@ -136,15 +136,19 @@ def mixed(results: Results) -> list[str]:
 
 
 def disagreements(results: Results) -> str:
-    """The paper's claims that did not come out, by model."""
+    """The paper's claims that did not come out, by model: those that do not hold, then those that were not shown."""
     lines = []
     for model, parts in results.items():
-        for claim in (c for c in CLAIMS if c.source == PAPER):
-            outcome = find(claim, parts)
-            if outcome is not None and outcome.status != "holds":
-                lines.append(f"- `{model}`, {claim.section}: *{claim.text}* {WORDS[outcome.status].capitalize()}: "
-                             f"{effect(outcome)}. Controls: {controls(outcome)}.")  # fmt: skip
-    return "\n".join(lines) or "None: each of the paper's claims that was tested holds on each model."
+        found = [(c, find(c, parts)) for c in CLAIMS if c.source == PAPER]
+        against = [(c, o) for c, o in found if o is not None and o.status == "fails"]
+        open_ = [(c, o) for c, o in found if o is not None and o.status not in ("fails", "holds")]
+        for words, rows in (("disagrees with the paper", against), ("neither agrees nor disagrees", open_)):
+            lines += [f"**`{model}` {words}** in {len(rows)} of {len(found)} claims:", ""]
+            lines += [
+                f"- {c.section}: *{c.text}* {WORDS[o.status].capitalize()}: {effect(o)}. Controls: {controls(o)}."
+                for c, o in rows
+            ] + [""]
+    return "\n".join(lines).rstrip()
 
 
 def apart(results: Results) -> str:

@@ -57,17 +57,21 @@ def run_model(
         if only and part.name not in only:
             continue
         asked = {**common, "channels": channels, "block": block, "split": part.split, **part.settings(size)}
-        make = lambda part=part: run_part(part, dit, parts[part.split], subject, size, progress)  # noqa: E731
+        make = lambda part=part: run_part(part, dit, parts[part.split], subject, source.size, size, progress)  # noqa: E731
         step(folder, places, part.name, make, asked, parts, resume)
 
 
-def run_part(part: Part, dit: DiT, pictures: list[Any], subject: Result, size: Size, progress: bool) -> Result:
-    """One experiment, on the channels and the block of the subject."""
+def run_part(
+    part: Part, dit: DiT, pictures: list[Any], subject: Result, pixels: int, size: Size, progress: bool
+) -> Result:
+    """One experiment, on the channels and the block of the subject, at the size of the references (`pixels`)."""
     settings, found = part.settings(size), as_massive(subject, dit)
     chosen, seeds = pictures[: settings.pop("pictures")], list(range(settings.pop("seeds")))
     block = subject.settings["block"]
     if settings.pop("dose", False):
         settings["dose"] = doses(len(found.channels), len(dit.blocks) - block)
+    if part.experiment in ("tokens", "timestep", "origin"):  # the others take the size from the pictures
+        settings |= {"height": pixels, "width": pixels}
     if part.experiment == "tokens":
         settings["onset"] = found.onset
     if part.experiment == "guidance":

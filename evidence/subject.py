@@ -44,7 +44,9 @@ def find_subject(
     Its outcome is how far the largest massive channel stands out (ratio to the median channel), over prompts.
     """
     prompts = [r.prompt for r in detection]
-    acts = capture(dit, prompts, seeds=list(range(seeds)), steps=steps, progress=progress)
+    acts = capture(
+        dit, prompts, seeds=list(range(seeds)), steps=steps, height=folder.size, width=folder.size, progress=progress
+    )
     found = find_massive(acts)
     channels, massive = found.channels, bool(found.channels)
     if not massive:

@@ -15,10 +15,14 @@ CARD = "---\ndg_tools:\n  call:\n    max_sequence_length: 8\n---\n\n# toy\n"
 CHANNELS, BLOCK, VALUE = [3, 17], 1, 60.0  # planted
 
 
-def write(folder: Path, names: int = 24, held_out: int = 5) -> Path:
-    """`folder / toy`, an SD3 pipeline with two planted massive channels, and `folder / emoji`, sprites of 32 pixels."""
-    pipeline = tiny.sd3()
-    tiny.plant(pipeline, BLOCK, CHANNELS, VALUE)
+def write(folder: Path, names: int = 24, held_out: int = 5, family: str = "sd3") -> Path:
+    """`folder / toy`, an SD3 pipeline with two planted massive channels, and `folder / emoji`, sprites of 32 pixels.
+
+    Other families have nothing planted.
+    """
+    pipeline = tiny.PIPELINES[family]()
+    if family == "sd3":
+        tiny.plant(pipeline, BLOCK, CHANNELS, VALUE)
     model = folder / "toy"
     pipeline.save_pretrained(model)
     (model / "README.md").write_text(CARD, encoding="utf-8")
