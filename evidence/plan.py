@@ -98,14 +98,14 @@ PLAN: tuple[Part, ...] = (
     Part(
         "guidance",
         "guidance",
-        full={"pictures": 24, "seeds": 1, "steps": 20},
+        full={"pictures": 16, "seeds": 1, "steps": 20},
         quick={"pictures": 6, "seeds": 1, "steps": 8, "controls": 3},
         toy={"pictures": 4, "seeds": 1, "steps": 4, "controls": 1},
     ),
     Part(
         "guidance-held-out",
         "guidance",
-        full={"pictures": 16, "seeds": 1, "steps": 20},
+        full={"pictures": 12, "seeds": 1, "steps": 20},
         quick={"pictures": 6, "seeds": 1, "steps": 8, "controls": 3},
         toy={"pictures": 4, "seeds": 1, "steps": 4, "controls": 1},
         split="held_out",
