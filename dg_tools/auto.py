@@ -19,6 +19,7 @@ import platformdirs
 import torch
 import xarray as xr
 
+from dg_tools.families import BlockList
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.massive import find_massive
 from dg_tools.metrics import band_error
@@ -94,15 +95,18 @@ def statistics_at(dit: DiT, noised: dict[float, torch.Tensor], inputs: dict[str,
     names = ("mean", "abs_mean", "variance", "positive")
     seen: list[torch.Tensor] = []
 
-    def keep(module: torch.nn.Module, inputs: Any, output: tuple, at: int) -> None:
-        x = output[at].float()
+    def keep(module: torch.nn.Module, inputs: Any, output: Any, record: BlockList) -> None:
+        hidden = record.get(output, "image", tokens)
+        assert hidden is not None
+        x = hidden.float()
         found = (x.mean(1), x.abs().mean(1), x.var(1, unbiased=False), (x > 0).float().mean(1))
         seen.append(torch.stack(found).cpu())
 
     rows = []
     for sigma, z in noised.items():
+        tokens = dit.family.image_tokens(dit.transformer, z)
         seen.clear()
-        handles = [b.module.register_forward_hook(partial(keep, at=b.record.image)) for b in dit.blocks]
+        handles = [b.module.register_forward_hook(partial(keep, record=b.record)) for b in dit.blocks]
         try:
             with dit.running():
                 velocity(dit, z, sigma, inputs)

@@ -7,13 +7,13 @@ The pipeline combines what the transformer returns, u + s (c - u), and nothing o
 returns c' = c + (w / s) (c - d) in the place of c, and the pipeline's own sum becomes u + s (c - u) + w (c - d).
 
 The disrupted rows d come from a fork inside the same forward (`fork`), or, where something else acts on the blocks,
-from a rerun of the blocks after the disrupted one (`partial`), or, where a family forbids both, from a second forward.
+or the family's forward has no room for more rows (PixArt, Sana), from a rerun of the blocks after the disrupted one
+(`partial`), or, where a family forbids both, from a second forward.
 Outside of the guider's window the unconditional pass is left out and c returned in its place: then u + s (c - u) is c.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 import torch
 
-from dg_tools.fork import foreign_hooks, forked
+from dg_tools.fork import each, foreign_hooks, forked
 from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import attached, bind
 from dg_tools.models import DiT, load
 from dg_tools.partial import BETWEEN_BLOCKS, starting_after, why_not
-from dg_tools.steps import Call, Clock
+from dg_tools.steps import Call, Clock, callers_scale
 
 logger = logging.getLogger("dg_tools")
 
@@ -74,22 +74,6 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
                 dit.transformer.forward = own
 
 
-def callers_scale(dit: DiT) -> float | None:
-    """The CFG scale of the pipeline call that is running, read from the call itself; None outside of one.
-
-    FLUX keeps its true CFG scale nowhere but among the local variables of its `__call__`.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        found = frame.f_locals
-        if frame.f_code.co_name == "__call__" and found.get("self") is dit.pipeline:
-            scale = float(found[dit.family.guidance_argument])
-            guided = found.get("do_true_cfg", scale > 1)  # FLUX needs a negative prompt as well
-            return scale if guided else 1.0
-        frame = frame.f_back
-    return None
-
-
 class Fold:
     """Stands for the transformer's forward while the context is open."""
 
@@ -123,7 +107,7 @@ class Fold:
 
     def check(self) -> None:
         """Which scale does the caller use, and does the guider agree?"""
-        scale = callers_scale(self.dit)
+        scale = callers_scale(self.dit.pipeline, self.dit.family)
         if scale is not None and self.guider.scale_is_set and abs(scale - self.guider.guidance_scale) > 1e-6:
             raise ValueError(
                 f"the pipeline is called with {self.dit.family.guidance_argument}={scale:g}, the guider says "
@@ -131,6 +115,14 @@ class Fold:
             )
         self.scale = self.guider.guidance_scale if scale is None else scale
         self.guider.check_window(self.steps)
+        config = self.dit.transformer.config
+        if self.guider.guidance_rescale > 0 and getattr(config, "out_channels", None) == 2 * config.in_channels:
+            raise ValueError(
+                f"guidance_rescale={self.guider.guidance_rescale} matches standard deviations, and half of what this "
+                "transformer returns is a variance that is not guided: leave it out"
+            )
+        if self.dit.family.rescaling and self.scale > 1 and self.guider.detail_guidance_scale:
+            self.say(self.dit.family.rescaling)
 
     @property
     def steps(self) -> int:
@@ -184,20 +176,29 @@ class Fold:
             self.cond, self.disrupted = self.forward(**inputs)[0], None
             return self.cond
         self.cond, self.disrupted = self.both(inputs, call)
+        if self.deferred:
+            return self.cond
         if self.guider.guidance_rescale > 0:
-            sequential = self.dit.family.rows == "sequential" and self.scale > 1
-            return self.cond if sequential else self.guided.forward(self.cond, None, self.disrupted).pred
+            return self.guided.forward(self.cond, None, self.disrupted).pred
         return self.cond if self.disrupted is None else self.folded(self.cond, self.disrupted)
 
     def unconditional(self, inputs: dict[str, Any], inside: bool) -> torch.Tensor:
-        """u; outside of the window c instead; with a rescale u' such that u' + s (c - u') is the rescaled result."""
+        """u; outside of the window c instead; where deferred u' such that u' + s (c - u') is the wanted result."""
         if not inside and self.cond is not None:
             return self.cond
         uncond = self.forward(**inputs)[0]
-        if self.guider.guidance_rescale > 0 and self.cond is not None:
+        if self.deferred and self.cond is not None:
             wanted = self.guided.forward(self.cond, uncond, self.disrupted).pred
             return (self.scale * self.cond - wanted) / (self.scale - 1)
         return uncond
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the unconditional call takes the whole change: what follows needs c, or all three predictions."""
+        if self.dit.family.rows != "sequential" or self.scale <= 1:
+            return False
+        rescaled = self.dit.family.rescaling and self.guider.detail_guidance_scale
+        return bool(self.guider.guidance_rescale > 0 or rescaled)
 
     # -- the disrupted prediction -------------------------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class Fold:
         if way != "whole" and reason:
             self.say(f"the disrupted pass runs whole, because {reason}")
             way = "whole"
-        if way == "fork" and self.alone:
+        if way == "fork" and self.dit.family.fork and self.alone:
             return self.fork(inputs, call)
         return self.whole(inputs, call) if way == "whole" else self.partial(inputs, call)
 
@@ -241,7 +242,7 @@ class Fold:
 
     def alone_call(self, call: Call) -> Call:
         """The call as the disrupted rows see it: all of them conditional."""
-        return Call(call.step, call.timestep, call.sigma, "cond", slice(None), slice(0, 0))
+        return Call(call.step, call.timestep, call.sigma, "cond", slice(None), slice(0, 0), call.image_tokens)
 
     def edit(self, call: Call) -> Any:
         """The disruption of a block's output, as the block returns it."""
@@ -261,10 +262,10 @@ class Fold:
     def partial(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """The disrupted block's clean output is kept, and a second forward starts from it."""
         transformer, block = self.dit.transformer, self.guider.disrupt.block  # type: ignore[union-attr]
-        kept: list[tuple] = []
+        kept: list[Any] = []
 
-        def keep(module: torch.nn.Module, args: Any, output: tuple) -> None:
-            kept.append(tuple(None if x is None else x[call.cond] for x in output))
+        def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+            kept.append(each(output, lambda x: x[call.cond]))
 
         # first of all hooks there: what the block gave before any edit, which acts in the second forward again
         handle = self.dit.block(block).module.register_forward_hook(keep, prepend=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dg_tools.families import Family
+from dg_tools.families import Family, bind
 
 
 def reads_any_rows(hook: Callable) -> Callable:
@@ -32,16 +32,23 @@ def foreign_hooks(transformer: torch.nn.Module, family: Family) -> bool:
     return False
 
 
+def each(output: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """`function` of every tensor in what a block returned: a tensor, or a tuple that may hold None."""
+    if isinstance(output, torch.Tensor):
+        return function(output)
+    return tuple(None if x is None else function(x) for x in output)
+
+
 def grown(value: Any, rows: int, copied: slice) -> Any:
     """A tensor of `rows` rows with the copied rows appended; anything else as it is."""
-    if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[0] == rows:
+    if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows:
         return torch.cat([value, value[copied]])
     return value
 
 
 @contextmanager
 def forked(
-    transformer: torch.nn.Module, family: Family, block: int, rows: int, copied: slice, edit: Callable[[tuple], tuple]
+    transformer: torch.nn.Module, family: Family, block: int, rows: int, copied: slice, edit: Callable[[Any], Any]
 ) -> Iterator[None]:
     """A forward inside of `rows` rows returns more: after its own rows the copied ones, with `edit` after `block`.
 
@@ -53,13 +60,15 @@ def forked(
         edit: the copied rows of the block's output, as the block returns them, disrupted.
     """
 
-    def split(module: torch.nn.Module, inputs: Any, output: tuple) -> tuple:
-        edited = edit(tuple(None if x is None else x[copied] for x in output))
+    def split(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
+        edited = edit(each(output, lambda x: x[copied]))
+        if isinstance(output, torch.Tensor):
+            return torch.cat([output, edited])
         return tuple(None if x is None else torch.cat([x, y]) for x, y in zip(output, edited, strict=True))
 
     def grow(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        given = {k: grown(v, rows, copied) if k in family.conditioning else v for k, v in kwargs.items()}
-        return args, given
+        named = bind(module, args, kwargs)
+        return (), {k: grown(v, rows, copied) if k in family.conditioning else v for k, v in named.items()}
 
     def grow_tail(module: torch.nn.Module, args: tuple) -> tuple:
         return tuple(grown(x, rows, copied) for x in args)
@@ -69,6 +78,6 @@ def forked(
         stack.callback(modules[block].register_forward_hook(split).remove)
         for module in modules[block + 1 :]:
             stack.callback(module.register_forward_pre_hook(grow, with_kwargs=True).remove)
-        tail = transformer.get_submodule(family.tail)
-        stack.callback(tail.register_forward_pre_hook(grow_tail).remove)
+        for path in (family.tail, *family.tail_conditioning):
+            stack.callback(transformer.get_submodule(path).register_forward_pre_hook(grow_tail).remove)
         yield

@@ -30,6 +30,8 @@ from dg_tools.partial import starting_after, why_not
 from dg_tools.profiles import PUBLISHED, read_profile
 from dg_tools.steps import Call
 
+logger = logging.getLogger("dg_tools")
+
 
 @contextmanager
 def without_experimental_notice() -> Iterator[None]:
@@ -149,7 +151,7 @@ class DetailGuidance(BaseGuidance):
         self.detail_guidance_start, self.detail_guidance_stop = detail_guidance_start, detail_guidance_stop
         self.guidance_rescale = guidance_rescale
         self._disarm: Callable[[], None] | None = None
-        self._kept: tuple | None = None  # the disrupted block's output in this step's conditional pass
+        self._kept: Any = None  # the disrupted block's output in this step's conditional pass
         self.register_to_config(
             guidance_scale=guidance_scale,
             detail_guidance_scale=self.detail_guidance_scale,
@@ -274,7 +276,9 @@ class DetailGuidance(BaseGuidance):
         assert self.disrupt is not None
         own, forward = denoiser.__dict__.get("forward"), denoiser.forward
         timestep = float(self._timestep)
-        call = Call(self._step, timestep, timestep / 1000.0, "cond", slice(None), slice(0, 0))
+        family = family_of(denoiser)
+        if family.rescaling and self._count_prepared == 1 and self._step == 0:
+            logger.warning(family.rescaling)
 
         def disarm() -> None:
             if own is None:
@@ -285,7 +289,9 @@ class DetailGuidance(BaseGuidance):
         def once(*args: Any, **kwargs: Any) -> Any:
             self.cleanup_models(denoiser)
             inputs = bind(denoiser, args, kwargs)
-            whole = (why_not(family_of(denoiser), inputs) or self.disrupt.why_whole) is not None  # type: ignore[union-attr]
+            tokens = family.image_tokens(denoiser, inputs["hidden_states"])
+            call = Call(self._step, timestep, timestep / 1000.0, "cond", slice(None), slice(0, 0), tokens)
+            whole = (why_not(family, inputs) or self.disrupt.why_whole) is not None  # type: ignore[union-attr]
             disrupted = name == "pred_disrupted"
             with self._disrupting(denoiser, call, whole, inputs) if disrupted else self._keeping(denoiser, whole):
                 return forward(*args, **kwargs)
@@ -299,7 +305,7 @@ class DetailGuidance(BaseGuidance):
         family = family_of(denoiser)
         block = [module for _, _, module in family.blocks(denoiser)][self.disrupt.block]  # type: ignore[union-attr]
 
-        def keep(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
+        def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             self._kept = output
 
         handle = block.register_forward_hook(keep, prepend=True)

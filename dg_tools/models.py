@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dg_tools.families import BlockList, Family, family_of
+from dg_tools.families import BlockList, Family, bind, family_of
 from dg_tools.profiles import check_profile, read_profile
 
 logger = logging.getLogger("dg_tools")
@@ -202,11 +202,23 @@ class Block:
         return envoy[self.index - self.dit.first_index(self.record)]
 
     @property
+    def conditioning(self) -> torch.Tensor:
+        """What the block's AdaLN is given, (rows, channels): the time-text embedding. For reading, before the rest."""
+        return bind(self.module, *self._envoy(0, "conditioning").inputs)[self.dit.family.embedding]
+
+    @property
     def modulation(self) -> dict[str, torch.Tensor]:
         """AdaLN shift, scale and gate chunks by name, each (rows, channels). For reading."""
-        linear = getattr(self._envoy(0, "modulation"), self.record.norm).linear
-        names = self.record.chunks(self.module)
-        return dict(zip(names, linear.output.chunk(len(names), dim=1), strict=True))
+        envoy, record = self._envoy(0, "modulation"), self.record
+        if record.adaln is not None:
+            value = part_of(envoy, record.adaln).output
+        else:
+            value = bind(self.module, *envoy.inputs)[record.given]
+        chunks = record.as_chunks(self.module, value, self.dit.width)
+        if (added := record.added(self.module)) is not None:
+            chunks = added + chunks
+        names = record.chunks(self.module)
+        return {name: chunks[:, i] for i, name in enumerate(names) if name is not None}
 
     @property
     def gates(self) -> dict[str, torch.Tensor]:
@@ -218,24 +230,29 @@ class Block:
         """What attention gives the image stream, before its gate: (rows, tokens, channels). For reading."""
         if self.record.attn is None:
             raise AttributeError(f"{self!r} writes attention and MLP in one projection: read .mlp")
-        output = getattr(self._envoy(1, "attn"), self.record.attn).output
-        return output[0] if isinstance(output, tuple) else output
+        output = part_of(self._envoy(1, "attn"), self.record.attn).output
+        return self._of_image(output[0] if isinstance(output, tuple) else output)
 
     @property
     def mlp(self) -> torch.Tensor:
         """What the MLP gives the image stream, before its gate: (rows, tokens, channels). For reading."""
-        output = getattr(self._envoy(2, "mlp"), self.record.mlp).output
-        if self.record.mlp_is_concatenated:
-            return output[:, -self.dit.image_tokens_now() :]
-        return output
+        if self.record.mlp is None:
+            raise AttributeError(f"{self!r} runs its MLP more than once, and a trace cannot tell which run is which")
+        return self._of_image(part_of(self._envoy(2, "mlp"), self.record.mlp).output)
+
+    def _of_image(self, output: torch.Tensor) -> torch.Tensor:
+        """The image tokens of what a branch gives; a convolution's output (rows, channels, y, x) as tokens."""
+        if output.ndim == 4:
+            return output.flatten(2).transpose(1, 2)
+        return output[:, -self.dit.image_tokens_now() :] if self.record.mlp_is_concatenated else output
 
     @property
-    def output(self) -> tuple:
+    def output(self) -> Any:
         """What the block returns, as it returns it (the record says where the streams are). Read or assign whole."""
         return self._envoy(3, "output").output
 
     @output.setter
-    def output(self, value: tuple) -> None:
+    def output(self, value: Any) -> None:
         self._envoy(3, "output").output = value
 
     @property
@@ -249,12 +266,21 @@ class Block:
 
     @property
     def text(self) -> torch.Tensor | None:
-        """Hidden states of the text stream at the block's output; None after SD3's last block."""
+        """Hidden states of the text stream at the block's output; None where there are none (SD3's last block, and
+        families that only attend to the text).
+        """
         return self._envoy(3, "text").text
 
     @text.setter
     def text(self, value: torch.Tensor) -> None:
         self._envoy(3, "text").text = value
+
+
+def part_of(module: Any, path: str) -> Any:
+    """A part of a module, or of its nnsight envoy, by a path such as `norm1.linear` or `img_mod.1`."""
+    for name in path.split("."):
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    return module
 
 
 class DiT:
@@ -286,17 +312,26 @@ class DiT:
             )
         check_not_compiled(transformer)
         self.pipeline, self.transformer = pipeline, transformer
-        self.family = family or family_of(transformer)
+        self.family = family or family_of(transformer, pipeline)
         self.call, self.profile = call or {}, profile
         self.lock = threading.RLock()
+        if getattr(pipeline, "transformer_2", None) is not None:
+            raise ValueError(
+                f"this {type(pipeline).__name__} hands over to a second transformer within a run; dg_tools looks into "
+                "one only"
+            )
+        for part, facts in ((transformer, self.family.config), (pipeline, self.family.pipeline_config)):
+            for name, value in facts:
+                if (is_ := getattr(part.config, name, value)) != value:
+                    raise ValueError(
+                        f"family {self.family.name!r} is about {name}={value!r}; this {type(part).__name__} has {is_!r}"
+                    )
         check_record(self.family, transformer)
         self.blocks = [
             Block(self, i, name, record, module)
             for i, (name, record, module) in enumerate(self.family.blocks(transformer))
         ]
-        first = self.blocks[0]
-        linear = getattr(first.module, first.record.norm).linear
-        self.width = linear.out_features // len(first.record.chunks(first.module))
+        self.width = self.family.width(transformer)
         if profile is not None:
             check_profile(profile, self.sites, self.width)
         self._run: Any = None
@@ -339,24 +374,48 @@ class DiT:
     @property
     def pixels_per_token(self) -> int:
         """Pixels along one side of an image token."""
-        packing = self.family.packing or self.transformer.config.patch_size
-        return self.pipeline.vae_scale_factor * packing
+        return self.vae_scale_factor * self.family.patch(self.transformer)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels along one side of a latent pixel."""
+        for name in ("vae_scale_factor", "vae_scale_factor_spatial"):
+            if hasattr(self.pipeline, name):
+                return getattr(self.pipeline, name)
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    @property
+    def takes(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the pipeline's call, by name."""
+        return inspect.signature(self.pipeline.__call__).parameters
+
+    def default_side(self, which: str) -> int:
+        """The pipeline's default height or width in pixels."""
+        stated = self.takes[which].default if which in self.takes else None
+        size: int = getattr(self.pipeline, "default_sample_size", 0) or self.transformer.config.sample_size
+        return stated or size * self.vae_scale_factor
 
     def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Height and width in pixels, the pipeline's default where None.
 
         Raises:
-            ValueError: no multiple of the token size, or more tokens than the position table holds.
+            ValueError: no multiple of the token size, more tokens than the position table holds, or another size than
+                the only one that the pipeline makes.
         """
-        default = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-        height, width = height or default, width or default
+        defaults = self.default_side("height"), self.default_side("width")
+        height, width = height or defaults[0], width or defaults[1]
+        if "height" not in self.takes and (height, width) != defaults:
+            raise ValueError(
+                f"size {height} x {width} asked for; {type(self.pipeline).__name__} makes {defaults[0]} x "
+                f"{defaults[1]} only: leave height and width out"
+            )
         step = self.pixels_per_token
         if height % step or width % step or height < step or width < step:
             raise ValueError(
                 f"size {height} x {width} asked for; both sides must be multiples of {step} pixels (one image token), "
                 f"such as {max(step, height // step * step)} x {max(step, width // step * step)}"
             )
-        most = getattr(self.transformer.config, "pos_embed_max_size", None)
+        most = self.family.most_tokens(self.transformer)
         if most and max(height, width) > most * step:
             raise ValueError(f"size {height} x {width} asked for; this transformer's positions end at {most * step}")
         return height, width
@@ -407,13 +466,13 @@ class DiT:
     @property
     def default_steps(self) -> int:
         """Denoising steps of the pipeline's own call."""
-        return inspect.signature(self.pipeline.__call__).parameters["num_inference_steps"].default
+        return self.takes["num_inference_steps"].default
 
     # -- one pipeline call ------------------------------------------------------------------------------------------
 
     def arguments(
         self,
-        prompt: str | list[str],
+        prompt: str | int | list[str] | list[int],
         *,
         seed: int | list[int] | torch.Generator = 0,
         steps: int | None = None,
@@ -423,11 +482,18 @@ class DiT:
         negative_prompt: str | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Arguments of one call of the pipeline; `guidance_scale` is the usual CFG scale s (1 = off)."""
+        """Arguments of one call of the pipeline; `guidance_scale` is the usual CFG scale s (1 = off).
+
+        A `prompt` of a class-conditional pipeline is a class number, or a name that the pipeline knows it by.
+
+        Raises:
+            ValueError: a size, a count of steps, a prompt or a negative prompt that the pipeline cannot take.
+        """
         height, width = self.size(height, width)
         if steps is not None and steps < 1:
             raise ValueError(f"steps={steps} asked for; at least 1 is needed")
-        count = 1 if isinstance(prompt, str) else len(prompt)
+        single = isinstance(prompt, str | int)
+        count = 1 if single else len(prompt)  # type: ignore[arg-type]
         if count == 0:
             raise ValueError("no prompt: pass a string or a list with at least one")
         if isinstance(seed, torch.Generator):
@@ -437,16 +503,46 @@ class DiT:
             if len(seeds) != count:
                 raise ValueError(f"{len(seeds)} seeds for {count} prompts: pass one seed, or one for each prompt")
             generator = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-            generator = generator[0] if isinstance(prompt, str) else generator
-        made = {**self.call, "prompt": prompt, "height": height, "width": width, "generator": generator}
+            generator = generator[0] if single else generator
+        asked = {self.family.prompt: self.prompts(prompt), "generator": generator}
+        made = {**self.family.call, **self.call, **asked}
+        if "height" in self.takes:
+            made |= {"height": height, "width": width}
         if steps is not None:
             made["num_inference_steps"] = steps
         made[self.family.guidance_argument] = guidance_scale
-        if guidance_scale > 1:
-            made["negative_prompt"] = (negative_prompt or "") if count == 1 else [negative_prompt or ""] * count
-            if isinstance(prompt, list):
-                made["negative_prompt"] = [negative_prompt or ""] * count
+        if negative_prompt and not self.family.negative_prompt:
+            raise ValueError(f"{type(self.pipeline).__name__} takes no negative_prompt: leave it out")
+        if guidance_scale > 1 and self.family.negative_prompt:
+            made["negative_prompt"] = (negative_prompt or "") if single else [negative_prompt or ""] * count
+        self.check_call(kwargs)
         return {**made, **kwargs}
+
+    def prompts(self, prompt: Any) -> Any:
+        """Prompts as the pipeline takes them: words, or a list of class numbers.
+
+        Raises:
+            ValueError: no class of that number, or none of that name.
+        """
+        if self.family.prompt == "prompt":
+            return prompt
+        made = []
+        for one in prompt if isinstance(prompt, list | tuple | range) else [prompt]:
+            labels, count = getattr(self.pipeline, "labels", {}), self.transformer.config.num_embeds_ada_norm
+            number = labels.get(one) if isinstance(one, str) else one
+            if number is None or not 0 <= number < count:
+                known = (
+                    f"and {len(labels)} names, such as {next(iter(labels))!r}" if labels else "and it knows no names"
+                )
+                raise ValueError(f"class {one!r} asked for; there are 0 to {count - 1}, {known}")
+            made.append(int(number))
+        return made
+
+    def check_call(self, kwargs: dict[str, Any]) -> None:
+        """Raise ValueError for an argument that this toolkit needs to be otherwise."""
+        for name, value in self.family.call.items():
+            if kwargs.get(name, value) != value:
+                raise ValueError(f"{name}={kwargs[name]!r} asked for; with family {self.family.name!r} it is {value!r}")
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -497,7 +593,7 @@ class DiT:
         from dg_tools.tracing import RunTracer
 
         arguments = self.arguments(prompt, **kwargs)
-        prompt, guided = arguments.pop("prompt"), arguments[self.family.guidance_argument] > 1
+        prompt, guided = arguments.pop(self.family.prompt), arguments[self.family.guidance_argument] > 1
         return self.nnsight.trace(prompt, tracer_cls=lambda *a, **k: RunTracer(self, guided, *a, **k), **arguments)
 
     def guard(self, index: int, rank: int, what: str) -> None:
@@ -517,20 +613,26 @@ def check_record(family: Family, transformer: torch.nn.Module) -> None:
     def wrong(message: str) -> ValueError:
         return ValueError(f"{type(transformer).__name__} does not match family record {family.name!r}: {message}")
 
-    widths = set()
+    width = family.width(transformer)
     for record in family.lists:
         if not hasattr(transformer, record.path):
             raise wrong(f"there is no block list {record.path!r}")
     for name, record, block in family.blocks(transformer):
-        for part in filter(None, (record.norm, record.attn, record.mlp)):
-            if getattr(block, part, None) is None:
-                raise wrong(f"block {name} has no {part!r}")
-        linear = getattr(getattr(block, record.norm), "linear", None)
-        if linear is None:
-            raise wrong(f"block {name}'s {record.norm} has no linear")
+        for path in filter(None, (record.adaln, record.attn, record.mlp)):
+            try:
+                part = part_of(block, path)
+            except (AttributeError, IndexError):
+                part = None
+            if part is None:
+                raise wrong(f"block {name} has no {path!r}")
         chunks = record.chunks(block)
-        if linear.out_features % len(chunks):
-            raise wrong(f"block {name}: {linear.out_features} AdaLN outputs are no {len(chunks)} chunks")
-        widths.add(linear.out_features // len(chunks))
-    if len(widths) != 1:
-        raise wrong(f"blocks of {sorted(widths) or 'no'} widths")
+        if record.adaln is not None:
+            size = part_of(block, record.adaln).out_features
+            if size != width * len(chunks):
+                raise wrong(f"block {name}: {size} AdaLN outputs are no {len(chunks)} chunks of {width}")
+        elif record.given not in inspect.signature(type(block).forward).parameters:
+            raise wrong(f"block {name} takes no {record.given!r}")
+        if (added := record.added(block)) is not None and tuple(added.shape[-2:]) != (len(chunks), width):
+            raise wrong(
+                f"block {name}: its {record.table} is {tuple(added.shape)}, not {len(chunks)} chunks of {width}"
+            )

@@ -50,7 +50,15 @@ def conditions(
     """The transformer's inputs for these prompts, without CFG, but for `hidden_states` and `timestep`.
 
     `kwargs` go to the pipeline's call.
+
+    Raises:
+        ValueError: a family that predicts noise: z_t = (1 - sigma) x + sigma noise is nothing that it has seen.
     """
+    if dit.family.prediction != "velocity":
+        raise ValueError(
+            f"family {dit.family.name!r} predicts {dit.family.prediction}: one-step experiments are for velocities, at "
+            "z_t = (1 - sigma) x + sigma noise; generate, capture, edits and guidance work"
+        )
     found = first_call(dit, prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
     return without_state(found)
 
@@ -78,7 +86,7 @@ def velocity(dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any
     made = dit.transformer(**{**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False})[
         0
     ]
-    factor = dit.pipeline.vae_scale_factor
+    factor = dit.vae_scale_factor
     return spatial(dit, made, height * factor, width * factor)
 
 
@@ -102,7 +110,7 @@ def donor(
         **kwargs: to the pipeline's call.
     """
     dit.block(block)
-    factor = dit.pipeline.vae_scale_factor
+    factor = dit.vae_scale_factor
     height, width = (side * factor for side in noised.shape[-2:])
     call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
     inputs = conditions(dit, prompts, height, width, **kwargs)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dg_tools.families import Family
+from dg_tools.families import BlockList, Family, bind
 
 BETWEEN_BLOCKS = (  # inputs that add to, or leave out, blocks by position: the stub would shift them
     "block_controlnet_hidden_states",
@@ -22,17 +22,46 @@ BETWEEN_BLOCKS = (  # inputs that add to, or leave out, blocks by position: the 
 )
 
 
-class Stored(torch.nn.Module):
-    """Stands for a block and returns what that gave beforehand; hooks on the block (edits, readers) act on it too."""
+class StandIn(torch.nn.Module):
+    """In the place of a block; what else is asked of it, the block answers: DiT's forward reads an embedding there."""
 
-    def __init__(self, output: tuple, block: torch.nn.Module) -> None:
+    def __init__(self, block: torch.nn.Module) -> None:
         super().__init__()
+        self.__dict__["block"] = block  # not a part
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["block"], name)
+
+
+class Stored(StandIn):
+    """Returns what its block gave beforehand; hooks on the block (edits, readers) act on it too."""
+
+    def __init__(self, output: Any, block: torch.nn.Module) -> None:
+        super().__init__(block)
         self.output = output
         self._forward_hooks.update(block._forward_hooks)
         self._forward_hooks_with_kwargs.update(block._forward_hooks_with_kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.output
+
+
+class Passed(StandIn):
+    """Gives on what it is given: the lists keep their lengths, which Chroma's forward counts its modulations by."""
+
+    def __init__(self, block: torch.nn.Module, record: BlockList) -> None:
+        super().__init__(block)
+        self.__dict__["record"] = record
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = bind(self.block, args, kwargs)
+        if self.record.returns != "tuple":
+            return given["hidden_states"]
+        both = {self.record.image: given["hidden_states"], self.record.text: given["encoder_hidden_states"]}
+        return both[0], both[1]
 
 
 def why_not(family: Family, inputs: dict[str, Any]) -> str | None:
@@ -45,7 +74,7 @@ def why_not(family: Family, inputs: dict[str, Any]) -> str | None:
 
 @contextmanager
 def starting_after(
-    transformer: torch.nn.Module, family: Family, block: int, output: tuple, edit: Callable[[tuple], tuple]
+    transformer: torch.nn.Module, family: Family, block: int, output: Any, edit: Callable[[Any], Any]
 ) -> Iterator[None]:
     """A forward inside begins with `edit(output)` as the output of `block`; the block lists are put back afterwards."""
     kept = {record.path: transformer._modules[record.path] for record in family.lists}
@@ -55,12 +84,13 @@ def starting_after(
             modules = list(getattr(transformer, record.path))
             at = block - first
             first += len(modules)
+            before: list[torch.nn.Module] = [Passed(module, record) for module in modules[: max(at, 0)]]
             if 0 <= at < len(modules):
                 stub = Stored(output, modules[at])
                 stub.register_forward_hook(lambda module, inputs, given: edit(given))  # after all others
-                modules = [stub, *modules[at + 1 :]]
+                modules = [*before, stub, *modules[at + 1 :]]
             elif at >= len(modules):
-                modules = []
+                modules = before
             transformer._modules[record.path] = torch.nn.ModuleList(modules)
         yield
     finally:

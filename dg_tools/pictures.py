@@ -10,30 +10,26 @@ from dg_tools.models import DiT
 
 
 def spatial(dit: DiT, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Latents as (N, C, H, W); FLUX pipelines pack 2 x 2 of them into tokens."""
-    if latents.ndim == 4:
-        return latents
-    return dit.pipeline._unpack_latents(latents, height, width, dit.pipeline.vae_scale_factor)
+    """Latents as (N, C, H, W) of what the transformer takes or gives; height and width are the picture's."""
+    return dit.family.latents.unpack(dit.pipeline, latents, height, width)
 
 
 @torch.no_grad()
 def decode(dit: DiT, latents: torch.Tensor, output_type: str = "pil") -> Any:
     """Pictures of latents (N, C, H, W), by the pipeline's own steps."""
-    config = dit.pipeline.vae.config
-    scaled = latents / config.scaling_factor + config.shift_factor
-    decoded = dit.pipeline.vae.decode(scaled.to(dit.pipeline.vae.dtype), return_dict=False)[0]
-    return dit.pipeline.image_processor.postprocess(decoded, output_type=output_type)
+    from diffusers.image_processor import VaeImageProcessor
+
+    processor = getattr(dit.pipeline, "image_processor", None) or VaeImageProcessor()
+    return processor.postprocess(dit.family.latents.decode(dit.pipeline, latents), output_type=output_type)
 
 
 @torch.no_grad()
 def encode(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
     """Latents (N, C, h, w) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean, as the transformer takes it."""
     vae = dit.pipeline.vae
-    mean = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode()
-    return (mean - vae.config.shift_factor) * vae.config.scaling_factor
+    return dit.family.latents.encode(dit.pipeline, pictures.to(vae.device, vae.dtype))
 
 
 def packed(dit: DiT, latents: torch.Tensor) -> torch.Tensor:
     """Latents (N, C, H, W) as the transformer takes them; `spatial` undoes it."""
-    given = latents.to(dit.dtype)
-    return dit.pipeline._pack_latents(given, *given.shape) if dit.family.packing else given
+    return dit.family.latents.pack(dit.pipeline, latents.to(dit.dtype))

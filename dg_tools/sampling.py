@@ -20,7 +20,7 @@ from dg_tools.guidance import DetailGuidance
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models import DiT
 from dg_tools.partial import Stored
-from dg_tools.steps import Clock
+from dg_tools.steps import Clock, after_each_step
 
 
 @dataclass
@@ -61,7 +61,7 @@ def windowed(guidance: BaseGuidance | None) -> DetailGuidance | None:
 
 
 def check(
-    dit: DiT, edits: Sequence[Disrupt], guidance: BaseGuidance | None, steps: int, height: int, width: int
+    dit: DiT, edits: Sequence[Disrupt], guidance: BaseGuidance | None, steps: int, height: int | None, width: int | None
 ) -> None:
     """Raise before the first forward for edits or guidance that this run cannot have."""
     if steps < 1:
@@ -84,7 +84,7 @@ def run(
     on_step: Callable[[int], None] | None = None,
     **arguments: Any,
 ) -> tuple[torch.Tensor, Count]:
-    """Latents of one pipeline call, as the pipeline returns them, and what it cost.
+    """Latents of one pipeline call, as its scheduler leaves them, and what it cost.
 
     Args:
         dit: the model; its lock is held, so a second thread waits.
@@ -98,21 +98,26 @@ def run(
         kept = {k: v for k, v in arguments.items() if k not in ("seed", "generator", "latents")}
         guidance = guidance.resolved(dit, **kept)
     made = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
-    check(dit, edits, guidance, made.get("num_inference_steps", dit.default_steps), made["height"], made["width"])
+    check(
+        dit, edits, guidance, made.get("num_inference_steps", dit.default_steps), made.get("height"), made.get("width")
+    )
     count = Count()
 
     def count_forward(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
         count.forwards += output.shape[0]
 
     @reads_any_rows
-    def count_block(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
+    def count_block(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(module, Stored):
-            count.block_calls += output[1].shape[0]
+            first = output if isinstance(output, torch.Tensor) else next(x for x in output if x is not None)
+            count.block_calls += first.shape[0]
 
-    def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict) -> dict:
+    final: list[torch.Tensor] = []
+
+    def after_step(step: int, latents: torch.Tensor) -> None:
+        final[:] = [latents]
         if on_step is not None:
             on_step(step)
-        return tensors
 
     with dit.running(), ExitStack() as stack:
         tail = dit.transformer.get_submodule(dit.family.tail)
@@ -122,5 +127,9 @@ def run(
         stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))
         if inside := windowed(guidance):
             stack.enter_context(detail_guidance(dit, inside))
-        latents = dit.pipeline(**made, output_type="latent", callback_on_step_end=after_step).images
-    return latents, count
+        stack.enter_context(after_each_step(dit.pipeline, after_step))
+        given = dit.pipeline(**made, output_type="latent")[0]
+    if isinstance(given, torch.Tensor) and given.shape == final[-1].shape:
+        return given, count  # after a callback of the caller's own
+    pictures = len(made[dit.family.prompt]) if isinstance(made[dit.family.prompt], list) else 1
+    return final[-1][: pictures * made.get("num_images_per_prompt", 1)], count

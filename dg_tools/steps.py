@@ -7,6 +7,11 @@ own list; the branch from the row layout of the family.
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +33,7 @@ class Call:
         branch: `both` (rows [uncond, cond]), `cond`, `uncond`, or `other`: a further call at a step already seen, such
             as skip-layer guidance makes.
         cond, uncond: the row ranges of the two halves; empty where a half is absent.
+        image_tokens: how many there are; needed where a block returns text and image tokens in one sequence.
     """
 
     step: int | None
@@ -36,6 +42,7 @@ class Call:
     branch: Branch
     cond: slice
     uncond: slice
+    image_tokens: int | None = None
 
     def rows(self, which: Literal["all", "cond"]) -> slice:
         """The rows that `which` asks for."""
@@ -46,10 +53,13 @@ NOTHING = slice(0, 0)
 
 
 class Clock:
-    """Reads the calls of a pipeline's sampling runs; a new list of timesteps on the scheduler begins a new run."""
+    """Reads the calls of a pipeline's sampling runs; a new list of timesteps on the scheduler begins a new run.
 
-    def __init__(self, pipeline: Any, family: Family) -> None:
-        self.pipeline, self.family = pipeline, family
+    `guided` says whether the run has classifier-free guidance; None: the pipeline is asked at each call.
+    """
+
+    def __init__(self, pipeline: Any, family: Family, guided: bool | None = None) -> None:
+        self.pipeline, self.family, self.guided = pipeline, family, guided
         self._timesteps: torch.Tensor | None = None
         self._rows = 0
         self._cond_text = 0
@@ -59,7 +69,9 @@ class Clock:
         timesteps = self.pipeline.scheduler.timesteps
         if timesteps is not self._timesteps:
             self._timesteps = timesteps
-            self._rows, self._cond_text = inputs["hidden_states"].shape[0], inputs["encoder_hidden_states"].data_ptr()
+            self._rows = inputs["hidden_states"].shape[0]
+            if self.family.rows == "sequential":
+                self._cond_text = inputs["encoder_hidden_states"].data_ptr()
         given = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
         schedule = timesteps.double().cpu()
         step: int | None = int((schedule - given).abs().argmin())
@@ -69,16 +81,74 @@ class Clock:
             step = None
         rows = inputs["hidden_states"].shape[0]
         branch, cond, uncond = self._layout(inputs, rows)
-        sigma = self.pipeline.scheduler.sigmas[step].item() if step is not None else given / 1000.0
-        return Call(step, given, sigma, branch, cond, uncond)
+        tokens = self.family.image_tokens(self.pipeline.transformer, inputs["hidden_states"])
+        return Call(step, given, self._sigma(step, given), branch, cond, uncond, tokens)
+
+    def _sigma(self, step: int | None, given: float) -> float:
+        """The noise level: the share of noise in z_t = sqrt(1 - sigma^2) x + sigma noise where noise is predicted."""
+        if self.family.prediction == "noise":
+            kept = self.pipeline.scheduler.alphas_cumprod
+            return (1 - kept[min(max(round(given), 0), len(kept) - 1)]).sqrt().item()
+        return self.pipeline.scheduler.sigmas[step].item() if step is not None else given / 1000.0
+
+    def _guided(self) -> bool:
+        if self.guided is not None:
+            return self.guided
+        known = getattr(self.pipeline, "do_classifier_free_guidance", None)
+        return (callers_scale(self.pipeline, self.family) or 1) > 1 if known is None else known
 
     def _layout(self, inputs: dict[str, Any], rows: int) -> tuple[Branch, slice, slice]:
-        if self.family.rows == "batched":
-            if not self.pipeline.do_classifier_free_guidance:
+        if self.family.rows != "sequential":
+            if not self._guided():
                 return "cond", slice(0, rows), NOTHING
             if rows == self._rows:
-                return "both", slice(rows // 2, rows), slice(0, rows // 2)
+                halves = slice(0, rows // 2), slice(rows // 2, rows)
+                uncond, cond = halves if self.family.rows == "batched" else reversed(halves)
+                return "both", cond, uncond
             return "other", slice(0, rows), NOTHING
         if inputs["encoder_hidden_states"].data_ptr() == self._cond_text:
             return "cond", slice(0, rows), NOTHING
         return "uncond", NOTHING, slice(0, rows)
+
+
+def callers_scale(pipeline: Any, family: Family) -> float | None:
+    """The CFG scale of the pipeline call that is running, read from the call itself; None outside of one.
+
+    FLUX keeps its true CFG scale nowhere but among the local variables of its `__call__`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals
+        if frame.f_code.co_name == "__call__" and found.get("self") is pipeline:
+            scale = float(found[family.guidance_argument])
+            # FLUX needs a negative prompt as well, and a distilled FLUX.2 is not guided
+            own = getattr(pipeline, "do_classifier_free_guidance", scale > 1)
+            return scale if found.get("do_true_cfg", own) else 1.0
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    """Call `function(step, latents)` whenever the pipeline's scheduler has made a step.
+
+    Not every pipeline takes a callback, and what the callbacks are given differs. The latents are as the scheduler
+    returns them.
+    """
+    scheduler, count = pipeline.scheduler, itertools.count()
+    own, step = scheduler.__dict__.get("step"), scheduler.step
+
+    @functools.wraps(step)  # pipelines look at its signature
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        made = step(*args, **kwargs)
+        function(next(count), made[0])
+        return made
+
+    scheduler.step = stepping
+    try:
+        yield
+    finally:
+        if own is None:
+            del scheduler.step
+        else:
+            scheduler.step = own

@@ -1,7 +1,12 @@
-"""The family records against the full-size configurations, built on the meta device: no memory, no weights."""
+"""Every family beyond the first five pipelines, against the stock pipeline, plain hooks and a loop by hand; and the
+records of SD3 and FLUX.1 against full-size configurations, on the meta device."""
 
 from __future__ import annotations
 
+import copy
+import inspect
+
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -9,7 +14,10 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 
 import dg_tools as dg
 from dg_tools.families import FAMILIES, family_of
+from dg_tools.interventions import attached
 from dg_tools.models import check_record
+from dg_tools.sampling import run
+from dg_tools.steps import Call, after_each_step
 
 SD3 = {
     "sample_size": 128,
@@ -56,7 +64,7 @@ def test_full_size_configurations(name):
     assert (len(blocks), blocks[0][0], blocks[-1][0]) == (count, first, last)
     for site, record, block in blocks:
         chunks = record.chunks(block)
-        assert getattr(block, record.norm).linear.out_features == len(chunks) * width, site
+        assert block.get_submodule(record.adaln).out_features == len(chunks) * width, site
         assert {record.mlp_gate} <= set(chunks) and (record.attn is None or record.attn_gate in chunks)
 
 
@@ -84,3 +92,276 @@ def test_a_record_of_ones_own():
     mine = replace(FAMILIES[0], name="mine", transformer="MyTransformer2DModel")
     made = dg.generate(dg.load(pipeline, family=mine), "apple", edits=dg.Disrupt([3], 1), progress=False, **tiny.CALL)
     assert len(made.images) == 1
+
+
+# -- the families beyond SD3 and FLUX.1 -------------------------------------------------------------------------------
+
+TINY = tiny.families()
+OFF = [3, 7]
+CALL = Call(0, 999.0, 1.0, "cond", slice(None), slice(0, 0))
+
+
+class Subject:
+    """A tiny pipeline of one family, and its stock call."""
+
+    def __init__(self, name: str) -> None:
+        self.about = TINY[name]
+        self.dit = dg.load(self.about.pipeline())
+        self.call = {**self.about.SIZE, **self.about.CALL}
+
+    def arguments(self, s: float, prompt=None) -> dict:
+        """Of the pipeline's own call, written out here once more."""
+        words = prompt if prompt is not None else self.about.PROMPTS[0]
+        call = {k: v for k, v in self.call.items() if k != "steps"}
+        made = {**call, **self.about.STOCK, "num_inference_steps": self.call["steps"], "generator": seeded(5)}
+        made[getattr(self.about, "SCALE", "guidance_scale")] = s
+        if self.dit.family.prompt == "class_labels":
+            return {**made, "class_labels": [words]}
+        if s > 1 and getattr(self.about, "NEGATIVE", True):
+            made["negative_prompt"] = ""
+        return {**made, "prompt": words}
+
+    def stock(self, s: float, **kwargs):
+        """(latents that the scheduler left, pictures) of the pipeline's own call."""
+        scheduler, left = self.dit.pipeline.scheduler, []
+        step = scheduler.step
+
+        def keep(*args, **kwargs):
+            left.append(step(*args, **kwargs))
+            return left[-1]
+
+        keep.__signature__ = inspect.signature(step)
+        scheduler.step = keep
+        try:
+            pictures = self.dit.pipeline(**self.arguments(s), output_type="np", **kwargs)[0]
+        finally:
+            del scheduler.step
+        return left[-1][0][:1], pictures
+
+    def calls(self, s: float) -> list[dict]:
+        """The transformer's inputs in the stock call's first step, one dict a prediction: [cond] or [cond, uncond]."""
+        found = []
+
+        def keep(module, args, kwargs):
+            bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+            found.append({k: v for k, v in bound.items() if k not in ("self", "return_dict")})
+
+        handle = self.dit.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+        self.dit.pipeline(**self.arguments(s), output_type="latent")
+        handle.remove()
+        if s == 1:
+            return found[:1]
+        if self.about.HALVES is None:
+            return found[:2]
+
+        def half(i):
+            split = lambda v: v[i : i + 1] if isinstance(v, torch.Tensor) and v.ndim and v.shape[0] == 2 else v  # noqa: E731
+            return {k: split(v) for k, v in found[0].items()}
+
+        return [half(1), half(0)] if self.about.HALVES == "uncond, cond" else [half(0), half(1)]
+
+    def by_hand(self, s: float, w: float, block: int) -> torch.Tensor:
+        """Detail Guidance written out: separate calls of the transformer, a plain hook, the scheduler's own step."""
+        calls, dit = self.calls(s), self.dit
+        scheduler = copy.deepcopy(dit.pipeline.scheduler)
+        rewound(scheduler)
+        latents, module = calls[0]["hidden_states"], dit.blocks[block].module
+        channels = latents.shape[1] if latents.ndim > 3 else None
+        for t in scheduler.timesteps:
+            level = t.reshape(1) * (dit.family.timestep_scale / 1000.0)
+            level = level.to(calls[0]["timestep"].dtype).expand(calls[0]["timestep"].shape)
+
+            def predict(inputs, level=level, latents=latents):
+                with torch.no_grad():
+                    made = dit.transformer(**{**inputs, "hidden_states": latents, "timestep": level}, return_dict=False)
+                return made[0][:, :channels]
+
+            c = predict(calls[0])
+            u = predict(calls[1]) if s > 1 else c
+            handle = module.register_forward_hook(lambda m, i, o: self.about.zero(o, OFF, self.tokens))
+            d = predict(calls[0])
+            handle.remove()
+            made = c + (s - 1) * (c - u) + w * (c - d)
+            if s > 1 and hasattr(self.about, "afterwards"):
+                made = self.about.afterwards(made, c)
+            latents = scheduler.step(made, t, latents, return_dict=False)[0]
+        return latents
+
+    @property
+    def tokens(self) -> int:
+        return int(np.prod(self.dit.grid(self.call.get("height"), self.call.get("width"))))
+
+    @property
+    def ends(self) -> list[int]:
+        """The first block of every list, and the one before the last of all."""
+        firsts = [self.dit.first_index(record) for record in self.dit.family.lists]
+        return sorted({*firsts, len(self.dit.blocks) - 2})
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rewound(scheduler) -> None:
+    """At its first step again, with what multistep solvers keep thrown away."""
+    for name, value in vars(scheduler).items():
+        if name in ("model_outputs", "timestep_list"):
+            setattr(scheduler, name, [None] * len(value))
+    for name, value in {"_step_index": None, "lower_order_nums": 0, "last_sample": None}.items():
+        if hasattr(scheduler, name):
+            setattr(scheduler, name, value)
+
+
+@pytest.fixture(scope="module", params=list(TINY))
+def subject(request):
+    return Subject(request.param)
+
+
+def near(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).abs().max() / b.abs().max() < 1e-4)
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+def test_without_edits_the_stock_call_bit_for_bit(subject, s):
+    latents, pictures = subject.stock(s)
+    assert subject.dit.family is family_of(subject.dit.transformer)
+    prompt = subject.about.PROMPTS[0]
+    off = dg.DetailGuidance(s, 0.0, dg.Disrupt(OFF, 1))
+    for guidance in (dg.CFG(s) if s > 1 else None, off):
+        made = dg.generate(subject.dit, prompt, seed=5, guidance=guidance, progress=False, **subject.call)
+        ours, _ = run(subject.dit, prompt, seed=5, guidance=guidance, **subject.call)
+        assert torch.equal(ours, latents)
+        size = subject.dit.size(subject.call.get("height"), subject.call.get("width"))
+        assert made.latents.ndim == 4 and made.images[0].size == size[::-1]
+        theirs = np.asarray(pictures).reshape(*size, 3)
+        assert np.array_equal(np.asarray(made.images[0]), (theirs * 255).round().astype("uint8"))
+    for way in ("fork", "partial", "whole"):
+        with dg.detail_guidance(subject.dit.pipeline, off, force=True, way=way):
+            assert torch.equal(subject.stock(s)[0], latents)
+
+
+def test_disrupt_is_a_plain_hook(subject):
+    dit, clean = subject.dit, subject.stock(3.0)[0]
+    for block in subject.ends:
+        hook = lambda m, i, o: subject.about.zero(o, OFF, subject.tokens)  # noqa: E731
+        handle = dit.blocks[block].module.register_forward_hook(hook)
+        theirs, _ = subject.stock(3.0)
+        handle.remove()
+        edits, prompt = [dg.Disrupt(OFF, block)], subject.about.PROMPTS[0]
+        ours, _ = run(dit, prompt, seed=5, edits=edits, guidance=dg.CFG(3.0), **subject.call)
+        assert torch.equal(ours, theirs) and not near(ours, clean)
+    assert torch.equal(subject.stock(3.0)[0], clean)
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+def test_guidance_is_a_loop_by_hand(subject, s):
+    dit, prompt = subject.dit, subject.about.PROMPTS[0]
+    clean, steps = subject.stock(s)[0], subject.call["steps"]
+    for block in subject.ends:
+        theirs = subject.by_hand(s, 0.8, block)
+        guidance = dg.DetailGuidance(s, 0.8, dg.Disrupt(OFF, block))
+        ours, count = run(dit, prompt, seed=5, guidance=guidance, **subject.call)
+        assert near(ours, theirs) and not near(ours, clean)
+        blocks, rows = len(dit.blocks), 2 if s > 1 else 1
+        assert count.forwards == steps * (rows + 1)
+        assert count.block_calls == steps * (rows * blocks + blocks - block - 1)
+        for way in ("partial", "whole"):
+            with dg.detail_guidance(dit.pipeline, guidance, way=way):
+                assert near(subject.stock(s)[0], theirs)
+    both, _ = run(dit, list(subject.about.PROMPTS), seed=[5, 6], guidance=guidance, **subject.call)
+    assert near(both[:1], theirs) and not near(both[1:], both[:1])
+
+
+def test_the_fork_or_its_stated_absence(subject, caplog):
+    """One forward a step that grows in the middle, or two."""
+    dit, calls = subject.dit, []
+    hook = lambda m, i, o: calls.append(1)  # noqa: E731
+    handle = dit.transformer.get_submodule(dit.family.tail).register_forward_hook(hook)
+    guidance = dg.DetailGuidance(1.0, 0.8, dg.Disrupt(OFF, 1))
+    run(dit, subject.about.PROMPTS[0], seed=5, guidance=guidance, **subject.call)
+    handle.remove()
+    assert len(calls) == subject.call["steps"] * (1 if dit.family.fork else 2)
+
+
+def test_capture_and_trace(subject):
+    """Every block's means as plain hooks find them; gates as they act; a trace's edit as `Disrupt` makes it."""
+    dit, prompt, found = subject.dit, subject.about.PROMPTS[0], []
+
+    def keep(module, inputs, output):
+        # what is zeroed is what the family calls image, so the difference finds it
+        changed = subject.about.zero(output, list(range(dit.width)), subject.tokens)
+        pairs = [(output, changed)] if isinstance(output, torch.Tensor) else zip(output, changed, strict=True)
+        found.append(next(a[:, -subject.tokens :] for a, b in pairs if a is not None and not torch.equal(a, b)).clone())
+
+    handles = [b.module.register_forward_hook(keep) for b in dit.blocks]
+    made = dg.capture(dit, prompt, seeds=5, guidance=dg.CFG(3.0), rows="all", progress=False, **subject.call).data
+    for handle in handles:
+        handle.remove()
+    assert made.sizes["token"] >= subject.tokens and made.sizes["site"] == len(dit.blocks)
+    calls = 1 if subject.about.HALVES else 2
+    first = found[: calls * len(dit.blocks)]
+    for at in range(len(dit.blocks)):
+        if calls == 2:
+            rows = {"cond": first[at][0], "uncond": first[at + len(dit.blocks)][0]}
+        else:
+            names = subject.about.HALVES.split(", ")
+            rows = {name: first[at][i] for i, name in enumerate(names)}
+        for branch, hidden in rows.items():
+            ours = made["mean"].sel(stream="image", branch=branch).isel(site=at, step=0, prompt=0, seed=0)
+            assert np.allclose(ours, hidden.mean(0), atol=1e-5)
+    final = []
+    with after_each_step(dit.pipeline, lambda i, latents: final.append(latents)):
+        with dit.trace(prompt, seed=5, output_type="latent", guidance_scale=3.0, **subject.call) as traced:
+            for _ in traced.steps:
+                dit.blocks[1].image[..., OFF] = 0
+    edited, _ = run(dit, prompt, seed=5, edits=[dg.Disrupt(OFF, 1)], guidance=dg.CFG(3.0), **subject.call)
+    assert torch.equal(final[-1][:1], edited)
+
+
+def test_a_closed_gate_writes_nothing(subject):
+    """With `gate` a block leaves the channels as cross-attention, which has no gate, leaves them."""
+    dit = subject.dit
+    call = subject.calls(1.0)[0]
+    for block in subject.ends:
+        module, record, seen = dit.blocks[block].module, dit.blocks[block].record, {}
+
+        def before(m, args, kwargs, seen=seen):
+            seen["in"] = inspect.signature(type(m).forward).bind(m, *args, **kwargs).arguments["hidden_states"]
+
+        def after(m, i, o, seen=seen, record=record):
+            seen["out"] = record.get(o, "image", subject.tokens)
+
+        cross = getattr(module, "attn2", None)
+        handles = [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
+        if cross is not None:
+            handles.append(cross.register_forward_hook(lambda m, i, o, seen=seen: seen.update(cross=o)))
+        edit = dg.Disrupt(OFF, block, "gate")
+        with torch.no_grad(), attached(dit.transformer, dit.family, [edit], lambda inputs: CALL):
+            dit.transformer(**call)
+        for handle in handles:
+            handle.remove()
+        written = seen["out"] - seen["in"][:, -subject.tokens :] - seen.get("cross", 0)
+        assert written[..., OFF].abs().max() < 1e-4 < written.abs().max()
+
+
+def test_a_crash_leaves_nothing(subject):
+    dit, before = subject.dit, subject.stock(3.0)[0]
+
+    def crash(module, inputs, output):
+        raise KeyboardInterrupt
+
+    handle = dit.blocks[-1].module.register_forward_hook(crash)
+    guidance = dg.DetailGuidance(None, 0.8, dg.Disrupt(OFF, 0))
+    with pytest.raises(KeyboardInterrupt), dg.detail_guidance(dit.pipeline, guidance):
+        subject.stock(3.0)
+    handle.remove()
+    assert torch.equal(subject.stock(3.0)[0], before)
+
+
+def test_sizes_that_there_are_not(subject):
+    side = subject.dit.pixels_per_token
+    with pytest.raises(ValueError, match="size"):
+        subject.dit.grid(side + 1, side)
+    if not subject.about.SIZE:
+        with pytest.raises(ValueError, match="only: leave height and width out"):
+            subject.dit.grid(side, 2 * side)

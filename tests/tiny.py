@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -39,6 +42,11 @@ def clip_tokenizer() -> CLIPTokenizer:
 def t5_tokenizer() -> T5Tokenizer:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     return T5Tokenizer(vocab=pieces + [(chr(c), -3.0) for c in range(33, 127)], extra_ids=0, model_max_length=16)
+
+
+def byte_tokenizer() -> Qwen2Tokenizer:
+    vocab = {token: i for i, token in enumerate([*sorted(ByteLevel.alphabet()), "<|endoftext|>"])}
+    return Qwen2Tokenizer(vocab=vocab, merges=[], model_max_length=512)
 
 
 def clip(tokenizer: CLIPTokenizer, kind: type, width: int = 16) -> Any:
@@ -160,6 +168,39 @@ PIPELINES = {
     "flux": flux,
     "flux-distilled": partial(flux, guidance_embeds=True),
 }
+
+
+def zero_second(output: tuple, channels: list[int], tokens: int) -> tuple:
+    """What a block returned, as (text, image), with channels of the image stream at zero."""
+    image = output[1].clone()
+    image[..., channels] = 0
+    return output[0], image
+
+
+def zero_first(output: tuple, channels: list[int], tokens: int) -> tuple:
+    """The same of (image, text)."""
+    return zero_second(output[::-1], channels, tokens)[::-1]
+
+
+def zero_tensor(output: torch.Tensor, channels: list[int], tokens: int) -> torch.Tensor:
+    """The same of the image stream alone."""
+    return zero_second((None, output), channels, tokens)[1]
+
+
+def zero_last_tokens(output: Any, channels: list[int], tokens: int) -> Any:
+    """The same of one sequence that ends with `tokens` image tokens, or of (text, image)."""
+    if isinstance(output, tuple):
+        return zero_second(output, channels, tokens)
+    changed = output.clone()
+    changed[:, output.shape[1] - tokens :, channels] = 0
+    return changed
+
+
+def families() -> dict[str, Any]:
+    """The families beyond these, one file `tiny_NAME.py` each: `pipeline()`, and how it is called."""
+    files = sorted(Path(__file__).parent.glob("tiny_*.py"))
+    return {f.stem.removeprefix("tiny_"): import_module(f.stem) for f in files}
+
 
 SIZE = {"height": 32, "width": 48}  # never square: 8 x 12 tokens
 CALL = {**SIZE, "steps": 3, "max_sequence_length": 8}

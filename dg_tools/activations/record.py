@@ -80,7 +80,8 @@ class Recorder:
                 gates = self.modulation(step, block, block.modulation)
                 if block.record.attn is not None and block.record.attn_gate is not None:
                     self.write(step, block, "attn_write", block.attn, gates[block.record.attn_gate])
-                self.write(step, block, "mlp_write", block.mlp, gates[block.record.mlp_gate])
+                if block.record.mlp is not None:
+                    self.write(step, block, "mlp_write", block.mlp, gates[block.record.mlp_gate])
             output = block.output
             edited = self.edit(step, block, output) if edits else None
             if edited is not None:

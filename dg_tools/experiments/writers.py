@@ -29,6 +29,8 @@ def branches(block: Block) -> list[tuple[str, str, str]]:
         found.append(("attention", record.attn, record.attn_gate))
     if "gate_msa2" in record.chunks(block.module):
         found.append(("attention 2", "attn2", "gate_msa2"))
+    if record.mlp is None:
+        raise ValueError(f"{block!r} runs its MLP more than once: what it writes cannot be told apart here")
     return [*found, ("joint" if record.attn is None else "MLP", record.mlp, record.mlp_gate)]
 
 

@@ -6,27 +6,20 @@ its first block, and runs the model once more beforehand.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dg_tools.families import BlockList, Family
+from dg_tools.families import Family, bind
 from dg_tools.interventions.gates import without_gates
 from dg_tools.interventions.norms import CleanNorms, own_forward
 from dg_tools.steps import Call
 
 if TYPE_CHECKING:
     from dg_tools.interventions.disrupt import Disrupt
-
-
-def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's inputs by name, however they were passed."""
-    if not args:
-        return kwargs
-    return {**kwargs, **inspect.signature(type(module).forward).bind_partial(module, *args).arguments}
 
 
 class Attachment:
@@ -40,6 +33,7 @@ class Attachment:
         read: Call | Callable[[dict[str, Any]], Call],
     ) -> None:
         self.transformer, self.edits, self.read = transformer, edits, read
+        self.family = family
         self.blocks = [(record, module) for _, record, module in family.blocks(transformer)]
         self.now: Call | None = read if isinstance(read, Call) else None
         self.touched = [0] * len(edits)
@@ -52,9 +46,10 @@ class Attachment:
 
     def begin(self, inputs: dict[str, Any]) -> None:
         """What comes before each forward: which call is it, and its clean pass where an edit asks for one."""
-        if not isinstance(self.read, Call):
-            self.now = self.read(inputs)
-        assert self.now is not None
+        self.now = self.read if isinstance(self.read, Call) else self.read(inputs)
+        if self.now.image_tokens is None:
+            tokens = self.family.image_tokens(self.transformer, inputs["hidden_states"])
+            self.now = replace(self.now, image_tokens=tokens)
         if self.clean:
             # nested dictionaries are copied: some forwards take things out of them
             again = {k: dict(v) if isinstance(v, dict) else v for k, v in inputs.items()}
@@ -72,7 +67,7 @@ class Attachment:
         """Hook of a block: every edit of its output, in order."""
         record = self.blocks[block][0]
 
-        def hook(module: torch.nn.Module, inputs: Any, output: tuple) -> tuple:
+        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
             for i, edit in enumerate(self.edits):
                 if not outputs or block not in edit.blocks or edit.mode == "gate" or self.off(edit):
                     continue
@@ -85,39 +80,41 @@ class Attachment:
 
         return hook
 
-    def modulated(self, block: int) -> Callable:
-        """Hook of a block's AdaLN linear: every edit of its gates."""
+    def ungated(self, block: int, value: torch.Tensor) -> torch.Tensor:
+        """A block's AdaLN chunks after every edit of its gates."""
         record, module = self.blocks[block]
-        chunks = record.chunks(module)
+        for i, edit in enumerate(self.edits):
+            if edit.mode != "gate" or block not in edit.blocks or self.off(edit):
+                continue
+            assert self.now is not None
+            edited = without_gates(edit, value, record, module, self.family.width(self.transformer), self.now)
+            if edited is not None:
+                self.touched[i] += 1
+                value = edited
+        return value
 
-        def hook(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-            for i, edit in enumerate(self.edits):
-                if edit.mode != "gate" or block not in edit.blocks or self.off(edit):
-                    continue
-                assert self.now is not None
-                edited = without_gates(edit, output, chunks, self.now)
-                if edited is not None:
-                    self.touched[i] += 1
-                    output = edited
-            return output
+    def gate_hook(self, block: int) -> Any:
+        """A hook where the block's AdaLN chunks come from: its linear layer, or its own input; the handle."""
+        record, module = self.blocks[block]
+        if record.adaln is not None:
+            linear = module.get_submodule(record.adaln)
+            return linear.register_forward_hook(lambda module, inputs, output: self.ungated(block, output))
 
-        return hook
+        def given(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            named = bind(module, args, kwargs)
+            return (), {**named, record.given: self.ungated(block, named[record.given])}
+
+        return module.register_forward_pre_hook(given, with_kwargs=True)
 
     def hooks(self, outputs: bool) -> Iterator[Any]:
         """Register every hook; yields the handles."""
-        if self.edits and (self.clean or not isinstance(self.read, Call)):
+        if self.edits:
             yield self.transformer.register_forward_pre_hook(self.before, with_kwargs=True)
         for block in sorted({b for e in self.edits for b in e.blocks}):
-            record, module = self.blocks[block]
-            yield module.register_forward_hook(self.after(block, outputs))
+            yield self.blocks[block][1].register_forward_hook(self.after(block, outputs))
             if any(e.mode == "gate" and block in e.blocks for e in self.edits):
-                yield linear_of(record, module).register_forward_hook(self.modulated(block))
+                yield self.gate_hook(block)
         yield from self.norms.hooks()
-
-
-def linear_of(record: BlockList, block: torch.nn.Module) -> torch.nn.Module:
-    """The linear layer that gives a block's AdaLN chunks."""
-    return getattr(block, record.norm).linear
 
 
 @contextmanager

@@ -256,20 +256,20 @@ class Disrupt:
             edited[rows] = inner
         return edited
 
-    def edit(self, output: tuple, record: BlockList, call: Call) -> tuple | None:
+    def edit(self, output: Any, record: BlockList, call: Call) -> Any | None:
         """A block's output with this edit made, or None where this call is not concerned.
 
         Raises:
-            RuntimeError: the block has no output in this stream (SD3's last block has no text).
+            RuntimeError: the block has no output in this stream (SD3's last block has no text, PixArt's have none).
         """
-        at = record.image if self.stream == "image" else record.text
-        if output[at] is None:
+        hidden = record.get(output, self.stream, call.image_tokens)
+        if hidden is None:
             blocks = ", ".join(map(str, self.blocks))
             raise RuntimeError(f"{self.sentence()}: block {blocks} has no {self.stream} output")
-        edited = self(output[at], call)
-        return None if edited is None else tuple(edited if i == at else kept for i, kept in enumerate(output))
+        edited = self(hidden, call)
+        return None if edited is None else record.put(output, self.stream, edited, call.image_tokens)
 
-    def must_edit(self, output: tuple, record: BlockList, call: Call) -> tuple:
+    def must_edit(self, output: Any, record: BlockList, call: Call) -> Any:
         """`edit`, where a call that is not concerned is a mistake.
 
         Raises:

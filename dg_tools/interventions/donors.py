@@ -11,17 +11,17 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from dg_tools.families import Family
+from dg_tools.families import Family, bind
 from dg_tools.steps import Call
 
 NEAR = 1e-4  # noise levels that are the same one; schedules are far coarser
-CAP = 2**30  # bytes of a donor's values, unless said otherwise
 
 
 class Donor:
@@ -184,25 +184,27 @@ def reading(
     Raises:
         RuntimeError: the block has no output in this stream.
     """
-    from dg_tools.interventions.attach import bind
-
     kept = Reading(block, stream)
     _, record, module = list(family.blocks(transformer))[block]
-    now: list[Call | None] = [read if isinstance(read, Call) else None]
+    now: list[Call | None] = [None]
 
     def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        now[0] = read(bind(module, args, kwargs))  # type: ignore[operator]
+        inputs = bind(module, args, kwargs)
+        call = read if isinstance(read, Call) else read(inputs)
+        now[0] = replace(call, image_tokens=family.image_tokens(transformer, inputs["hidden_states"]))
 
-    def after(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
-        call, hidden = now[0], output[getattr(record, stream)]
+    def after(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        call = now[0]
+        hidden = record.get(output, stream, call.image_tokens if call else None)
         if hidden is None:
             raise RuntimeError(f"block {block} has no {stream} output")
         if call is not None and call.branch in ("both", "cond"):
             kept.found[call.sigma] = hidden[call.cond].detach().cpu().clone()
 
-    handles = [module.register_forward_hook(after)]
-    if not isinstance(read, Call):
-        handles.append(transformer.register_forward_pre_hook(before, with_kwargs=True))
+    handles = [
+        module.register_forward_hook(after),
+        transformer.register_forward_pre_hook(before, with_kwargs=True),
+    ]
     try:
         yield kept
     finally:

@@ -7,11 +7,11 @@ channel the block leaves the channel as it found it, and nothing else of the blo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from dg_tools.families import BlockList
 from dg_tools.interventions.changes import targets
 
 if TYPE_CHECKING:
@@ -19,20 +19,26 @@ if TYPE_CHECKING:
     from dg_tools.steps import Call
 
 
-def without_gates(edit: Disrupt, modulation: torch.Tensor, chunks: Sequence[str], call: Call) -> torch.Tensor | None:
-    """What a block's AdaLN linear gives (rows, chunks x channels), with the gates of the edit's channels at zero.
+def without_gates(
+    edit: Disrupt, modulation: torch.Tensor, record: BlockList, block: torch.nn.Module, width: int, call: Call
+) -> torch.Tensor | None:
+    """A block's AdaLN chunks with the gates of the edit's channels at zero.
 
     Args:
         edit: of mode `gate`.
-        modulation: the linear's output.
-        chunks: the names of its chunks, from the family's record.
+        modulation: what the block's AdaLN linear gives (rows, chunks x channels), or the block's input with the chunks:
+            where it adds a table to that, the input is set to what cancels the table.
+        record, block: which names the chunks have, and the table.
+        width: channels of the stream.
         call: which forward this is; None is returned where the edit is not concerned.
     """
     rows = call.rows(edit.rows)
     if not edit.concerns(call) or modulation[rows].shape[0] == 0:
         return None
     edited = modulation.clone()
-    for name, part in zip(chunks, edited.chunk(len(chunks), dim=1), strict=True):  # views
-        if name.startswith("gate"):
-            part[rows, targets(edit, part.shape[1])] = 0
+    parts, channels, added = record.as_chunks(block, edited, width), targets(edit, width), record.added(block)
+    for i, name in enumerate(record.chunks(block)):
+        if name is not None and name.startswith("gate"):
+            zero = 0 if added is None else -added.reshape(-1, width)[i, channels].to(edited.dtype)
+            parts[rows, i, channels] = zero  # a view of `edited`
     return edited

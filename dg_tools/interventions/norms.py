@@ -34,15 +34,14 @@ def image_norms(transformer: torch.nn.Module, family: Family, first: int) -> lis
     """
     found: list[tuple[int, torch.nn.LayerNorm]] = []
     parts: list[tuple[torch.nn.Module, tuple[str, ...]]] = []
-    width = 0
+    width = family.width(transformer)
     for _, record, block in family.blocks(transformer):
-        width = getattr(block, record.norm).linear.out_features // len(record.chunks(block))
         parts.append((block, record.text_only))
     parts.append((transformer.get_submodule(family.tail), ()))
     for index, (part, text_only) in enumerate(parts):
         for name, module in part.named_modules():
             if isinstance(module, torch.nn.LayerNorm) and tuple(module.normalized_shape) == (width,):
-                if index >= first and name.split(".")[0] not in text_only:
+                if index >= first and not f"{name}.".startswith(tuple(f"{part}." for part in text_only)):
                     found.append((index, module))
     return found
 

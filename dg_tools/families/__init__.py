@@ -1,0 +1,60 @@
+"""Where does a DiT keep its blocks, its image tokens and its AdaLN gates?
+
+One declarative record a family, one file a record, and no `if` on a class name anywhere else: everything that reads or
+changes a transformer asks its record. The facts are read from diffusers 0.42 and checked on load by `dg_tools.models`.
+A file here that defines `FAMILY` is in the table; nothing else need be touched.
+
+A family of your own: write a `Family` and pass it to `dg_tools.load(..., family=...)`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from dg_tools.families.flux import FAMILY as FLUX
+from dg_tools.families.records import BlockList, Family, Rows, Stream, bind
+from dg_tools.families.sd3 import FAMILY as SD3
+
+__all__ = ["FAMILIES", "FLUX", "SD3", "BlockList", "Family", "Rows", "Stream", "bind", "family_of"]
+
+
+def found() -> tuple[Family, ...]:
+    """The records of this folder: SD3 and FLUX.1 first, then by file name."""
+    modules = (import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    others = [m.FAMILY for m in modules if hasattr(m, "FAMILY")]
+    return (SD3, FLUX, *(f for f in others if f not in (SD3, FLUX)))
+
+
+FAMILIES = found()
+
+
+def family_of(transformer: torch.nn.Module | Any, pipeline: Any = None) -> Family:
+    """The record of a transformer, by its class.
+
+    Args:
+        transformer: the model.
+        pipeline: what it stands in, where that is known; a record may be written for some pipelines only.
+
+    Raises:
+        ValueError: a class without a record; names the known ones and what a record of one's own needs. Or a pipeline
+            that the record is not about.
+    """
+    name = type(transformer).__name__
+    for family in FAMILIES:
+        if family.transformer == name:
+            if pipeline is not None and family.pipelines and type(pipeline).__name__ not in family.pipelines:
+                raise ValueError(
+                    f"family {family.name!r} is written for {' and '.join(family.pipelines)}; this is a "
+                    f"{type(pipeline).__name__}, which calls the same transformer in another way"
+                )
+            return family
+    known = ", ".join(f"{f.transformer} ({f.name})" for f in FAMILIES)
+    raise ValueError(
+        f"no family record for {name}; there are {known}. For another DiT pass family=dg_tools.families.Family(...), "
+        "which names the block lists in execution order, where a block returns its image tokens, its AdaLN module and "
+        "gates, the CFG row layout and the timestep scale."
+    )

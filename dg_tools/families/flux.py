@@ -1,0 +1,29 @@
+"""FLUX.1: double blocks, then single ones, in which attention and MLP are written by one projection."""
+
+from dg_tools.families.latents import PACKED
+from dg_tools.families.records import BlockList, Family
+
+FAMILY = Family(
+    name="flux",
+    transformer="FluxTransformer2DModel",
+    lists=(
+        BlockList("transformer_blocks", label="double"),
+        BlockList(
+            "single_transformer_blocks",
+            label="single",
+            adaln="norm.linear",
+            modulation=("shift", "scale", "gate"),
+            attn=None,
+            mlp="proj_out",
+            mlp_gate="gate",
+            mlp_is_concatenated=True,
+        ),
+    ),
+    rows="sequential",
+    timestep_scale=1.0,
+    packing=2,
+    partial_forward=True,
+    guidance_argument="true_cfg_scale",
+    row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance"),
+    latents=PACKED,
+)

@@ -1,0 +1,88 @@
+"""How do latents reach the transformer, and the VAE? One small class a layout, named in a family's record.
+
+Everywhere else latents are (N, C, H, W), in the scale of the noise that the pipeline begins with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Latents:
+    """Latents that the transformer takes as they are; the VAE's scale and shift from its configuration."""
+
+    def pack(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) as the transformer takes them."""
+        return latents
+
+    def unpack(self, pipeline: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """(N, C, H, W) of what the transformer takes or gives; height and width are the picture's, in pixels."""
+        return latents
+
+    def to_vae(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        """What the VAE decodes. The order of operations is the pipelines' own, to the last bit."""
+        config = pipeline.vae.config
+        scaled = latents / config.scaling_factor
+        shift = getattr(config, "shift_factor", None)
+        return scaled if shift is None else scaled + shift
+
+    def from_vae(self, pipeline: Any, encoded: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) of what the VAE encoded a picture to."""
+        config = pipeline.vae.config
+        return (encoded - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
+
+    def decode(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, 3, H, W) in [-1, 1] of latents (N, C, H, W)."""
+        return pipeline.vae.decode(self.to_vae(pipeline, latents).to(pipeline.vae.dtype), return_dict=False)[0]
+
+    def encode(self, pipeline: Any, pictures: torch.Tensor) -> torch.Tensor:
+        """Latents (N, C, H, W) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean where there is a posterior."""
+        made = pipeline.vae.encode(pictures)
+        return self.from_vae(pipeline, made.latent_dist.mode() if hasattr(made, "latent_dist") else made.latent)
+
+
+class Packed(Latents):
+    """2 x 2 latent pixels make a token, by the pipeline's own functions (FLUX.1)."""
+
+    def pack(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        return pipeline._pack_latents(latents, *latents.shape)
+
+    def unpack(self, pipeline: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        if latents.ndim == 4:
+            return latents
+        return pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+
+
+class Standardised(Latents):
+    """Latents of a VAE of videos, (N, C, 1, H, W) for a picture, with a mean and a deviation for each channel."""
+
+    def pack(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        return latents[:, :, None]
+
+    def unpack(self, pipeline: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return latents.squeeze(2) if latents.ndim == 5 else latents
+
+    def scale(self, pipeline: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean, and one over the deviation, as (1, C, 1, 1)."""
+        config = pipeline.vae.config
+        mean, deviation = (torch.tensor(x).view(1, -1, 1, 1) for x in (config.latents_mean, config.latents_std))
+        return mean.to(like), (1.0 / deviation).to(like)
+
+    def to_vae(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        mean, factor = self.scale(pipeline, latents)
+        return (latents / factor + mean)[:, :, None]
+
+    def from_vae(self, pipeline: Any, encoded: torch.Tensor) -> torch.Tensor:
+        mean, factor = self.scale(pipeline, encoded)
+        return (encoded.squeeze(2) - mean) * factor
+
+    def decode(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        return super().decode(pipeline, latents)[:, :, 0]
+
+    def encode(self, pipeline: Any, pictures: torch.Tensor) -> torch.Tensor:
+        return super().encode(pipeline, pictures[:, :, None])
+
+
+PLAIN, PACKED = Latents(), Packed()
