@@ -176,8 +176,9 @@ class PipelineModule(torch.nn.Module):
             if isinstance(component, torch.nn.Module):
                 self.add_module(name, component)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.pipeline(*args, **kwargs)
+    def forward(self, prompt: dict[str, Any], **kwargs: Any) -> Any:
+        """`prompt` by the name of the pipeline's argument, which need not be the first; nnsight asks for a first."""
+        return self.pipeline(**prompt, **kwargs)
 
 
 class Block:
@@ -392,8 +393,10 @@ class DiT:
     def default_side(self, which: str) -> int:
         """The pipeline's default height or width in pixels."""
         stated = self.takes[which].default if which in self.takes else None
+        if stated:
+            return stated
         size: int = getattr(self.pipeline, "default_sample_size", 0) or self.transformer.config.sample_size
-        return stated or size * self.vae_scale_factor
+        return size * self.vae_scale_factor
 
     def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Height and width in pixels, the pipeline's default where None.
@@ -593,7 +596,8 @@ class DiT:
         from dg_tools.tracing import RunTracer
 
         arguments = self.arguments(prompt, **kwargs)
-        prompt, guided = arguments.pop(self.family.prompt), arguments[self.family.guidance_argument] > 1
+        guided = arguments[self.family.guidance_argument] > 1
+        prompt = {self.family.prompt: arguments.pop(self.family.prompt)}
         return self.nnsight.trace(prompt, tracer_cls=lambda *a, **k: RunTracer(self, guided, *a, **k), **arguments)
 
     def guard(self, index: int, rank: int, what: str) -> None:

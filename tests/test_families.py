@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, modular_pipelines
 
 import dg_tools as dg
 from dg_tools.families import FAMILIES, family_of
 from dg_tools.interventions import attached
 from dg_tools.models import check_record
+from dg_tools.pictures import spatial
 from dg_tools.sampling import run
 from dg_tools.steps import Call, after_each_step
 
@@ -365,3 +366,36 @@ def test_sizes_that_there_are_not(subject):
     if not subject.about.SIZE:
         with pytest.raises(ValueError, match="only: leave height and width out"):
             subject.dit.grid(side, 2 * side)
+
+
+@pytest.mark.parametrize("name", [n for n, about in TINY.items() if hasattr(about, "MODULAR")])
+@pytest.mark.parametrize("s", [1.0, 3.0])
+def test_as_the_guider_of_a_modular_pipeline(name, s, caplog):
+    """The same latents as the context manager's, and what the pipeline does afterwards is said."""
+    subject = Subject(name)
+    about, dit = subject.about, subject.dit
+    getattr(about, "as_modular", lambda pipe: None)(dit.pipeline)
+    blocks = getattr(modular_pipelines, about.MODULAR)()
+    for part in getattr(about, "WITHOUT", ()):
+        blocks.sub_blocks.pop(part)
+    modular = blocks.init_pipeline()
+    modular.update_components(**dit.pipeline.components, guider=dg.DetailGuidance(s, 0.8, dg.Disrupt(OFF, 1)))
+    modular.set_progress_bar_config(disable=True)
+    call = {**{k: v for k, v in subject.call.items() if k != "steps"}, **about.STOCK}
+    words = {"prompt": about.PROMPTS[0]}
+    if s > 1 and getattr(about, "NEGATIVE", True):
+        words["negative_prompt"] = ""
+    if hasattr(about, "embeds"):
+        words = about.embeds(dit.pipeline)
+    with caplog.at_level("WARNING", logger="dg_tools"):
+        ours = modular(
+            **words, **call, num_inference_steps=subject.call["steps"], generator=seeded(5), output="latents"
+        )
+    assert ("rescales every token" in caplog.text) == bool(dit.family.rescaling)
+    guidance = dg.DetailGuidance(s, 0.8, dg.Disrupt(OFF, 1))
+    theirs, _ = run(dit, about.PROMPTS[0], seed=5, guidance=guidance, **subject.call)
+    if dit.family.rescaling and s == 1:
+        return  # the modular pipeline rescales here too, the classic one does not
+    size = dit.size(call.get("height"), call.get("width"))
+    wanted = getattr(about, "modular_latents", lambda latents: latents)(spatial(dit, theirs, *size))
+    assert near(spatial(dit, ours, *size), wanted)

@@ -50,7 +50,7 @@ class Packed(Latents):
         return pipeline._pack_latents(latents, *latents.shape)
 
     def unpack(self, pipeline: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        if latents.ndim == 4:
+        if latents.ndim != 3:
             return latents
         return pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
 

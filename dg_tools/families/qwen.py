@@ -1,0 +1,44 @@
+"""Qwen-Image: two streams in a tuple, AdaLN in `img_mod`, latents standardised channel by channel.
+
+With classifier-free guidance the pipeline rescales every token of the guided prediction to the norm of the conditional
+one. Detail Guidance is therefore put into the unconditional call, so that the norm stays that of the clean prediction,
+as it does in the modular pipeline.
+"""
+
+from typing import Any
+
+import torch
+
+from dg_tools.families.latents import PACKED, Standardised
+from dg_tools.families.records import BlockList, Family
+
+
+class PackedStandardised(Standardised):
+    """Tokens as in FLUX.1."""
+
+    def pack(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        return PACKED.pack(pipeline, latents)
+
+    def unpack(self, pipeline: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return super().unpack(pipeline, PACKED.unpack(pipeline, latents, height, width), height, width)
+
+
+FAMILY = Family(
+    name="qwen",
+    transformer="QwenImageTransformer2DModel",
+    lists=(BlockList("transformer_blocks", adaln="img_mod.1", mlp="img_mlp", text_only=("txt_norm1", "txt_norm2")),),
+    rows="sequential",
+    timestep_scale=1.0,
+    packing=2,
+    partial_forward=True,
+    guidance_argument="true_cfg_scale",
+    row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_mask", "guidance"),
+    conditioning=("temb", "encoder_hidden_states_mask"),
+    pipelines=("QwenImagePipeline",),
+    config=(("zero_cond_t", False), ("use_layer3d_rope", False)),
+    latents=PackedStandardised(),
+    rescaling=(
+        "Qwen-Image's pipeline rescales every token of a guided prediction to the norm of the conditional one: of "
+        "Detail Guidance the direction stays, not the size"
+    ),
+)
