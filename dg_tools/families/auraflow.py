@@ -1,0 +1,30 @@
+"""AuraFlow: joint blocks, then single ones on one sequence [registers, text, image].
+
+What attention gives is normed and fed to the MLP, and the stream gets the MLP's output alone:
+x + gate_mlp MLP(norm(x + gate_msa attention)). The text stream has eight register tokens before the words.
+"""
+
+from dg_tools.families.records import BlockList, Family
+
+FAMILY = Family(
+    name="auraflow",
+    transformer="AuraFlowTransformer2DModel",
+    lists=(
+        BlockList("joint_transformer_blocks", label="joint", attn_gate=None),
+        BlockList(
+            "single_transformer_blocks",
+            label="single",
+            returns="sequence",
+            attn_gate=None,
+            mlp_is_concatenated=True,
+        ),
+    ),
+    rows="batched",
+    timestep_scale=1.0,
+    packing=None,
+    partial_forward=True,
+    guidance_argument="guidance_scale",
+    row_inputs=("hidden_states", "timestep", "encoder_hidden_states"),
+    positions_are_flat=True,
+    pipelines=("AuraFlowPipeline",),
+)
