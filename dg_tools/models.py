@@ -597,8 +597,8 @@ class DiT:
 
         arguments = self.arguments(prompt, **kwargs)
         guided = arguments[self.family.guidance_argument] > 1
-        prompt = {self.family.prompt: arguments.pop(self.family.prompt)}
-        return self.nnsight.trace(prompt, tracer_cls=lambda *a, **k: RunTracer(self, guided, *a, **k), **arguments)
+        named = {self.family.prompt: arguments.pop(self.family.prompt)}
+        return self.nnsight.trace(named, tracer_cls=lambda *a, **k: RunTracer(self, guided, *a, **k), **arguments)
 
     def guard(self, index: int, rank: int, what: str) -> None:
         """Called by every block view: only inside a trace, and only in execution order."""
