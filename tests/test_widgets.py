@@ -80,9 +80,9 @@ def test_clicks(explorer):
     explorer.blocks.set_state({"cell": 0})
     explorer.steps.set_state({"cell": 2})
     assert (explorer.block, explorer.step) == (0, 2) == (explorer.block_slider.value, explorer.step_slider.value)
-    figure, trace = explorer.surface, explorer.surface.data[0]
-    explorer._clicked(trace, type("Points", (), {"xs": [4], "ys": [9]})(), None)
-    assert (explorer.channel, explorer.token) == (4, 9) and explorer.surface is figure, "the angle is kept"
+    figure = explorer.surface.figure
+    explorer.surface.clicked(figure.data[0], type("Points", (), {"xs": [4], "ys": [9]})(), None)
+    assert (explorer.channel, explorer.token) == (4, 9) and explorer.surface.figure is figure, "the angle is kept"
     assert list(figure.data[-1].x) == [4] and list(figure.data[-1].y) == [9]
 
 
@@ -98,12 +98,32 @@ def test_text_stream_and_its_end(explorer):
 def test_without_hidden_states_the_statistics_are_shown_and_what_to_capture(dits):
     acts = dg.capture(dits("sd3"), "ab", raw=[1], raw_steps=[2], progress=False, **tiny.CALL)
     made = ActivationExplorer(acts)
-    assert (made.block, made.step) == (1, 2) and made.surface is not None, "it opens where something was kept"
+    assert (made.block, made.step) == (1, 2) and made.surface.figure is not None, "it opens where something was kept"
     made.block = 2
-    assert made.surface is None and "raw=[2], raw_steps=[2]" in made.place.children[0].value
+    assert made.surface.figure is None and "raw=[2], raw_steps=[2]" in made.surface.children[0].value
     norms = acts.data["token_norm"].isel(prompt=0, seed=0, branch=0, step=2, site=2).sel(stream="image").values
     assert np.array_equal(made.render().map.axes[0].images[-1].get_array().ravel(), norms[:96])
     assert raw_at(acts, made.state) is None
+
+
+def test_some_tokens_and_channels_and_the_text_stream(dits):
+    chosen = {"raw": [1], "raw_tokens": [3, 17, 90], "raw_channels": [5, 9]}
+    acts = dg.capture(dits("sd3"), "ab", **chosen, progress=False, **tiny.CALL)
+    made = ActivationExplorer(acts)
+    made.move(channel=9, token=17, block=1)
+    hidden = acts.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=made.step, raw_site=0).values
+    field = made.render().map.axes[0].images[-1].get_array()
+    assert field[1, 5] == hidden[1, 1] and np.ma.masked_invalid(field).count() == 3
+    assert list(made.surface.figure.data[0].x) == [5, 9] and list(made.surface.figure.data[0].y) == [3, 17, 90]
+    made.channel = 6  # not kept: norms instead, by name
+    assert "norm of each token" in made.render().map.axes[0].get_title()
+    text = dg.capture(dits("sd3"), "ab", raw=[1], raw_stream="text", progress=False, **tiny.CALL)
+    made = ActivationExplorer(text)
+    made.move(block=1, stream="text", token=2, channel=5)
+    point = text.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=made.step, raw_site=0).values[2, 5]
+    assert f"{point:.3g}" in made.render().sentence and made.surface.figure is not None
+    made.stream = "image"
+    assert made.surface.figure is None
 
 
 def test_out_of_range_is_an_error_and_nothing_moves(explorer):
@@ -120,7 +140,7 @@ def test_massive_channels_are_offered(dits):
     made = ActivationExplorer(acts)
     assert sorted(made.massive) == [5, 20] and made.channel in (5, 20) and made.block == 2
     made.offered.value = 20
-    assert made.channel == 20 and {t.name for t in made.surface.data} >= {"channel 5", "channel 20"}
+    assert made.channel == 20 and {t.name for t in made.surface.figure.data} >= {"channel 5", "channel 20"}
 
 
 def test_a_saved_capture_and_what_is_none(captured, tmp_path, explorer):
@@ -151,6 +171,10 @@ def test_reprs_are_short(explorer):
         assert len(repr(child)) < 200
 
 
+def test_a_chart_shows_itself_without_pyplot(explorer):
+    assert Image.open(io.BytesIO(explorer.render().blocks._repr_png_())).size == (420, 250)
+
+
 def test_charts_know_where_their_cells_are():
     values = np.arange(20.0) + 1
     made = draw(explore.profile(values, 3), (1, 20))
@@ -172,3 +196,5 @@ def test_pooling_keeps_every_spike():
     assert small.shape == (128, 320) and small.max() == 99.0
     y, x = np.unravel_index(small.argmax(), small.shape)
     assert rows[y] <= 4001 < rows[y] + 32 and columns[x] <= 1377 < columns[x] + 5
+    assert explore.spike(size, int(rows[y]), int(columns[x])) == (4001, 1377)
+    assert explore.spike(size[:5, :7], 3, 2) == (3, 2)

@@ -6,6 +6,7 @@ channel, block or step.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,18 @@ from dg_tools.plots.style import INK, MASSIVE, QUIET
 POINT = "#1f6fb2"  # what is looked at now
 
 
+class Chart(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        into = io.BytesIO()
+        self.savefig(into, format="png", dpi=100, facecolor="white")
+        return into.getvalue()
+
+
 def sheet(width: float, height: float, left: float = 0.15, bottom: float = 0.17) -> tuple[Figure, Any]:
     """A figure with one axes and fixed margins: a layout engine would cost more than the drawing."""
-    figure = Figure(figsize=(width, height))
+    figure = Chart(figsize=(width, height))
     return figure, figure.add_axes((left, bottom, 0.97 - left, 0.9 - bottom))
 
 
@@ -47,7 +57,7 @@ def token_field(
     field = np.asarray(values, np.float32).reshape(grid)
     most = float(np.nanmax(np.abs(field))) if np.isfinite(field).any() else 1.0
     limits = (-(most or 1.0), most or 1.0) if signed else (float(np.nanmin(field)), most)
-    figure = Figure(figsize=(4.3, 3.7))
+    figure = Chart(figsize=(4.3, 3.7))
     axis = figure.add_axes((0.02, 0.03, 0.76, 0.85))
     extent = (0, grid[1], grid[0], 0)
     if picture is not None:
@@ -166,18 +176,34 @@ def positive_floor(values: np.ndarray) -> float:
     return float(above.min()) if len(above) else 1e-6
 
 
-def pooled(size: np.ndarray, most: tuple[int, int] = (128, 320)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+MOST = (128, 320)  # cells of a surface that a browser still turns smoothly: tokens, channels
+
+
+def cuts(size: int, most: int) -> np.ndarray:
+    """Where `size` neighbours are cut into at most `most` parts: the first of each part."""
+    return np.unique(np.linspace(0, size, min(size, most), endpoint=False).astype(int))
+
+
+def pooled(size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A matrix made small enough to turn in a browser by taking maxima over neighbours, so that no spike is lost.
 
     Returns:
         The matrix, and the first row and first column that each of its cells stands for.
     """
-    cuts = [
-        np.unique(np.linspace(0, n, min(n, m), endpoint=False).astype(int))
-        for n, m in zip(size.shape, most, strict=True)
-    ]
-    rows = np.maximum.reduceat(size, cuts[0], axis=0)
-    return np.maximum.reduceat(rows, cuts[1], axis=1), cuts[0], cuts[1]
+    rows, columns = (cuts(n, most) for n, most in zip(size.shape, MOST, strict=True))
+    return np.maximum.reduceat(np.maximum.reduceat(size, rows, axis=0), columns, axis=1), rows, columns
+
+
+def spike(size: np.ndarray, row: int, column: int) -> tuple[int, int]:
+    """Row and column of the largest value that the surface's cell at (row, column) stands for."""
+    parts = []
+    for n, most, at in zip(size.shape, MOST, (row, column), strict=True):
+        firsts = cuts(n, most)
+        i = int(np.searchsorted(firsts, at, side="right")) - 1
+        parts.append(slice(firsts[i], firsts[i + 1] if i + 1 < len(firsts) else n))
+    cell = size[parts[0], parts[1]]
+    y, x = np.unravel_index(int(cell.argmax()), cell.shape)
+    return int(parts[0].start + y), int(parts[1].start + x)
 
 
 def surface(
@@ -250,7 +276,7 @@ def difference(picture: np.ndarray, reference: np.ndarray, *, most: float, title
         most: end of the colour scale, the same for pictures that are compared.
         title: over it.
     """
-    figure = Figure(figsize=(3.1, 2.9))
+    figure = Chart(figsize=(3.1, 2.9))
     axis = figure.add_axes((0.02, 0.03, 0.76, 0.85))
     change = (picture - reference).mean(-1)
     drawn = axis.imshow(change, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")

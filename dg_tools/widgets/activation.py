@@ -18,6 +18,7 @@ import traitlets as t
 
 from dg_tools.activations import Activations
 from dg_tools.models import DiT, load
+from dg_tools.plots.explore import spike
 from dg_tools.widgets import lookup
 from dg_tools.widgets.asked import AskedFields
 from dg_tools.widgets.drawn import draw
@@ -26,6 +27,7 @@ from dg_tools.widgets.lookup import Point
 from dg_tools.widgets.parts import control, panel, panels, row, slider, words, write
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
+from dg_tools.widgets.turning import Turning
 from dg_tools.widgets.view import View, render
 
 FIELDS = ("prompt", "seed", "branch", "step", "block", "stream", "channel", "token", "log")
@@ -68,7 +70,6 @@ class ActivationExplorer(widgets.VBox):
         self.add_class("dg-explorer")
         self.add_class("dg-activation-explorer")
         self.lock, self._moving = RLock(), False
-        self.surface: Any = None
         self.messages = Messages()
         if source is None or isinstance(source, DiT):
             self.dit: DiT | None = source or load()
@@ -133,7 +134,7 @@ class ActivationExplorer(widgets.VBox):
         massive = lookup.massive_channels(acts)
         with self.lock:
             first = self.activations is None
-            self.activations, self.massive = acts, massive
+            self.activations, self.massive, self._moving = acts, massive, True
             point = lookup.clipped(acts, self.state)
             if first:
                 point = self._opening(acts, point)
@@ -185,39 +186,20 @@ class ActivationExplorer(widgets.VBox):
             self.blocks.draw(draw(view.blocks, (1, sizes["site"])), point.block)
             self.steps.draw(draw(view.steps, (1, sizes["step"])), point.step)
             write(self.numbers, view.sentence)
-            self._turn(view.surface, point)
+            if view.surface is None:
+                self.surface.say(lookup.advice_on_raw(self.activations, point))
+            else:
+                self.surface.draw(view.surface)
 
-    def _turn(self, figure: Any, point: Point) -> None:
-        """Put a surface on the page, keeping the reader's angle."""
-        import plotly.graph_objects as go
-
-        if figure is None:
-            assert self.activations is not None
-            note = words(lookup.advice_on_raw(self.activations, point))
-            note.layout.width = "300px"
-            self.place.children, self.surface = (note,), None
-            return
-        if self.surface is None or len(self.surface.data) != len(figure.data):
-            self.surface = go.FigureWidget(figure)
-            for trace in self.surface.data:
-                trace.on_click(self._clicked)
-            self.place.children = (self.surface,)
-            return
-        with self.surface.batch_update():
-            for old, new in zip(self.surface.data, figure.data, strict=True):
-                old.update(
-                    {
-                        k: new[k]
-                        for k in ("x", "y", "z", "surfacecolor", "text", "name")
-                        if k in new and new[k] is not None
-                    }
-                )
-            self.surface.layout.scene.zaxis.type = figure.layout.scene.zaxis.type
-            self.surface.layout.title.text = figure.layout.title.text
-
-    def _clicked(self, trace: Any, points: Any, state: Any) -> None:
-        if points.xs:
-            self.move(channel=int(points.xs[0]), token=int(points.ys[0]))
+    def _picked(self, channel: int, token: int, pooled: bool) -> None:
+        """A point of the surface; where a cell stands for several tokens and channels, the largest of these."""
+        assert self.activations is not None
+        raw = lookup.raw_at(self.activations, self.state)
+        if pooled and raw is not None:
+            row, column = np.searchsorted(raw.tokens, token), np.searchsorted(raw.channels, channel)
+            y, x = spike(np.abs(raw.values), int(row), int(column))
+            channel, token = int(raw.channels[x]), int(raw.tokens[y])
+        self.move(channel=channel, token=token)
 
     # -- a live model -------------------------------------------------------------------------------------------------
 
@@ -271,7 +253,8 @@ class ActivationExplorer(widgets.VBox):
             (self.steps, "step"),
         ):
             picture.observe(guarded(self.messages, partial(self._point, field)), names="cell")
-        self.place = widgets.Box([], layout={"max_width": "100%", "overflow": "hidden"})
+        picked = self._picked
+        self.surface = Turning(lambda *point: guarded(self.messages, lambda _: picked(*point))(None))
         self.numbers = words("")
         live = [self.asked.row, self.runner] if self.dit else []
         self.views = widgets.VBox(
@@ -282,7 +265,7 @@ class ActivationExplorer(widgets.VBox):
                 self.numbers,
                 panels(
                     panel("Where on the picture? (click a token)", self.map),
-                    panel("Token x channel (drag to turn, click a point)", self.place),
+                    panel("Token x channel (drag to turn, click a point)", self.surface),
                     panel("Which channels? (click one)", self.channels),
                     panel("At which block? (click one)", self.blocks),
                     panel("At which step? (click one)", self.steps),

@@ -24,7 +24,7 @@ class Asked(NamedTuple):
     own_size: bool = False
 
     @property
-    def call(self) -> dict[str, int]:
+    def call(self) -> dict[str, Any]:
         """What a run is given besides the prompt."""
         return {"seed": self.seed, "steps": self.steps, "height": self.height, "width": self.width}
 

@@ -129,11 +129,7 @@ def raw_at(acts: Activations, point: Point) -> Raw | None:
     if "hidden_states" not in data:
         return None
     part = data["hidden_states"]
-    if "stream" in part.dims:
-        if point.stream not in part["stream"].values:
-            return None
-        part = part.sel(stream=point.stream)
-    elif point.stream != "image":
+    if point.stream != raw_stream(acts):
         return None
     at = {"raw_step": point.step, "raw_site": data["site"].values[point.block]}
     if any(value not in part[name].values for name, value in at.items()):
@@ -144,6 +140,14 @@ def raw_at(acts: Activations, point: Point) -> Raw | None:
     values = part.values.astype(np.float32)
     whole = np.isfinite(values).any(1)  # rows of NaN are padding
     return Raw(values[whole], numbers[0][whole], numbers[1]) if whole.any() else None
+
+
+def raw_stream(acts: Activations) -> str:
+    """Which stream's hidden states were kept: as the capture says; if it does not, by the number of tokens."""
+    part, (rows, columns) = acts.data["hidden_states"], acts.grid
+    whole = part.dims[-2] not in part.coords
+    guess = "text" if whole and part.shape[-2] != rows * columns else "image"
+    return str(acts.data.attrs.get("raw_stream", guess))
 
 
 def by_channel(acts: Activations, point: Point) -> np.ndarray:
@@ -175,9 +179,8 @@ def picture_at(acts: Activations, point: Point) -> tuple[np.ndarray | None, str]
 
 def advice_on_raw(acts: Activations, point: Point) -> str:
     """How to capture what is missing at a point."""
-    if point.stream != "image":
-        return "Hidden states of single tokens are captured for the image stream; here are norms and means."
+    stream = "" if point.stream == "image" else f", raw_stream={point.stream!r}"
     return (
-        "No hidden states were kept at this block and step, so norms and means are shown. For single activations: "
-        f"dg.capture(dit, prompts, raw=[{point.block}], raw_steps=[{point.step}])"
+        f"No hidden states of the {point.stream} stream were kept at this block and step, so norms and means are "
+        f"shown. For single activations: dg.capture(dit, prompts, raw=[{point.block}], raw_steps=[{point.step}]{stream})"
     )

@@ -21,6 +21,7 @@ function render({ model, el }) {
     image.alt = "";
   }
   stage.tabIndex = 0;
+  stage.dataset.lmSuppressShortcuts = "true"; // JupyterLab takes arrow keys for its cells, before anyone else
   stage.append(below, above, mark, region, divider);
   el.classList.add("dg-picture");
   el.append(stage);
@@ -150,7 +151,6 @@ function render({ model, el }) {
       put(values);
     } else return;
     event.preventDefault();
-    event.stopPropagation(); // the notebook has uses of its own for these keys
   });
 
   const loaders = { "change:png": () => load(below, "png"), "change:after": () => load(above, "after") };

@@ -49,9 +49,10 @@ class Runner(widgets.HBox):
 
     Attributes:
         busy: a run is on.
+        ended: how many runs are over, finished or not.
     """
 
-    busy = t.Bool(False)
+    busy, ended = t.Bool(False), t.Int(0)
 
     def __init__(self, label: str, work: Callable[[Tick], None], messages: Messages) -> None:
         self.work, self.messages = work, messages
@@ -129,6 +130,7 @@ class Runner(widgets.HBox):
         self.busy = self.button.disabled = False
         self.stop.disabled = True
         self.words.value = ""
+        self.ended += 1
 
 
 def guarded(messages: Messages, act: Callable[[Any], Any]) -> Callable[[Any], None]:

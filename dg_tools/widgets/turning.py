@@ -1,0 +1,58 @@
+"""The surface that can be turned: a plotly figure on the page, or a sentence where there is nothing to turn.
+
+A plotly widget brings its script along, 5 MB once for each widget; so there is one in an explorer, its data are
+replaced and the reader's angle stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from dg_tools.widgets.parts import words
+
+CHANGING = ("x", "y", "z", "surfacecolor", "text", "name")
+
+
+class Turning(widgets.Box):
+    """A place for a surface.
+
+    Args:
+        on_point: called with (x, y, whether it is a point of the surface itself) of a point that was clicked.
+    """
+
+    def __init__(self, on_point: Callable[[int, int, bool], None]) -> None:
+        super().__init__([], layout={"max_width": "100%", "overflow": "hidden"})
+        self.on_point, self.figure = on_point, None
+
+    def __repr__(self) -> str:
+        return f"Turning({'empty' if self.figure is None else 'a surface'})"
+
+    def say(self, sentence: str) -> None:
+        """A sentence in the surface's place."""
+        note = words(sentence)
+        note.layout.width = "300px"
+        self.children, self.figure = (note,), None
+
+    def draw(self, figure: Any) -> None:
+        """Show a plotly figure; one with as many traces as the last takes its place without a new widget."""
+        import plotly.graph_objects as go
+
+        if self.figure is None or len(self.figure.data) != len(figure.data):
+            self.figure = go.FigureWidget(figure)
+            for trace in self.figure.data:
+                trace.on_click(self.clicked)
+            self.children = (self.figure,)
+            return
+        with self.figure.batch_update():
+            for old, new in zip(self.figure.data, figure.data, strict=True):
+                old.update({k: new[k] for k in CHANGING if k in new and new[k] is not None})
+            self.figure.layout.scene.zaxis.type = figure.layout.scene.zaxis.type
+            self.figure.layout.title.text = figure.layout.title.text
+
+    def clicked(self, trace: Any, points: Any, state: Any) -> None:
+        """What plotly calls."""
+        if points.xs:
+            self.on_point(int(points.xs[0]), int(points.ys[0]), trace.type == "surface")
