@@ -1,8 +1,8 @@
 """Which experiments run, on which pictures, at which size? Three sizes: full, quick, and toy for the tests.
 
 Sizes follow the time that they take; a margin or a number of controls is the experiment's own default, set before any
-result. `denoise` takes all its pictures in one batch: its controls are matched on the first batch, and only those that do
-the same harm on all pictures count.
+result. `denoise` takes all its pictures in one batch: its controls are matched on the first batch, and only those that
+do the same harm on all pictures count.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def main(
     if wrong := [o for o in only if o not in known]:
         raise SystemExit(f"--only {', '.join(wrong)}: there are {', '.join(known)}")
     places = Places(size, out)  # type: ignore[arg-type]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("the process was told to end"))
     began, names = time.perf_counter(), [] if report_only else models(model)
     try:
         if names:
