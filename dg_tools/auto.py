@@ -24,11 +24,11 @@ from dg_tools.interventions import Disrupt, attached
 from dg_tools.massive import find_massive
 from dg_tools.metrics import band_error
 from dg_tools.models import DiT
-from dg_tools.onestep import conditions, velocity
+from dg_tools.onestep import check_velocity, conditions, velocity
 from dg_tools.pictures import decode, spatial
 from dg_tools.progress import progress_bar
 from dg_tools.provenance import weights_hash
-from dg_tools.steps import Call
+from dg_tools.steps import Call, after_each_step
 
 logger = logging.getLogger("dg_tools")
 
@@ -56,15 +56,18 @@ def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwarg
         **kwargs: passed to the pipeline's call (`max_sequence_length`, `height` ...).
 
     Raises:
+        ValueError: a family that does not predict a velocity: name channels and block yourself.
         RuntimeError: no channel is massive, so there is nothing to disrupt: name channels yourself.
     """
+    check_velocity(dit)
     file = cache_folder() / f"{weights_hash(dit)}.json"
     if cache and file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
     arguments = dit.arguments(list(PROMPTS), seed=list(range(len(PROMPTS))), **kwargs)
-    with dit.running():
-        drawn = dit.pipeline(**arguments, output_type="latent").images
-    latents = spatial(dit, drawn, arguments["height"], arguments["width"])
+    drawn: list[torch.Tensor] = []
+    with dit.running(), after_each_step(dit.pipeline, lambda step, latents: drawn.append(latents)):
+        dit.pipeline(**arguments, output_type="latent")
+    latents = spatial(dit, drawn[-1], arguments["height"], arguments["width"])
     inputs = conditions(dit, list(PROMPTS), **kwargs)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
     noised = {sigma: (1 - sigma) * latents + sigma * noise for sigma in SIGMAS}

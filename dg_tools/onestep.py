@@ -44,6 +44,15 @@ def first_call(dit: DiT, prompts: list[str], **kwargs: Any) -> dict[str, Any]:
     return found
 
 
+def check_velocity(dit: DiT) -> None:
+    """Raise ValueError for a family that predicts something else than a velocity."""
+    if dit.family.prediction != "velocity":
+        raise ValueError(
+            f"family {dit.family.name!r} predicts {dit.family.prediction}: one-step experiments are for velocities, at "
+            "z_t = (1 - sigma) x + sigma noise; generate, capture, edits and guidance work"
+        )
+
+
 def conditions(
     dit: DiT, prompts: list[str], height: int | None = None, width: int | None = None, **kwargs: Any
 ) -> dict[str, Any]:
@@ -54,11 +63,7 @@ def conditions(
     Raises:
         ValueError: a family that predicts noise: z_t = (1 - sigma) x + sigma noise is nothing that it has seen.
     """
-    if dit.family.prediction != "velocity":
-        raise ValueError(
-            f"family {dit.family.name!r} predicts {dit.family.prediction}: one-step experiments are for velocities, at "
-            "z_t = (1 - sigma) x + sigma noise; generate, capture, edits and guidance work"
-        )
+    check_velocity(dit)
     found = first_call(dit, prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
     return without_state(found)
 

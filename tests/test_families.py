@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, modular_pipelines
+from diffusers import Flux2Pipeline, FluxTransformer2DModel, SD3Transformer2DModel, modular_pipelines
 
 import dg_tools as dg
 from dg_tools.families import FAMILIES, family_of
 from dg_tools.interventions import attached
 from dg_tools.models import check_record
+from dg_tools.onestep import conditions
 from dg_tools.pictures import spatial
 from dg_tools.sampling import run
 from dg_tools.steps import Call, after_each_step
@@ -99,6 +100,7 @@ def test_a_record_of_ones_own():
 
 TINY = tiny.families()
 OFF = [3, 7]
+TINY_CHANNELS = 4  # of all tiny VAEs
 CALL = Call(0, 999.0, 1.0, "cond", slice(None), slice(0, 0))
 
 
@@ -366,6 +368,39 @@ def test_sizes_that_there_are_not(subject):
     if not subject.about.SIZE:
         with pytest.raises(ValueError, match="only: leave height and width out"):
             subject.dit.grid(side, 2 * side)
+
+
+def test_what_a_record_is_not_about_is_refused():
+    dit, wan, flux2 = (dg.load(TINY[name].pipeline()) for name in ("dit", "wan", "flux2"))
+    assert dit.prompts(["retriever", 207]) == [207, 207]
+    for bad in ("no such thing", 1000, -1):
+        with pytest.raises(ValueError, match=r"there are 0 to 999, and 2 names, such as 'golden retriever'"):
+            dg.generate(dit, bad, progress=False)
+    with pytest.raises(ValueError, match="takes no negative_prompt"):
+        dit.arguments(207, negative_prompt="blurry")
+    with pytest.raises(ValueError, match="'dit' predicts noise"):
+        conditions(dit, [207])
+    with pytest.raises(ValueError, match="half of what this transformer returns is a variance"):
+        dg.generate(dit, 207, guidance=dg.CFG(3.0, guidance_rescale=0.5), progress=False)
+    with pytest.raises(ValueError, match="'dit' has no text stream"):
+        dg.generate(dit, 207, edits=dg.Disrupt([3], 1, stream="text"), progress=False)
+    with pytest.raises(ValueError, match="num_frames=5 asked for; with family 'wan' it is 1"):
+        dg.generate(wan, "apple", num_frames=5, progress=False, **TINY["wan"].SIZE)
+    wan.pipeline.register_to_config(boundary_ratio=0.9)
+    with pytest.raises(ValueError, match="is about boundary_ratio=None; this WanPipeline has 0.9"):
+        dg.load(wan.pipeline)
+    with pytest.raises(ValueError, match="written for Flux2KleinPipeline; this is a Flux2Pipeline"):
+        family_of(flux2.transformer, Flux2Pipeline.__new__(Flux2Pipeline))
+
+
+def test_encoding_undoes_decoding_scale(subject):
+    """What goes to the VAE comes back from it, in the scale of the noise."""
+    dit = subject.dit
+    layout, side = dit.family.latents, dit.vae_scale_factor
+    height, width = dit.size(subject.call.get("height"), subject.call.get("width"))
+    given = torch.randn(2, TINY_CHANNELS, height // side, width // side, generator=seeded(0))
+    assert near(layout.from_vae(dit.pipeline, layout.to_vae(dit.pipeline, given)), given)
+    assert torch.equal(layout.unpack(dit.pipeline, layout.pack(dit.pipeline, given), height, width), given)
 
 
 @pytest.mark.parametrize("name", [n for n, about in TINY.items() if hasattr(about, "MODULAR")])

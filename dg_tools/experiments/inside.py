@@ -21,7 +21,7 @@ from dg_tools.models import Block, DiT
 from dg_tools.onestep import conditions, velocity
 from dg_tools.pictures import spatial
 from dg_tools.progress import progress_bar
-from dg_tools.steps import Clock
+from dg_tools.steps import Clock, after_each_step
 
 GUIDED = ("guidance_scale", "negative_prompt")  # of sampling; a forward that is watched is conditional
 
@@ -98,19 +98,22 @@ def trajectories(
                 latents = inputs["hidden_states"][now.cond].detach().clone()
                 kept[now.step] = (now.sigma, spatial(dit, latents, height, width))
 
-        with dit.running():
+        final: list[torch.Tensor] = []
+
+        def after(step: int, latents: torch.Tensor, final: list[torch.Tensor] = final) -> None:
+            final[:] = [latents]
+
+        with dit.running(), after_each_step(dit.pipeline, after):
             handle = dit.transformer.register_forward_pre_hook(see, with_kwargs=True)
             try:
-                made = dit.pipeline(
-                    **dit.arguments(names, seed=[s for _, s in part], **call), output_type="latent"
-                ).images
+                dit.pipeline(**dit.arguments(names, seed=[s for _, s in part], **call), output_type="latent")
             finally:
                 handle.remove()
         if sorted(kept) != sorted(keep):
             raise RuntimeError(f"the run gave steps {sorted(kept)}; {sorted(keep)} were asked for: it ended early")
         steps_kept = [(s, *kept[s]) for s in sorted(kept)]
         inputs = conditions(dit, names, height, width, **plain)
-        yield Batch(range(begin, begin + len(part)), names, steps_kept, spatial(dit, made, height, width), inputs)
+        yield Batch(range(begin, begin + len(part)), names, steps_kept, spatial(dit, final[-1], height, width), inputs)
 
 
 @contextmanager

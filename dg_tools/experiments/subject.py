@@ -15,6 +15,7 @@ import numpy as np
 from dg_tools.activations import capture
 from dg_tools.massive import Massive, find_massive
 from dg_tools.models import DiT
+from dg_tools.onestep import check_velocity
 from dg_tools.provenance import provenance
 
 DETECTION_STEPS = 20
@@ -91,9 +92,11 @@ def choose(
         **kwargs: passed to the pipeline's call.
 
     Raises:
-        ValueError: too few prompts, no seeds, or no massive channel on the detection prompts (name channels then).
+        ValueError: a family that predicts no velocity, too few prompts, no seeds, or no massive channel on the
+            detection prompts (name channels then).
         IndexError: channels or a block that this model does not have.
     """
+    check_velocity(dit)
     prompts, seeds = list(prompts), list(seeds)
     if not prompts:
         raise ValueError("an empty list of prompts: pass at least three (one to detect on, two to test on)")

@@ -19,6 +19,9 @@ class Scaled(Latents):
     def to_vae(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
         return 1 / pipeline.vae.config.scaling_factor * latents
 
+    def from_vae(self, pipeline: Any, encoded: torch.Tensor) -> torch.Tensor:
+        return pipeline.vae.config.scaling_factor * encoded
+
 
 FAMILY = Family(
     name="dit",

@@ -171,7 +171,7 @@ class Disrupt:
         dit: DiT,
         channels: Sequence[int],
         block: int,
-        donor: str | Donor,
+        donor: str | int | Donor,
         *,
         seed: int = 0,
         steps: int | None = None,
@@ -195,12 +195,12 @@ class Disrupt:
             IndexError, ValueError: before the run, for a block or channels that there are not.
         """
         cls(channels, block, tokens=tokens, stream=stream).check(dit, None, height, width)
-        if isinstance(donor, str):
+        if not isinstance(donor, Donor):
             made = dit.arguments(donor, seed=seed, steps=steps, height=height, width=width, **kwargs)
             clock = Clock(dit.pipeline, dit.family).read
             with dit.running(), reading(dit.transformer, dit.family, block, clock, stream) as found:
                 dit.pipeline(**made, output_type="latent")
-            donor = found.donor(donor, seed)
+            donor = found.donor(str(donor), seed)
         return cls(channels, block, "transport", tokens=tokens, steps=at, rows="cond", stream=stream, donor=donor)
 
     # -- action -----------------------------------------------------------------------------------------------------
@@ -304,8 +304,13 @@ class Disrupt:
                 )
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any long work where block, channels, tokens or steps do not exist in this run."""
+        """Raise before any long work where block, stream, channels, tokens or steps do not exist in this run."""
         self.check_blocks(dit.sites)
+        for block in self.blocks if self.stream == "text" else ():
+            if dit.block(block).record.returns == "tensor":
+                raise ValueError(
+                    f"{self.sentence()}: family {dit.family.name!r} has no text stream, its blocks attend to the text"
+                )
         rows, columns = dit.grid(height, width)
         self.check_sizes(rows * columns if self.stream == "image" else 10**9, dit.width)
         if steps is not None and self.steps is not None and max(self.steps) >= steps:
