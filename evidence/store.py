@@ -95,7 +95,7 @@ def slim(result: Result) -> Result:
     Outcomes are not touched, and figures are drawn before.
     """
     tables = {"table": result.table, **result.tables}
-    small = {name: thinned(table) for name, table in tables.items()}
+    small = {name: thinned(table, CELLS) for name, table in tables.items()}
     cut = [name for name in tables if len(small[name]) < len(tables[name])]
     out = [name for name in result.tables if small[name].size > CELLS]
     notes = [f"stored as means over seeds, or over seeds and prompts: {', '.join(n for n in cut if n not in out)}"]
@@ -106,7 +106,7 @@ def slim(result: Result) -> Result:
     return replace(result, table=kept.pop("table"), tables=kept, notes=[*result.notes, *notes])
 
 
-def thinned(table: pd.DataFrame, cells: int = CELLS) -> pd.DataFrame:
+def thinned(table: pd.DataFrame, cells: int) -> pd.DataFrame:
     """A long table averaged over seeds, and over prompts too where that is not enough."""
     for over in (["seed"], ["prompt", "picture"]):
         drop = [c for c in over if c in table]

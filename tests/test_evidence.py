@@ -119,6 +119,39 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def test_long_tables_are_stored_as_means_and_say_so(monkeypatch):
+    import pandas as pd
+
+    rows = [(p, s, b, 0.5, float(p + s)) for p in range(3) for s in range(2) for b in range(2)]
+    table = pd.DataFrame(rows, columns=["prompt", "seed", "block", "sigma", "value"])
+    short, pixels = table.head(4), pd.DataFrame({"y": range(99), "r": 0.5})
+    monkeypatch.setattr(store, "CELLS", 16)
+    assert store.thinned(table, 99).equals(table)
+    seeds = store.thinned(table, 30)
+    assert list(seeds) == ["prompt", "block", "sigma", "value"] and seeds["value"].tolist() == [
+        0.5,
+        0.5,
+        1.5,
+        1.5,
+        2.5,
+        2.5,
+    ]
+    both = store.thinned(table, 16)
+    assert both.to_dict("list") == {"block": [0, 1], "sigma": [0.5, 0.5], "value": [1.5, 1.5]}
+    result = small_result()
+    result.table, result.tables = short, {"pixels": pixels}
+    kept = store.slim(result)
+    assert list(kept.tables) == [] and "too long to store: pixels" in kept.notes[-1] and result.tables
+
+
+def test_a_model_without_massive_channels_says_so(tmp_path):
+    model = toy_model.write(tmp_path, family="sd35-medium")
+    places = run.Places("toy", tmp_path / "out")
+    run.run_model("toy", dg.load(model), "toy", places, only=["tokens"], resume=False, progress=False)
+    text = report.write(places.results, places.figures, places.page)
+    assert "(outliers, not massive)" in text and "stand in for them" in text
+
+
 def test_too_little_space_is_said_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "LEAST_FREE", 2**62)
     with pytest.raises(store.DiskFull, match="nothing was run"):
