@@ -13,6 +13,7 @@ from PIL import Image
 import dg_tools as dg
 from dg_tools.profiles import read_profile
 from dg_tools.widgets import ActivationExplorer, GuidanceExplorer, InterventionExplorer
+from dg_tools.widgets.plan import OWN
 from dg_tools.widgets.watch import watched
 
 SIZE = tiny.SIZE
@@ -119,6 +120,11 @@ def test_intervention_edit_is_what_the_controls_say(dit):
     made.rho_field.value, made.step_range.value = 0.25, (1, 2)
     off, control = made.state.edits()
     assert off == dg.Disrupt([5], 1, "scale", rho=0.25, steps=[1, 2]) and control.control
+    for mode in OWN:
+        made.mode = mode
+        assert made.messages.text == "" and made.state.edits()[0].mode == mode
+        assert made.rho_field.disabled == (mode != "scale")
+    made.mode = "zero"
     made.step_range.value = (0, 2)
     assert made.state.edits()[0].steps is None
     for value, words in (("5, 99", "channel 99 asked for"), ("five", "no list of whole numbers"), ("", "no list")):
@@ -248,6 +254,9 @@ def test_every_family_runs(dits, name):
     made.asked.scale.value = 2.0
     made.run()
     assert not same(made.images["clean"], made.images["disrupted"])
+    guided = GuidanceExplorer(dit, channels=[3], block=1, steps=2, **SIZE)
+    guided.run()
+    assert not same(guided.images["cond"], guided.images["DG"])
 
 
 def test_watched_counts_steps_and_is_taken_off(dits):

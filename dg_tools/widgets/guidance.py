@@ -185,7 +185,9 @@ class GuidanceExplorer(widgets.VBox):
         self.observe(lambda c: setattr(self.window, "value", (self.start, self.stop)), names=["start", "stop"])
 
         self.captions = {n: words(n, "title") for n in WAYS}
-        self.pictures = {n: Picture(width=210, pixelated=True, label=f"picture: {n}") for n in WAYS}
+        self.pictures = {
+            n: Picture(width=210, pixelated=True, label=f"picture: {n}; Enter shows it right of the edge") for n in WAYS
+        }
         for name, picture in self.pictures.items():
             picture.grid = [1, 1]
             picture.observe(guarded(say, partial(self._uncover, name)), names="clicks")

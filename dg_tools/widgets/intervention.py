@@ -202,6 +202,8 @@ class InterventionExplorer(widgets.VBox):
         links |= {"kind": self.kind_field, "draw": self.draw_field}
         for name, made in links.items():
             t.link((made, "value"), (self, name))
+        self.rho_field.disabled = True  # `scale` is the one mode that reads it
+        self.observe(lambda c: setattr(self.rho_field, "disabled", c["new"] != "scale"), names="mode")
         say = self.messages
         self.channels_field.observe(
             guarded(say, lambda c: setattr(self, "channels", numbers(c["new"], "channels"))), names="value"

@@ -182,5 +182,6 @@ def advice_on_raw(acts: Activations, point: Point) -> str:
     stream = "" if point.stream == "image" else f", raw_stream={point.stream!r}"
     return (
         f"No hidden states of the {point.stream} stream were kept at this block and step, so norms and means are "
-        f"shown. For single activations: dg.capture(dit, prompts, raw=[{point.block}], raw_steps=[{point.step}]{stream})"
+        f"shown. For single activations: dg.capture(dit, prompts, "
+        f"raw=[{point.block}], raw_steps=[{point.step}]{stream})"
     )

@@ -25,7 +25,8 @@ class Turning(widgets.Box):
 
     def __init__(self, on_point: Callable[[int, int, bool], None]) -> None:
         super().__init__([], layout={"max_width": "100%", "overflow": "hidden"})
-        self.on_point, self.figure = on_point, None
+        self.on_point = on_point
+        self.figure: Any = None
 
     def __repr__(self) -> str:
         return f"Turning({'empty' if self.figure is None else 'a surface'})"

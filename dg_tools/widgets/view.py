@@ -95,7 +95,8 @@ def sentence(acts: Activations, point: Point, of_token: np.ndarray | None, raw: 
         return f"There is no {point.stream} stream after this block (SD3 drops the text in its last one)."
     size, median = float(means[point.channel]), float(np.median(means))
     said = (
-        f"Channel {point.channel}: mean |x| over {point.stream} tokens {size:.3g}, {size / median:.3g} x the median channel's."
+        f"Channel {point.channel}: mean |x| over {point.stream} tokens {size:.3g}, "
+        f"{size / median:.3g} x the median channel's."
     )
     if raw is not None and of_token is not None and (found := np.flatnonzero(raw.channels == point.channel)).size:
         said = f"Token {point.token}{place}, channel {point.channel}: {float(of_token[found[0]]):.3g}. " + said
