@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import tiny
+import traitlets
 from PIL import Image
 
 import dg_tools as dg
@@ -134,6 +135,15 @@ def test_intervention_edit_is_what_the_controls_say(dit):
     assert made.messages.text == "" and made.channels == [7]
     made.offered.value = (20,)
     assert made.channels == [20] and made.channels_field.value == "20"
+
+
+def test_a_value_that_no_control_can_show_is_an_error(dit):
+    edits, guided = InterventionExplorer(dit, steps=3, **SIZE), GuidanceExplorer(dit, steps=3, **SIZE)
+    for made, name, value in ((edits, "block", 9), (edits, "rho", 5.0), (guided, "weight", -1.0), (guided, "block", 4)):
+        before = made.state
+        with pytest.raises(traitlets.TraitError, match=f"{name} .* asked for; this explorer has 0 to"):
+            setattr(made, name, value)
+        assert made.state == before
 
 
 def test_box_and_click_choose_tokens(dit):

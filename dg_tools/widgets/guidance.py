@@ -14,7 +14,7 @@ from dg_tools.generation import Interrupted, generate, name_of
 from dg_tools.models import DiT, load
 from dg_tools.widgets.asked import Asked, AskedFields, across
 from dg_tools.widgets.four import WAYS, Settings, code, export_pictures, export_profile, render
-from dg_tools.widgets.parts import control, numbers, panel, panels, row, slider, words, write
+from dg_tools.widgets.parts import control, numbers, panel, panels, row, slider, within, words, write
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
 from dg_tools.widgets.watch import watched
@@ -70,6 +70,10 @@ class GuidanceExplorer(widgets.VBox):
 
     def __repr__(self) -> str:
         return f"GuidanceExplorer(w {self.weight:g}, channels {list(self.channels)}, block {self.block})"
+
+    @t.validate("weight", "block")
+    def _possible(self, proposal: Any) -> Any:
+        return within(getattr(self, "links", {}).get(proposal["trait"].name), proposal)
 
     @property
     def state(self) -> Settings:
@@ -174,8 +178,9 @@ class GuidanceExplorer(widgets.VBox):
             widgets.FloatRangeSlider, "DG window", "320px", min=0, max=1, step=0.05, value=(0, 1),
             continuous_update=False,
         )  # fmt: skip
-        t.link((self.weight_slider, "value"), (self, "weight"))
-        t.link((self.block_slider, "value"), (self, "block"))
+        self.links = {"weight": self.weight_slider, "block": self.block_slider}
+        for name, made in self.links.items():
+            t.link((made, "value"), (self, name))
         say = self.messages
         self.channels_field.observe(
             guarded(say, lambda c: setattr(self, "channels", numbers(c["new"], "channels"))), names="value"

@@ -22,7 +22,7 @@ from dg_tools.massive import find_massive
 from dg_tools.models import DiT, load
 from dg_tools.widgets.asked import Asked, AskedFields, across
 from dg_tools.widgets.drawn import draw, picture_png
-from dg_tools.widgets.parts import control, numbers, panel, panels, row, slider, table, words, write
+from dg_tools.widgets.parts import control, numbers, panel, panels, row, slider, table, within, words, write
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.plan import CONTROL_KINDS, NAMES, OWN, Comparison, Plan, code, render
 from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
@@ -78,6 +78,10 @@ class InterventionExplorer(widgets.VBox):
 
     def __repr__(self) -> str:
         return f"InterventionExplorer({self.mode} channels {list(self.channels)}, block {self.block})"
+
+    @t.validate("block", "rho", "draw")
+    def _possible(self, proposal: Any) -> Any:
+        return within(getattr(self, "links", {}).get(proposal["trait"].name), proposal)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -198,9 +202,9 @@ class InterventionExplorer(widgets.VBox):
         self.everywhere = widgets.Button(description="All tokens", layout={"width": "110px"})
         self.region = words("Edit acts on all tokens.")
 
-        links = {"block": self.block_slider, "mode": self.mode_field, "rho": self.rho_field}
-        links |= {"kind": self.kind_field, "draw": self.draw_field}
-        for name, made in links.items():
+        self.links: dict[str, Any] = {"block": self.block_slider, "mode": self.mode_field, "rho": self.rho_field}
+        self.links |= {"kind": self.kind_field, "draw": self.draw_field}
+        for name, made in self.links.items():
             t.link((made, "value"), (self, name))
         self.rho_field.disabled = True  # `scale` is the one mode that reads it
         self.observe(lambda c: setattr(self.rho_field, "disabled", c["new"] != "scale"), names="mode")

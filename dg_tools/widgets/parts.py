@@ -6,6 +6,7 @@ import html
 from typing import Any
 
 import ipywidgets as widgets
+from traitlets import TraitError
 
 WIDE = {"description_width": "initial"}
 
@@ -54,6 +55,19 @@ def table(rows: list[list[str]]) -> str:
         for tag, line in zip(["th"] + ["td"] * len(rows), rows, strict=False)
     ]
     return '<table class="dg-text">' + "".join(f"<tr>{line}</tr>" for line in cells) + "</table>"
+
+
+def within(made: Any, proposal: Any) -> Any:
+    """The value of a trait's validator, where its control can show it; a control would clip it in silence.
+
+    Raises:
+        TraitError: outside the control's range.
+    """
+    value = proposal["value"]
+    if made is not None and not made.min <= value <= made.max:
+        name = proposal["trait"].name
+        raise TraitError(f"{name} {value:g} asked for; this explorer has {made.min:g} to {made.max:g}")
+    return value
 
 
 def numbers(text: str, what: str) -> list[int]:
