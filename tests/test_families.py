@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 
+import diffusers
 import numpy as np
 import pytest
 import tiny
@@ -68,6 +69,17 @@ def test_full_size_configurations(name):
         chunks = record.chunks(block)
         assert block.get_submodule(record.adaln).out_features == len(chunks) * width, site
         assert {record.mlp_gate} <= set(chunks) and (record.attn is None or record.attn_gate in chunks)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.name not in ("sd3", "flux")], ids=lambda f: f.name)
+def test_published_widths(family):
+    """The classes' own defaults are the published sizes; one block of each list is enough here."""
+    kind = getattr(diffusers, family.transformer)
+    counts = [p for p in inspect.signature(kind.__init__).parameters if p.startswith("num") and p.endswith("layers")]
+    with torch.device("meta"):
+        transformer = kind(**dict.fromkeys(counts, 1))
+    check_record(family, transformer)
+    assert family.width(transformer) > 1000 and len(list(family.blocks(transformer))) == len(family.lists)
 
 
 def test_dual_attention_is_told_apart():
@@ -345,6 +357,33 @@ def test_a_closed_gate_writes_nothing(subject):
             handle.remove()
         written = seen["out"] - seen["in"][:, -subject.tokens :] - seen.get("cross", 0)
         assert written[..., OFF].abs().max() < 1e-4 < written.abs().max()
+
+
+def test_what_a_block_writes_adds_up(subject):
+    """Gate x attention + gate x MLP, and cross-attention where there is one, are what a block adds to the stream."""
+    dit, prompt = subject.dit, subject.about.PROMPTS[0]
+    for index in {1, len(dit.blocks) - 2}:
+        block, cross, sums = dit.blocks[index], [], []
+        if block.record.mlp is None:
+            with pytest.raises(AttributeError, match="runs its MLP more than once"):
+                _ = block.mlp
+            continue
+        handles = []
+        if hasattr(block.module, "attn2") and block.module.attn2 is not None:
+            handles.append(block.module.attn2.register_forward_hook(lambda m, i, o, cross=cross: cross.append(o)))
+        with dit.trace(prompt, seed=5, output_type="latent", **subject.call) as traced:
+            for _ in traced.steps:
+                before = dit.blocks[index - 1].image
+                chunks, written = block.modulation, 0
+                if block.record.attn is not None and block.record.attn_gate is not None:
+                    written = chunks[block.record.attn_gate][:, None] * block.attn
+                written = written + chunks[block.record.mlp_gate][:, None] * block.mlp
+                sums.append((block.image - before, written))
+        for handle in handles:
+            handle.remove()
+        assert len(sums) == subject.call["steps"]
+        for i, (difference, written) in enumerate(sums):
+            assert near(written + (cross[i] if cross else 0), difference)
 
 
 def test_a_crash_leaves_nothing(subject):
