@@ -28,6 +28,10 @@ def weights_hash(dit: DiT) -> str:
     each (an edit through `.data` is not counted).
     """
     weights = dit.transformer.state_dict()
+    if any(v.is_meta for v in weights.values()):  # offloaded in sequence: the module holds no values
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        weights = get_state_dict_offloaded_model(dit.transformer)
     look = tuple(
         (v.data_ptr(), v._version, v.flatten()[:: max(1, v.numel() // 64)].double().sum().item())
         for v in (v.detach() for v in weights.values())

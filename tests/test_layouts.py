@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import pytest
@@ -22,6 +23,20 @@ def latents(dit, guidance=GUIDER):
     return run(dit, PROMPT, seed=5, guidance=guidance, **tiny.CALL)[0]
 
 
+def assert_same_model(found, dit):
+    """The same weights, bit for bit, and what they draw.
+
+    Weights that lie otherwise in memory, as those of a mapped file do, take other kernels on some processors: latents
+    agree to single precision, and to double precision where they are computed in that.
+    """
+    ours, theirs = found.transformer.state_dict(), dit.transformer.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], v) for k, v in theirs.items())
+    for dtype, most in ((torch.float32, 1e-4), (torch.float64, 1e-11)):
+        pair = [dg.load(copy.deepcopy(d.pipeline).to(dtype)) for d in (found, dit)]
+        a, b = (latents(d) for d in pair)
+        assert (a - b).abs().max() <= most * b.abs().max()
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def saved(request, dits, tmp_path_factory):
     """(DiT, folder) of a family's pipeline, saved in shards as large models are."""
@@ -35,7 +50,7 @@ def saved(request, dits, tmp_path_factory):
 
 def test_shards(saved):
     dit, folder = saved
-    assert torch.equal(latents(dg.load(folder)), latents(dit))
+    assert_same_model(dg.load(folder), dit)
 
 
 def test_a_hub_id_is_resolved_from_a_local_cache(saved, tmp_path, monkeypatch):
@@ -47,7 +62,7 @@ def test_a_hub_id_is_resolved_from_a_local_cache(saved, tmp_path, monkeypatch):
     shutil.copytree(folder, repository / "snapshots" / "0123abcd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = dg.load("someone/tiny-dit", cache_dir=tmp_path)
-    assert torch.equal(latents(found), latents(dit))
+    assert_same_model(found, dit)
     with pytest.raises(FileNotFoundError, match=r"nobody/nothing.*filled cache"):
         dg.load("nobody/nothing", cache_dir=tmp_path)
 
@@ -115,7 +130,7 @@ def test_from_single_file(dits, tmp_path):
     )
     pipeline = StableDiffusion3Pipeline(**{**dit.pipeline.components, "transformer": transformer})
     pipeline.set_progress_bar_config(disable=True)
-    assert torch.equal(latents(dg.load(pipeline)), latents(dit))
+    assert_same_model(dg.load(pipeline), dit)
 
 
 @pytest.mark.parametrize("name", NAMES)
