@@ -158,7 +158,7 @@ def slopes(y: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
 
 def ranks(gates: dict[str, np.ndarray], channels: Sequence[int]) -> np.ndarray:
     """Share of the other channels whose |gate| is smaller, mean over the gates, steps and seeds, by prompt."""
-    made: list[Outcome] = []
+    made = []
     for gate in gates.values():
         rest = np.delete(gate, list(channels), axis=-1)
         made += [(rest < gate[..., c : c + 1]).mean(-1) for c in channels]
@@ -171,7 +171,7 @@ def effects(
 ) -> list[Outcome]:  # fmt: skip
     """The outcomes, primary first; y is the relative size (prompt, seed, step, channel) at the block."""
     shared: dict[str, Any] = {"control": "as many of the channels nearest in energy"}
-    made = []
+    made: list[Outcome] = []
 
     def compared(reach: str) -> Callable[[Sequence[int]], np.ndarray]:
         def over(which: Sequence[int]) -> np.ndarray:

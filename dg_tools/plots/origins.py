@@ -22,7 +22,8 @@ def origin_effects(result: Any) -> Figure:
     """
     channels = result.settings["channels"][:4]
     figure = plt.figure(figsize=(9.5, 2.3 * -(-len(channels) // 2) + 3), layout="constrained")
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=[-(-len(channels) // 2), 1.2]))
+    parts: Any = figure.subfigures(2, 1, height_ratios=[-(-len(channels) // 2), 1.2])
+    top, bottom = parts
     rows = -(-len(channels) // 2)
     panels = top.subplots(rows, min(2, len(channels)), squeeze=False)
     for axis in panels.flat[len(channels) :]:
