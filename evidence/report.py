@@ -33,7 +33,9 @@ that was set beforehand; then the control draws, their median and how many of th
 A claim *holds* where the whole interval is past the bound and at most 5% of the null distribution is as extreme; an
 equivalence (±) where the whole interval lies inside. *Does not hold*: the whole interval is on the other side.
 *Undecided*: it covers the bound. Channels are detected on one part of the pictures, the block is chosen on a second,
-and everything else is measured on a third or on held-out pairs; no name is in two parts.
+and everything else is measured on a third or on held-out pairs; no name is in two parts. A verdict is about this model,
+these channels and this block, where the choice favours the paper's claim; how other blocks compare, and other doses,
+stands under [subject](#subject) and [denoise](#denoise).
 """
 
 
@@ -192,6 +194,22 @@ def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
         )
         lines += [f"- {pictures}{made['seconds']:.0f} s, of CPU {made['cpu_seconds']:.0f} s: `{made['command']}`", ""]
     return "\n".join(lines)
+
+
+def beside(result: Result) -> list[str]:
+    """Tables that answer a question without a verdict: the sweep over blocks, and the dose."""
+    if result.experiment == "subject":
+        shown = result.tables["by_block"]
+        title = (
+            "Selectivity of zeroing (log high-band over low-band error ratio) by block, on the development pictures:"
+        )
+    elif "variants" in result.tables and (result.tables["variants"]["role"] == "dose").any():
+        shown = result.tables["variants"].query("role == 'dose'")[["variant", "low", "mid", "high", "total"]]
+        title = "Dose (question 5.7): log of x0 error over clean error, by band, for channels x layers zeroed:"
+    else:
+        return []
+    rows = [[x if isinstance(x, str) else number(float(x)) for x in row] for row in shown.itertuples(index=False)]
+    return [title, "", table([str(c).replace("_", " ") for c in shown], rows), ""]
 
 
 def page_text(results: Results, figures: Path, page: Path) -> str:
