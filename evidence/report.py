@@ -188,6 +188,7 @@ def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
             for o in result.outcomes
         ]
         lines += [table(["outcome", "claim", "verdict", "effect", "controls"], rows), ""]
+        lines += beside(result)
         lines += [f"- {note}" for note in result.notes]
         pictures = (
             f"{made['pictures']} pictures of `{made['split']}`, {made['seeds']} seed(s), " if "split" in made else ""

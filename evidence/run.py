@@ -126,7 +126,7 @@ def main(
     """Run, store and report."""
     if size not in SIZES:
         raise SystemExit(f"--size {size}: there are {', '.join(SIZES)}")
-    known = [p.name for p in PLAN]
+    known = ["subject", *(p.name for p in PLAN)]
     if wrong := [o for o in only if o not in known]:
         raise SystemExit(f"--only {', '.join(wrong)}: there are {', '.join(known)}")
     places = Places(size, out)  # type: ignore[arg-type]
