@@ -180,7 +180,7 @@ class Notebook:
         """`JupyterLab Light` or `JupyterLab Dark`."""
         self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", name)
         dark = "false" if "Dark" in name else "true"
-        self.page.wait_for_selector(f"body[data-jp-theme-light='{dark}']", timeout=SECONDS)
+        self.page.wait_for_selector(f"body[data-jp-theme-light='{dark}']", state="attached", timeout=SECONDS)
 
     def check(self) -> None:
         """No script error so far, and nothing asked of another machine."""
