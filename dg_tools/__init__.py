@@ -18,6 +18,7 @@ _HOME = {
     "generate": "generation",
     "denoise_error": "experiments",
     "references": "emoji",
+    "compare": "comparison",
 }
 
 __all__ = [
@@ -30,11 +31,12 @@ __all__ = [
     "detail_guidance",
     "find_massive",
 ]
-__all__ += ["generate", "load", "open_activations", "references"]
+__all__ += ["compare", "generate", "load", "open_activations", "references"]
 
 if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
     from dg_tools.classic import detail_guidance
+    from dg_tools.comparison import compare
     from dg_tools.emoji import references
     from dg_tools.experiments import denoise_error
     from dg_tools.generation import generate
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from dg_tools.models import load
 
 
-_MODULES = ("experiments", "metrics", "plots", "widgets")  # reached as dg.plots and so on, loaded on first use
+_MODULES = ("baselines", "experiments", "metrics", "plots", "widgets")  # as dg.plots and so on, loaded on first use
 
 
 def __getattr__(name: str) -> Any:
