@@ -4,7 +4,7 @@
     made.grid()
     made.to_frame().groupby("guidance")[["high_correlation", "block_calls"]].mean()
 
-It shows and measures; it tests nothing. `experiments.guidance` gives the same guidances one search budget and a verdict.
+It shows and measures, and tests nothing: `experiments.guidance` has the controls, and one search budget for all.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ def compare(
         ValueError, TypeError, IndexError: before the first forward, for what this model cannot have, for no guidances,
             or two of one name.
     """
-    items = [prompts] if isinstance(prompts, str | Reference | tuple) else list(prompts)
-    named = list(guidances.items()) if isinstance(guidances, Mapping) else [(name_of(g), g) for g in as_list(guidances)]
+    items: list[Any] = [prompts] if isinstance(prompts, str | Reference | tuple) else list(prompts)
+    given = guidances if isinstance(guidances, Mapping) else None
+    named = list(given.items()) if given is not None else [(name_of(g), g) for g in as_list(guidances)]
     names = [name for name, _ in named]
     if not items or not named:
         raise ValueError("an empty list of prompts or guidances: nothing to compare")

@@ -429,3 +429,59 @@ def test_a_family_without_the_layout_is_refused():
         with pytest.raises(ValueError, match=r"family 'pixart'"):
             guider.check(dit)
     AutoGuidance(3.0).check(dit)
+
+
+# -- why not diffusers' own -------------------------------------------------------------------------------------------
+
+
+def by_guider(dit, guider, steps: int = 4) -> dict[str, torch.Tensor]:
+    """The passes of step 1, as a modular pipeline runs them."""
+    caught: list[dict] = []
+    handle = dit.transformer.register_forward_pre_hook(lambda m, a, k: caught.append(k), with_kwargs=True)
+    run(dit, PROMPT, guidance=dg.CFG(3.0), **{**CALL, "steps": 1})
+    handle.remove()
+    given = {k: v for k, v in caught[0].items() if k in dit.family.row_inputs}
+    guider.set_state(step=1, num_inference_steps=steps, timestep=torch.tensor(500.0))
+    made = {}
+    for batch in guider.prepare_inputs({k: (v[1:], v[:1]) for k, v in given.items()}):
+        inputs = {k: getattr(batch, k) for k in given}
+        guider.prepare_models(dit.transformer)
+        made[batch.__guidance_identifier__] = dit.transformer(**inputs, return_dict=False)[0]
+        guider.cleanup_models(dit.transformer)
+    return made
+
+
+@torch.no_grad()
+def test_diffusers_guiders_fail_on_sd3_as_the_table_says():
+    """When one of these passes no longer, diffusers has mended it: use it, and drop ours."""
+    from diffusers import guiders
+    from diffusers.hooks import LayerSkipConfig
+
+    skip = LayerSkipConfig(indices=[1], fqn="transformer_blocks")
+    with pytest.raises(ValueError, match="not registered"):
+        by_guider(
+            dg.load(tiny.sd3()),
+            guiders.PerturbedAttentionGuidance(
+                3.0,
+                perturbed_guidance_start=0.0,
+                perturbed_guidance_stop=1.0,
+                perturbed_guidance_config=LayerSkipConfig(
+                    indices=[1],
+                    fqn="transformer_blocks",
+                    skip_attention=False,
+                    skip_attention_scores=True,
+                    skip_ff=False,
+                ),
+            ),
+        )
+    with pytest.raises(RuntimeError):  # text and image swapped
+        by_guider(
+            dg.load(tiny.sd3()),
+            guiders.SkipLayerGuidance(
+                3.0, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0, skip_layer_config=skip
+            ),
+        )
+    made = by_guider(dg.load(tiny.sd3()), guiders.SmoothedEnergyGuidance(3.0, seg_guidance_layers=[1]))
+    assert torch.equal(made["pred_cond_seg"], made["pred_cond"])  # no hook was ever set
+    with pytest.raises((RuntimeError, TypeError)):
+        by_guider(dg.load(tiny.sd3()), guiders.AutoGuidance(3.0, auto_guidance_config=skip, dropout=None))

@@ -128,6 +128,10 @@ class InBlocks(Perturbed):
         """The first perturbed block."""
         return self.blocks[0]
 
+    def calls(self, blocks: int) -> int:
+        """Block calls of the perturbed pass of a model of so many blocks, where nothing else acts on them."""
+        return blocks - self.first
+
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """As in `Perturbed`, and IndexError for blocks that there are not."""
         super().check(dit, steps, height, width)

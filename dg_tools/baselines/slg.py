@@ -26,6 +26,10 @@ class SLG(InBlocks):
 
     short = "SLG"
 
+    def calls(self, blocks: int) -> int:
+        """As in `InBlocks`, without the skipped ones."""
+        return blocks - self.first - len(self.blocks)
+
     @contextmanager
     def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
         """The blocks are passed by."""

@@ -25,9 +25,7 @@ def comparison_grid(comparison: Any, *, metric: str | None = None, title: str = 
     """
     table, images = comparison.table, comparison.images
     if metric is not None and metric not in table:
-        raise ValueError(
-            f"no metric {metric!r}; there are {[c for c in table.columns if c not in ('guidance', 'prompt')]}"
-        )
+        raise ValueError(f"no metric {metric!r}; there are {[*table.columns[2:]]}")
     names = list(dict.fromkeys(table["guidance"]))
     rows, first = len(images) // len(names), int(comparison.references is not None)
     columns = len(names) + first
@@ -58,9 +56,8 @@ def comparison_grid(comparison: Any, *, metric: str | None = None, title: str = 
 
 def draw(axis: Any, picture: Any) -> None:
     """A picture without ticks; its labels stay."""
-    axis.imshow(
-        np.clip(np.asarray(picture), 0, 255 if np.asarray(picture).dtype == np.uint8 else 1), interpolation="nearest"
-    )
+    shown = np.clip(picture, 0, 1) if isinstance(picture, np.ndarray) else picture
+    axis.imshow(shown, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     for side in axis.spines.values():
         side.set_visible(False)
