@@ -42,7 +42,7 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
         "auto": dg.baselines.AutoGuidance(3.0, 0.5),
         "blur": dg.baselines.Blurred(3.0, 0.5),
     }
-    made = {
+    return {
         "CFG": picture(guidance=dg.CFG(3.0)),
         "cond": picture(),
         "CFG, edited": picture(guidance=dg.CFG(3.0), edits=off),
@@ -53,7 +53,6 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
         "APG": picture(guidance=dg.baselines.APG(3.0)),
         "CFG-Zero*": picture(guidance=dg.baselines.CFGZeroStar(3.0)),
     }
-    return made
 
 
 def main(

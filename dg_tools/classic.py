@@ -45,7 +45,7 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
 
     Args:
         pipeline: a classic pipeline, or a `DiT`.
-        guider: the settings.
+        guider: the settings; one of `baselines` works in the same way.
         way: how the disrupted prediction is computed: `fork`, in the same forward, where nothing else acts on the
             blocks, else `partial`; `partial`, a rerun of the blocks after the disrupted one; `whole`, a second forward.
             What a family or the call forbids falls back to the next, and the log says so.

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import guiders
 from diffusers.guiders import AdaptiveProjectedGuidance
+from diffusers.hooks import LayerSkipConfig
 from scipy.ndimage import gaussian_filter
 
 import dg_tools as dg
@@ -388,6 +390,18 @@ def test_apg_is_diffusers_on_pictures_and_forgets_between_runs(dits):
             assert torch.allclose(run(dit, PROMPT, guidance=dg.CFG(3.0), **CALL)[0], once, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sd35-medium", "flux"])
+@pytest.mark.parametrize(
+    "guider", [make("PAG", 3.0), make("SEG", 3.0), make("blur", 3.0), APG(3.0, norm=4.0, momentum=-0.4)]
+)
+def test_a_batch_gives_each_its_own(dits, name, guider):
+    words, seeds = ["a red apple", "a tree"], [1, 2]
+    both, _ = run(dits(name), words, seed=seeds, guidance=guider, **CALL)
+    for i in range(2):
+        alone, _ = run(dits(name), words[i], seed=seeds[i], guidance=guider, **CALL)
+        assert (both[i] - alone[0]).abs().max() / alone.abs().max() < 1e-4
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -434,8 +448,9 @@ def test_a_family_without_the_layout_is_refused():
 # -- why not diffusers' own -------------------------------------------------------------------------------------------
 
 
-def by_guider(dit, guider, steps: int = 4) -> dict[str, torch.Tensor]:
-    """The passes of step 1, as a modular pipeline runs them."""
+def by_guider(guider, steps: int = 4) -> dict[str, torch.Tensor]:
+    """The passes of step 1, as a modular pipeline runs them, on a model that may be spoilt."""
+    dit = dg.load(tiny.sd3())
     caught: list[dict] = []
     handle = dit.transformer.register_forward_pre_hook(lambda m, a, k: caught.append(k), with_kwargs=True)
     run(dit, PROMPT, guidance=dg.CFG(3.0), **{**CALL, "steps": 1})
@@ -453,35 +468,17 @@ def by_guider(dit, guider, steps: int = 4) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def test_diffusers_guiders_fail_on_sd3_as_the_table_says():
-    """When one of these passes no longer, diffusers has mended it: use it, and drop ours."""
-    from diffusers import guiders
-    from diffusers.hooks import LayerSkipConfig
-
-    skip = LayerSkipConfig(indices=[1], fqn="transformer_blocks")
+    """When one of these works, diffusers has mended it: use it, and drop ours."""
+    skip = {"indices": [1], "fqn": "transformer_blocks"}
+    scores = LayerSkipConfig(**skip, skip_attention=False, skip_attention_scores=True, skip_ff=False)
+    always = {"perturbed_guidance_start": 0.0, "perturbed_guidance_stop": 1.0}
     with pytest.raises(ValueError, match="not registered"):
-        by_guider(
-            dg.load(tiny.sd3()),
-            guiders.PerturbedAttentionGuidance(
-                3.0,
-                perturbed_guidance_start=0.0,
-                perturbed_guidance_stop=1.0,
-                perturbed_guidance_config=LayerSkipConfig(
-                    indices=[1],
-                    fqn="transformer_blocks",
-                    skip_attention=False,
-                    skip_attention_scores=True,
-                    skip_ff=False,
-                ),
-            ),
-        )
-    with pytest.raises(RuntimeError):  # text and image swapped
-        by_guider(
-            dg.load(tiny.sd3()),
-            guiders.SkipLayerGuidance(
-                3.0, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0, skip_layer_config=skip
-            ),
-        )
-    made = by_guider(dg.load(tiny.sd3()), guiders.SmoothedEnergyGuidance(3.0, seg_guidance_layers=[1]))
+        by_guider(guiders.PerturbedAttentionGuidance(3.0, **always, perturbed_guidance_config=scores))
+    always = {"skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+    swapped = "normalized_shape|must match|size"  # text goes where the image belongs
+    with pytest.raises(RuntimeError, match=swapped):
+        by_guider(guiders.SkipLayerGuidance(3.0, **always, skip_layer_config=LayerSkipConfig(**skip)))
+    with pytest.raises(RuntimeError, match=swapped):
+        by_guider(guiders.AutoGuidance(3.0, auto_guidance_config=LayerSkipConfig(**skip)))
+    made = by_guider(guiders.SmoothedEnergyGuidance(3.0, seg_guidance_layers=[1]))
     assert torch.equal(made["pred_cond_seg"], made["pred_cond"])  # no hook was ever set
-    with pytest.raises((RuntimeError, TypeError)):
-        by_guider(dg.load(tiny.sd3()), guiders.AutoGuidance(3.0, auto_guidance_config=skip, dropout=None))
