@@ -34,6 +34,14 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
     both = dg.DetailGuidance(3.0, 0.5, off)
 
     capture = {"seeds": 0, "steps": steps, "progress": False}
+    middle = len(dit.blocks) // 2
+    rivals = {
+        "PAG": dg.baselines.PAG(3.0, 0.5, blocks=middle),
+        "SLG": dg.baselines.SLG(3.0, 0.5, blocks=middle),
+        "SEG": dg.baselines.SEG(3.0, 0.5, blocks=middle),
+        "auto": dg.baselines.AutoGuidance(3.0, 0.5),
+        "blur": dg.baselines.Blurred(3.0, 0.5),
+    }
     return {
         "CFG": picture(guidance=dg.CFG(3.0)),
         "cond": picture(),
@@ -41,6 +49,9 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
         "DG": picture(guidance=dg.DetailGuidance(1.0, 0.5, off)),
         "CFG + DG": picture(guidance=both),
         "CFG, captured": lambda: dg.capture(dit, "red apple on blue", guidance=dg.CFG(3.0), **capture),
+        **{f"CFG + {name}": picture(guidance=guider) for name, guider in rivals.items()},
+        "APG": picture(guidance=dg.baselines.APG(3.0)),
+        "CFG-Zero*": picture(guidance=dg.baselines.CFGZeroStar(3.0)),
     }
 
 

@@ -18,6 +18,7 @@ _HOME = {
     "generate": "generation",
     "denoise_error": "experiments",
     "references": "emoji",
+    "compare": "comparison",
     "sweep": "sweeps",
 }
 
@@ -31,11 +32,12 @@ __all__ = [
     "detail_guidance",
     "find_massive",
 ]
-__all__ += ["generate", "load", "open_activations", "references", "sweep"]
+__all__ += ["compare", "generate", "load", "open_activations", "references", "sweep"]
 
 if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
     from dg_tools.classic import detail_guidance
+    from dg_tools.comparison import compare
     from dg_tools.emoji import references
     from dg_tools.experiments import denoise_error
     from dg_tools.generation import generate
@@ -46,13 +48,7 @@ if TYPE_CHECKING:
     from dg_tools.sweeps import sweep
 
 
-_MODULES = (
-    "experiments",
-    "metrics",
-    "plots",
-    "sweeps",
-    "widgets",
-)  # reached as dg.plots and so on, on first use
+_MODULES = ("baselines", "experiments", "metrics", "plots", "sweeps", "widgets")  # as dg.plots, on first use
 
 
 def __getattr__(name: str) -> Any:

@@ -14,15 +14,17 @@ Outside of the guider's window the unconditional pass is left out and c returned
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 
+from dg_tools.baselines.perturbed import Perturbed
 from dg_tools.fork import each, foreign_hooks, forked
-from dg_tools.guidance import DetailGuidance
+from dg_tools.guidance import DetailGuidance, Seen
 from dg_tools.interventions import attached, bind
 from dg_tools.models import DiT, load
 from dg_tools.partial import BETWEEN_BLOCKS, starting_after, why_not
@@ -43,7 +45,7 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
 
     Args:
         pipeline: a classic pipeline, or a `DiT`.
-        guider: the settings.
+        guider: the settings; one of `baselines` works in the same way.
         way: how the disrupted prediction is computed: `fork`, in the same forward, where nothing else acts on the
             blocks, else `partial`; `partial`, a rerun of the blocks after the disrupted one; `whole`, a second forward.
             What a family or the call forbids falls back to the next, and the log says so.
@@ -55,8 +57,7 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
     """
     dit = load(pipeline)
     guider = guider.resolved(dit)
-    if guider.disrupt is not None:
-        guider.disrupt.check(dit)
+    guider.check(dit)
     if not guider._enabled:
         yield
         return
@@ -85,6 +86,7 @@ class Fold:
         self.cond: torch.Tensor | None = None  # what a sequential call's conditional pass gave, for its other pass
         self.disrupted: torch.Tensor | None = None
         self.said: set[str] = set()
+        self.guided: DetailGuidance = copy.copy(guider)  # with the caller's scale; some remember their past steps
 
     @property
     def guided_forward(self) -> Any:
@@ -114,6 +116,7 @@ class Fold:
                 f"guidance_scale={self.guider.guidance_scale:g}: say the same scale in both, or leave the guider's out"
             )
         self.scale = self.guider.guidance_scale if scale is None else scale
+        self.guider.check_scale(self.scale)
         self.guider.check_window(self.steps)
         config = self.dit.transformer.config
         if self.guider.guidance_rescale > 0 and getattr(config, "out_channels", None) == 2 * config.in_channels:
@@ -128,10 +131,15 @@ class Fold:
     def steps(self) -> int:
         return len(self.dit.pipeline.scheduler.timesteps)
 
-    @property
-    def guided(self) -> DetailGuidance:
-        """The guider with the caller's scale."""
-        return self.guider.new(guidance_scale=self.scale)
+    def combined(
+        self, inputs: dict[str, Any], call: Call, cond: torch.Tensor, uncond: Any, disrupted: Any
+    ) -> torch.Tensor:
+        """The guider's own sum of all predictions of a step."""
+        assert call.step is not None
+        z = inputs["hidden_states"][call.cond if call.branch == "both" else slice(None)]
+        self.guided.guidance_scale = self.scale
+        self.guided.seen = Seen(z, call.sigma, call.step, self.steps)
+        return self.guided.forward(cond, uncond, disrupted).pred
 
     def predict(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
         """What the pipeline is given in the place of the transformer's prediction."""
@@ -141,19 +149,19 @@ class Fold:
             return self.batched(inputs, call) if inside else self.conditional_twice(inputs, call)
         if call.branch == "cond":
             return self.conditional(inputs, call, inside)
-        return self.unconditional(inputs, inside)
+        return self.unconditional(inputs, call, inside)
 
     # -- classifier-free guidance in one batched call -----------------------------------------------------------------
 
     def batched(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
         """Rows [u, c'] such that u + s (c' - u) is the guided prediction."""
         prediction, disrupted = self.both(inputs, call)
-        rescale = self.guider.guidance_rescale > 0
-        if disrupted is None and not rescale:
+        joint = self.guider.nonlinear
+        if disrupted is None and not joint:
             return prediction
         cond, uncond = prediction[call.cond], prediction[call.uncond]
-        if rescale or disrupted is None:
-            folded = uncond + (self.guided.forward(cond, uncond, disrupted).pred - uncond) / self.scale
+        if joint or disrupted is None:
+            folded = uncond + (self.combined(inputs, call, cond, uncond, disrupted) - uncond) / self.scale
         else:
             folded = self.folded(cond, disrupted)
         replaced = prediction.clone()
@@ -179,16 +187,16 @@ class Fold:
         if self.deferred:
             return self.cond
         if self.guider.guidance_rescale > 0:
-            return self.guided.forward(self.cond, None, self.disrupted).pred
+            return self.combined(inputs, call, self.cond, None, self.disrupted)
         return self.cond if self.disrupted is None else self.folded(self.cond, self.disrupted)
 
-    def unconditional(self, inputs: dict[str, Any], inside: bool) -> torch.Tensor:
+    def unconditional(self, inputs: dict[str, Any], call: Call, inside: bool) -> torch.Tensor:
         """u; outside of the window c instead; where deferred u' such that u' + s (c - u') is the wanted result."""
         if not inside and self.cond is not None:
             return self.cond
         uncond = self.forward(**inputs)[0]
         if self.deferred and self.cond is not None:
-            wanted = self.guided.forward(self.cond, uncond, self.disrupted).pred
+            wanted = self.combined(inputs, call, self.cond, uncond, self.disrupted)
             return (self.scale * self.cond - wanted) / (self.scale - 1)
         return uncond
 
@@ -198,7 +206,7 @@ class Fold:
         if self.dit.family.rows != "sequential" or self.scale <= 1:
             return False
         rescaled = self.dit.family.rescaling and self.guider.detail_guidance_scale
-        return bool(self.guider.guidance_rescale > 0 or rescaled)
+        return bool(self.guider.nonlinear or rescaled)
 
     # -- the disrupted prediction -------------------------------------------------------------------------------------
 
@@ -217,6 +225,8 @@ class Fold:
         wanted = "pred_disrupted" in self.guider.passes(call.step, self.steps)
         if not wanted and not (self.force and self.guider.disrupt is not None):
             return self.forward(**inputs)[0], None
+        if isinstance(self.guider, Perturbed):
+            return self.perturbed(self.guider, inputs, call)
         way = "partial" if self.force and self.way == "fork" else self.way
         reason = self.why_whole(inputs)
         if way != "whole" and reason:
@@ -232,7 +242,8 @@ class Fold:
         hooks = self.dit.transformer._forward_pre_hooks.values()
         if any(getattr(getattr(hook, "__self__", None), "clean", False) for hook in hooks):
             return "an edit asks for LayerNorm statistics of a clean pass"
-        return why_not(self.dit.family, inputs) or self.guider.disrupt.why_whole  # type: ignore[union-attr]
+        disrupt = self.guider.disrupt
+        return why_not(self.dit.family, inputs) or (disrupt.why_whole if disrupt is not None else None)
 
     def say(self, sentence: str) -> None:
         """Once a context."""
@@ -262,6 +273,25 @@ class Fold:
     def partial(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """The disrupted block's clean output is kept, and a second forward starts from it."""
         transformer, block = self.dit.transformer, self.guider.disrupt.block  # type: ignore[union-attr]
+        prediction, kept = self.keeping(inputs, call, block)
+        with starting_after(transformer, self.dit.family, block, kept, self.edit(call)):
+            return prediction, self.again(self.rows_of(inputs, call.cond))
+
+    def perturbed(self, guider: Perturbed, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+        """A second forward by the guider's own worse twin, which is the clean one up to its first perturbed block."""
+        begin = guider.first
+        around: AbstractContextManager[None] = nullcontext()
+        if not begin or self.way == "whole" or self.why_whole(inputs):
+            prediction = self.forward(**inputs)[0]
+        else:
+            prediction, kept = self.keeping(inputs, call, begin - 1)
+            around = starting_after(self.dit.transformer, self.dit.family, begin - 1, kept, lambda output: output)
+        rows, alone = self.rows_of(inputs, call.cond), self.alone_call(call)
+        with around:
+            return prediction, guider.worse(self.dit, rows, prediction[call.cond], alone, self.again)
+
+    def keeping(self, inputs: dict[str, Any], call: Call, block: int) -> tuple[torch.Tensor, Any]:
+        """The prediction of all rows, and what the block gave for the conditional ones."""
         kept: list[Any] = []
 
         def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -273,8 +303,7 @@ class Fold:
             prediction = self.forward(**inputs)[0]
         finally:
             handle.remove()
-        with starting_after(transformer, self.dit.family, block, kept[-1], self.edit(call)):
-            return prediction, self.again(self.rows_of(inputs, call.cond))
+        return prediction, kept[-1]
 
     def whole(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """Two forwards."""

@@ -67,9 +67,8 @@ def caption(settings: dict[str, Any]) -> str:
 def name_of(guidance: BaseGuidance | None) -> str:
     """A guidance in a few words: `cond`, `CFG 3`, `DG 0.5`, `CFG 3 + DG 0.5`."""
     scale = guidance_scale(guidance)
-    parts = [f"CFG {scale:g}"] if scale > 1 else []
-    if isinstance(guidance, DetailGuidance) and guidance.detail_guidance_scale:
-        parts.append(f"DG {guidance.detail_guidance_scale:g}")
+    plain = [f"CFG {scale:g}"] if scale > 1 else []
+    parts = guidance.words(scale) if isinstance(guidance, DetailGuidance) else plain
     return " + ".join(parts) or "cond"
 
 
@@ -98,7 +97,7 @@ def generate(
         dit: from `load`.
         prompt, seed: one or several.
         steps, height, width: the pipeline's defaults where None.
-        guidance: None (s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, or a list of these.
+        guidance: None (s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, one of `baselines`, or a list of these.
         edits: None, a `Disrupt`, or a list whose items are None, a `Disrupt` or a list of them used together.
         progress: show a bar.
         **kwargs: passed to the pipeline's call.

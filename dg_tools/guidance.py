@@ -9,15 +9,15 @@ is the paper's w (0 = off); both are anchored on the conditional prediction. Lin
 stands.
 
 `DetailGuidance` is a diffusers guider: settings, formula, pass plan, and what a modular pipeline asks of it. `classic`
-brings it to pipelines that take no guider.
+brings it to pipelines that take no guider. `baselines` has the same with other worse twins.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
@@ -69,6 +69,15 @@ class CFG(ClassifierFreeGuidance):
             super().__init__(guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled)
 
 
+class Seen(NamedTuple):
+    """A step that is being combined: z_t as the transformer takes it, its noise level, its index, and how many."""
+
+    z: torch.Tensor
+    sigma: float
+    step: int
+    steps: int
+
+
 def as_disrupt(given: Any) -> Disrupt | None:
     """A `Disrupt` from one, its JSON, or the name of a profile.
 
@@ -118,6 +127,10 @@ class DetailGuidance(BaseGuidance):
     """
 
     _input_predictions = ["pred_cond", "pred_uncond", "pred_disrupted"]  # noqa: RUF012  (diffusers reads it)
+    short = "DG"  # in captions
+    disrupts = True  # False: a subclass with another worse twin, and a configuration of its own
+    transformers: Sequence[torch.nn.Module] = ()  # further ones that a run calls, and counts
+    seen: Seen | None = None  # the step that is being combined, where `forward` asks
 
     def __init__(
         self,
@@ -142,7 +155,7 @@ class DetailGuidance(BaseGuidance):
             )
         if guidance_scale is not None and guidance_scale < 1:
             raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
-        if detail_guidance_scale and self.disrupt is None and not self.auto:
+        if self.disrupts and detail_guidance_scale and self.disrupt is None and not self.auto:
             raise ValueError(
                 "detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt, a profile's name, or 'auto'"
             )
@@ -161,6 +174,8 @@ class DetailGuidance(BaseGuidance):
         self.guidance_rescale = guidance_rescale
         self._disarm: Callable[[], None] | None = None
         self._kept: Any = None  # the disrupted block's output in this step's conditional pass
+        if not self.disrupts:
+            return
         self.register_to_config(
             guidance_scale=guidance_scale,
             detail_guidance_scale=self.detail_guidance_scale,
@@ -202,6 +217,26 @@ class DetailGuidance(BaseGuidance):
         profile = auto_profile(dit, **kwargs)
         return self.new(disrupt=Disrupt(profile["channels"], profile["block"]).to_json())
 
+    def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
+        """Raise before any forward for what this model, or a run of `steps` on it, cannot have."""
+        if self.disrupt is not None:
+            self.disrupt.check(dit, steps, height, width)
+            if steps is not None:
+                self.check_window(steps)
+
+    def check_scale(self, scale: float) -> None:
+        """Raise ValueError for a CFG scale, the call's own, that this guidance cannot work with; any will do here."""
+
+    def words(self, scale: float) -> list[str]:
+        """What it adds up, in a few words each, at CFG scale `scale`."""
+        parts = [f"CFG {scale:g}"] if scale > 1 else []
+        return parts + ([f"{self.short} {self.detail_guidance_scale:g}"] if self.detail_guidance_scale else [])
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether the result is no plain sum, so that `forward` must see all predictions at once."""
+        return self.guidance_rescale > 0
+
     # -- the plan: which passes does a step need? ---------------------------------------------------------------------
 
     def passes(self, step: int, steps: int) -> list[str]:
@@ -212,7 +247,9 @@ class DetailGuidance(BaseGuidance):
         if self._enabled and self.inside(step, steps):
             if self.guidance_scale > 1:
                 plan.append("pred_uncond")
-            asked = self.disrupt is not None and (self.disrupt.steps is None or step in self.disrupt.steps)
+            asked = not self.disrupts
+            if self.disrupt is not None:
+                asked = self.disrupt.steps is None or step in self.disrupt.steps
             window = self.detail_guidance_start * steps <= step < self.detail_guidance_stop * steps
             if asked and window and self.detail_guidance_scale:
                 plan.append("pred_disrupted")
@@ -295,6 +332,11 @@ class DetailGuidance(BaseGuidance):
         again. The forward itself takes everything off again, so that nothing is left where it raises: modular
         pipelines do not clean up after an exception.
         """
+        if not self.disrupts:
+            raise RuntimeError(
+                f"{type(self).__name__} works in classic pipelines, through dg.generate or dg.detail_guidance; a "
+                "modular pipeline takes dg.DetailGuidance and diffusers' own guiders"
+            )
         super().prepare_models(denoiser)
         self.cleanup_models(denoiser)
         if self._count_prepared == 1 and self._step == 0 and self.disrupt is not None:

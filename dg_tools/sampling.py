@@ -45,7 +45,8 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
         original = getattr(guidance, "use_original_formulation", False)  # c + s (c - u): the usual scale less one
         return float(guidance.guidance_scale) + bool(original)
     raise TypeError(
-        f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s) or dg.DetailGuidance(s, w, disrupt=...)"
+        f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s), dg.DetailGuidance(s, w, disrupt=...) or "
+        "one of dg.baselines"
     )
 
 
@@ -70,9 +71,9 @@ def check(
         if not isinstance(edit, Disrupt):
             raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")
         edit.check(dit, steps, height, width)
-    if isinstance(guidance, DetailGuidance) and guidance.disrupt is not None and not guidance.auto:
-        guidance.disrupt.check(dit, steps, height, width)
-        guidance.check_window(steps)
+    if isinstance(guidance, DetailGuidance):
+        guidance.check_scale(guidance_scale(guidance))
+        guidance.check(dit, steps, height, width)
 
 
 def run(
@@ -90,7 +91,7 @@ def run(
         dit: the model; its lock is held, so a second thread waits.
         prompt: one or several.
         edits: on in every pass (a guidance has its own disruption).
-        guidance: None (s = 1), `CFG` or `DetailGuidance`.
+        guidance: None (s = 1), `CFG`, `DetailGuidance` or one of `baselines`.
         on_step: called with the step index after each step.
         **arguments: as in `DiT.arguments`.
     """
@@ -120,12 +121,14 @@ def run(
             on_step(step)
 
     with dit.running(), ExitStack() as stack:
-        tail = dit.transformer.get_submodule(dit.family.tail)
-        stack.callback(tail.register_forward_hook(count_forward).remove)
-        for block in dit.blocks:
-            stack.callback(block.module.register_forward_hook(count_block).remove)
+        inside = windowed(guidance)
+        for transformer in (dit.transformer, *(inside.transformers if inside else ())):
+            tail = transformer.get_submodule(dit.family.tail)
+            stack.callback(tail.register_forward_hook(count_forward).remove)
+            for _, _, block in dit.family.blocks(transformer):
+                stack.callback(block.register_forward_hook(count_block).remove)
         stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))
-        if inside := windowed(guidance):
+        if inside is not None:
             stack.enter_context(detail_guidance(dit, inside))
         stack.enter_context(after_each_step(dit.pipeline, after_step))
         given = dit.pipeline(**made, output_type="latent")[0]

@@ -37,7 +37,7 @@ def execute(code: str, name: str, **given: object) -> dict[str, object]:
 def test_the_code_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     code, _ = blocks()
-    assert len(code) == 4 and len(code[0].strip().splitlines()) <= 12
+    assert len(code) == 5 and len(code[0].strip().splitlines()) <= 12
     execute("\n".join(code).replace("steps=20", "steps=2"), "readme")  # the same calls, fewer steps
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 
+from dg_tools.baselines.auto_guidance import noised
+from dg_tools.baselines.smooth import gaussian_blur
 from dg_tools.experiments.loop import At
 
 Part = Literal["whole", "along", "across"]
@@ -116,18 +117,6 @@ def blurred(at: At, sigma: float) -> torch.Tensor:
     return (at.z - gaussian_blur(at.x0(at["c"]), sigma)) / at.sigma
 
 
-def gaussian_blur(x: torch.Tensor, sigma: float, truncate: float = 4.0) -> torch.Tensor:
-    """Gaussian blur over the last two dimensions of (N, C, h, w), edges repeated; cut at `truncate` sigmas."""
-    reach = int(truncate * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).to(x)
-    channels = x.shape[1]
-    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
-    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-
-
 def inner(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Inner product of each picture's direction, (N,)."""
     return (x.float() * y.float()).flatten(1).sum(1)
@@ -165,9 +154,7 @@ def noised_twin(transformer: Any, size: float, seed: int = 0) -> Any:
     twin.load_state_dict(transformer.state_dict())
     first = next(transformer.parameters())
     torch.nn.Module.to(twin, first.device, first.dtype).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in twin.parameters():
-        if parameter.ndim > 1:
-            noise = torch.randn(parameter.shape, generator=generator) * size * parameter.float().std().cpu()
-            parameter.add_(noise.to(parameter))
+    matrices = [p for p in twin.parameters() if p.ndim > 1]
+    for parameter, value in zip(matrices, noised(matrices, size, seed), strict=True):
+        parameter.copy_(value)
     return twin

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from dg_tools.emoji import References, references
+from dg_tools.experiments import rivals
 from dg_tools.experiments.directions import ALWAYS, BLUR, Guidance, Window, noised_twin
 from dg_tools.experiments.gains import MARGINS, buys, outcomes, told
 from dg_tools.experiments.loop import Source, sample
@@ -52,6 +53,7 @@ def guidance(
     blur_sigma: float = 1.0,
     twin: torch.nn.Module | None = None,
     twin_noise: float = 0.1,
+    baselines: Sequence[str] = (),
     controls: int = CONTROLS,
     like: Any = None,
     batch: int = 32,
@@ -80,6 +82,8 @@ def guidance(
         blur_sigma: of the blurred prediction, in latent pixels.
         twin: auto-guidance's worse model, a transformer of the same class such as an early checkpoint; None: a copy
             with noise of `twin_noise` times the weights' standard deviation.
+        baselines: rivals by name, `"PAG"`, `"SLG"`, `"SEG"`, `"blur"`, `"noised twin"`, each searched as hard as DG (in
+            `rivals`); none by default, since each takes as many runs as DG's sweep and one more.
         controls: control draws of the primary outcome, at least 1; a verdict takes 19 or more.
         like: the `Massive` of `find_massive`, for a control matched in variance over tokens; None: the detection's.
         batch: pictures a forward.
@@ -89,7 +93,7 @@ def guidance(
 
     Returns:
         A `Result`; `table` has one row a run and picture, `tables` are `runs` (the plan with costs), `plane`, `bought`,
-        `pushes` (cosines and norms by step), `spectra` and `maps`; pictures are not kept.
+        `pushes` (cosines and norms by step), `spectra`, `maps`, and with baselines `search`; pictures are not kept.
 
     Raises:
         ValueError: prompts without pictures, empty lists, fewer than two test prompts, scales out of range.
@@ -97,6 +101,7 @@ def guidance(
     """
     check(prompts, seeds, scale, steps, controls, twin_noise)
     check_sweep(dit, weight, window, blur_sigma, scales, blocks or (), windows, twin)
+    rivals.check(dit, baselines)
     check_truth(dit, prompts, folder)
     size = dict(zip(("height", "width"), dit.size(*picture_size(prompts, dit, folder)), strict=True))
     more = {**size, **kwargs}
@@ -109,10 +114,13 @@ def guidance(
     others = [b for b in others if b != subject.block or blocks is not None]
     like = subject.found if like is None else like
     sources = sources_of(dit, off, others, controls, like, twin, twin_noise)
+    sources |= rivals.sources_of(baselines, [*others, subject.block])
     plan = runs(
         sources, len(dit.blocks), steps=steps, scale=scale, weight=weight, window=window, blur_sigma=blur_sigma,
         controls=controls, scales=scales, others=[(f"block {b}", b) for b in others], windows=windows,
     )  # fmt: skip
+    whole = next(r.guidance for r in plan if r.role == "DG" and r.guidance.scale > 1)
+    plan += rivals.runs_of(baselines, subject.block, others, whole, steps, scales, windows)
 
     words, truth, _ = references_of(dit, list(subject.test), folder, len(subject.test), 0)
     pairs = [(w, s, i) for i, w in enumerate(words) for s in seeds]
@@ -122,13 +130,17 @@ def guidance(
     made = measured(dit, plan, sources, texts, noise, truths, call, progress)
     gained = buys(made.table, plan)
     settings = subject.settings(
-        steps=steps, scale=scale, weight=weight, window=list(window), seeds=list(seeds), blur_sigma=blur_sigma,
+        steps=steps, scale=scale, weight=weight, window=list(window), seeds=list(seeds),
+        blur_sigma=blur_sigma, baselines=list(baselines),
         twin=f"noise of {twin_noise:g} x std on every weight matrix" if twin is None else "given",
         controls=controls, margins=MARGINS, negative_prompt=negative_prompt, batch=batch, **more,
     )  # fmt: skip
     tables = {"runs": made.runs, "plane": made.plane, "bought": gained, "pushes": made.pushes}
     tables |= {"spectra": made.spectra, "maps": made.maps}
     notes = told(gained, str(subject.model["model"]))
+    if baselines:
+        tables["search"] = rivals.searched(made.table, made.runs, plan, whole)
+        notes += rivals.told(tables["search"])
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
         notes.append("no control matched in variance over tokens: it takes a detection, or like=")

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 
+from dg_tools.baselines.perturbed import InBlocks
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models import DiT
 from dg_tools.onestep import first_call, without_state
@@ -28,7 +29,7 @@ from dg_tools.partial import starting_after, why_not
 from dg_tools.pictures import packed, spatial
 from dg_tools.steps import Call
 
-Source = Literal["cond", "uncond"] | Disrupt | torch.nn.Module
+Source = Literal["cond", "uncond"] | Disrupt | InBlocks | torch.nn.Module
 SOURCES: Mapping[str, Source] = {"c": "cond", "u": "uncond"}  # always there
 
 
@@ -100,6 +101,8 @@ class At:
         call = Call(self.step, 1000 * self.sigma, self.sigma, "cond", slice(None), slice(0, 0), tokens)
         if isinstance(source, torch.nn.Module):
             return self._forward(source, inputs, blocks)
+        if isinstance(source, InBlocks):
+            return self._perturbed(source, inputs, call)
         if not isinstance(source, Disrupt):
             with self._keeping() if source == "cond" else _nothing():
                 return self._forward(dit.transformer, inputs, blocks)
@@ -112,6 +115,18 @@ class At:
         edit = lambda output: source.must_edit(output, record, call)  # noqa: E731
         with starting_after(dit.transformer, dit.family, at, self._kept[at], edit):
             return self._forward(dit.transformer, inputs, blocks - at - 1)
+
+    def _perturbed(self, source: InBlocks, inputs: dict[str, Any], call: Call) -> torch.Tensor:
+        """A baseline's worse prediction, from its first perturbed block on."""
+        dit, begin = self._batch.dit, starts_after(self._batch.dit, source, inputs)
+        given = {**inputs, "hidden_states": packed(dit, self.z)}
+        if begin is None:
+            with source.on(dit, given, call):
+                return self._forward(dit.transformer, inputs, source.calls(len(dit.blocks)) + source.first)
+        _ = self["c"]  # keeps the block's output
+        same = starting_after(dit.transformer, dit.family, begin, self._kept[begin], lambda output: output)
+        with same, source.on(dit, given, call):
+            return self._forward(dit.transformer, inputs, source.calls(len(dit.blocks)))
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
@@ -158,7 +173,8 @@ class _Batch:
     def forked(self) -> list[int]:
         """Blocks whose output in the conditional forward a disrupted prediction starts from."""
         found = {s.block for s in self.sources.values() if isinstance(s, Disrupt) and forks(self.dit, s, self.cond)}
-        return sorted(found)
+        begins = [starts_after(self.dit, s, self.cond) for s in self.sources.values() if isinstance(s, InBlocks)]
+        return sorted(found.union(b for b in begins if b is not None))
 
 
 @contextmanager
@@ -192,8 +208,9 @@ def sample(
         dit: any DiT.
         prompts, seeds: one of each a picture; a picture's noise comes from a generator of its own, as in the pipeline.
         rule: from a step (`At`) to its velocity (N, C, h, w).
-        sources: what further names of predictions stand for: a `Disrupt` (conditional, disrupted) or another
-            transformer of the same class (conditional), beside `c` and `u`.
+        sources: what further names of predictions stand for: a `Disrupt` (conditional, disrupted), a baseline that
+            perturbs blocks (PAG, SLG, SEG; its weight plays no part), or another transformer of the same class
+            (conditional), beside `c` and `u`.
         steps, height, width: of the run; the pipeline's own size where None.
         negative_prompt: what `u` is conditional on.
         batch: pictures a forward.
@@ -241,6 +258,11 @@ def sample(
     return result
 
 
+def starts_after(dit: DiT, source: InBlocks, inputs: dict[str, Any]) -> int | None:
+    """The block before a baseline's first perturbed one, whose output its pass may start from; None: it runs whole."""
+    return source.first - 1 if source.first and why_not(dit.family, inputs) is None else None
+
+
 def add(total: Cost, more: Cost) -> None:
     """Add one cost to another."""
     total.forwards += more.forwards
@@ -274,6 +296,8 @@ def check(
     for source in sources.values():
         if isinstance(source, Disrupt):
             source.check(dit, steps, height, width)
+        elif isinstance(source, InBlocks):
+            source.check(dit)
         elif isinstance(source, torch.nn.Module) and type(source) is not type(dit.transformer):
             raise ValueError(
                 f"a source is a {type(source).__name__}; another {type(dit.transformer).__name__} is needed"

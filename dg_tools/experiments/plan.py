@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dg_tools.baselines.perturbed import InBlocks
 from dg_tools.experiments.directions import BLUR, Guidance, Window
 from dg_tools.experiments.loop import Source
 from dg_tools.interventions import Disrupt
 
-Role = Literal["base", "DG", "equal compute", "control guidance", "part of DG", "sweep", "control draw"]
+Role = Literal["base", "DG", "equal compute", "control guidance", "part of DG", "sweep", "control draw", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Run:
         base: name of the run that it is compared with.
         draw: number of the control draw, -1 where it is none.
         varied: in a sweep, what is varied and to what: `w = 0.25`.
+        method: of a baseline, its name.
     """
 
     guidance: Guidance
@@ -30,6 +32,7 @@ class Run:
     base: str = ""
     draw: int = -1
     varied: str = ""
+    method: str = ""
 
     @property
     def name(self) -> str:
@@ -48,7 +51,10 @@ def block_calls(guidance: Guidance, sources: Mapping[str, Source], blocks: int, 
     for step in range(steps):
         for name in guidance.passes(step, steps):
             source = sources.get(name)
-            total += blocks - source.block - 1 if isinstance(source, Disrupt) else blocks  # type: ignore[operator]
+            if isinstance(source, InBlocks):
+                total += source.calls(blocks)
+            else:
+                total += blocks - source.block - 1 if isinstance(source, Disrupt) else blocks  # type: ignore[operator]
     return total
 
 

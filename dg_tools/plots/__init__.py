@@ -15,6 +15,7 @@ from dg_tools.plots.activations import (
     token_channel_surface,
     token_channel_surface_plotly,
 )
+from dg_tools.plots.comparison import comparison_grid
 from dg_tools.plots.details import detail_and_semantics
 from dg_tools.plots.guided import guidance_plane, push_maps
 from dg_tools.plots.one_step import band_errors, equal_harm
@@ -27,7 +28,7 @@ from dg_tools.plots.where import token_coverage
 __all__ = ["band_errors", "channel_map", "detail_and_semantics", "equal_harm", "gates", "image_grid"]
 __all__ += ["guidance_plane", "magnitude_by_block", "magnitude_by_sigma", "push_maps"]
 __all__ += ["token_channel_surface", "token_channel_surface_plotly", "token_coverage"]
-__all__ += ["lens_pictures", "origin_effects", "sweep_map", "timestep_effects"]
+__all__ += ["comparison_grid", "lens_pictures", "origin_effects", "sweep_map", "timestep_effects"]
 
 FIGURES: dict[str, Callable[[Any], Any]] = {}  # experiment -> its figure, from its `Result`
 FIGURES["tokens"] = token_coverage

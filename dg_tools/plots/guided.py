@@ -20,6 +20,7 @@ KINDS = {  # role -> colour, marker, size, label
     "control guidance": (QUIET, "s", 26, "other worse twins"),
     "control draw": (QUIET, ".", 14, "control draws"),
     "sweep": (MASSIVE, "x", 22, "sweep of w, block, window"),
+    "baseline": ("#2980b9", "+", 26, "PAG, SLG, SEG and others, as many settings"),
 }
 DISTANCES = {
     "spectrum": "mean spectra, dB apart",
