@@ -29,10 +29,12 @@ from dg_tools import cli
 from dg_tools.metrics import band_correlation, band_power
 from dg_tools.pictures import decode
 from dg_tools.profiles import read_profile
+from dg_tools.sampling import run
 from dg_tools.sweeps import cells as cells_module
 from dg_tools.sweeps import open_sweep, read_config
 from dg_tools.sweeps.choose import best, scores
-from dg_tools.sweeps.settings import Setting, spread
+from dg_tools.sweeps.config import BASELINES
+from dg_tools.sweeps.settings import Setting, settings_of, spread
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("red apple", "owl", "a tree", "sun on blue", "fish")
@@ -350,8 +352,19 @@ def test_the_guard_and_pictures_that_are_not_finite():
     assert best(found) == {"cond": 0, "DG": 2}
 
 
-def test_as_many_settings_for_every_guidance():
-    scales = spread([3.0], 6, 8.0)
+def test_as_many_settings_for_every_guidance(settings, dit):
+    """By count, for baselines with and without blocks and channels; each runs, and differs from no guidance."""
+    named = [b for b in BASELINES if b != "control"]
+    config = read_config({**settings, "channels": [[3], [5]], "baselines": named, "prompts": list(WORDS)})
+    tried = settings_of(config, dit)
+    assert {b: sum(s.guidance == b for s in tried) for b in ("DG", *named)} == dict.fromkeys(("DG", *named), 8)
+    assert len(set(tried)) == len({str(s) for s in tried}) == 1 + 8 * 9
+    call = {"seed": [0, 1], "steps": 2, **tiny.SIZE, "max_sequence_length": 8}
+    clean, _ = run(dit, ["owl", "fish"], **call)
+    for name in named:
+        made, _ = run(dit, ["owl", "fish"], guidance=[s for s in tried if s.guidance == name][-1].guider(), **call)
+        assert not torch.equal(made, clean), name
+    scales = spread([3.0], 6, 1.0, 8.0)
     assert len(set(scales)) == 6 and 3.0 in scales and min(scales) > 1 and max(scales) < 8
     gaps = np.diff(np.log([1, *scales, 8]))
     assert gaps.max() < 2.1 * gaps.min()

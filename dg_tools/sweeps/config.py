@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-BASELINES = ("CFG", "control")
+BASELINES = ("CFG", "control", "PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar")
 LISTS = ("blocks", "channels", "guidance_scales", "detail_guidance_scales", "windows", "prompts", "seeds", "baselines")
 WHOLE = ("seeds", "references", "reference_seed", "steps", "height", "width", "batch", "split_seed")
 
@@ -41,7 +41,9 @@ class Config:
         seeds: noise seeds; every prompt with every seed.
         model, device: as in `dg.load`; not used where `sweep` is given a model. Several processes have a device each.
         baselines: `CFG`, over as many scales as DG has settings, and `control`: DG's own grid with another disruption,
-            a shift of the same norm on as many other channels.
+            a shift of the same norm on as many other channels; and those of `dg.baselines` by name. `PAG`, `SLG` and
+            `SEG` act in one block each, on DG's grid; `AutoGuidance` and `Blurred`, which have no block, try more
+            weights instead; `APG` and `CFGZeroStar` try CFG's scales.
         cfg_scales: the scales of `CFG`, exactly as many as DG has settings; None: those of `guidance_scales`, and more
             spread evenly in the logarithm between 1 and `cfg_most`.
         steps, height, width: the pipeline's defaults where None.

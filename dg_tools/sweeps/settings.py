@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from diffusers.guiders import BaseGuidance
 
+from dg_tools import baselines
 from dg_tools.guidance import CFG, DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models import DiT
 from dg_tools.sampling import check
 from dg_tools.sweeps.config import Config
+
+SCALED = ("CFG", "APG", "CFGZeroStar")  # searched over s
+IN_BLOCKS = ("PAG", "SLG", "SEG")  # over DG's grid
+WEIGHTED = ("AutoGuidance", "Blurred")  # over s, window and w
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Setting:
     """One guidance to try.
 
     Attributes:
-        guidance: `cond` (none), `DG` (with CFG where s is more than 1), or a baseline: `CFG`, `control`.
+        guidance: `cond` (none), `DG` (with CFG where s is more than 1), or a baseline's name.
         s: the usual CFG scale, 1 = off; `w`: the paper's weight, 0 = off.
         block, channels, window: of the disruption; None and empty where there is none.
     """
@@ -35,8 +40,14 @@ class Setting:
 
     def guider(self) -> BaseGuidance | None:
         """What `sampling.run` takes."""
+        if self.guidance in SCALED:
+            return CFG(self.s) if self.guidance == "CFG" else getattr(baselines, self.guidance)(self.s)
         if not self.w:
-            return CFG(self.s) if self.s > 1 else None
+            return None
+        if self.guidance in IN_BLOCKS:
+            return getattr(baselines, self.guidance)(self.s, self.w, blocks=self.block, window=self.window)
+        if self.guidance in WEIGHTED:
+            return getattr(baselines, self.guidance)(self.s, self.w, window=self.window)
         off = Disrupt(self.channels, self.block)
         if self.guidance == "control":
             off = off.controls(1)[0]
@@ -53,11 +64,13 @@ class Setting:
         return cls(**{**made, "channels": tuple(made["channels"]), "window": tuple(made["window"])})
 
     def __str__(self) -> str:
-        parts = [f"CFG {self.s:g}"] if self.s > 1 else []
+        scaled = self.guidance if self.guidance in SCALED else "CFG"
+        parts = [f"{scaled} {self.s:g}"] if self.s > 1 else []
         if self.w:
-            named = {"DG": "DG", "control": "control"}[self.guidance]
-            window = "" if self.window == (0.0, 1.0) else f" on [{self.window[0]:g}, {self.window[1]:g})"
-            parts.append(f"{named} {self.w:g} at block {self.block}, channels {list(self.channels)}{window}")
+            where = "" if self.block is None else f" at block {self.block}"
+            where += f", channels {list(self.channels)}" if self.channels else ""
+            where += "" if self.window == (0.0, 1.0) else f" on [{self.window[0]:g}, {self.window[1]:g})"
+            parts.append(f"{self.guidance} {self.w:g}{where}")
         return " + ".join(parts) or "cond"
 
 
@@ -81,15 +94,33 @@ def settings_of(config: Config, dit: DiT) -> list[Setting]:
         )
     ]
     made = [Setting("cond"), *grid]
-    if "CFG" in config.baselines:
-        made += [Setting("CFG", s) for s in cfg_scales(config, len(grid))]
-    if "control" in config.baselines:
-        made += [Setting("control", g.s, g.w, g.block, g.channels, g.window) for g in grid]
+    for name in config.baselines:
+        made += baseline(name, config, blocks, grid)
     height, width = dit.size(config.height, config.width)
     steps = dit.default_steps if config.steps is None else config.steps
     for setting in made:
         check(dit, [], setting.guider(), steps, height, width)
     return made
+
+
+def baseline(name: str, config: Config, blocks: Sequence[int], grid: Sequence[Setting]) -> list[Setting]:
+    """As many settings of a baseline as Detail Guidance has.
+
+    Where a baseline has no block or no channels, that part of the budget goes to more weights; w is that of its own
+    formula, whose c - worse has another size than DG's, so a wide range of w is fair to all.
+    """
+    if name in SCALED:
+        return [Setting(name, s) for s in cfg_scales(config, len(grid))]
+    if name == "control":
+        return [replace(setting, guidance=name) for setting in grid]
+    where: Sequence[int | None] = blocks if name in IN_BLOCKS else [None]
+    windows, given = config.windows, [float(w) for w in config.detail_guidance_scales]
+    count = len(grid) // (len(where) * len(windows) * len(config.guidance_scales))
+    weights = spread(given, count, min(given) / 2, max(given) * 2)
+    return [
+        Setting(name, float(s), w, block, (), (float(a), float(b)))
+        for block, s, w, (a, b) in itertools.product(where, config.guidance_scales, weights, windows)
+    ]
 
 
 def cfg_scales(config: Config, count: int) -> list[float]:
@@ -99,7 +130,7 @@ def cfg_scales(config: Config, count: int) -> list[float]:
         ValueError: scales were given and are not as many.
     """
     if config.cfg_scales is None:
-        return spread([s for s in config.guidance_scales if s > 1], count, config.cfg_most)
+        return spread([s for s in config.guidance_scales if s > 1], count, 1.0, config.cfg_most)
     if len(set(config.cfg_scales)) != count:
         raise ValueError(
             f"cfg_scales holds {len(set(config.cfg_scales))} scales, and Detail Guidance has {count} settings: give "
@@ -108,11 +139,11 @@ def cfg_scales(config: Config, count: int) -> list[float]:
     return [float(s) for s in config.cfg_scales]
 
 
-def spread(given: Sequence[float], count: int, most: float) -> list[float]:
-    """`count` scales above 1: the given ones, then each in the middle (of the logarithm) of the widest gap left."""
-    scales = [float(s) for s in given][:count]
-    while len(scales) < count:
-        ends = sorted({1.0, *scales, most})
+def spread(given: Sequence[float], count: int, least: float, most: float) -> list[float]:
+    """`count` values: the given ones, then each in the middle (of the logarithm) of the widest gap left."""
+    values = [float(s) for s in given][:count]
+    while len(values) < count:
+        ends = sorted({least, *values, most})
         low, high = max(itertools.pairwise(ends), key=lambda pair: pair[1] / pair[0])
-        scales.append(round((low * high) ** 0.5, 6))
-    return sorted(scales)
+        values.append(round((low * high) ** 0.5, 6))
+    return sorted(values)
