@@ -18,6 +18,7 @@ _HOME = {
     "generate": "generation",
     "denoise_error": "experiments",
     "references": "emoji",
+    "sweep": "sweeps",
 }
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
     "detail_guidance",
     "find_massive",
 ]
-__all__ += ["generate", "load", "open_activations", "references"]
+__all__ += ["generate", "load", "open_activations", "references", "sweep"]
 
 if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
@@ -42,9 +43,10 @@ if TYPE_CHECKING:
     from dg_tools.interventions import Disrupt
     from dg_tools.massive import find_massive
     from dg_tools.models import load
+    from dg_tools.sweeps import sweep
 
 
-_MODULES = ("experiments", "metrics", "plots", "widgets")  # reached as dg.plots and so on, loaded on first use
+_MODULES = ("experiments", "metrics", "plots", "sweeps", "widgets")  # as dg.plots and so on, on first use
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,6 +92,47 @@ def find(
 
 
 @app.command()
+def sweep(
+    config: Path = typer.Argument(help="YAML file: what to vary, on which prompts, by which objective"),
+    folder: str = typer.Option(None, help="where the cells go, instead of the file's `folder`"),
+    model: str = typer.Option(None, help="instead of the file's `model`"),
+) -> None:
+    r"""Which block, scale and steps? Measures every setting, chooses one and tells it on other prompts.
+
+    Started again, it goes on where it stopped.
+
+    \b
+    Example of a file:
+      folder: sweeps/emoji
+      blocks: [0, 4, 8]
+      guidance_scales: [1.0, 3.0]
+      detail_guidance_scales: [0.25, 1.0]
+      windows: [[0.0, 1.0], [0.2, 0.8]]
+      references: 32
+
+    \b
+    Several processes or GPUs (on a CPU too):
+      accelerate launch --multi_gpu --num_processes 2 -m dg_tools.cli sweep FILE.yaml
+
+    Exit codes: 0 done, 1 an error (finished cells are kept), 2 wrong usage, 130 interrupted.
+    """
+    from dataclasses import replace
+
+    from dg_tools.sweeps import read_config
+    from dg_tools.sweeps import sweep as run_sweep
+
+    asked = read_config(config)
+    try:
+        made = run_sweep(replace(asked, folder=folder or asked.folder, model=model or asked.model))
+    except KeyboardInterrupt as stopped:
+        typer.echo(str(stopped) or "interrupted: finished cells are kept", err=True)
+        raise typer.Exit(130) from None
+    if os.environ.get("RANK", "0") == "0":
+        print(f"recommended: {made.told}\n{made.verdict}")
+        print(f"{made.report.round(4).T.to_string(header=False)}\n-> {made.folder}")
+
+
+@app.command()
 def info(model: str = Model) -> None:
     """What a model is: family, blocks, sizes, profile; and the embedded models."""
     import dg_tools as dg
@@ -108,7 +150,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, IndexError, KeyError, OSError, MemoryError) as error:
-        typer.echo(f"{type(error).__name__}: {error.args[0] if error.args else error}", err=True)
+        words = error if isinstance(error, OSError) or not error.args else error.args[0]  # an OSError's first: a number
+        typer.echo(f"{type(error).__name__}: {words}", err=True)
         raise SystemExit(1) from None
 
 

@@ -80,9 +80,18 @@ def as_disrupt(given: Any) -> Disrupt | None:
     profile = read_profile(ZOO / given if (ZOO / given).is_dir() else given)
     if profile is None:
         raise ValueError(f"no profile {given!r}: pass a model folder, a JSON file, or one of {[*PUBLISHED]}")
+    return disruption(profile, given)
+
+
+def disruption(profile: dict[str, Any], name: str) -> Disrupt:
+    """What a profile disrupts.
+
+    Raises:
+        ValueError: it names no block.
+    """
     if profile["block"] is None:
         raise ValueError(
-            f"the profile of {given!r} names channels {profile['channels']} and no block, since none is published "
+            f"the profile of {name!r} names channels {profile['channels']} and no block, since none is published "
             f"({profile['source']}): pass Disrupt(channels, block), or 'auto'"
         )
     return Disrupt(profile["channels"], profile["block"])
@@ -163,6 +172,28 @@ class DetailGuidance(BaseGuidance):
             stop=stop,
             enabled=enabled,
         )
+
+    @classmethod
+    def from_profile(cls, profile: Any, **changes: Any) -> DetailGuidance:
+        """The guidance of a profile that a sweep wrote: disruption, s, w and window.
+
+        Args:
+            profile: its JSON file, a model folder, or a mapping.
+            **changes: instead of the profile's; needed for what it does not say, such as `detail_guidance_scale`.
+
+        Raises:
+            ValueError: no profile, or one that says no block or no w.
+        """
+        found = dict(profile) if isinstance(profile, dict) else read_profile(profile)
+        if found is None:
+            raise ValueError(f"no profile {str(profile)!r}: pass a JSON file, a model folder, or a mapping")
+        settings = {k: found[k] for k in ("guidance_scale", "detail_guidance_scale") if k in found}
+        if "window" in found:
+            settings |= dict(zip(("detail_guidance_start", "detail_guidance_stop"), found["window"], strict=True))
+        settings |= {"disrupt": disruption(found, str(profile)), **changes}
+        if "detail_guidance_scale" not in settings:
+            raise ValueError("this profile says no detail_guidance_scale (no sweep wrote it): pass one")
+        return cls(**settings)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> DetailGuidance:
         """This guidance for one model: itself, or with what `auto` chose; `kwargs` go to the pipeline's call."""

@@ -1,8 +1,9 @@
 """Which channels are known to be massive in a model, which block to disrupt, and who says so?
 
 A profile is a JSON object: `channels`, `block` (None where nobody has published one), `source`, and for profiles that a
-sweep wrote the `objective` by which the block was chosen. Published ones are matched by repository id only: a channel
-number means nothing in other weights, even of the same shape.
+sweep wrote the `objective` by which the block was chosen. `guidance_scale` (s), `detail_guidance_scale` (w) and
+`window` may be there too: what `dg_tools.sweeps` chose with these channels at this block. Published ones are matched by
+repository id only: a channel number means nothing in other weights, even of the same shape.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ LAYERS = [  # a module imports from its own row's left and from rows above only
     ["emoji"],
     ["captions"],
     ["experiments"],
+    ["sweeps"],
     ["widgets"],
     ["demo"],
     ["cli"],

@@ -20,13 +20,14 @@ from dg_tools.plots.guided import guidance_plane, push_maps
 from dg_tools.plots.one_step import band_errors, equal_harm
 from dg_tools.plots.origins import lens_pictures, origin_effects
 from dg_tools.plots.pictures import channel_map, image_grid
+from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.when import timestep_effects
 from dg_tools.plots.where import token_coverage
 
 __all__ = ["band_errors", "channel_map", "detail_and_semantics", "equal_harm", "gates", "image_grid"]
 __all__ += ["guidance_plane", "magnitude_by_block", "magnitude_by_sigma", "push_maps"]
 __all__ += ["token_channel_surface", "token_channel_surface_plotly", "token_coverage"]
-__all__ += ["lens_pictures", "origin_effects", "timestep_effects"]
+__all__ += ["lens_pictures", "origin_effects", "sweep_map", "timestep_effects"]
 
 FIGURES: dict[str, Callable[[Any], Any]] = {}  # experiment -> its figure, from its `Result`
 FIGURES["tokens"] = token_coverage

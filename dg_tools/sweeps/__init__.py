@@ -1,0 +1,11 @@
+"""Which layer, which scale, which steps? Every combination measured, one chosen, and told on prompts not chosen on.
+
+A sweep is a folder of cells, each written as soon as it is done, so that a sweep that stops goes on where it stopped,
+in one process or in several.
+"""
+
+from dg_tools.sweeps.config import Config, read_config
+from dg_tools.sweeps.result import Sweep, open_sweep
+from dg_tools.sweeps.run import sweep
+
+__all__ = ["Config", "Sweep", "open_sweep", "read_config", "sweep"]

@@ -1,0 +1,124 @@
+"""What is kept of a cell, and how is it kept whole? A cell is one setting on one batch of (prompt, seed) pairs.
+
+Its name is a hash of everything that its numbers depend on, so that a cell that is there need not be made again,
+whatever else the sweep has become. Pictures go first and the cell's JSON last, each under another name until it is
+whole: a JSON file that is there is a finished cell.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dg_tools.sweeps.settings import Setting
+
+logger = logging.getLogger("dg_tools")
+
+CELLS, PICTURES = "cells", "pictures"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting on one batch.
+
+    Attributes:
+        setting: what guides.
+        split: `development` or `test`.
+        pairs: (prompt, seed), made in one call.
+        truths: hash of each pair's reference picture; empty where there are none.
+        fixed: everything else that the numbers depend on: weights, dtype, steps, size, arguments of the call.
+    """
+
+    setting: Setting
+    split: str
+    pairs: tuple[tuple[str, int], ...]
+    truths: tuple[str, ...]
+    fixed: str
+
+    @property
+    def name(self) -> str:
+        """The cell's name: a hash of its setting, batch and `fixed` (20 hexadecimal digits)."""
+        said = json.dumps([self.setting.to_json(), self.pairs, self.truths, self.fixed])
+        return hashlib.sha256(said.encode()).hexdigest()[:20]
+
+    def picture(self, index: int) -> str:
+        """Path of a picture within the folder."""
+        return f"{PICTURES}/{self.name}_{index}.png"
+
+
+def write(path: Path, fill: Callable[[BinaryIO], Any], rank: int = 0) -> None:
+    """A file that is whole or not there: written beside its place, flushed to the disk, then renamed.
+
+    Raises:
+        OSError: a full disk or another failure of the disk; what was written is removed, all other files stay.
+    """
+    part = path.with_name(f".{path.name}.part{rank}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in FULL:
+            raise OSError(
+                error.errno,
+                f"the disk is full: {path.name} could not be written in {path.parent}. All finished cells are kept: "
+                "make room and start the same sweep again, it goes on where it stopped",
+            ) from None
+        raise
+
+
+def write_json(path: Path, value: Any, rank: int = 0) -> None:
+    """Plain JSON; NaN becomes null."""
+    text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+    write(path, lambda file: file.write(text.encode()), rank)
+
+
+def plain(value: Any) -> Any:
+    """Numbers that JSON does not know as null."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_cell(
+    folder: Path, cell: Cell, rows: list[dict[str, Any]], cost: dict[str, Any], pictures: Any, rank: int
+) -> None:
+    """One finished cell: its PIL pictures (None: not kept), then its rows."""
+    for i, picture in enumerate(pictures or ()):
+        write(folder / cell.picture(i), partial(picture.save, format="PNG"), rank)
+    made = {"setting": cell.setting.to_json(), "split": cell.split, "cost": cost, "rows": rows}
+    write_json(folder / CELLS / f"{cell.name}.json", made, rank)
+
+
+def read_cell(folder: Path, cell: Cell, pictures: bool = False) -> dict[str, Any] | None:
+    """A cell that is there and whole; None: it has to be made. A damaged one is said, and counts as not there."""
+    file = folder / CELLS / f"{cell.name}.json"
+    if not file.is_file():
+        return None
+    try:
+        made = json.loads(file.read_text(encoding="utf-8"))
+        if len(made["rows"]) != len(cell.pairs):
+            raise ValueError("rows are missing")
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is damaged (%s): the cell is made again", file, error)
+        return None
+    if pictures and not all((folder / cell.picture(i)).is_file() for i in range(len(cell.pairs))):
+        logger.warning("pictures of cell %s are missing: the cell is made again", cell.name)
+        return None
+    return made

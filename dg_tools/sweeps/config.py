@@ -1,0 +1,169 @@
+"""What does a sweep vary, on which prompts, and by which objective does it choose? One file says so.
+
+model: emoji-sd3                    # as in dg.load; may be left out
+folder: sweeps/emoji                # where the cells go
+blocks: [0, 4, 8]                   # or all
+channels: [[55, 58]]                # sets; left out: the model's profile
+guidance_scales: [1.0, 3.0]         # s, 1 = no CFG
+detail_guidance_scales: [0.25, 1.0] # w
+windows: [[0.0, 1.0], [0.2, 0.8]]   # of the disrupted pass, as fractions of the steps
+references: 32                      # the model's own; or prompts: ["red apple", {prompt: owl, picture: owl.png}]
+seeds: [0, 1]
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+BASELINES = ("CFG", "control")
+LISTS = ("blocks", "channels", "guidance_scales", "detail_guidance_scales", "windows", "prompts", "seeds", "baselines")
+WHOLE = ("seeds", "references", "reference_seed", "steps", "height", "width", "batch", "split_seed")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A sweep's settings.
+
+    Args:
+        folder: where cells, pictures, choice and profile go.
+        detail_guidance_scales: the paper's w, each more than 0.
+        blocks: indices into `dit.blocks`, or "all".
+        channels: one set, or several; None: those of the model's profile.
+        guidance_scales: the usual CFG scale s under which DG acts; 1 is off.
+        windows: (start, stop) of the disrupted pass, as fractions of the steps.
+        prompts: strings, or {prompt, picture} with the file of a reference picture.
+        references: instead of prompts, so many of the model's own references; `held_out`: of one side of the training
+            split only; `reference_seed`: of the draw.
+        seeds: noise seeds; every prompt with every seed.
+        model, device: as in `dg.load`; not used where `sweep` is given a model. Several processes have a device each.
+        baselines: `CFG`, over as many scales as DG has settings, and `control`: DG's own grid with another disruption,
+            a shift of the same norm on as many other channels.
+        cfg_scales: the scales of `CFG`, exactly as many as DG has settings; None: those of `guidance_scales`, and more
+            spread evenly in the logarithm between 1 and `cfg_most`.
+        steps, height, width: the pipeline's defaults where None.
+        negative_prompt: what the unconditional prediction is conditional on.
+        batch: pictures in a cell: they are made in one call. What a number is depends on it in the last bits.
+        development: share of the prompts that the choice is made on; the others are for the report.
+        split_seed: of the split.
+        objective: `amount` or `detail` (see `dg_tools.sweeps.choose`); None: `amount` where there are pictures.
+        margin: how far the objective's guard may fall; None: the objective's own.
+        pictures: keep each cell's pictures as PNG.
+        call: more arguments of the pipeline's call.
+
+    Raises:
+        ValueError: a list that is empty or holds a value twice, a value out of its range, prompts and references both.
+    """
+
+    folder: str
+    detail_guidance_scales: list[float]
+    blocks: Any = "all"
+    channels: Any = None
+    guidance_scales: list[float] = field(default_factory=lambda: [1.0])
+    windows: list[Any] = field(default_factory=lambda: [[0.0, 1.0]])
+    prompts: list[Any] | None = None
+    references: int | None = None
+    held_out: bool | None = None
+    reference_seed: int = 0
+    seeds: list[int] = field(default_factory=lambda: [0])
+    model: str | None = None
+    device: str | None = None
+    baselines: list[str] = field(default_factory=lambda: ["CFG", "control"])
+    cfg_scales: list[float] | None = None
+    cfg_most: float = 8.0
+    steps: int | None = None
+    height: int | None = None
+    width: int | None = None
+    negative_prompt: str = ""
+    batch: int = 16
+    development: float = 0.5
+    split_seed: int = 0
+    objective: str | None = None
+    margin: float | None = None
+    pictures: bool = True
+    call: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in LISTS:
+            self._check_list(name)
+        for name in WHOLE:
+            value = getattr(self, name)
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+                    raise ValueError(f"{name} {value!r}: {number!r} is no whole number")
+        if self.channels is not None and not isinstance(self.channels[0], list | tuple):
+            object.__setattr__(self, "channels", [list(self.channels)])
+        if any(not len(channels) for channels in self.channels or ()):
+            raise ValueError("channels holds an empty set: name at least one channel in each")
+        if (self.prompts is None) == (self.references is None):
+            raise ValueError("give prompts (a list), or references (how many of the model's own): one of the two")
+        if min(self.detail_guidance_scales) <= 0:
+            raise ValueError(f"detail_guidance_scales {self.detail_guidance_scales}: w must be more than 0 (0 = off)")
+        if min(self.guidance_scales) < 1 or min(self.cfg_scales or [1]) < 1:
+            raise ValueError("guidance_scales and cfg_scales: the usual CFG scale s is at least 1 (1 = off)")
+        for window in self.windows:
+            if len(window) != 2 or not 0 <= window[0] < window[1] <= 1:
+                raise ValueError(f"window {window}: [start, stop] as fractions of the steps, 0 <= start < stop <= 1")
+        if self.batch < 1 or self.cfg_most <= 1 or not 0 < self.development < 1:
+            raise ValueError(
+                f"batch={self.batch}, cfg_most={self.cfg_most}, development={self.development}: at least 1, more than "
+                "1, and between 0 and 1 are needed"
+            )
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise ValueError(f"baseline {name!r} is unknown; there are {', '.join(BASELINES)}")
+
+    def _check_list(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None or (name == "blocks" and value == "all"):
+            return
+        if not isinstance(value, list | tuple | range):
+            raise ValueError(f"{name} is {value!r}; a list is needed, such as [{value!r}]")
+        if not len(value) and name != "baselines":
+            raise ValueError(f"{name} is empty: name at least one, or leave the key out for its default")
+        if len({repr(x) for x in value}) < len(value):
+            raise ValueError(f"{name} {list(value)}: one is there twice")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as `read_config` takes it."""
+        return {k: list(v) if isinstance(v, range) else v for k, v in asdict(self).items()}
+
+
+def read_config(given: Any) -> Config:
+    """A `Config` from one, a mapping, or a YAML file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no mapping, an unknown key (with the nearest known one), a missing key, or what `Config` refuses.
+    """
+    if isinstance(given, Config):
+        return given
+    source = "the settings"
+    if isinstance(given, str | Path):
+        import yaml
+
+        source = str(given)
+        if not Path(given).is_file():
+            raise FileNotFoundError(f"no sweep file {source}")
+        try:
+            given = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{source} holds no mapping of keys to values, but a {type(given).__name__}")
+    known = [f.name for f in fields(Config)]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"{source}: unknown key {key!r}; {hint}")
+    missing = [name for name in ("folder", "detail_guidance_scales") if name not in given]
+    if missing:
+        raise ValueError(f"{source} lacks {', '.join(missing)}")
+    try:
+        return Config(**given)
+    except TypeError as error:
+        raise ValueError(f"{source}: a value of the wrong kind ({error})") from None

@@ -1,0 +1,56 @@
+"""How do several processes share a sweep? Each takes every n-th cell that is missing; they meet between the stages."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+logger = logging.getLogger("dg_tools")
+
+
+class Workers:
+    """The processes of this run: one, or those that `accelerate launch` started.
+
+    Attributes:
+        rank: this process among `count`.
+        device: where this process computes; None where there is one process and nobody said.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.count, self.device, self._state = 0, 1, None, None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
+            self.rank, self.count = self._state.process_index, self._state.num_processes
+            self.device = self._state.device
+        elif "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+            logger.warning(
+                "`accelerate launch --cpu` starts several processes under MPI only, so this is one; without MPI: "
+                "`accelerate launch --multi_gpu --num_processes 2 -m dg_tools.cli sweep ...`, on a CPU too"
+            )
+
+    def share(self, things: Sequence[Any]) -> list[Any]:
+        """What of these this process does."""
+        return list(things[self.rank :: self.count])
+
+    def meet(self, doing: str) -> None:
+        """Wait for the others.
+
+        Raises:
+            ChildProcessError: one of them is gone.
+        """
+        if self._state is None:
+            return
+        try:
+            self._state.wait_for_everyone()
+        except RuntimeError as error:
+            raise ChildProcessError(
+                f"another process of this sweep stopped while {doing}: the cells that are done are kept, and the "
+                "missing ones are done on the next start"
+            ) from error

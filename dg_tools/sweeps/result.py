@@ -1,0 +1,186 @@
+"""What is in a sweep's folder: cells and their pictures, the plan they belong to, the choice and what it is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from dg_tools.metrics import band_correlation
+from dg_tools.sweeps.cells import Cell, read_cell
+from dg_tools.sweeps.choose import best, report, scores, verdict
+from dg_tools.sweeps.settings import Setting
+
+PLAN, CHOSEN, PROFILE, TABLE = "sweep.json", "chosen.json", "profile.json", "table.csv"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cells a sweep has.
+
+    Attributes:
+        settings: `cond` first.
+        pairs: (prompt, seed) of `development` and of `test`.
+        truths: hash of each prompt's reference picture; empty where there are none.
+        fixed: what all numbers depend on, as JSON: weights, dtype, device, steps, size, call.
+        batch: pairs in a cell.
+        objective, margin: of the choice.
+        pictures: whether they are kept.
+        config, provenance: what was asked, and of which model.
+    """
+
+    settings: tuple[Setting, ...]
+    pairs: dict[str, list[tuple[str, int]]]
+    truths: dict[str, str]
+    fixed: str
+    batch: int
+    objective: str
+    margin: float
+    pictures: bool
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def cells(self, split: str, numbers: Sequence[int] | None = None) -> list[Cell]:
+        """The cells of a split, of all settings or of some, in order."""
+        pairs = self.pairs[split]
+        made = []
+        for number in range(len(self.settings)) if numbers is None else numbers:
+            for start in range(0, len(pairs), self.batch):
+                part = tuple(pairs[start : start + self.batch])
+                truths = tuple(self.truths[p] for p, _ in part) if self.truths else ()
+                made.append(Cell(self.settings[number], split, part, truths, self.fixed))
+        return made
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**vars(self), "settings": [s.to_json() for s in self.settings]}
+
+    @classmethod
+    def from_json(cls, made: dict[str, Any]) -> Plan:
+        """From `to_json`."""
+        pairs = {split: [(p, s) for p, s in part] for split, part in made["pairs"].items()}
+        return cls(**{**made, "settings": tuple(map(Setting.from_json, made["settings"])), "pairs": pairs})
+
+
+class Sweep:
+    """A sweep's folder, whole or on its way.
+
+    Attributes:
+        folder: where it is.
+        plan: which cells it has.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+
+    def __repr__(self) -> str:
+        cells = self.plan.cells("development")
+        state = f"{len(cells) - len(self.missing)} of {len(cells)} development cells"
+        return f"Sweep({str(self.folder)!r}, {len(self.plan.settings)} settings, {state}, chosen: {self.told})"
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Development cells that are not done; a later start does them."""
+        return [c for c in self.plan.cells("development") if read_cell(self.folder, c, self.plan.pictures) is None]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a picture that is there: setting, split, prompt, seed, measures, block calls, the picture's file."""
+        rows: list[dict[str, Any]] = []
+        cond: dict[tuple[str, int], Path] = {}
+        for split in ("development", "test"):
+            for number, setting in enumerate(self.plan.settings):
+                for cell in self.plan.cells(split, [number]):
+                    made = read_cell(self.folder, cell)
+                    if made is None:
+                        continue
+                    for i, (pair, row) in enumerate(zip(cell.pairs, made["rows"], strict=True)):
+                        file = self.folder / cell.picture(i)
+                        about = {"number": number, **setting.to_json(), "split": split}
+                        about |= {"prompt": pair[0], "seed": pair[1], **row, **made["cost"]}
+                        if number == 0:
+                            cond[pair] = file
+                        if self.plan.objective == "detail":
+                            about["layout"] = layout(file, cond[pair]) if pair in cond else None
+                        rows.append({**about, "picture": cell.picture(i) if file.is_file() else None})
+        return pd.DataFrame(rows).replace({None: np.nan})
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row a setting on the development prompts, as in `choose.scores`.
+
+        Raises:
+            RuntimeError: development cells are missing, and a choice among some would not be one among all.
+        """
+        if self.missing:
+            raise RuntimeError(f"{len(self.missing)} development cells are missing: start the sweep again first")
+        return scores(self.table, self.plan.settings, self.plan.objective, self.plan.margin)
+
+    @cached_property
+    def chosen(self) -> dict[str, Setting | None]:
+        """The setting chosen for each guidance; None where none holds the objective's guard."""
+        return {g: None if n is None else self.plan.settings[n] for g, n in best(self.scores).items()}
+
+    @cached_property
+    def report(self) -> pd.DataFrame:
+        """The chosen settings on the test prompts, as in `choose.report`."""
+        return report(self.table, best(self.scores), self.plan.objective)
+
+    @property
+    def told(self) -> str:
+        """What was chosen, in words."""
+        file = self.folder / CHOSEN
+        return json.loads(file.read_text(encoding="utf-8"))["recommended"] if file.is_file() else "nothing yet"
+
+    @property
+    def verdict(self) -> str:
+        """Whether the chosen Detail Guidance is better than what else was searched, in words."""
+        return verdict(self.report)
+
+    @property
+    def profile(self) -> Path | None:
+        """The profile that was written; None: not yet, or no setting of Detail Guidance holds the guard."""
+        file = self.folder / PROFILE
+        return file if file.is_file() else None
+
+    def pictures(self, setting: Setting, split: str = "development") -> list[Any]:
+        """PIL pictures of a setting's cells that are there, in the order of the plan's pairs."""
+        cells = self.plan.cells(split, [self.plan.settings.index(setting)])
+        files = [self.folder / c.picture(i) for c in cells for i in range(len(c.pairs))]
+        return [Image.open(f).convert("RGB") for f in files if f.is_file()]
+
+    def plot(self) -> Any:
+        """Cost by block and w, the chosen setting marked."""
+        from dg_tools.plots import sweep_map
+
+        return sweep_map(self)
+
+
+def layout(file: Path, cond: Path) -> float:
+    """Low-band correlation of two pictures."""
+    a, b = (torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32)) for f in (file, cond))
+    return band_correlation(a.permute(2, 0, 1)[None], b.permute(2, 0, 1)[None])["low"].item()
+
+
+def open_sweep(folder: str | Path) -> Sweep:
+    """A sweep that was started, whole or not; needs no model.
+
+    Raises:
+        FileNotFoundError: no sweep in this folder.
+        ValueError: a damaged plan.
+    """
+    file = Path(folder) / PLAN
+    if not file.is_file():
+        raise FileNotFoundError(f"no sweep in {folder}: it has no {PLAN}; `dg-tools sweep CONFIG.yaml` makes one")
+    try:
+        return Sweep(Path(folder), Plan.from_json(json.loads(file.read_text(encoding="utf-8"))))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): start the sweep again, its cells stay") from None
