@@ -18,6 +18,7 @@ _HOME = {
     "generate": "generation",
     "denoise_error": "experiments",
     "references": "emoji",
+    "features": "correspondence",
 }
 
 __all__ = [
@@ -31,10 +32,12 @@ __all__ = [
     "find_massive",
 ]
 __all__ += ["generate", "load", "open_activations", "references"]
+__all__ += ["features"]
 
 if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
     from dg_tools.classic import detail_guidance
+    from dg_tools.correspondence import features
     from dg_tools.emoji import references
     from dg_tools.experiments import denoise_error
     from dg_tools.generation import generate
