@@ -13,53 +13,31 @@ place (`position`), which is what a positional embedding alone would find.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dg_tools.correspondence import Entry, Recipe, entries, modulated, noisy
+from dg_tools.correspondence import Recipe, entries, noisy
 from dg_tools.emoji import References
 from dg_tools.experiments.pairs import check_truth
+from dg_tools.experiments.pck import THRESHOLDS, Plan, Stage, Variant, levels_of, noise_seed, score
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.sets import check_controls, draws
 from dg_tools.experiments.subject import Subject, check_channels, choose, prompt_of
-from dg_tools.experiments.twins import TASKS, Twins, check_tasks, twins
+from dg_tools.experiments.twins import TASKS, twins
 from dg_tools.generation import as_list
-from dg_tools.metrics.keypoints import chance_level, correct_keypoints, match_distance, nearest_tokens, token_centres
+from dg_tools.metrics.keypoints import nearest_tokens, token_centres
 from dg_tools.models import DiT
 from dg_tools.onestep import check_velocity, conditions
 from dg_tools.pictures import encode
-from dg_tools.progress import progress_bar
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7)
-THRESHOLDS = (1.0, 2.0)  # in tokens; the outcomes are at the first: the right token or one beside it
 GAIN = 5.0  # percentage points: one keypoint in twenty
 RECIPES: tuple[Recipe, ...] = ("raw", "discard", "adaln", "ditf")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to make features: a recipe, the channels it discards, and a seed to permute AdaLN's channels by."""
-
-    name: str
-    recipe: Recipe
-    channels: tuple[int, ...] = ()
-    permuted: int | None = None
-
-    def of(self, entry: Entry) -> torch.Tensor:
-        """Features (rows, tokens, channels)."""
-        if self.permuted is not None:
-            width = entry.shift.shape[-1]
-            order = torch.from_numpy(np.random.default_rng([7, self.permuted]).permutation(width))
-            entry = Entry(entry.hidden, entry.shift[:, order], entry.scale[:, order])
-        return modulated(entry, self.channels, self.recipe)
-
-
-Plan = Mapping[tuple[int, float], Sequence[Variant]]  # (block, sigma) -> what to score there
 
 
 def correspondence(
@@ -111,6 +89,8 @@ def correspondence(
     check_velocity(dit)
     items, seeds = list(prompts), as_list(seeds)
     check_truth(dit, items, folder)
+    if batch < 1:
+        raise ValueError(f"batch={batch} asked for; at least 1")
     blocks = list(range(len(dit.blocks))) if block is None else list(np.atleast_1d(np.asarray(block)).tolist())
     for index in blocks:
         dit.block(index)
@@ -119,17 +99,21 @@ def correspondence(
             f"block={block}, sigmas={list(sigmas)}; at least one each, sigmas distinct, above 0 and up to 1"
         )
     kinds = tuple(available(items) if tasks is None else tasks)
-    check_tasks(items, kinds) if items else None
     if channels is not None:
         check_channels(dit, channels)
     check_controls(dit, channels or (), controls)
+    if not items:
+        raise ValueError("an empty list of prompts: pass at least three, one to choose on and two to test on")
+    whole = Stage(*twins(dit, items, kinds, folder=folder), [prompt_of(x) for x in items], list(range(len(items))))
     subject = divided(dit, items, seeds, channels, blocks[0], develop, progress, kwargs)
     check_controls(dit, subject.channels, controls)
     every = variants(dit, subject.channels, controls)
 
-    common = {"folder": folder, "batch": batch, "words": words, "progress": progress, **kwargs}
+    place = {id(item): i for i, item in enumerate(items)}
+    first, rest = (whole.part([place[id(x)] for x in part]) for part in (subject.detection, subject.test))
+    common = {"batch": batch, "words": words, "progress": progress, **kwargs}
     search: Plan = {(b, s): every for s in sigmas for b in blocks}
-    found, _ = score(dit, subject.detection, seeds, kinds, search, **common)
+    found = score(dit, first, seeds, search, **common)
     development = (
         found[found["threshold"] == THRESHOLDS[0]]
         .groupby(["variant", "recipe", "role", "block", "sigma"], sort=False)["pck"].mean().reset_index()
@@ -138,7 +122,8 @@ def correspondence(
     plan: dict[tuple[int, float], list[Variant]] = {}
     for one in best.itertuples():
         plan.setdefault((one.block, one.sigma), []).append(next(v for v in every if v.name == one.variant))
-    table, levels = score(dit, subject.test, seeds, kinds, plan, **common)
+    table = score(dit, rest, seeds, plan, **common)
+    levels = levels_of(rest, dit.grid(*rest.originals.shape[-2:]))
     chosen = best.set_index("variant")
     subject = replace(
         subject,
@@ -158,7 +143,7 @@ def correspondence(
             "development": development,
             "chosen": best[["variant", "recipe", "role", "block", "sigma", "pck"]].reset_index(drop=True),
             "levels": levels,
-            **example(dit, subject, kinds[0], seeds[0], plan, folder, words, kwargs),
+            **example(dit, rest.part([0]), seeds[0], plan, words, kwargs),
         },
         [] if "flat" in kinds else ["no flat twins: these pictures have none, or tasks= leaves them out"],
     )  # fmt: skip
@@ -199,73 +184,6 @@ def variants(dit: DiT, channels: Sequence[int], controls: int) -> list[Variant]:
     return made
 
 
-def score(
-    dit: DiT, items: Sequence[Any], seeds: Sequence[int], tasks: Sequence[str], plan: Plan, *,
-    folder: References | None, batch: int, words: str, progress: bool, **kwargs: Any,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """PCK of every variant at its place in the plan, and the levels that need no model."""
-    originals, kinds = twins(dit, items, tasks, folder=folder)
-    height, width = originals.shape[-2:]
-    grid, names = dit.grid(height, width), [prompt_of(x) for x in items]
-    sigmas = list(dict.fromkeys(sigma for _, sigma in plan))
-    rows: list[pd.DataFrame] = []
-    bar = progress_bar(progress, total=len(seeds) * len(sigmas) * -(-len(items) // batch), desc="correspondence")
-    for begin in range(0, len(items), batch):
-        part = slice(begin, min(begin + batch, len(items)))
-        stacks = [encode(dit, pictures[part]) for pictures in (originals, *(k.pictures for k in kinds))]
-        inputs = conditions(dit, [words] * (part.stop - begin), height, width, **kwargs)
-        for seed in seeds:
-            for sigma in sigmas:
-                blocks = [b for b, s in plan if s == sigma]
-                seen = [
-                    entries(dit, noisy(x, sigma, [noise_seed(seed, i)] * len(x)), sigma, inputs, blocks)
-                    for i, x in enumerate(stacks)
-                ]
-                for b in blocks:
-                    for variant in plan[b, sigma]:
-                        target = variant.of(seen[0][b])
-                        for kind, twin in zip(kinds, seen[1:], strict=True):
-                            found = nearest_tokens(variant.of(twin[b]), target).cpu()
-                            labels = {"seed": seed, "task": kind.task, "variant": variant.name,
-                                      "recipe": variant.recipe, "block": b, "sigma": sigma}  # fmt: skip
-                            rows += judged(found, kind, part, names, grid[1], labels)
-                bar.update()
-    bar.close()
-    table = pd.concat(rows, ignore_index=True)
-    table.insert(6, "role", np.where(table["variant"] == table["recipe"], "recipe", "control"))
-    return table, levels_of(kinds, names, grid)
-
-
-def noise_seed(seed: int, stack: int) -> int:
-    """Of the noise of the originals (stack 0) and of each task's twins."""
-    return seed + 1_000_003 * stack
-
-
-def judged(
-    found: torch.Tensor, kind: Twins, part: slice, names: list[str], columns: int, labels: dict[str, Any]
-) -> list[pd.DataFrame]:
-    """PCK of one batch at each threshold."""
-    away = match_distance(found, kind.truth[part], columns)
-    index = {"picture": range(part.start, part.stop), "prompt": names[part]}
-    return [
-        pd.DataFrame({**index, **labels, "threshold": t, "pck": correct_keypoints(away, kind.keypoints[part], t)})
-        for t in THRESHOLDS
-    ]
-
-
-def levels_of(kinds: Iterable[Twins], names: list[str], grid: tuple[int, int]) -> pd.DataFrame:
-    """PCK of a token drawn at random and of the token at the same place, by picture, task and threshold."""
-    here = torch.arange(grid[0] * grid[1])[None]
-    made = []
-    for kind in kinds:
-        for t in THRESHOLDS:
-            same = correct_keypoints(match_distance(here, kind.truth, grid[1]), kind.keypoints, t)
-            chance = chance_level(kind.truth, kind.keypoints, *grid, t)
-            index = {"picture": range(len(names)), "prompt": names, "task": kind.task, "threshold": t}
-            made.append(pd.DataFrame({**index, "chance": chance, "position": same}))
-    return pd.concat(made, ignore_index=True)
-
-
 def effects(table: pd.DataFrame, levels: pd.DataFrame, controls: int) -> list[Outcome]:
     """What the recipe (primary) and each of its steps gain, by picture, at the first threshold."""
     shown = table[table["threshold"] == THRESHOLDS[0]]
@@ -301,11 +219,10 @@ def effects(table: pd.DataFrame, levels: pd.DataFrame, controls: int) -> list[Ou
 
 
 def example(
-    dit: DiT, subject: Subject, task: str, seed: int, plan: Plan, folder: References | None, words: str,
-    kwargs: dict[str, Any],
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+    dit: DiT, stage: Stage, seed: int, plan: Plan, words: str, kwargs: dict[str, Any]
+) -> dict[str, pd.DataFrame]:
     """Where raw and DiTF's features send the tokens of the first test picture's twin, and the two pictures."""
-    originals, (kind,) = twins(dit, subject.test[:1], [task], folder=folder)
+    originals, kind = stage.originals, stage.kinds[0]
     height, width = originals.shape[-2:]
     inputs = conditions(dit, [words], height, width, **kwargs)
     rows, columns = dit.grid(height, width)

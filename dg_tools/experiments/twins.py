@@ -77,6 +77,10 @@ class Twins:
     truth: torch.Tensor
     keypoints: torch.Tensor
 
+    def part(self, indices: list[int]) -> Twins:
+        """Those of some of the pictures."""
+        return Twins(self.task, self.pictures[indices], self.truth[indices], self.keypoints[indices])
+
 
 def applied(g: Map, picture: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture (C, H, W) seen through g, its edge continued; and g at the token centres, (tokens, 2).
@@ -93,7 +97,7 @@ def applied(g: Map, picture: torch.Tensor, grid: tuple[int, int]) -> tuple[torch
 
 def twins(
     dit: DiT, items: Sequence[Any], tasks: Sequence[str], *, folder: References | None = None, seed: int = 0
-) -> tuple[torch.Tensor, list[Twins]]:
+) -> tuple[torch.Tensor, tuple[Twins, ...]]:
     """Originals (N, 3, H, W) and their twins, one `Twins` a task.
 
     Args:
@@ -118,7 +122,7 @@ def twins(
         elif task == "recoloured":
             source = pictures[:, [1, 2, 0]]  # red takes green's values, green blue's, blue red's
         made.append(of_task(dit, task, source, masks, seed))
-    return pictures, made
+    return pictures, tuple(made)
 
 
 def of_task(dit: DiT, task: str, source: torch.Tensor, masks: torch.Tensor, seed: int) -> Twins:

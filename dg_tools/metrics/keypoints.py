@@ -18,26 +18,27 @@ def nearest_tokens(query: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """For each query token the target token with the largest cosine.
 
     Args:
-        query, target: features (N, tokens, channels) each.
+        query: features (..., N, tokens, channels).
+        target: features (N, tokens, channels).
 
     Returns:
-        (N, query tokens), indices.
+        (..., N, query tokens), indices.
     """
     return (F.normalize(query, dim=-1) @ F.normalize(target, dim=-1).mT).argmax(-1)
 
 
 def match_distance(found: torch.Tensor, truth: torch.Tensor, columns: int) -> torch.Tensor:
-    """Distance in tokens between matched tokens (N, tokens), as indices, and the true places (N, tokens, 2)."""
+    """Distance in tokens between matched tokens (..., tokens), as indices, and the true places (..., tokens, 2)."""
     place = torch.stack([found // columns, found % columns], -1)
     return (place - truth).square().sum(-1).sqrt()
 
 
 def correct_keypoints(distance: torch.Tensor, keypoints: torch.Tensor, threshold: float) -> torch.Tensor:
-    """PCK: percentage of keypoints matched within a threshold, (N,); NaN where a picture has no keypoint.
+    """PCK: percentage of keypoints matched within a threshold, (...); NaN where a picture has no keypoint.
 
     Args:
-        distance: (N, tokens) or any that broadcasts with it, in tokens.
-        keypoints: (N, tokens), which tokens count.
+        distance: (..., tokens), in tokens.
+        keypoints: (..., tokens), which tokens count.
         threshold: largest distance that is right, in tokens.
     """
     right = (distance <= threshold) & keypoints

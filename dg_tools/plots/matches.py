@@ -104,7 +104,7 @@ def task_panel(axis: Any, result: Any, threshold: float) -> None:
             axis.bar(x, rows[rows["role"] == "recipe"]["pck"], 0.18, color=colour, label=recipe if i == 0 else None)
             drawn = rows[rows["role"] == "control"]["pck"]
             axis.plot(
-                [x] * len(drawn), drawn, ".", color=INK, ms=3, alpha=0.6, label="controls" if i + j == 1 else None
+                [x] * len(drawn), drawn, ".", color=INK, ms=3, alpha=0.6, label="controls" if (i, j) == (0, 1) else None
             )
         for name, style in (("chance", ":"), ("position", "--")):
             axis.plot([i - 0.42, i + 0.42], [levels.loc[task, name]] * 2, style, color=INK, lw=1,
