@@ -212,3 +212,16 @@ def test_refused_before_any_forward(case, toy):
         experiments.correspondence(toy, prompts, seeds, **arguments)
     handle.remove()
     assert not counted
+
+
+def test_the_control_of_adaln_permutes_shift_and_scale_together():
+    from dg_tools.correspondence import Entry
+    from dg_tools.experiments.pck import Variant
+
+    entry = Entry(torch.randn(2, 5, 8), torch.arange(8.0).expand(2, 8), torch.arange(8.0).expand(2, 8) / 100)
+    made = Variant("adaln, control 0", "adaln", (), 0).of(entry)
+    normed = torch.nn.functional.layer_norm(entry.hidden, (8,), eps=1e-6)
+    shift = (made - normed).div(1 + normed / 100)  # made = normed + c (1 + normed / 100), c a channel's
+    order = shift[0, 0].round().long()
+    assert torch.allclose(shift, order.float().expand_as(shift), atol=1e-3), "the same channel gives shift and scale"
+    assert sorted(order.tolist()) == list(range(8)) and order.tolist() != list(range(8))
