@@ -20,6 +20,7 @@ _HOME = {
     "references": "emoji",
     "compare": "comparison",
     "sweep": "sweeps",
+    "features": "correspondence",
 }
 
 __all__ = [
@@ -32,12 +33,13 @@ __all__ = [
     "detail_guidance",
     "find_massive",
 ]
-__all__ += ["compare", "generate", "load", "open_activations", "references", "sweep"]
+__all__ += ["compare", "features", "generate", "load", "open_activations", "references", "sweep"]
 
 if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
     from dg_tools.classic import detail_guidance
     from dg_tools.comparison import compare
+    from dg_tools.correspondence import features
     from dg_tools.emoji import references
     from dg_tools.experiments import denoise_error
     from dg_tools.generation import generate

@@ -30,6 +30,7 @@ LAYERS = [  # a module imports from its own row's left and from rows above only
     ["sampling"],
     ["generation"],
     ["activations"],
+    ["correspondence"],
     ["emoji"],
     ["captions"],
     ["experiments"],

@@ -2,7 +2,8 @@
 
 `bands`: power by spatial frequency, coherent with a reference or not. `pictures`: what one picture says of its detail,
 noise, contrast and content. `distributions`: two sets of pictures. `published`: metrics that others defined, from the
-libraries that keep them. `learned`: scores by large networks, optional extras. `intervals`: how sure a mean is.
+libraries that keep them. `keypoints`: whether matched places are the right ones. `learned`: scores by large networks,
+optional extras. `intervals`: how sure a mean is.
 
 Pictures are float tensors (N, C, H, W), on one scale throughout a call ([-1, 1] or [0, 1]); powers are in its square.
 """
@@ -33,6 +34,7 @@ from dg_tools.metrics.distributions import (
     statistics_distance,
 )
 from dg_tools.metrics.intervals import bootstrap_interval, bootstrap_ratio
+from dg_tools.metrics.keypoints import chance_level, correct_keypoints, match_distance, nearest_tokens
 from dg_tools.metrics.pictures import (
     UNITS,
     Share,
@@ -55,3 +57,4 @@ __all__ += ["bootstrap_ratio", "coherent_error", "coherent_power", "contrast", "
 __all__ += ["kernel_distance", "laplacian_variance", "log_spectral_distance", "luminance"]
 __all__ += ["normalised_laplacian_variance", "radial_spectrum", "region_error", "retrieval_rank", "same_shape"]
 __all__ += ["spectrum", "statistics_distance", "structural_similarity", "top_k"]
+__all__ += ["chance_level", "correct_keypoints", "match_distance", "nearest_tokens"]

@@ -18,6 +18,7 @@ from dg_tools.plots.activations import (
 from dg_tools.plots.comparison import comparison_grid
 from dg_tools.plots.details import detail_and_semantics
 from dg_tools.plots.guided import guidance_plane, push_maps
+from dg_tools.plots.matches import correspondence_effects, token_matches
 from dg_tools.plots.one_step import band_errors, equal_harm
 from dg_tools.plots.origins import lens_pictures, origin_effects
 from dg_tools.plots.pictures import channel_map, image_grid
@@ -28,7 +29,8 @@ from dg_tools.plots.where import token_coverage
 __all__ = ["band_errors", "channel_map", "detail_and_semantics", "equal_harm", "gates", "image_grid"]
 __all__ += ["guidance_plane", "magnitude_by_block", "magnitude_by_sigma", "push_maps"]
 __all__ += ["token_channel_surface", "token_channel_surface_plotly", "token_coverage"]
-__all__ += ["comparison_grid", "lens_pictures", "origin_effects", "sweep_map", "timestep_effects"]
+__all__ += ["comparison_grid", "correspondence_effects", "lens_pictures", "origin_effects", "sweep_map"]
+__all__ += ["timestep_effects", "token_matches"]
 
 FIGURES: dict[str, Callable[[Any], Any]] = {}  # experiment -> its figure, from its `Result`
 FIGURES["tokens"] = token_coverage
@@ -37,3 +39,4 @@ FIGURES["origin"] = origin_effects
 FIGURES["denoise"] = equal_harm
 FIGURES["detail"] = detail_and_semantics
 FIGURES["guidance"] = guidance_plane
+FIGURES["correspondence"] = correspondence_effects
