@@ -87,7 +87,7 @@ def bars(axis: Any, outcomes: list[Any], title: str, side: str) -> None:
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("change, or correlation; dotted and shaded: bounds", fontsize=8)
     axis.plot([], [], "|", color=QUIET, label="controls")
-    axis.plot([], [], "o", color=MASSIVE, label="massive channels off")
+    axis.plot([], [], "o", color=MASSIVE, label="massive channels off (hollow: next CFG scale)")
     axis.legend(fontsize=7, frameon=False, loc=f"lower {side}")
 
 
