@@ -380,9 +380,13 @@ def test_command(settings, dit, tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     watcher = threading.Thread(target=stop)
-    watcher.start()
-    stopped = CliRunner().invoke(cli.app, ["sweep", str(file)])
-    watcher.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind
+    try:
+        watcher.start()
+        stopped = CliRunner().invoke(cli.app, ["sweep", str(file)])
+        watcher.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.exit_code == 130 and "development cells are kept in" in stopped.output
     kept = made_at(settings["folder"])
     done = CliRunner().invoke(cli.app, ["sweep", str(file)])
