@@ -29,6 +29,7 @@ LAYERS = [  # a module imports from its own row's left and from rows above only
     ["classic"],
     ["sampling"],
     ["generation"],
+    ["recipes"],
     ["activations"],
     ["correspondence"],
     ["emoji"],
