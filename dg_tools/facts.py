@@ -93,7 +93,7 @@ def facts(model: str | Path | None = None) -> Facts:
     profile = read_profile(source)
     if profile is not None:
         check_profile(profile, sites, width)
-    text = family.defaults.text[0] + card_call(folder).get("max_sequence_length", family.defaults.text[1])
+    text = text_tokens(family, folder)
     held = {
         k: parameters(folder / k) for k, v in index.items() if isinstance(v, list) and v[0] and is_model(folder / k)
     }
@@ -118,6 +118,14 @@ def facts(model: str | Path | None = None) -> Facts:
         statistics=kept,
         raw=grid[0] * grid[1] * width * 4,
     )
+
+
+def text_tokens(family: Family, folder: Path) -> int:
+    """The most text tokens that a prompt makes."""
+    fixed, most = family.defaults.text
+    if family.defaults.padded:
+        fixed += int(read_json(folder / "tokenizer" / "tokenizer_config.json")["model_max_length"])
+    return fixed + card_call(folder).get("max_sequence_length", most)
 
 
 def is_model(folder: Path) -> bool:

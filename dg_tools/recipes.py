@@ -73,9 +73,12 @@ def write_picture(image: Any, file: Path, made_by: dict[str, Any]) -> Path:
 
 
 def free(file: Path) -> Path:
-    """The file's name, or the next one that is free: `x.png`, `x-2.png`, ..."""
-    names = (file, *(file.with_name(f"{file.stem}-{i}{file.suffix}") for i in range(2, 10**6)))
-    return next(f for f in names if not f.exists())
+    """The name of a file or folder, or the next one that is free: `x.png`, `x-2.png`, ..."""
+    target, i = file, 1
+    while target.exists():
+        i += 1
+        target = file.with_name(f"{file.stem}-{i}{file.suffix}")
+    return target
 
 
 def read_picture(file: str | Path) -> tuple[Any, dict[str, Any]]:

@@ -107,9 +107,7 @@ def test_stopped_pictures_that_were_finished_are_there(tmp_path, monkeypatch, ca
     monkeypatch.setattr(dg, "load", lambda *a, **k: dit)
     handle = dit.transformer.register_forward_hook(count)
     try:
-        code, printed, error = called(
-            monkeypatch, capsys, "generate", "owl", "fish", "-o", tmp_path, "--dg", "1", *QUICK
-        )
+        code, _, error = called(monkeypatch, capsys, "generate", "owl", "fish", "-o", tmp_path, "--dg", "1", *QUICK)
     finally:
         handle.remove()
     assert code == 130 and "kept 3 of 4 pictures" in error and "fish-seed-0-cond.png" in error

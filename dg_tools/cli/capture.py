@@ -83,11 +83,10 @@ def free_for(out: Path, force: bool) -> None:
 
 def kept(acts: Any, out: Path) -> str:
     """Write the finished runs of a capture that was stopped, beside what is there; says so."""
+    from dg_tools.recipes import free
+
     if acts is None:
         return "no run was finished, so nothing is written" + (f"; {out} is as it was" if out.exists() else "")
-    target, i = out, 1
-    while target.exists():
-        i += 1
-        target = out.with_name(f"{out.stem}-{i}{out.suffix}")
+    target = free(out)
     acts.save(target)
     return f"the finished runs are in {target} (marked unfinished)"

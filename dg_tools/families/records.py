@@ -132,13 +132,15 @@ class Defaults:
         steps: denoising steps.
         latent_side: latent pixels along a side; None: the transformer's `sample_size`.
         pixels: height and width, where the call states them itself.
-        text: text tokens: those of encoders of a fixed length, and the most of the other (`max_sequence_length`).
+        text: text tokens: a fixed number, and the most of a prompt (`max_sequence_length`).
+        padded: the first tokenizer's full length comes before these (SD3's CLIP).
     """
 
     steps: int = 28
     latent_side: int | None = None
     pixels: tuple[int, int] | None = None
     text: tuple[int, int] = (0, 512)
+    padded: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,5 +12,5 @@ FAMILY = Family(
     partial_forward=True,
     guidance_argument="guidance_scale",
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),
-    defaults=Defaults(text=(77, 256)),
+    defaults=Defaults(text=(0, 256), padded=True),
 )
