@@ -1,7 +1,8 @@
 """What is a model, and what memory will it take? Said from its configurations, before a weight is read. No torch here.
 
-Counts of parameters and sizes of captures are exact. What a forward and a decoding hold is an estimate by a rule of
-thumb, from shapes: good for "does it fit?", no measurement.
+Counts of parameters and sizes of captures are exact. What a forward and a decoding hold is an estimate from shapes, good
+for "does it fit?": in float32 on a CPU, two rows of 1357 tokens at SD3.5-medium's width took 245 MiB (said: 254), and
+SD3's decoder 316 MiB at 256 pixels (said: 320).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dg_tools.folders import cached, card_call, check_folder, parameters, read_j
 from dg_tools.profiles import check_profile, read_profile
 
 COPIES = 16  # of the streams in one block: residual, normed, q, k, v, attention, the MLP's fourfold inside twice
-DECODED = 4  # copies of the decoder's second widest level at full resolution
+DECODED = 5  # copies of the decoder's second widest level at full resolution
 BYTES = {"float32": 4, "bfloat16": 2}  # what `load` takes on a CPU and on an accelerator
 
 
@@ -98,7 +99,7 @@ def facts(model: str | Path | None = None) -> Facts:
         k: parameters(folder / k) for k, v in index.items() if isinstance(v, list) and v[0] and is_model(folder / k)
     }
     kept = statistics_size(family, config, len(sites), width, grid, text) + 3 * pixels[0] * pixels[1]
-    shapes = {"width": width, "tokens": grid[0] * grid[1] + text, "pixels": pixels, "vae": vae}
+    shapes: dict[str, Any] = {"width": width, "tokens": grid[0] * grid[1] + text, "pixels": pixels, "vae": vae}
     return Facts(
         model=str(model or source.name if isinstance(source, Path) else source),
         pipeline=index.get("_class_name", ""),
