@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # a picture that holds no settings is refused before torch is
 
 KEY = "dg_tools"
 NEEDED = ("model", "weights", "dtype", "device", "versions", "prompt", "seed", "steps", "height", "width", "guidance")
+GUIDANCES = ("CFG", "DetailGuidance")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) -> dict[str, Any]:
@@ -27,29 +29,25 @@ def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) ->
 
     Args:
         dit: the model that made it.
-        settings: the picture's, from `Generation.settings`; without edits.
-        guidance: None, `CFG(s)`, or a `DetailGuidance` that names its disruption.
-    """
-    from dg_tools.guidance import DetailGuidance
-    from dg_tools.provenance import provenance
-    from dg_tools.sampling import guidance_scale
+        settings: the picture's, from `Generation.settings`.
+        guidance: None, a `CFG`, or a `DetailGuidance` that names its disruption.
 
+    Raises:
+        ValueError: a picture with edits, or another guidance: neither is kept.
+    """
+    from dg_tools.provenance import provenance
+
+    name = type(guidance).__name__
+    if settings["edit"] != "clean" or (guidance is not None and name not in GUIDANCES):
+        what = f"guidance by {name}" if settings["edit"] == "clean" else "edits"
+        raise ValueError(f"a recipe keeps no {what}: it is for pictures under None, {' or '.join(GUIDANCES)}")
     made = provenance(dit)
     made["versions"] = {**made["versions"], "dg_tools": importlib.metadata.version("dg-tools")}
     asked = {k: settings[k] for k in ("prompt", "seed", "steps", "height", "width")}
-    detail, disrupt = 0.0, None
-    if isinstance(guidance, DetailGuidance) and guidance.detail_guidance_scale:
-        detail, disrupt = guidance.detail_guidance_scale, guidance.disrupt
-    return {
-        **made,
-        "device": dit.device.type,
-        **asked,
-        "guidance": {
-            "guidance_scale": guidance_scale(guidance),
-            "detail_guidance_scale": detail,
-            "disrupt": disrupt.to_json() if disrupt else None,
-        },
-    }
+    given = None
+    if guidance is not None:
+        given = {"name": name} | {k: v for k, v in guidance.config.items() if not k.startswith("_")}
+    return {**made, "device": dit.device.type, **asked, "guidance": given}
 
 
 def write_picture(image: Any, file: Path, made_by: dict[str, Any]) -> Path:
@@ -112,6 +110,8 @@ def read_picture(file: str | Path) -> tuple[Any, dict[str, Any]]:
         raise ValueError(f"{file} holds settings that are no JSON: it was changed by another program") from None
     if missing:
         raise ValueError(f"{file} holds settings without {', '.join(missing)}")
+    if made_by["dtype"] not in DTYPES:
+        raise ValueError(f"{file} was made in {made_by['dtype']!r}; known: {', '.join(DTYPES)}")
     return image, made_by
 
 
@@ -119,21 +119,22 @@ def again(dit: DiT, made_by: dict[str, Any]) -> Generation:
     """The picture of a recipe: the same bits on the same machine with the same versions.
 
     Raises:
-        ValueError: other weights than the recipe's.
+        ValueError: other weights than the recipe's, or a guidance that is not known.
     """
+    from dg_tools import guidance as home
+    from dg_tools.captions import check_seed
     from dg_tools.generation import generate
-    from dg_tools.guidance import CFG, DetailGuidance
     from dg_tools.provenance import weights_hash
 
     if (found := weights_hash(dit)) != made_by["weights"]:
         raise ValueError(
             f"the picture was made by weights {made_by['weights']} ({made_by['model']}); this model's are {found}"
         )
-    given = made_by["guidance"]
     guidance: BaseGuidance | None = None
-    if given["detail_guidance_scale"]:
-        guidance = DetailGuidance(**given)
-    elif given["guidance_scale"] > 1:
-        guidance = CFG(given["guidance_scale"])
-    asked = {k: made_by[k] for k in ("seed", "steps", "height", "width")}
-    return generate(dit, made_by["prompt"], guidance=guidance, **asked)
+    if made_by["guidance"] is not None:
+        given = dict(made_by["guidance"])
+        if (name := given.pop("name", None)) not in GUIDANCES:
+            raise ValueError(f"the recipe's guidance is {name!r}; known: {', '.join(GUIDANCES)}")
+        guidance = getattr(home, name)(**given)
+    asked = {k: made_by[k] for k in ("steps", "height", "width")}
+    return generate(dit, made_by["prompt"], seed=check_seed(made_by["seed"]), guidance=guidance, **asked)

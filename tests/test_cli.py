@@ -124,6 +124,15 @@ def test_a_capture_that_is_stopped_is_kept(tmp_path, monkeypatch, capsys):
     assert code == 130 and json.loads(printed)["channels"] == [5] and "finished runs only" in error
 
 
+def test_a_demo_that_is_stopped(tmp_path, monkeypatch, capsys):
+    dit = dg.load(tiny.sd3())
+    monkeypatch.setattr(demo, "load", lambda model: dit)
+    handle = dit.transformer.register_forward_hook(lambda *a: signal.raise_signal(signal.SIGINT))
+    code, _, error = called(monkeypatch, capsys, "demo", "-o", tmp_path / "o", "--json")
+    handle.remove()
+    assert code == 130 and "holds 0 pictures, and no new summary.json" in error
+
+
 def test_words_that_the_model_never_saw(tmp_path, monkeypatch, capsys):
     ask = ["red aple", "--steps", "1", "-o", tmp_path / "o", "--json"]
     for command in ("generate", "capture"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers.guiders import SkipLayerGuidance
 from PIL import Image
 from test_cli import called
 from typer.testing import CliRunner
@@ -41,7 +42,8 @@ def test_a_picture_carries_its_settings_and_is_made_again(tmp_path, monkeypatch,
     assert (pixels(file) == np.asarray(guided.images[0].convert("RGB"))).all(), "what the library's call gives"
     by = json.loads(Image.open(file).info[KEY])
     assert (by["prompt"], by["seed"], by["steps"], by["height"], by["width"]) == ("red apple", 7, 3, 64, 64)
-    assert by["guidance"] == {"guidance_scale": 3.0, "detail_guidance_scale": 2.0, "disrupt": off.to_json()}
+    assert by["guidance"]["name"] == "DetailGuidance" and by["guidance"]["disrupt"] == off.to_json()
+    assert (by["guidance"]["guidance_scale"], by["guidance"]["detail_guidance_scale"]) == (3.0, 2.0)
     assert by["model"] == "emoji-sd3" and by["weights"] == dg.provenance.weights_hash(dit) and by["dtype"] == "float32"
     assert {"torch", "diffusers", "dg_tools"} <= set(by["versions"]) and str(tmp_path) not in json.dumps(by)
     for picture in (file, out / "red-apple-seed-7-cfg-3.png"):
@@ -64,6 +66,9 @@ def test_another_picture_is_exit_code_3(tmp_path, monkeypatch, capsys):
     file = write_picture(made.images[0], tmp_path / "y.png", old)
     code, _, error = called(monkeypatch, capsys, "generate", "--from", file, "-o", tmp_path / "o")
     assert code == 0 and "(was 1.0)" in error, "other versions are said"
+    file = write_picture(made.images[0], tmp_path / "w.png", {**by, "device": "nothing"})
+    code, _, error = called(monkeypatch, capsys, "generate", "--from", file, "-o", tmp_path / "o")
+    assert code == 1 and "device 'nothing' cannot be used here" in error
     file = write_picture(made.images[0], tmp_path / "z.png", {**by, "weights": "0" * 16})
     code, _, error = called(monkeypatch, capsys, "generate", "--from", file, "-o", tmp_path / "o")
     assert code == 1 and "made by weights 0000" in error
@@ -85,12 +90,24 @@ def test_a_folder_of_ones_own_is_asked_for(tmp_path, monkeypatch, capsys):
     assert code == 1 and "pass --channel" in error and "--auto" in error
 
 
-@pytest.mark.parametrize("guidance", [None, dg.CFG(2.0), dg.DetailGuidance(1.0, 0.5, dg.Disrupt([3], 1))])
+@pytest.mark.parametrize(
+    "guidance", [None, dg.CFG(2.0, stop=0.6), dg.DetailGuidance(1.0, 0.5, dg.Disrupt([3], 1), 0.5)]
+)
+    "guidance", [None, dg.CFG(2.0, stop=0.6), dg.DetailGuidance(1.0, 0.5, dg.Disrupt([3], 1), 0.5)]
+)
 def test_a_recipe_serves_every_family(dit, guidance):
     call = {"steps": 2, **tiny.SIZE}
     made = dg.generate(dit, "apple", seed=3, guidance=guidance, progress=False, **call)
     by = json.loads(json.dumps(recipe(dit, made.settings[0], guidance)))
     assert torch.equal(again(dit, by).latents, made.latents)
+    other = {**by, "guidance": {"name": "CFG", "guidance_scale": 5.0}}
+    assert not torch.equal(again(dit, other).latents, made.latents)
+    with pytest.raises(ValueError, match="guidance is 'eval'"):
+        again(dit, {**by, "guidance": {"name": "eval"}})
+    with pytest.raises(ValueError, match="keeps no edits"):
+        recipe(dit, {**made.settings[0], "edit": "channel 3"}, guidance)
+    with pytest.raises(ValueError, match="no guidance by SkipLayerGuidance"):
+        recipe(dit, made.settings[0], SkipLayerGuidance(skip_layer_guidance_layers=[0]))
 
 
 def test_stopped_pictures_that_were_finished_are_there(tmp_path, monkeypatch, capsys):

@@ -67,6 +67,22 @@ def checked(prompts: Sequence[str], seeds: Sequence[str]) -> tuple[list[str], li
         raise typer.BadParameter(str(error)) from None
 
 
+def usable(device: str | None) -> str | None:
+    """The device, where it can be used.
+
+    Raises:
+        ValueError: it cannot, with torch's own words.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the second for a build without CUDA
+        words = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here ({words}): pass another, --device cpu") from None
+    return device
+
+
 def warned(dit: Any, prompts: Sequence[str]) -> list[str]:
     """Says, and returns, what is to be said of words that the model never saw."""
     from dg_tools.captions import advice

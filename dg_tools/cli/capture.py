@@ -22,7 +22,7 @@ from dg_tools.cli.app import (
     pairs,
     stop,
     warned,
-)  # fmt: skip
+)
 
 
 @app.command()

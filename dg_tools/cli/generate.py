@@ -24,8 +24,9 @@ from dg_tools.cli.app import (
     say,
     stop,
     table,
+    usable,
     warned,
-)  # fmt: skip
+)
 
 
 @app.command()
@@ -70,7 +71,7 @@ def generate(
     import dg_tools
 
     asked, seeds = checked(prompts, seed)
-    dit = dg_tools.load(model, device=device)
+    dit = dg_tools.load(model, device=usable(device))
     warnings = warned(dit, asked)
     plain = dg_tools.CFG(cfg) if cfg > 1 else None
     variants: list[Any] = [] if dg and alone else [plain]
@@ -168,8 +169,9 @@ def repeat(picture: Path, out: Path, model: str | None, device: str | None, as_j
     from dg_tools.provenance import PACKAGES, provenance
     from dg_tools.recipes import again, write_picture
 
+    device = usable(device or by["device"])
     try:
-        dit = dg_tools.load(model or by["model"], dtype=getattr(torch, by["dtype"]), device=device or by["device"])
+        dit = dg_tools.load(model or by["model"], dtype=getattr(torch, by["dtype"]), device=device)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{picture} was made by {by['model']!r}; where that is a folder, pass it: --model FOLDER ({error})"
