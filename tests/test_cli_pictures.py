@@ -93,8 +93,6 @@ def test_a_folder_of_ones_own_is_asked_for(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "guidance", [None, dg.CFG(2.0, stop=0.6), dg.DetailGuidance(1.0, 0.5, dg.Disrupt([3], 1), 0.5)]
 )
-    "guidance", [None, dg.CFG(2.0, stop=0.6), dg.DetailGuidance(1.0, 0.5, dg.Disrupt([3], 1), 0.5)]
-)
 def test_a_recipe_serves_every_family(dit, guidance):
     call = {"steps": 2, **tiny.SIZE}
     made = dg.generate(dit, "apple", seed=3, guidance=guidance, progress=False, **call)
