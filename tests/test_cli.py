@@ -133,6 +133,14 @@ def test_a_demo_that_is_stopped(tmp_path, monkeypatch, capsys):
     assert code == 130 and "holds 0 pictures, and no new summary.json" in error
 
 
+@pytest.mark.parametrize("arguments", [["generate", "owl"], ["capture", "owl"], ["find", "emoji-sd3"]])
+def test_stopped_while_loading(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dg, "load", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+    code, printed, error = called(monkeypatch, capsys, *arguments)
+    assert code == 130 and "before there was anything to keep" in error and not printed and not list(tmp_path.iterdir())
+
+
 def test_words_that_the_model_never_saw(tmp_path, monkeypatch, capsys):
     ask = ["red aple", "--steps", "1", "-o", tmp_path / "o", "--json"]
     for command in ("generate", "capture"):

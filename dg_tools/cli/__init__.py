@@ -27,3 +27,7 @@ def main() -> None:
         words = error if isinstance(error, OSError) or not error.args else error.args[0]  # an OSError's first: a number
         say(f"{type(error).__name__}: {words}")
         sys.exit(1)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # no command has said it
+            say("interrupted before there was anything to keep; files are as they were")
+        raise
