@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import typer
 from typer.testing import CliRunner
 
 import dg_tools as dg
@@ -191,14 +193,20 @@ def test_errors_are_a_sentence_and_exit_code_1(tmp_path, monkeypatch, capsys):
     assert code == 2
 
 
-def test_help_has_examples():
-    names = {c.callback.__name__ for c in cli.app.registered_commands}
-    assert {"demo", "generate", "capture", "find", "info"} <= names
-    for name in names:
-        shown = runner.invoke(cli.app, [name, "--help"])
-        assert shown.exit_code == 0 and f"dg-tools {name}" in shown.output, name
-        for line in re.findall(r"^\W*(dg-tools .*?)\W*$", shown.output, re.M):
-            assert line.split()[1] in names, line
+def test_help_has_examples_and_every_line_shown_parses():
+    """Lines of the help texts and of the README: parsed as they stand, not run."""
+    group = typer.main.get_command(cli.app)
+    assert {"demo", "generate", "capture", "find", "info"} <= set(group.commands)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^ +(?:\S*/)?(dg-tools .*)$", readme, re.M)
+    for name, command in group.commands.items():
+        assert f"  dg-tools {name}" in command.help, name
+        shown += re.findall(r"^ *(dg-tools .*)$", command.help, re.M)
+        assert runner.invoke(cli.app, [name, "--help"]).exit_code == 0
+    assert len(shown) > 12
+    for line in shown:
+        _, name, *arguments = shlex.split(line, comments=True)
+        group.commands[name].make_context(name, arguments)
 
 
 def test_the_module_runs_too():
