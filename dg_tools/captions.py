@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import TYPE_CHECKING
 
-from dg_tools.emoji import STYLES, References, references
-from dg_tools.models import DiT
+if TYPE_CHECKING:  # what a reader typed is checked before torch is loaded
+    from dg_tools.emoji import References
+    from dg_tools.models import DiT
 
 
 def check_prompt(prompt: str) -> str:
@@ -38,6 +40,8 @@ def check_seed(seed: str | int) -> int:
 
 def unknown_words(prompt: str, known: References) -> list[str]:
     """Words of a prompt that no caption of training has, in order."""
+    from dg_tools.emoji import STYLES
+
     words = {w for name in known.names for w in name.split("-")} | set(STYLES) | set(known.backgrounds) | {"on"}
     return [w for w in dict.fromkeys(re.findall(r"[^\s,]+", prompt.lower())) if w.strip(".") not in words]
 
@@ -57,6 +61,8 @@ def advice(dit: DiT, prompt: str) -> str | None:
     """A sentence on words that the embedded model never saw, with the nearest captions; None where there is nothing to
     say, or where the model's captions are not known.
     """
+    from dg_tools.emoji import references
+
     try:
         known = references(dit)
     except FileNotFoundError:

@@ -18,18 +18,10 @@ from typing import Any
 import torch
 
 from dg_tools.families import BlockList, Family, bind, family_of
+from dg_tools.folders import DEFAULT, ZOO, card_call, check_folder, embedded, source_of  # noqa: F401
 from dg_tools.profiles import check_profile, read_profile
 
 logger = logging.getLogger("dg_tools")
-
-ZOO = Path(__file__).parent / "zoo"
-DEFAULT = "emoji-sd3"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-def embedded() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(p.parent.name for p in ZOO.glob("*/model_index.json"))
 
 
 def load(
@@ -75,16 +67,7 @@ def load(
             f"a {type(model).__name__} is no model: pass a name, a folder, a Hub id or a diffusers pipeline"
         )
     name = DEFAULT if model is None else str(model)
-    source: str | Path = name
-    if (ZOO / name / "model_index.json").is_file():
-        source = ZOO / name
-    elif Path(name).exists():
-        source = Path(name)
-    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(
-            f"no model {name!r}: it is no embedded model ({', '.join(embedded()) or 'none in this checkout'}), no "
-            "existing folder, and no Hub id of the form owner/name"
-        )
+    source = source_of(name)
     if isinstance(source, Path):
         check_folder(source)
         kwargs["local_files_only"] = True
@@ -124,35 +107,6 @@ def quiet_loading() -> Iterator[None]:
         source.removeFilter(quiet)
         for lib in shown:
             lib.enable_progress_bar()
-
-
-def check_folder(folder: Path) -> None:
-    """Raise before anything is read where a folder cannot be a safe diffusers pipeline."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    if not (folder / "model_index.json").is_file():
-        inside = ", ".join(sorted({p.relative_to(folder).parts[0] for p in files})[:8]) or "nothing"
-        raise FileNotFoundError(
-            f"{folder} is no diffusers pipeline folder: it has no model_index.json (there is: {inside}). "
-            "Pass the folder that save_pretrained() wrote"
-        )
-    for part in ("transformer", "vae"):
-        weights = [p for p in files if p.relative_to(folder).parts[0] == part]
-        pickles = [p.name for p in weights if p.suffix in PICKLES]
-        if pickles and not any(p.suffix == ".safetensors" for p in weights):
-            raise ValueError(
-                f"{folder / part} holds pickle weights only ({', '.join(pickles)}), which can run code when loaded; "
-                "dg_tools loads safetensors only: save the pipeline again with safe_serialization=True"
-            )
-
-
-def card_call(folder: Path) -> dict[str, Any]:
-    """The call arguments that a model card asks for (`dg_tools: call:` in the header of its README.md)."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return {}
-    from huggingface_hub import ModelCard
-
-    return dict(ModelCard.load(card).data.to_dict().get("dg_tools", {}).get("call", {}))
 
 
 def check_not_compiled(transformer: torch.nn.Module) -> None:

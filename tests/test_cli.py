@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny
+import typer
 from typer.testing import CliRunner
 
 import dg_tools as dg
 from dg_tools import cli, demo
 
 runner = CliRunner()
+
+
+def called(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `dg-tools ARGUMENTS`, as its entry point gives them; one space for any."""
+    monkeypatch.setattr("sys.argv", ["dg-tools", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    out, error = capsys.readouterr()
+    assert "Traceback" not in error
+    return caught.value.code or 0, out, re.sub(r"[\s│]+", " ", error)
 
 
 def test_demo_on_the_embedded_model(tmp_path, monkeypatch, capsys):
@@ -40,42 +57,161 @@ def test_demo_on_a_model_of_ones_own(tmp_path, monkeypatch):
         demo.demo(tmp_path / "file")
 
 
-def test_commands(tmp_path):
-    store, picture = tmp_path / "acts.zarr", tmp_path / "grid.png"
-    for arguments in (
-        ["capture", "red apple", "--out", store, "--steps", "2"],
-        ["find", store],
-        ["find", store, "--rule", "top"],
-        ["generate", "red apple", "--out", picture, "--steps", "2", "--detail-guidance-scale", "0.5"],
-        ["generate", "owl", "--out", picture, "--steps", "2", "--guidance-scale", "2", "--channel", "3", "--block", "1",
-         "--detail-guidance-scale", "1"],
-        ["info"],
-    ):  # fmt: skip
-        made = runner.invoke(cli.app, [str(a) for a in arguments])
-        assert made.exit_code == 0, made.output
-    assert picture.stat().st_size > 5000
-    assert "emoji-sd3" in made.output and "12 blocks" in made.output
+def test_capture_then_find(tmp_path, monkeypatch, capsys):
+    store = tmp_path / "acts.zarr"
+    ask = ["capture", "red apple", "-o", store, "--steps", "2", "--seed", "3"]
+    code, printed, _ = called(monkeypatch, capsys, *ask, "--json")
+    made = json.loads(printed)
+    acts = dg.open_activations(store)
+    assert code == 0 and made["sizes"] == {str(k): v for k, v in acts.data.sizes.items()} and made["warnings"] == []
+    assert made["model"] == "emoji-sd3" and made["steps"] == 2 and list(acts.data["seed"].values) == [3]
+    code, printed, _ = called(monkeypatch, capsys, "find", store, "--json")
+    found, ours = json.loads(printed), dg.find_massive(acts)
+    assert code == 0 and found["channels"] == ours.channels and len(found["rows"]) == len(ours.to_frame())
+    code, printed, _ = called(monkeypatch, capsys, "find", store, "--rule", "top")
+    assert code == 0 and "coverage" in printed and "channel" in printed
+    code, _, error = called(monkeypatch, capsys, *ask)
+    assert code == 1 and "holds activations already" in error and "--force" in error
+    assert called(monkeypatch, capsys, *ask, "--force")[0] == 0
+    (store / "journal.jsonl").unlink()
+    code, _, error = called(monkeypatch, capsys, "find", store)
+    assert code == 1 and "damaged" in error
 
 
-def test_errors_are_one_line(monkeypatch, capsys):
-    for arguments, words in (
-        (["info", "--model", "nothing"], "no embedded model"),
-        (["find", "nothing.zarr"], "no activations at"),
-        (
-            ["generate", "owl", "--detail-guidance-scale", "1", "--channel", "999", "--block", "1"],
-            "channel 999 asked for",
-        ),
-    ):
-        monkeypatch.setattr("sys.argv", ["dg-tools", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        error = capsys.readouterr().err
-        assert caught.value.code == 1 and words in error and "Traceback" not in error
+def test_find_in_a_model(tmp_path, monkeypatch, capsys):
+    pipeline = tiny.sd3()
+    tiny.plant(pipeline, 1, [5], 400.0)
+    pipeline.save_pretrained(tmp_path / "model")
+    ask = ["find", tmp_path / "model", "--steps", "2", "-p", "apple"]
+    code, printed, _ = called(monkeypatch, capsys, *ask)
+    assert code == 0 and "1 massive channels [5]" in printed and "coverage" in printed
+    code, printed, _ = called(monkeypatch, capsys, *ask, "--json")
+    assert json.loads(printed)["channels"] == [5] and json.loads(printed)["onset"] == {"5": 1}
 
 
-def test_find_prints_a_table(tmp_path):
+def test_a_capture_that_is_stopped_is_kept(tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the second of three runs; what stood there before stays."""
+    pipeline = tiny.sd3()
+    tiny.plant(pipeline, 1, [5], 400.0)
+    dit = dg.load(pipeline)
+    dg.capture(dit, "before", steps=2, progress=False).save(tmp_path / "a.zarr")
+    monkeypatch.setattr(dg, "load", lambda *a, **k: dit)
+
+    def stopping(at, *arguments):
+        calls = 0
+
+        def count(module, inputs, output):
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                signal.raise_signal(signal.SIGINT)
+
+        handle = dit.transformer.register_forward_hook(count)
+        try:
+            return called(monkeypatch, capsys, *arguments, "--steps", "2")
+        finally:
+            handle.remove()
+
+    three = ["apple", "--seed", "0", "--seed", "1", "--seed", "2"]
+    code, _, error = stopping(3, "capture", *three, "-o", tmp_path / "a.zarr", "--force")
+    assert code == 130 and "a-2.zarr" in error
+    assert list(dg.open_activations(tmp_path / "a.zarr").data["prompt"].values) == ["before"]
+    kept = dg.open_activations(tmp_path / "a-2.zarr").data
+    assert not kept.attrs["finished"] and kept["mean"].isel(seed=0).notnull().any() and kept.sizes["seed"] == 3
+    code, printed, error = called(monkeypatch, capsys, "find", tmp_path / "a-2.zarr", "--json")
+    assert code == 0 and json.loads(printed)["channels"] == [5] and "was stopped" in error
+    code, _, error = stopping(1, "capture", *three, "-o", tmp_path / "b.zarr")
+    assert code == 130 and "no run was finished" in error and not (tmp_path / "b.zarr").exists()
+    code, printed, error = stopping(3, "find", "emoji-sd3", "-p", "apple", "-p", "owl", "--json")
+    assert code == 130 and json.loads(printed)["channels"] == [5] and "finished runs only" in error
+
+
+def test_a_demo_that_is_stopped(tmp_path, monkeypatch, capsys):
     dit = dg.load(tiny.sd3())
-    tiny.plant(dit.pipeline, 1, [5], 400.0)
-    dg.capture(dit, "apple", progress=False, **tiny.CALL).save(tmp_path / "a")
-    made = runner.invoke(cli.app, ["find", str(tmp_path / "a")])
-    assert "1 massive channels [5]" in made.output and "coverage" in made.output
+    monkeypatch.setattr(demo, "load", lambda model: dit)
+    handle = dit.transformer.register_forward_hook(lambda *a: signal.raise_signal(signal.SIGINT))
+    code, _, error = called(monkeypatch, capsys, "demo", "-o", tmp_path / "o", "--json")
+    handle.remove()
+    assert code == 130 and "holds 0 pictures, and no new summary.json" in error
+
+
+@pytest.mark.parametrize("arguments", [["generate", "owl"], ["capture", "owl"], ["find", "emoji-sd3"]])
+def test_stopped_while_loading(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dg, "load", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+    code, printed, error = called(monkeypatch, capsys, *arguments)
+    assert code == 130 and "before there was anything to keep" in error and not printed and not list(tmp_path.iterdir())
+
+
+def test_words_that_the_model_never_saw(tmp_path, monkeypatch, capsys):
+    ask = ["red aple", "--steps", "1", "-o", tmp_path / "o", "--json"]
+    for command in ("generate", "capture"):
+        code, printed, error = called(monkeypatch, capsys, command, *ask)
+        (warning,) = json.loads(printed)["warnings"]
+        assert code == 0 and "never saw 'aple'" in warning and "red apple" in warning and "warning: This model" in error
+        ask[-2] = tmp_path / "store"
+
+
+@pytest.mark.parametrize("command", ["generate", "capture"])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([" "], "the prompt is empty"),
+        (["owl", "--seed", "x1"], "'x1' is no whole number"),
+        (["owl", "--seed", "-1"], "'-1' is no whole number"),
+        (["owl", "--steps", "0"], "--steps"),
+        (["owl", "--nothing"], "--nothing"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(tmp_path, monkeypatch, capsys, command, arguments, words):
+    code, printed, error = called(monkeypatch, capsys, command, *arguments, "-o", tmp_path / "o")
+    assert code == 2 and words in error and not printed and not (tmp_path / "o").exists()
+
+
+def test_errors_are_a_sentence_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").touch()
+    folder = tmp_path / "folder"
+    for arguments, words in (
+        (["find", "nothing.zarr"], "no activations at"),
+        (["find", folder], "no activations at"),
+        (["find", folder], "is no diffusers pipeline folder"),
+        (["generate", "owl", "-m", folder], "is no diffusers pipeline folder"),
+        (["generate", "owl", "-m", "nothing"], "no embedded model"),
+        (["generate", "owl", "-o", folder / "notes.txt"], "is a file"),
+        (["generate", "owl", "--dg", "1", "--channel", "999", "--block", "1"], "channel 999 asked for"),
+        (["generate", "owl", "--height", "65"], "multiples of"),
+        (["capture", "owl", "-o", folder], "holds something else"),
+        (["demo", "-o", folder / "notes.txt"], "is a file"),
+    ):
+        code, printed, error = called(monkeypatch, capsys, *arguments)
+        assert code == 1 and words in error and not printed, arguments
+    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+    code, _, error = called(monkeypatch, capsys, "generate")
+    assert code == 2 and "write what the picture should show" in error
+    code, _, error = called(monkeypatch, capsys, "generate", "owl", "--from", "x.png")
+    assert code == 2
+
+
+def test_help_has_examples_and_every_line_shown_parses():
+    """Lines of the help texts and of the README: parsed as they stand, not run."""
+    group = typer.main.get_command(cli.app)
+    assert {"demo", "generate", "capture", "find", "info"} <= set(group.commands)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^ +(?:\S*/)?(dg-tools .*)$", readme, re.M)
+    for name, command in group.commands.items():
+        assert f"  dg-tools {name}" in command.help, name
+        shown += re.findall(r"^ *(dg-tools .*)$", command.help, re.M)
+        assert runner.invoke(cli.app, [name, "--help"]).exit_code == 0
+    assert len(shown) > 12
+    for line in shown:
+        _, name, *arguments = shlex.split(line, comments=True)
+        group.commands[name].make_context(name, arguments)
+
+
+def test_the_module_runs_too():
+    made = subprocess.run(
+        [sys.executable, "-m", "dg_tools.cli", "info", "--json"],
+        capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True,
+    )  # fmt: skip
+    assert json.loads(made.stdout)["sites"] == [str(i) for i in range(12)]

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 LAYERS = [  # a module imports from its own row's left and from rows above only
-    ["families", "massive", "metrics", "profiles", "progress"],
-    ["models", "steps", "partial", "fork"],
+    ["families", "folders", "massive", "metrics", "profiles", "progress"],
+    ["facts", "models", "steps", "partial", "fork"],
     ["tracing", "pictures", "provenance"],
     ["interventions"],
     ["onestep"],
@@ -32,7 +32,7 @@ LAYERS = [  # a module imports from its own row's left and from rows above only
     ["activations"],
     ["correspondence"],
     ["emoji"],
-    ["captions"],
+    ["captions", "recipes"],
     ["experiments"],
     ["sweeps"],
     ["comparison"],

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dg_tools.families.flux import FAMILY as FLUX
 from dg_tools.families.records import BlockList, Family, Rows, Stream, bind
 from dg_tools.families.sd3 import FAMILY as SD3
 
-__all__ = ["FAMILIES", "FLUX", "SD3", "BlockList", "Family", "Rows", "Stream", "bind", "family_of"]
+if TYPE_CHECKING:  # a record is read without torch
+    import torch
+
+__all__ = ["FAMILIES", "FLUX", "SD3", "BlockList", "Family", "Rows", "Stream", "bind", "family_named", "family_of"]
 
 
 def found() -> tuple[Family, ...]:
@@ -43,13 +44,17 @@ def family_of(transformer: torch.nn.Module | Any, pipeline: Any = None) -> Famil
         ValueError: a class without a record; names the known ones and what a record of one's own needs. Or a pipeline
             that the record is not about.
     """
-    name = type(transformer).__name__
+    return family_named(type(transformer).__name__, None if pipeline is None else type(pipeline).__name__)
+
+
+def family_named(name: str, pipeline: str | None = None) -> Family:
+    """The same, by the names of the classes."""
     for family in FAMILIES:
         if family.transformer == name:
-            if pipeline is not None and family.pipelines and type(pipeline).__name__ not in family.pipelines:
+            if pipeline is not None and family.pipelines and pipeline not in family.pipelines:
                 raise ValueError(
                     f"family {family.name!r} is written for {' and '.join(family.pipelines)}; this is a "
-                    f"{type(pipeline).__name__}, which calls the same transformer in another way"
+                    f"{pipeline}, which calls the same transformer in another way"
                 )
             return family
     known = ", ".join(f"{f.transformer} ({f.name})" for f in FAMILIES)

@@ -4,16 +4,17 @@ What attention gives is normed and fed to the MLP, and the stream gets the MLP's
 x + gate_mlp MLP(norm(x + gate_msa attention)). The text stream has eight register tokens before the words.
 """
 
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
 
 FAMILY = Family(
     name="auraflow",
     transformer="AuraFlowTransformer2DModel",
     lists=(
-        BlockList("joint_transformer_blocks", label="joint", attn_gate=None),
+        BlockList("joint_transformer_blocks", label="joint", length="num_mmdit_layers", attn_gate=None),
         BlockList(
             "single_transformer_blocks",
             label="single",
+            length="num_single_dit_layers",
             returns="sequence",
             attn_gate=None,
             mlp_is_concatenated=True,
@@ -27,4 +28,5 @@ FAMILY = Family(
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states"),
     positions_are_flat=True,
     pipelines=("AuraFlowPipeline",),
+    defaults=Defaults(steps=50, pixels=(1024, 1024), text=(8, 256)),
 )

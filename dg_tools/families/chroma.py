@@ -5,7 +5,7 @@ returns one sequence, text first.
 """
 
 from dg_tools.families.latents import PACKED
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
 
 FAMILY = Family(
     name="chroma",
@@ -15,6 +15,7 @@ FAMILY = Family(
         BlockList(
             "single_transformer_blocks",
             label="single",
+            length="num_single_layers",
             returns="sequence",
             adaln=None,
             given="temb",
@@ -35,4 +36,5 @@ FAMILY = Family(
     embedding="",
     pipelines=("ChromaPipeline",),
     latents=PACKED,
+    defaults=Defaults(steps=35, latent_side=128),
 )

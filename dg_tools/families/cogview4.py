@@ -4,7 +4,7 @@ One MLP runs twice in a block, for the image stream and then for the text stream
 writes. The forward's end reshapes to the rows it began with, so that there is no fork.
 """
 
-from dg_tools.families.records import SIX, BlockList, Family
+from dg_tools.families.records import SIX, BlockList, Defaults, Family
 
 FAMILY = Family(
     name="cogview4",
@@ -31,4 +31,5 @@ FAMILY = Family(
     ),
     fork=False,
     pipelines=("CogView4Pipeline",),
+    defaults=Defaults(steps=50, text=(0, 1024)),
 )

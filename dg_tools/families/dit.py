@@ -5,12 +5,15 @@ output is a variance, which the pipeline throws away. Every block embeds timeste
 forward reads the first block's embedding once more.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dg_tools.families.latents import Latents
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Scaled(Latents):
@@ -41,4 +44,5 @@ FAMILY = Family(
     negative_prompt=False,
     pipelines=("DiTPipeline",),
     latents=Scaled(),
+    defaults=Defaults(steps=50, text=(0, 0)),
 )

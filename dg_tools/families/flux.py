@@ -1,7 +1,7 @@
 """FLUX.1: double blocks, then single ones, in which attention and MLP are written by one projection."""
 
 from dg_tools.families.latents import PACKED
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
 
 FAMILY = Family(
     name="flux",
@@ -11,6 +11,7 @@ FAMILY = Family(
         BlockList(
             "single_transformer_blocks",
             label="single",
+            length="num_single_layers",
             adaln="norm.linear",
             modulation=("shift", "scale", "gate"),
             attn=None,
@@ -26,4 +27,5 @@ FAMILY = Family(
     guidance_argument="true_cfg_scale",
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance"),
     latents=PACKED,
+    defaults=Defaults(latent_side=128),
 )

@@ -5,12 +5,15 @@ norm. FLUX.2-dev's pipeline knows no classifier-free guidance, and its `guidance
 covered. Nor are reference pictures, which would count as image tokens.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dg_tools.families.latents import Latents
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Patches(Latents):
@@ -31,7 +34,7 @@ class Patches(Latents):
         """Mean and deviation of patches, as (1, 4 C, 1, 1)."""
         norm, epsilon = pipeline.vae.bn, pipeline.vae.config.batch_norm_eps
         mean, variance = (x.view(1, -1, 1, 1) for x in (norm.running_mean, norm.running_var))
-        return mean.to(like), torch.sqrt(variance + epsilon).to(like)
+        return mean.to(like), (variance + epsilon).sqrt().to(like)
 
     def to_vae(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
         patches = pipeline._patchify_latents(latents)
@@ -52,6 +55,7 @@ FAMILY = Family(
         BlockList(
             "single_transformer_blocks",
             label="single",
+            length="num_single_layers",
             returns="sequence",
             adaln=None,
             given="temb_mod",
@@ -74,4 +78,5 @@ FAMILY = Family(
     call={"image": None},
     pipelines=("Flux2KleinPipeline",),
     latents=Patches(),
+    defaults=Defaults(steps=50, latent_side=128),
 )

@@ -5,9 +5,10 @@ Everywhere else latents are (N, C, H, W), in the scale of the noise that the pip
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # a record is read without torch
+    import torch
 
 
 class Latents:
@@ -66,6 +67,8 @@ class Standardised(Latents):
 
     def scale(self, pipeline: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean, and one over the deviation, as (1, C, 1, 1)."""
+        import torch
+
         config = pipeline.vae.config
         mean, deviation = (torch.tensor(x).view(1, -1, 1, 1) for x in (config.latents_mean, config.latents_std))
         return mean.to(like), (1.0 / deviation).to(like)

@@ -5,7 +5,7 @@ the rows it began with, outside of any module, so that there is no fork. Cross-a
 is a variance. Sizes are as asked for: the pipeline's own rounding to a list of aspect ratios is switched off.
 """
 
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
 
 FAMILY = Family(
     name="pixart",
@@ -33,4 +33,5 @@ FAMILY = Family(
     prediction="noise",
     call={"use_resolution_binning": False},
     pipelines=("PixArtSigmaPipeline",),
+    defaults=Defaults(steps=20, text=(0, 300)),
 )

@@ -5,12 +5,15 @@ one. Detail Guidance is therefore put into the unconditional call, so that the n
 as it does in the modular pipeline.
 """
 
-from typing import Any
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dg_tools.families.latents import PACKED, Standardised
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
+
+if TYPE_CHECKING:
+    import torch
 
 
 class PackedStandardised(Standardised):
@@ -41,4 +44,5 @@ FAMILY = Family(
         "Qwen-Image's pipeline rescales every token of a guided prediction to the norm of the conditional one: of "
         "Detail Guidance the direction stays, not the size"
     ),
+    defaults=Defaults(steps=50, latent_side=128),
 )

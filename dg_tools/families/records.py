@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from dg_tools.families.latents import PLAIN, Latents
+
+if TYPE_CHECKING:  # a record is read without torch
+    import torch
 
 Rows = Literal["batched", "batched_cond_first", "sequential"]
 Stream = Literal["image", "text"]
@@ -48,6 +49,7 @@ class BlockList:
             together (FLUX single blocks) `attn` is None and `mlp` is the joint projection.
         mlp_is_concatenated: the outputs of `attn` and `mlp` hold the text tokens too, before the image tokens.
         text_only: names of the block's parts that see the text stream and nothing else, where they have LayerNorms.
+        length: the transformer's configuration that says how many blocks these are.
     """
 
     path: str
@@ -66,6 +68,7 @@ class BlockList:
     mlp_gate: str = "gate_mlp"
     mlp_is_concatenated: bool = False
     text_only: tuple[str, ...] = ("norm1_context", "norm2_context")
+    length: str = "num_layers"
 
     # -- AdaLN --------------------------------------------------------------------------------------------------------
 
@@ -105,6 +108,8 @@ class BlockList:
             return tuple(value if i == at else kept for i, kept in enumerate(output))
         if self.returns == "tensor":
             return value
+        import torch
+
         at = -known(image_tokens)
         return torch.cat([output[:, :at], value] if stream == "image" else [value, output[:, at:]], dim=1)
 
@@ -117,6 +122,25 @@ def known(image_tokens: int | None) -> int:
             "the transformer was not called as a module, or its Call has no image_tokens"
         )
     return image_tokens
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a pipeline's call does where it is not told; for what is said before anything is loaded.
+
+    Attributes:
+        steps: denoising steps.
+        latent_side: latent pixels along a side; None: the transformer's `sample_size`.
+        pixels: height and width, where the call states them itself.
+        text: text tokens: a fixed number, and the most of a prompt (`max_sequence_length`).
+        padded: the first tokenizer's full length comes before these (SD3's CLIP).
+    """
+
+    steps: int = 28
+    latent_side: int | None = None
+    pixels: tuple[int, int] | None = None
+    text: tuple[int, int] = (0, 512)
+    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,6 +178,7 @@ class Family:
         latents: how latents are packed into tokens, and brought to the VAE's scale.
         rescaling: what the pipeline does to the guided prediction afterwards, as a sentence; empty: nothing. It must
             depend on the conditional prediction that the transformer returned and on the guided one only.
+        defaults: of the pipeline's call.
     """
 
     name: str
@@ -180,6 +205,7 @@ class Family:
     pipeline_config: tuple[tuple[str, Any], ...] = ()
     latents: Latents = PLAIN
     rescaling: str = ""
+    defaults: Defaults = Defaults()
 
     def blocks(self, transformer: torch.nn.Module) -> Iterator[tuple[str, BlockList, torch.nn.Module]]:
         """(site name, record, module) of every block, in execution order."""

@@ -4,7 +4,7 @@ The forward's end reshapes to the rows it began with, so that there is no fork. 
 as asked for: the pipeline's own rounding to a list of aspect ratios is switched off.
 """
 
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
 
 FAMILY = Family(
     name="sana",
@@ -32,4 +32,5 @@ FAMILY = Family(
     call={"use_resolution_binning": False},
     pipelines=("SanaPipeline",),
     config=(("timestep_scale", 1.0), ("guidance_embeds", False)),
+    defaults=Defaults(steps=20, pixels=(1024, 1024), text=(0, 300)),
 )

@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: one list of joint blocks, both streams in a tuple."""
 
-from dg_tools.families.records import SIX, BlockList, Family
+from dg_tools.families.records import SIX, BlockList, Defaults, Family
 
 FAMILY = Family(
     name="sd3",
@@ -12,4 +12,5 @@ FAMILY = Family(
     partial_forward=True,
     guidance_argument="guidance_scale",
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),
+    defaults=Defaults(text=(0, 256), padded=True),
 )

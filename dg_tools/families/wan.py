@@ -6,7 +6,7 @@ token a timestep of its own (Wan 2.2), are not covered.
 """
 
 from dg_tools.families.latents import Standardised
-from dg_tools.families.records import BlockList, Family
+from dg_tools.families.records import BlockList, Defaults, Family
 
 FAMILY = Family(
     name="wan",
@@ -36,4 +36,5 @@ FAMILY = Family(
     pipelines=("WanPipeline",),
     pipeline_config=(("expand_timesteps", False), ("boundary_ratio", None)),
     latents=Standardised(),
+    defaults=Defaults(steps=50, pixels=(480, 832)),
 )

@@ -1,0 +1,92 @@
+"""`dg-tools capture`: a store of activations, to look at or to search later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from dg_tools.cli.app import (
+    AsJson,
+    Cfg,
+    Height,
+    Model,
+    Seeds,
+    Steps,
+    Width,
+    app,
+    at_work,
+    checked,
+    emit,
+    pairs,
+    stop,
+    warned,
+)
+
+
+@app.command()
+def capture(
+    prompts: list[str] = typer.Argument(help="one or several"),
+    out: Path = typer.Option(Path("activations.zarr"), "--out", "-o", help="store to write"),
+    model: str = Model,
+    seed: list[str] = Seeds,
+    steps: int = Steps,
+    cfg: float = Cfg,
+    height: int = Height,
+    width: int = Width,
+    raw: list[int] = typer.Option([], help="block whose hidden states are kept whole; may be repeated"),
+    force: bool = typer.Option(False, "--force", "-f", help="replace activations that are there"),
+    as_json: bool = AsJson,
+) -> None:
+    """Activations of sampling runs, as statistics by block, step, token and channel.
+
+    Stopped with Ctrl-C, the runs that were finished are written.
+
+    \b
+    Examples:
+      dg-tools capture "red apple" "owl on teal" -o acts.zarr --steps 20
+      dg-tools capture "red apple" --raw 5 --seed 0 --seed 1
+      dg-tools find acts.zarr
+    """
+    import dg_tools as dg
+
+    asked, seeds = checked(prompts, seed)
+    free_for(out, force)
+    dit = dg.load(model)
+    warnings = warned(dit, asked)
+    guidance = dg.CFG(cfg) if cfg > 1 else None
+    try:
+        with at_work(as_json):
+            acts = dg.capture(
+                dit, asked, seeds=seeds, steps=steps, height=height, width=width, guidance=guidance, raw=raw
+            )
+    except KeyboardInterrupt as stopped:
+        stop(kept(getattr(stopped, "kept", None), out))
+    acts.save(out)
+    shape = {str(k): int(v) for k, v in acts.data.sizes.items()}
+    if as_json:
+        emit({"store": out, "bytes": acts.data.nbytes, "sizes": shape, "warnings": warnings, **acts.data.attrs})
+        return
+    sizes = ", ".join(f"{k} {v}" for k, v in shape.items())
+    pairs({"store": out, "size": f"{acts.data.nbytes / 2**20:.1f} MiB", "holds": sizes}, title="captured")
+
+
+def free_for(out: Path, force: bool) -> None:
+    """Raise before the run where the store could not be written, or would take the place of another one."""
+    from dg_tools.activations.store import check_target
+
+    check_target(out)
+    if out.exists() and any(out.iterdir()) and not force:
+        raise FileExistsError(f"{out} holds activations already: pass another --out, or --force to replace them")
+
+
+def kept(acts: Any, out: Path) -> str:
+    """Write the finished runs of a capture that was stopped, beside what is there; says so."""
+    from dg_tools.recipes import free
+
+    if acts is None:
+        return "no run was finished, so nothing is written" + (f"; {out} is as it was" if out.exists() else "")
+    target = free(out)
+    acts.save(target)
+    return f"the finished runs are in {target} (marked unfinished)"

@@ -1,0 +1,34 @@
+"""`dg-tools demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from dg_tools.cli.app import AsJson, Model, app, at_work, emit, stop
+
+
+@app.command()
+def demo(
+    out: Path = typer.Option(Path("demo"), "--out", "-o", help="folder for pictures and summary.json"),
+    model: str = Model,
+    as_json: bool = AsJson,
+) -> None:
+    """Detect, look, switch off, guide, measure: pictures and summary.json.
+
+    \b
+    Examples:
+      dg-tools demo
+      dg-tools demo -o out/ --model path/to/model
+    """
+    from dg_tools.demo import demo
+
+    try:
+        with at_work(as_json):
+            summary = demo(out, model)
+    except KeyboardInterrupt:
+        pictures = len(list(out.glob("*.png"))) if out.is_dir() else 0
+        stop(f"{out} holds {pictures} pictures, and no new summary.json")
+    if as_json:
+        emit(summary)

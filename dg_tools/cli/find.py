@@ -1,0 +1,97 @@
+"""`dg-tools find`: the massive channels of a stored capture, or of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+
+from dg_tools.cli.app import AsJson, Seeds, Steps, app, at_work, checked, emit, say, stop, table, warned
+
+SHOWN = ("block", "site", "channel", "ratio", "sign", "coverage", "variation", "energy_share", "stability", "massive")
+
+
+@app.command()
+def find(
+    target: str = typer.Argument("", help="store that `capture` wrote, or a model: embedded name, folder, Hub id"),
+    rule: str = typer.Option("constant", help="constant, outlier, sun or top"),
+    stream: str = typer.Option("image", help="image or text"),
+    prompt: list[str] = typer.Option([], "--prompt", "-p", help="of a model: what to capture; may be repeated"),
+    seed: list[str] = Seeds,
+    steps: int = Steps,
+    as_json: bool = AsJson,
+) -> None:
+    """Massive channels of stored activations, or of a model (which is captured first, on four prompts).
+
+    \b
+    Examples:
+      dg-tools find acts.zarr
+      dg-tools find emoji-sd3 --steps 10
+      dg-tools find path/to/model -p "a red apple" -p "an owl" --rule outlier --json
+    """
+    import dg_tools as dg
+
+    store = Path(target) if target else None
+    if store is not None and (store / ".zgroup").is_file():
+        acts, warnings = dg.open_activations(store), []
+    else:
+        asked, seeds = checked(prompt, seed)
+        dit = model_of(target)
+        if not asked:
+            from dg_tools.demo import DETECTION
+
+            asked = list(DETECTION)
+        warnings = warned(dit, asked)
+        try:
+            with at_work(as_json):
+                acts = dg.capture(dit, asked, seeds=seeds, steps=steps)
+        except KeyboardInterrupt as stopped:
+            kept = getattr(stopped, "kept", None)
+            if kept is None:
+                stop("no run was finished, so there is nothing to search")
+            result(finished_runs(kept, rule, stream), warnings, as_json)
+            stop("this is of the finished runs only")
+    if not acts.data.attrs.get("finished", True):
+        say("warning: these activations are of a run that was stopped: what follows is of its finished part")
+    result(finished_runs(acts, rule, stream), warnings, as_json)
+
+
+def model_of(target: str) -> Any:
+    """The model that was asked for.
+
+    Raises:
+        FileNotFoundError: neither activations nor a model, with what each would be.
+    """
+    import dg_tools as dg
+
+    try:
+        return dg.load(target or None)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no activations at {target}: `dg-tools capture` writes a folder of them. Nor is it a model: {error}"
+        ) from None
+
+
+def finished_runs(acts: Any, rule: str, stream: str) -> Any:
+    """`find_massive` on the runs that are there: a stopped capture has NaN in place of the others."""
+    import dg_tools as dg
+
+    data = acts.data
+    if "mean" in data and not data.attrs.get("finished", True):
+        runs = data.stack(done=("prompt", "seed"))
+        others = [d for d in runs["mean"].dims if d != "done"]
+        there = runs["mean"].notnull().any(others).values
+        data = runs.isel(done=there).drop_vars(["done", "prompt", "seed"]).rename(done="prompt")
+    return dg.find_massive(data, rule=cast(Any, rule), stream=stream)
+
+
+def result(found: Any, warnings: list[str], as_json: bool) -> None:
+    """Print what was found."""
+    rows = found.to_frame().to_dict("records")
+    if as_json:
+        emit({"channels": found.channels, "onset": found.onset, "rule": found.rule, "rows": rows, "warnings": warnings})
+        return
+    print(found)
+    if rows:
+        table([{name: row[name] for name in SHOWN} for row in rows])
