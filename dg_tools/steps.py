@@ -135,16 +135,25 @@ def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]
     Not every pipeline takes a callback, and what the callbacks are given differs. The latents are as the scheduler
     returns them.
     """
-    scheduler, count = pipeline.scheduler, itertools.count()
+    count = itertools.count()
+
+    def around(step: Callable) -> Callable:
+        def stepping(*args: Any, **kwargs: Any) -> Any:
+            made = step(*args, **kwargs)
+            function(next(count), made[0])
+            return made
+
+        return stepping
+
+    with replaced_step(pipeline.scheduler, around):
+        yield
+
+
+@contextmanager
+def replaced_step(scheduler: Any, around: Callable[[Callable], Callable]) -> Iterator[None]:
+    """The scheduler's `step` is `around(step)` inside, with the signature that pipelines look at; then put back."""
     own, step = scheduler.__dict__.get("step"), scheduler.step
-
-    @functools.wraps(step)  # pipelines look at its signature
-    def stepping(*args: Any, **kwargs: Any) -> Any:
-        made = step(*args, **kwargs)
-        function(next(count), made[0])
-        return made
-
-    scheduler.step = stepping
+    scheduler.step = functools.wraps(step)(around(step))
     try:
         yield
     finally:

@@ -6,7 +6,6 @@ A flow-matching model at z_t = (1 - sigma) x + sigma noise predicts v = noise - 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from dg_tools.models import DiT
+from dg_tools.steps import replaced_step
 
 
 class Cancelled(KeyboardInterrupt):
@@ -32,24 +32,19 @@ def watched(
         estimates: filled with the estimate of x, as the pipeline lays latents out, by step.
     """
     scheduler = dit.pipeline.scheduler
-    step = scheduler.step
-    own = scheduler.__dict__.get("step")
 
-    @functools.wraps(step)
-    def stepped(velocity: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        times = scheduler.timesteps
-        index = int((times.to(torch.float64) - float(timestep)).abs().argmin())
-        if estimates is not None:
-            sigma = scheduler.sigmas[index].to(sample)
-            estimates[index] = (sample.float() - sigma.float() * velocity.float()).detach().to(sample.dtype).clone()
-        on_step(index + 1, len(times))
-        return step(velocity, timestep, sample, *args, **kwargs)
+    def around(step: Callable) -> Callable:
+        def stepped(velocity: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            times = scheduler.timesteps
+            index = int((times.to(torch.float64) - float(timestep)).abs().argmin())
+            if estimates is not None:
+                sigma = scheduler.sigmas[index].to(sample)
+                x = sample.float() - sigma.float() * velocity.float()
+                estimates[index] = x.detach().to(sample.dtype).clone()
+            on_step(index + 1, len(times))
+            return step(velocity, timestep, sample, *args, **kwargs)
 
-    scheduler.step = stepped
-    try:
+        return stepped
+
+    with replaced_step(scheduler, around):
         yield
-    finally:
-        if own is None:
-            del scheduler.step
-        else:
-            scheduler.step = own
