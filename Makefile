@@ -51,6 +51,7 @@ lab: install
 
 notebooks: install
 	$(BIN)/python tests/regenerate_notebooks.py
+	$(BIN)/python tests/notebook_thumbnails.py
 
 bench: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error TQDM_DISABLE=1 $(BIN)/python -m benchmarks.run

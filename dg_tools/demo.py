@@ -90,8 +90,8 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
     except FileNotFoundError:
         truths = None
     report.part("load")
-    off = look(dit, report)
-    pictures(dit, off, report)
+    off, hidden = look(dit, report)
+    pictures(dit, off, hidden, report)
     verdict = measure(dit, truths, off, report) if truths else "No reference pictures: shown only, nothing measured."
     seconds = time.perf_counter() - report.began
     report.summary |= {
@@ -109,8 +109,10 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
     return report.summary
 
 
-def look(dit: DiT, report: Report) -> Disrupt:
-    """Detect on prompts that nothing else uses; draw the surface and the magnitudes; give the disruption."""
+def look(dit: DiT, report: Report) -> tuple[Disrupt, Any]:
+    """Detect on prompts that nothing else uses; draw the magnitudes; give the disruption and the hidden states
+    (tokens, channels) of one prompt at its block, half-way through.
+    """
     middle = STEPS // 2
     known = dit.profile if dit.profile and dit.profile["block"] is not None else None
     block = known["block"] if known else len(dit.blocks) // 2
@@ -127,12 +129,11 @@ def look(dit: DiT, report: Report) -> Disrupt:
     hidden = acts.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=0, raw_site=0).values
     level = float(acts.data["sigma"].values[middle])
     title = f"{DETECTION[0]!r}, after block {block}, sigma {level:.2f}"
-    report.picture(plots.token_channel_surface(hidden, channels, title=title), "surface.png")
     report.picture(plots.token_channel_surface_plotly(hidden, channels, title=title), "surface.html")
     report.picture(plots.magnitude_by_block(acts.data), "magnitude_by_block.png")
     report.picture(plots.magnitude_by_sigma(acts.data, channels, block=block), "magnitude_by_sigma.png")
     report.part("capture and detection")
-    return off
+    return off, hidden
 
 
 def top_channel(acts: Activations, block: int) -> int:
@@ -158,12 +159,15 @@ def describe_massive(found: Massive, channels: list[int], report: Report) -> Non
         report.say(f"channel {channel}", sentence, row)
 
 
-def pictures(dit: DiT, off: Disrupt, report: Report) -> None:
-    """The four prompts under guidance, and clean against disrupted against matched controls."""
+def pictures(dit: DiT, off: Disrupt, hidden: Any, report: Report) -> None:
+    """The prompts under guidance beside what is disrupted, and clean against disrupted against matched controls."""
     guidance = [None, CFG(SCALE), DetailGuidance(1.0, WEIGHT, off), DetailGuidance(SCALE, WEIGHT, off)]
     guided = generate(dit, PROMPTS, seed=0, steps=STEPS, guidance=guidance)
-    report.picture(guided.grid(title="Same noise in each row"), "guidance.png")
     names = [s["guidance"] for s in guided.settings[: len(guidance)]]
+    where = f"channels {list(off.channels)} after block {off.block}"
+    title = f"What DG disrupts: {where}, {DETECTION[0]!r}, step {STEPS // 2}"
+    overview = plots.guidance_overview(guided.images, names, PROMPTS, hidden, off.channels, title=title)
+    report.picture(overview, "guidance.png")
     for i, name in enumerate(names):
         seconds = sum(guided.seconds[i :: len(guidance)]) / len(PROMPTS)
         report.say(f"cost {name}", f"  {name}: {guided.forwards[i]} forwards, {seconds:.2f} s a picture", seconds)

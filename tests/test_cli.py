@@ -39,7 +39,7 @@ def test_demo_on_the_embedded_model(tmp_path, monkeypatch, capsys):
     assert kept == json.loads(json.dumps(summary))
     for name in kept["pictures"]:
         assert (tmp_path / name).stat().st_size > 5000, name
-    assert {"guidance.png", "surface.png", "disrupted.png", "one_step.png"} <= set(kept["pictures"])
+    assert {"guidance.png", "surface.html", "disrupted.png", "one_step.png"} <= set(kept["pictures"])
     printed = capsys.readouterr().out
     for figure in kept["figures"].values():
         assert figure["sentence"] in printed

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from notebook_thumbnails import thumbnail
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TAGS = {"nbval-ignore-output", "nbval-skip", "raises-exception"}
+TAGS = {"nbval-ignore-output", "nbval-skip", "raises-exception", "thumbnail"}
 
 
 def read(path: Path) -> dict:
@@ -69,10 +71,13 @@ def test_readable(path):
     assert not re.search(r"/(home|root|tmp|work)/", everything), "a path of the machine that ran it"
 
 
-def test_readme_lists_every_notebook():
+def test_readme_shows_every_notebook():
+    """With its thumbnail, drawn from the picture that it keeps now."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
-        assert f"notebooks/{path.name}" in readme, path.name
+        small = f"docs/thumbnails/{path.stem}.png"
+        assert f"[![]({small})](notebooks/{path.name}) | [{path.stem}](notebooks/{path.name})" in readme, path.name
+        assert Image.open(ROOT / small).tobytes() == thumbnail(path).tobytes(), "make notebooks"
 
 
 def test_every_sanitizing_rule_is_read():

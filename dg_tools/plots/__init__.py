@@ -21,13 +21,13 @@ from dg_tools.plots.guided import guidance_plane, push_maps
 from dg_tools.plots.matches import correspondence_effects, token_matches
 from dg_tools.plots.one_step import band_errors, equal_harm
 from dg_tools.plots.origins import lens_pictures, origin_effects
-from dg_tools.plots.pictures import channel_map, image_grid
+from dg_tools.plots.pictures import channel_map, guidance_overview, image_grid
 from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.when import timestep_effects
 from dg_tools.plots.where import token_coverage
 
 __all__ = ["band_errors", "channel_map", "detail_and_semantics", "equal_harm", "gates", "image_grid"]
-__all__ += ["guidance_plane", "magnitude_by_block", "magnitude_by_sigma", "push_maps"]
+__all__ += ["guidance_overview", "guidance_plane", "magnitude_by_block", "magnitude_by_sigma", "push_maps"]
 __all__ += ["token_channel_surface", "token_channel_surface_plotly", "token_coverage"]
 __all__ += ["comparison_grid", "correspondence_effects", "lens_pictures", "origin_effects", "sweep_map"]
 __all__ += ["timestep_effects", "token_matches"]

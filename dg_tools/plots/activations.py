@@ -19,19 +19,24 @@ def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, ti
         hidden: (tokens, channels).
         massive: channels to mark.
     """
-    size = np.abs(np.asarray(hidden, np.float32))
-    tokens, channels = size.shape
     figure = plt.figure(figsize=(7, 4.6), layout="constrained")
     axis = figure.add_subplot(projection="3d")
+    draw_surface(axis, hidden, massive)
+    axis.set_title(title or "|activation| over token and channel", fontsize=10)
+    return finish(figure)
+
+
+def draw_surface(axis: Any, hidden: np.ndarray, massive: Sequence[int] = ()) -> None:
+    """The surface of `token_channel_surface` on 3-D axes."""
+    size = np.abs(np.asarray(hidden, np.float32))
+    tokens, channels = size.shape
     x, y = np.meshgrid(np.arange(channels), np.arange(tokens))
     axis.plot_surface(x, y, size, rcount=min(tokens, 64), ccount=min(channels, 192), color="#aebfcf", linewidth=0)
     for channel in massive:
         axis.plot(np.full(tokens, channel), np.arange(tokens), size[:, channel], color=MASSIVE, linewidth=1.6)
         axis.text(channel, tokens, size[:, channel].max(), str(channel), color=MASSIVE, fontsize=8)
     axis.set(xlabel="channel", ylabel="image token", zlabel="|activation|")
-    axis.set_title(title or "|activation| over token and channel", fontsize=10)
     axis.view_init(elev=28, azim=-60)
-    return finish(figure)
 
 
 def token_channel_surface_plotly(hidden: np.ndarray, massive: Sequence[int] = (), *, title: str = "") -> Any:
