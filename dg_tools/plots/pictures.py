@@ -56,7 +56,8 @@ def guidance_overview(
         title: of the surface.
     """
     figure = plt.figure(figsize=(12.4, 5.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    sides: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    left, right = sides
     surface = left.add_subplot(projection="3d")
     draw_surface(surface, hidden, massive)
     surface.set_title(wrap(title, 60), fontsize=10, color=INK)
