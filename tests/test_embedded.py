@@ -1,4 +1,4 @@
-"""The embedded model as a user meets it: a stock folder, in stock diffusers, that draws what it is asked for."""
+"""The embedded models as a user meets them: stock folders, in stock diffusers, that draw what they are asked for."""
 
 from __future__ import annotations
 
@@ -15,59 +15,76 @@ from dg_tools.metrics import band_correlation, retrieval_rank
 from dg_tools.models import ZOO, embedded
 from dg_tools.pictures import decode, encode
 
-FOLDER = ZOO / "emoji-sd3"
+CALLS = {"emoji-sd3": {"max_sequence_length": 4}}
+PARTS = {"emoji-sd3": {"SD3Transformer2DModel", "AutoencoderKL", "CLIPTextModelWithProjection", "T5EncoderModel"}}
+
+
+@pytest.fixture(scope="module", params=sorted(CALLS))
+def name(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def dit():
-    return dg.load()
+def folder(name):
+    return ZOO / name
 
 
-def test_the_folder_is_small_and_safe():
-    files = [p for p in FOLDER.rglob("*") if p.is_file()]
+@pytest.fixture(scope="module")
+def dit(name):
+    return dg.load(name)
+
+
+def test_the_default_is_sd3():
+    assert embedded() == sorted(CALLS) and dg.load().family.name == "sd3"
+
+
+def test_the_folder_is_small_and_safe(folder):
+    files = [p for p in folder.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 24 * 2**20
     assert max(p.stat().st_size for p in files) <= 15 * 2**20
     weights = [p for p in files if p.stat().st_size > 2**20]
     assert weights and {p.suffix for p in weights} == {".safetensors"}
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".jsonl", ".csv", ".md", ".png"}
-    assert embedded() == ["emoji-sd3"]
 
 
 STOCK = """
 import json, sys
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline
 assert "dg_tools" not in sys.modules
-pipe = StableDiffusion3Pipeline.from_pretrained(sys.argv[1])
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
+call = json.loads(sys.argv[2])
 pipe.set_progress_bar_config(disable=True)
 modules = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
 dtypes = {str(p.dtype) for m in modules for p in m.parameters()}
-for prompt in sys.argv[2:]:
-    image = pipe(prompt, max_sequence_length=4, num_inference_steps=3).images[0]
+for prompt in sys.argv[3:]:
+    image = pipe(prompt, **call, num_inference_steps=3).images[0]
     assert image.size == (64, 64) and len(set(image.getdata())) > 10
 print(json.dumps({"classes": [type(m).__name__ for m in modules], "dtypes": sorted(dtypes)}))
 """
 
 
-def test_plain_diffusers_loads_and_samples_it():
-    """No argument but max_sequence_length; prompts of the held-out list too; every part in one dtype."""
+def test_plain_diffusers_loads_and_samples_it(name, folder):
+    """No argument but those that the card names; prompts of the held-out list too; every part in one dtype."""
     prompts = ["red apple", *(r.prompt for r in dg.references().sample(2, seed=0, held_out=True))]
-    made = subprocess.run([sys.executable, "-c", STOCK, str(FOLDER), *prompts], capture_output=True, text=True)
+    arguments = [str(folder), json.dumps(CALLS[name]), *prompts]
+    made = subprocess.run([sys.executable, "-c", STOCK, *arguments], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr[-2000:]
     found = json.loads(made.stdout.splitlines()[-1])
     assert found["dtypes"] == ["torch.float32"]
-    assert {"SD3Transformer2DModel", "AutoencoderKL", "T5EncoderModel"} <= set(found["classes"])
+    assert set(found["classes"]) == PARTS[name]
 
 
-def test_ours_is_the_stock_call(dit):
+def test_ours_is_the_stock_call(dit, name):
     made = dg.generate(dit, "red apple on blue", seed=3, steps=4, guidance=dg.CFG(3.0), progress=False)
+    scale = "true_cfg_scale" if name == "emoji-flux" else "guidance_scale"  # FLUX's guidance_scale is the distilled one
     stock = dit.pipeline(
         "red apple on blue",
-        max_sequence_length=4,
         num_inference_steps=4,
-        guidance_scale=3.0,
         negative_prompt="",
         generator=torch.Generator().manual_seed(3),
+        **{scale: 3.0},
+        **CALLS[name],
     )
     assert np.array_equal(np.asarray(made.images[0]), np.asarray(stock.images[0]))
 
@@ -112,15 +129,15 @@ def test_references_and_split():
     assert torch.allclose(pair[:, :, 0, 0], corner.expand(2, 3))
 
 
-def test_the_card_holds_the_gates_and_the_profile(dit):
-    record = json.loads((FOLDER / "training.json").read_text())
-    evaluation = json.loads((FOLDER / "evaluation.json").read_text())
+def test_the_card_holds_the_gates_and_the_profile(dit, folder):
+    record = json.loads((folder / "training.json").read_text())
+    evaluation = json.loads((folder / "evaluation.json").read_text())
     assert sum(r["seconds"] for r in record["runs"]) >= 2.5 * 3600
     assert evaluation["vae"]["all"]["high"]["mean"] >= 0.95
     assert evaluation["retrieval"]["trained"]["pairs"] == 200
     assert evaluation["retrieval"]["trained"]["top_5"]["mean"] >= 0.9
     assert evaluation["controls"] >= 20 and evaluation["pictures"] >= 64
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
     assert "NOT met" not in card and "memorises" in card
     assert dit.profile["channels"] and "objective" in dit.profile
     dg.Disrupt(dit.profile["channels"], dit.profile["block"]).check(dit)
