@@ -88,7 +88,7 @@ def facts(model: str | Path | None = None) -> Facts:
     counts = {record.label: length(config, record.length) for record in family.lists}
     sites = [f"{label}.{i}" if label else str(i) for label, n in counts.items() for i in range(n)]
     width, side = family.width(transformer), latent_pixels(vae)
-    pixels = default_pixels(family, config, side)
+    pixels = default_pixels(family, config, side, card_call(folder))
     step = side * family.patch(transformer)
     grid = (pixels[0] // step, pixels[1] // step)
     profile = read_profile(source)
@@ -163,12 +163,13 @@ def latent_pixels(vae: dict[str, Any]) -> int:
     return 2 ** (len(levels) - 1)
 
 
-def default_pixels(family: Family, config: dict[str, Any], side: int) -> tuple[int, int]:
-    """Height and width of the picture that a call without a size makes."""
+def default_pixels(family: Family, config: dict[str, Any], side: int, call: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the picture that a call without a size makes; `call` is the model card's."""
     if family.defaults.pixels:
-        return family.defaults.pixels
-    latent = family.defaults.latent_side or config["sample_size"]
-    return latent * side, latent * side
+        height, width = family.defaults.pixels
+    else:
+        height = width = (family.defaults.latent_side or config["sample_size"]) * side
+    return call.get("height", height), call.get("width", width)
 
 
 def statistics_size(

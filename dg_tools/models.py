@@ -345,15 +345,15 @@ class DiT:
         return inspect.signature(self.pipeline.__call__).parameters
 
     def default_side(self, which: str) -> int:
-        """The pipeline's default height or width in pixels."""
-        stated = self.takes[which].default if which in self.takes else None
+        """The default height or width in pixels: the model card's, else the pipeline's."""
+        stated = self.call.get(which) or (self.takes[which].default if which in self.takes else None)
         if stated:
             return stated
         size: int = getattr(self.pipeline, "default_sample_size", 0) or self.transformer.config.sample_size
         return size * self.vae_scale_factor
 
     def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
-        """Height and width in pixels, the pipeline's default where None.
+        """Height and width in pixels, the model card's or the pipeline's default where None.
 
         Raises:
             ValueError: no multiple of the token size, more tokens than the position table holds, or another size than

@@ -21,7 +21,7 @@ from dg_tools.emoji import STYLES, Reference, References
 from dg_tools.massive import Massive
 from dg_tools.metrics import band_correlation, bootstrap_interval
 from dg_tools.models import DiT
-from dg_tools.pictures import decode, encode
+from dg_tools.pictures import decode, encode, spatial
 from dg_tools.sampling import run
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -33,13 +33,14 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        retrieval: trained pairs sampled for gate b (all held-out pairs are added).
+        retrieval, held_out: trained and held-out pairs sampled for gate b, at most.
         pictures, controls: of gate d; `sigmas` its noise levels.
         development: pictures on which the block is chosen; `draws`: controls there.
         prompts, seeds: of the detection.
     """
 
     retrieval: int = 200
+    held_out: int = 1000
     pictures: int = 64
     controls: int = 20
     sigmas: tuple[float, ...] = (0.3, 0.7)
@@ -49,7 +50,7 @@ class Plan:
     seeds: int = 2
 
 
-QUICK = Plan(retrieval=6, pictures=4, controls=2, sigmas=(0.5,), development=4, draws=2, prompts=2, seeds=1)
+QUICK = Plan(retrieval=6, held_out=6, pictures=4, controls=2, sigmas=(0.5,), development=4, draws=2, prompts=2, seeds=1)
 
 
 def interval(values: Any) -> dict[str, float]:
@@ -93,7 +94,7 @@ def sample(dit: DiT, references: list[Reference], seed: int = 0, batch: int = 25
         part = references[begin : begin + batch]
         seeds = [seed * 10_000 + begin + i for i in range(len(part))]
         latents, _ = run(dit, [r.prompt for r in part], seed=seeds, steps=STEPS, guidance=dg.CFG(SCALE))
-        made.append(decode(dit, latents, output_type="pt").float() * 2 - 1)
+        made.append(decode(dit, spatial(dit, latents, *dit.size()), output_type="pt").float() * 2 - 1)
     return torch.cat(made)
 
 
@@ -115,9 +116,8 @@ def retrieval_gate(dit: DiT, references: References, plan: Plan) -> tuple[dict[s
     """(b) Samples against their references, trained and held-out pairs apart; and the first of each, for the card."""
     result: dict[str, Any] = {"guidance_scale": SCALE, "steps": STEPS, "names": len(references.names)}
     shown = []
-    for side, held_out in (("trained", False), ("held_out", True)):
-        most = len(references.pairs(held_out))
-        wanted = references.sample(min(plan.retrieval, most) if side == "trained" else most, seed=9, held_out=held_out)
+    for side, held_out, count in (("trained", False, plan.retrieval), ("held_out", True, plan.held_out)):
+        wanted = references.sample(min(count, len(references.pairs(held_out))), seed=9, held_out=held_out)
         samples, again = sample(dit, wanted), sample(dit, wanted[:50], seed=1)
         truth, twins = references.pictures(wanted), references.pictures([r.twin for r in wanted])
         ranks = name_ranks(references, wanted, samples)
