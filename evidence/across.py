@@ -1,0 +1,173 @@
+"""Which claims hold on every set of weights? One row a claim, one column a model: seeds, a variant, the shipped ones.
+
+A small model's results are kept as one digest, `NAME.json`: every outcome with its control draws, no tables. Beside it
+lies `NAME.csv`, the outlier channels that its training logged (`evidence.growth`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dg_tools.experiments.result import Outcome, Result
+from evidence.cells import WORDS, Results, asked, find, number, table
+from evidence.claims import CLAIMS, PAPER, QUESTIONS, Claim
+
+SYMBOLS = {"holds": "●", "fails": "○", "undecided": "◐", "no more than controls": "≈", "too few controls": "?"}
+KEPT = ("channels", "block", "massive", "provenance")  # of a subject's settings
+INTRODUCTION = """Intervals over prompts say nothing about models. `make seeds` trains a small model from different
+first weights, batches and noise on the same pictures, and a variant of it, and tests every claim on each, with the
+bounds and the number of controls that the shipped models have, on fewer pictures. Digests of the results lie in
+[evidence/results-seeds](evidence/results-seeds); the weights are not kept. The shipped models' columns are those of
+the tables above."""
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small model's digest.
+
+    Attributes:
+        name: such as `small-1`.
+        recipe, seed, steps, seconds: of its training; `dual`: with SD3.5-medium's second attention.
+        validation: last loss on trained and held-out pairs.
+        parts: results without tables.
+    """
+
+    name: str
+    recipe: str
+    seed: int
+    steps: int
+    seconds: float
+    dual: bool
+    validation: dict[str, float]
+    parts: dict[str, Result]
+
+
+def digest(name: str, parts: dict[str, Result], training: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a model's results as plain JSON; `training` has `Small`'s fields of that kind."""
+    kept: dict[str, Any] = {}
+    for part, result in parts.items():
+        settings = {k: v for k, v in result.settings.items() if k in KEPT and part == "subject"}
+        settings["evidence"] = {k: v for k, v in result.settings["evidence"].items() if k != "splits"}
+        outcomes = [rounded(asdict(o)) for o in result.outcomes]
+        kept[part] = {"experiment": result.experiment, "question": result.question, "settings": settings,
+                      "outcomes": outcomes}  # fmt: skip
+    return {"name": name, **training, "parts": kept}
+
+
+def rounded(value: Any) -> Any:
+    """Floats to six digits, all the way down."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def load(folder: Path) -> list[Small]:
+    """Digests, recipe by recipe and seed by seed; empty where nothing is stored."""
+    found = []
+    for file in folder.glob("*.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        parts = {}
+        for name, part in record.pop("parts").items():
+            outcomes = [Outcome(**{**o, "null": tuple(o["null"])}) for o in part["outcomes"]]
+            parts[name] = Result(part["experiment"], part["question"], pd.DataFrame(), outcomes, part["settings"])
+        found.append(Small(**record, parts=parts))
+    return sorted(found, key=lambda s: (s.recipe, s.seed))
+
+
+def section(small: Sequence[Small], shipped: Results) -> str:
+    """The section's text: what was measured, the table, and what it says."""
+    if not small:
+        return "No small model was trained here: `make seeds` does it."
+    seeds = [s for s in small if s.recipe == small[0].recipe]
+    lines = [INTRODUCTION, "", made(small), ""]
+    legend = ", ".join(f"{symbol} {WORDS[status]}" for status, symbol in SYMBOLS.items())
+    lines += [f"{legend}. Beside it the effect and its 95% interval; the bound stands with the claim.", ""]
+    header = ["", "claim", *(f"`{s.name}`" for s in small), *(f"`{m}`" for m in shipped), "holds on"]
+    rows = [row(claim, seeds, small[len(seeds) :], shipped) for claim in CLAIMS]
+    return "\n".join([*lines, table(header, rows), "", *said(seeds, small[len(seeds) :], shipped)])
+
+
+def made(small: Sequence[Small]) -> str:
+    """What was trained and measured."""
+    rows = []
+    for model in small:
+        subject = model.parts["subject"].settings
+        evidence = [r.settings["evidence"] for r in model.parts.values()]
+        massive = "" if subject["massive"] else " (outliers, not massive)"
+        rows.append([
+            f"`{model.name}`", f"`{model.recipe}`, seed {model.seed}" + (", dual attention" if model.dual else ""),
+            f"{model.steps} in {model.seconds / 60:.0f} min",
+            f"{number(model.validation['trained'])} / {number(model.validation['held_out'])}",
+            f"{subject['channels']}{massive}", f"{subject['block']}",
+            f"{sum(e['seconds'] for e in evidence) / 60:.0f} min, {evidence[0]['machine']['threads']} thread(s)",
+        ])  # fmt: skip
+    header = ["model", "recipe", "steps", "loss, trained / held-out pairs", "channels", "block", "evidence"]
+    return table(header, rows)
+
+
+def row(claim: Claim, seeds: Sequence[Small], variants: Sequence[Small], shipped: Results) -> list[str]:
+    """A claim's row."""
+    small = [find(claim, s.parts) for s in (*seeds, *variants)]
+    found = [*small, *(find(claim, parts) for parts in shipped.values())]
+    some = next((o for o in found if o is not None), None)
+    words = claim.text + (f" ({asked(some)} {some.unit})" if some else "")
+    return [claim.section, words, *(cell(o) for o in found), holds_on(small[: len(seeds)], found)]
+
+
+def cell(outcome: Outcome | None) -> str:
+    """Symbol, effect, interval."""
+    if outcome is None:
+        return "-"
+    return f"{SYMBOLS[outcome.status]} {number(outcome.estimate)} [{number(outcome.low)}, {number(outcome.high)}]"
+
+
+def holds_on(seeds: Sequence[Outcome | None], every: Sequence[Outcome | None]) -> str:
+    """The last column: how many seeds, then how many models in all."""
+    count = sum(o is not None and o.status == "holds" for o in seeds)
+    total = sum(o is not None and o.status == "holds" for o in every)
+    if total in (0, len(every)):
+        return f"all {len(every)}" if total else "none"
+    return f"{count} of {len(seeds)} seeds, {total} of {len(every)} models"
+
+
+def statuses(claim: Claim, models: Sequence[dict[str, Result]]) -> list[str]:
+    """A claim's verdicts, `not measured` where there is none."""
+    return [o.status if (o := find(claim, parts)) is not None else "not measured" for parts in models]
+
+
+def said(seeds: Sequence[Small], variants: Sequence[Small], shipped: Results) -> list[str]:
+    """Counts over the table, in sentences."""
+    parts = [s.parts for s in seeds]
+    lines = []
+    for source, name in ((PAPER, "claims of the paper"), (QUESTIONS, "further questions")):
+        claims = [c for c in CLAIMS if c.source == source]
+        verdicts = {c: statuses(c, parts) for c in claims}
+        every = [c for c in claims if set(verdicts[c]) == {"holds"}]
+        none = [c for c in claims if "holds" not in verdicts[c]]
+        mixed = [c for c in claims if c not in every and c not in none]
+        lines.append(
+            f"- Of {len(claims)} {name}, {len(every)} hold on all {len(seeds)} seeds, {len(none)} on none and "
+            f"{len(mixed)} on some{listed(mixed)}."
+        )
+    agreed = [c for c in CLAIMS if len(set(statuses(c, parts))) == 1]
+    lines.append(f"- The seeds have one verdict on {len(agreed)} of {len(CLAIMS)} rows.")
+    for name, other in [*((s.name, s.parts) for s in variants), *shipped.items()]:
+        same = [c for c in agreed if statuses(c, [other]) == statuses(c, parts[:1])]
+        apart = listed([c for c in agreed if c not in same])
+        lines.append(
+            f"- There `{name}` has the same verdict in {len(same)}{', another one in' if apart else ''}{apart}."
+        )
+    return lines
+
+
+def listed(claims: Sequence[Claim]) -> str:
+    """`: 1, *claim*; 2, *claim*`, or nothing."""
+    return ": " * bool(claims) + "; ".join(f"{c.section}, *{c.text.rstrip('.?')}*" for c in claims)
