@@ -86,13 +86,19 @@ def section(small: Sequence[Small], shipped: Results) -> str:
     """The section's text: what was measured, the table, and what it says."""
     if not small:
         return "No small model was trained here: `make seeds` does it."
-    seeds = [s for s in small if s.recipe == small[0].recipe]
+    seeds, variants = groups(small)
     lines = [INTRODUCTION, "", made(small), ""]
     legend = ", ".join(f"{symbol} {WORDS[status]}" for status, symbol in SYMBOLS.items())
     lines += [f"{legend}. Beside it the effect and its 95% interval; the bound stands with the claim.", ""]
     header = ["", "claim", *(f"`{s.name}`" for s in small), *(f"`{m}`" for m in shipped), "holds on"]
-    rows = [row(claim, seeds, small[len(seeds) :], shipped) for claim in CLAIMS]
-    return "\n".join([*lines, table(header, rows), "", *said(seeds, small[len(seeds) :], shipped)])
+    rows = [row(claim, small, len(seeds), shipped) for claim in CLAIMS]
+    return "\n".join([*lines, table(header, rows), "", *said(seeds, variants, shipped)])
+
+
+def groups(small: Sequence[Small]) -> tuple[list[Small], list[Small]]:
+    """The seeds of the first recipe, and what was trained by others."""
+    first = small[0].recipe
+    return [s for s in small if s.recipe == first], [s for s in small if s.recipe != first]
 
 
 def made(small: Sequence[Small]) -> str:
@@ -113,13 +119,12 @@ def made(small: Sequence[Small]) -> str:
     return table(header, rows)
 
 
-def row(claim: Claim, seeds: Sequence[Small], variants: Sequence[Small], shipped: Results) -> list[str]:
-    """A claim's row."""
-    small = [find(claim, s.parts) for s in (*seeds, *variants)]
-    found = [*small, *(find(claim, parts) for parts in shipped.values())]
+def row(claim: Claim, small: Sequence[Small], seeds: int, shipped: Results) -> list[str]:
+    """A claim's row; the first `seeds` of `small` are seeds of one recipe."""
+    found = [find(claim, parts) for parts in (*(s.parts for s in small), *shipped.values())]
     some = next((o for o in found if o is not None), None)
     words = claim.text + (f" ({asked(some)} {some.unit})" if some else "")
-    return [claim.section, words, *(cell(o) for o in found), holds_on(small[: len(seeds)], found)]
+    return [claim.section, words, *(cell(o) for o in found), holds_on(found[:seeds], found)]
 
 
 def cell(outcome: Outcome | None) -> str:
@@ -157,14 +162,12 @@ def said(seeds: Sequence[Small], variants: Sequence[Small], shipped: Results) ->
             f"- Of {len(claims)} {name}, {len(every)} hold on all {len(seeds)} seeds, {len(none)} on none and "
             f"{len(mixed)} on some{listed(mixed)}."
         )
-    agreed = [c for c in CLAIMS if len(set(statuses(c, parts))) == 1]
-    lines.append(f"- The seeds have one verdict on {len(agreed)} of {len(CLAIMS)} rows.")
+    agreed = [c for c in CLAIMS if len(found := set(statuses(c, parts))) == 1 and found != {"not measured"}]
+    lines.append(f"- The seeds have one and the same verdict on {len(agreed)} of {len(CLAIMS)} rows.")
     for name, other in [*((s.name, s.parts) for s in variants), *shipped.items()]:
-        same = [c for c in agreed if statuses(c, [other]) == statuses(c, parts[:1])]
-        apart = listed([c for c in agreed if c not in same])
-        lines.append(
-            f"- There `{name}` has the same verdict in {len(same)}{', another one in' if apart else ''}{apart}."
-        )
+        apart = [c for c in agreed if statuses(c, [other]) != statuses(c, parts[:1])]
+        same = f"has the seeds' verdict on {len(agreed) - len(apart)}"
+        lines.append(f"- Of these, `{name}` {same}, another one on {len(apart)}{listed(apart)}.")
     return lines
 
 

@@ -51,12 +51,9 @@ def controls(outcome: Outcome) -> str:
 
 
 def find(claim: Claim, parts: dict[str, Result]) -> Outcome | None:
-    """A claim's outcome, None where its part was not run.
-
-    Raises:
-        KeyError: the part was run and has no such outcome.
-    """
-    return parts[claim.part].outcome(claim.outcome) if claim.part in parts else None
+    """A claim's outcome, None where its part was not run or says in a note that there was nothing to measure."""
+    outcomes = parts[claim.part].outcomes if claim.part in parts else []
+    return next((o for o in outcomes if o.name == claim.outcome), None)
 
 
 def claim_row(claim: Claim, results: Results) -> list[str]:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from dg_tools.experiments.result import Result, open_result
+from dg_tools.models import DEFAULT
 from evidence import across, growth, store
 from evidence.cells import WORDS, Results, claim_row, controls, effect, find, number, table
 from evidence.claims import CLAIMS, PAPER
@@ -30,14 +31,14 @@ the paper's claim; how other blocks compare, and other doses, stands under [subj
 
 
 def load_all(folder: Path) -> Results:
-    """Stored results by model and part, in the plan's order.
+    """Stored results by model, the default one first, and part, in the plan's order.
 
     Raises:
         FileNotFoundError: nothing is stored there.
     """
     order = ["subject", *(p.name for p in PLAN)]
     found: Results = {}
-    for model in sorted(p for p in folder.glob("*") if p.is_dir()):
+    for model in sorted((p for p in folder.glob("*") if p.is_dir()), key=lambda p: (p.name != DEFAULT, p.name)):
         parts = {name: open_result(model / name) for name in order if (model / name / "result.json").is_file()}
         if "subject" in parts:
             found[model.name] = parts
