@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from dg_tools.experiments.result import Outcome, Result
+from dg_tools.models import ZOO
 from evidence.cells import WORDS, Results, asked, find, number, table
 from evidence.claims import CLAIMS, PAPER, QUESTIONS, Claim
 
@@ -87,7 +88,7 @@ def section(small: Sequence[Small], shipped: Results) -> str:
     if not small:
         return "No small model was trained here: `make seeds` does it."
     seeds, variants = groups(small)
-    lines = [INTRODUCTION, "", made(small), ""]
+    lines = [INTRODUCTION, "", made(small, shipped), ""]
     legend = ", ".join(f"{symbol} {WORDS[status]}" for status, symbol in SYMBOLS.items())
     lines += [f"{legend}. Beside it the effect and its 95% interval; the bound stands with the claim.", ""]
     header = ["", "claim", *(f"`{s.name}`" for s in small), *(f"`{m}`" for m in shipped), "holds on"]
@@ -101,22 +102,36 @@ def groups(small: Sequence[Small]) -> tuple[list[Small], list[Small]]:
     return [s for s in small if s.recipe == first], [s for s in small if s.recipe != first]
 
 
-def made(small: Sequence[Small]) -> str:
-    """What was trained and measured."""
-    rows = []
-    for model in small:
-        subject = model.parts["subject"].settings
-        evidence = [r.settings["evidence"] for r in model.parts.values()]
-        massive = "" if subject["massive"] else " (outliers, not massive)"
-        rows.append([
-            f"`{model.name}`", f"`{model.recipe}`, seed {model.seed}" + (", dual attention" if model.dual else ""),
-            f"{model.steps} in {model.seconds / 60:.0f} min",
-            f"{number(model.validation['trained'])} / {number(model.validation['held_out'])}",
-            f"{subject['channels']}{massive}", f"{subject['block']}",
-            f"{sum(e['seconds'] for e in evidence) / 60:.0f} min, {evidence[0]['machine']['threads']} thread(s)",
-        ])  # fmt: skip
+def made(small: Sequence[Small], shipped: Results) -> str:
+    """What was trained for how long, and what was found in it; shipped models as their folders say."""
+    rows = [
+        [f"`{s.name}`", f"`{s.recipe}`, seed {s.seed}{', dual attention' * s.dual}",
+         *trained(s.steps, s.seconds, s.validation), *measured(s.parts)]
+        for s in small
+    ]  # fmt: skip
+    for name, parts in shipped.items():
+        if (ZOO / name / "training.json").is_file() and (ZOO / name / "validation.jsonl").is_file():
+            record = json.loads((ZOO / name / "training.json").read_text(encoding="utf-8"))
+            last = json.loads((ZOO / name / "validation.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+            how = trained(record["steps"], sum(r["seconds"] for r in record["runs"]), last)
+            rows.append([f"`{name}`", f"`{record['recipe']['name']}`", *how, *measured(parts)])
     header = ["model", "recipe", "steps", "loss, trained / held-out pairs", "channels", "block", "evidence"]
     return table(header, rows)
+
+
+def trained(steps: int, seconds: float, validation: dict[str, float]) -> list[str]:
+    """Length and last loss of a training."""
+    losses = f"{number(validation['trained'])} / {number(validation['held_out'])}"
+    return [f"{steps} in {seconds / 60:.0f} min", losses]
+
+
+def measured(parts: dict[str, Result]) -> list[str]:
+    """Channels, block, and how the evidence was made."""
+    subject, made = parts["subject"].settings, [r.settings["evidence"] for r in parts.values()]
+    massive = "" if subject["massive"] else " (outliers, not massive)"
+    minutes = sum(e["seconds"] for e in made) / 60
+    how = f"`{made[0]['size']}`, {minutes:.0f} min on {made[0]['machine']['threads']} thread(s)"
+    return [f"{subject['channels']}{massive}", f"{subject['block']}", how]
 
 
 def row(claim: Claim, small: Sequence[Small], seeds: int, shipped: Results) -> list[str]:
@@ -151,7 +166,9 @@ def statuses(claim: Claim, models: Sequence[dict[str, Result]]) -> list[str]:
 def said(seeds: Sequence[Small], variants: Sequence[Small], shipped: Results) -> list[str]:
     """Counts over the table, in sentences."""
     parts = [s.parts for s in seeds]
-    lines = []
+    massive = sum(s.parts["subject"].settings["massive"] for s in (*seeds, *variants))
+    count = f"{massive} of {len(seeds) + len(variants)} small models"
+    lines = [f"- Channels are massive by the detection's rule in {count}; elsewhere the largest outliers stand in."]
     for source, name in ((PAPER, "claims of the paper"), (QUESTIONS, "further questions")):
         claims = [c for c in CLAIMS if c.source == source]
         verdicts = {c: statuses(c, parts) for c in claims}
