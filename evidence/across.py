@@ -54,7 +54,7 @@ def digest(name: str, parts: dict[str, Result], training: dict[str, Any]) -> dic
     kept: dict[str, Any] = {}
     for part, result in parts.items():
         settings = {k: v for k, v in result.settings.items() if k in KEPT and part == "subject"}
-        settings["evidence"] = {k: v for k, v in result.settings["evidence"].items() if k != "splits"}
+        settings["evidence"] = {k: v for k, v in result.settings["evidence"].items() if k not in ("splits", "command")}
         outcomes = [rounded(asdict(o)) for o in result.outcomes]
         kept[part] = {"experiment": result.experiment, "question": result.question, "settings": settings,
                       "outcomes": outcomes}  # fmt: skip

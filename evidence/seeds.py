@@ -4,7 +4,7 @@ Data, VAE, training, export, claims, digest, page: each step is a command of `tr
 done is kept, so that the same command goes on after a stop. Run folders, weights and whole results stay in `runs/`;
 digests and training logs go into `evidence/results-seeds`, from which EVIDENCE.md is written.
 
-    python -m evidence.seeds --icons runs/icons     all of it, an hour and a half on one core
+    python -m evidence.seeds --icons runs/icons     all of it, about 40 minutes of one core
     python -m evidence.seeds --only small-1         one model
     python -m evidence.seeds --report               what is stored, what is missing, and EVIDENCE.md again
 """
@@ -112,7 +112,7 @@ def train(chain: Chain, job: Job) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         if (chain.data / name).exists() and not (folder / name).exists():
-            (folder / name).symlink_to((chain.data / name).resolve())
+            (folder / name).symlink_to(Path("..") / chain.data.name / name)
     if state(folder)[0] < settings.dit.steps:
         dit.main(recipe=job.recipe, run=folder, warm_start=None, minutes=None, compile=False, seed=job.seed)
     steps, history = state(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -107,6 +108,8 @@ def test_the_last_column_counts_models():
     assert across.holds_on([holds, holds, holds], [holds] * 5) == "all 5"
     assert across.holds_on([fails, unclear, None], [fails, unclear, None, fails]) == "none"
     assert across.holds_on([holds, fails, holds], [holds, fails, holds, holds, None]) == "2 of 3 seeds, 3 of 5 models"
+    assert across.holds_on([holds, holds], [holds, holds, fails]) == "2 of 2 seeds, 2 of 3 models"
+    assert across.holds_on([fails, fails], [fails, fails, holds]) == "0 of 2 seeds, 1 of 3 models"
     assert across.cell(outcome(1, 0.8, 1.2, null=(2.0,) * 20)) == "≈ 1 [0.8, 1.2]"
     assert across.cell(outcome(1, 0.8, 1.2, null=(0.1,) * 3)) == "? 1 [0.8, 1.2]"
     assert across.cell(fails) == "○ 0.1 [0, 0.2]" and across.cell(None) == "-"
@@ -140,7 +143,12 @@ def test_every_claim_is_in_the_size_for_seeds():
         next(p for p in plan.PLAN if p.name == "detail-held-out").settings("seeds")
 
 
-def test_bad_input(tmp_path, monkeypatch):
+def test_the_variant_differs_in_its_second_attention_alone():
+    small, medium = (Recipe.load(name) for name in ("small", "small-medium"))
+    assert medium == replace(small, name="small-medium", dit=replace(small.dit, dual_attention=True))
+
+
+def test_bad_input(tmp_path):
     seeds.check(seeds.JOBS)
     other = tmp_path / "other.toml"
     other.write_text((ROOT / "training" / "recipes" / "small.toml").read_text().replace("names = 512", "names = 500"))
