@@ -90,8 +90,10 @@ def section(logs: Logs, picture: str) -> str:
         f"- At the end the ratio is larger than at the first logged step in {grown} of {len(logs)} trainings, and "
         f"more than {STANDS_OUT:g} in {passed}.",
         f"- The channel on top at the end was so at the logged step before already in {kept} of {len(logs)}.",
-        f"- Top channels at the end: {', '.join(f'{c} (`{name}`)' for name, c in ends.items())}. First weights are "
-        "drawn at random, so a number means nothing outside its own training.",
+        f"- Top channels at the end: {', '.join(f'{c} (`{name}`)' for name, c in ends.items())}; "
+        f"{len(set(ends.values()))} different numbers in {len(ends)} trainings. First weights are random, so a number "
+        "means nothing outside its own training, with one reserve: all of SD3's class start from the same fixed "
+        "sine-cosine position embedding, which may favour some channels.",
     ]
     return "\n".join(lines)
 
