@@ -39,15 +39,14 @@ def largest(log: pd.DataFrame, sigma: float = SIGMA) -> pd.DataFrame:
 
 
 def draw(logs: Logs) -> Figure:
-    """Ratio of the top channel against the step, a line a model; a number at a mark is a channel that is new on top."""
+    """Ratio of the top channel against the step, a line a model; open marks: another channel than at the end."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     for (name, log), colour in zip(logs.items(), COLOURS * len(logs), strict=False):
         top = largest(log)
-        axis.plot(top["step"], top["ratio"], "o-", color=colour, ms=3.5, lw=1.4, label=name)
-        fresh = top[top["channel"] != top["channel"].shift()]
-        for _, mark in fresh.iterrows():
-            axis.annotate(f"{mark['channel']:.0f}", (mark["step"], mark["ratio"]), (0, 4), color=colour, fontsize=6.5,
-                          textcoords="offset points", ha="center")  # fmt: skip
+        other = top[top["channel"] != top["channel"].iloc[-1]]
+        label = f"{name}: channel {top['channel'].iloc[-1]} from step {since(top)} on"
+        axis.plot(top["step"], top["ratio"], "o-", color=colour, ms=4, lw=1.4, label=label)
+        axis.plot(other["step"], other["ratio"], "o", color=colour, ms=4, mfc="white")
     axis.axhline(STANDS_OUT, color="0.6", lw=0.8, ls="--")
     axis.set(xscale="log", yscale="log", xlabel="training step", ylabel="top channel's mean |x| / median channel's")
     axis.set_title(f"Outlier channels grow with training (sigma {SIGMA}, block where the ratio is largest)", fontsize=9)
@@ -74,13 +73,13 @@ def section(logs: Logs, picture: str) -> str:
     lines += [f"![growth of outlier channels]({picture})", ""]
     lines += [
         "Ratio of the channel with the largest mean |x| over image tokens to the median channel, from the log of each "
-        f"training (averaged weights), at sigma {SIGMA} and the block where it is largest. A number at a mark is a "
-        f"channel that is new on top; the dashed line is {STANDS_OUT:g} times.",
+        f"training (averaged weights), at sigma {SIGMA} and the block where it is largest. At an open mark another "
+        f"channel is on top than at the end; the dashed line is {STANDS_OUT:g} times.",
         "",
     ]
     tops = {name: largest(log) for name, log in logs.items()}
-    header = ["training", "ratio, first", "ratio, last", "times", "block", "top channel", "on top since step"]
-    header += ["on top at noise levels", "tokens of one sign", "std / |mean| over tokens"]
+    header = ["training", "ratio, first", "ratio, last", f"past {STANDS_OUT:g} at step", "block", "top channel"]
+    header += ["on top since step", "on top at noise levels", "tokens of one sign", "std / |mean| over tokens"]
     ends = {name: int(top["channel"].iloc[-1]) for name, top in tops.items()}
     grown = sum(top["ratio"].iloc[-1] > top["ratio"].iloc[0] for top in tops.values())
     kept = sum(since(top) < top["step"].iloc[-1] for top in tops.values())
@@ -101,13 +100,13 @@ def section(logs: Logs, picture: str) -> str:
 def row(name: str, log: pd.DataFrame) -> list[str]:
     """A training's row: how far its top channel stands out, where, since when, and what it is like at the end."""
     top = largest(log)
-    first, end = top.iloc[0], top.iloc[-1]
+    first, end, past = top.iloc[0], top.iloc[-1], top[top["ratio"] > STANDS_OUT]
     levels = [int(largest(log, sigma)["channel"].iloc[-1]) for sigma in sorted(log["sigma"].unique())]
     return [
         f"`{name}`",
         f"{number(first['ratio'])} at step {first['step']:.0f}",
         f"{number(end['ratio'])} at step {end['step']:.0f}",
-        f"{end['ratio'] / first['ratio']:.1f}",
+        f"{past['step'].iloc[0]}" if len(past) else "-",
         f"{end['block']:.0f} (of 0 to {log['block'].max()})",
         f"{end['channel']:.0f}",
         f"{since(top)}",
