@@ -27,6 +27,9 @@ bounds and the number of controls that the shipped models have, on fewer picture
 [evidence/results-seeds](evidence/results-seeds); the weights are not kept. The shipped models' columns are those of
 the tables above."""
 
+FOUND = """*Found*: the nearest reference of a clean sample is its own. A model that finds little does not draw yet what
+it is asked for; *What is drawn stays the same* says little about it."""
+
 
 @dataclass(frozen=True)
 class Small:
@@ -36,6 +39,7 @@ class Small:
         name: such as `small-1`.
         recipe, seed, steps, seconds: of its training; `dual`: with SD3.5-medium's second attention.
         validation: last loss on trained and held-out pairs.
+        found: share of clean samples whose nearest reference is their own; None where `detail` was not run.
         parts: results without tables.
     """
 
@@ -46,6 +50,7 @@ class Small:
     seconds: float
     dual: bool
     validation: dict[str, float]
+    found: float | None
     parts: dict[str, Result]
 
 
@@ -57,8 +62,15 @@ def digest(name: str, parts: dict[str, Result], training: dict[str, Any]) -> dic
         settings["evidence"] = {k: v for k, v in result.settings["evidence"].items() if k not in ("splits", "command")}
         outcomes = [rounded(asdict(o)) for o in result.outcomes]
         kept[part] = {"experiment": result.experiment, "question": result.question, "settings": settings,
-                      "outcomes": outcomes}  # fmt: skip
-    return {"name": name, **training, "parts": kept}
+                      "outcomes": outcomes, "notes": result.notes}  # fmt: skip
+    return {"name": name, **training, "found": drawn(parts), "parts": kept}
+
+
+def drawn(parts: dict[str, Result]) -> float | None:
+    """Share of the clean samples of `detail` whose nearest reference is their own."""
+    if "detail" not in parts:
+        return None
+    return round(float(parts["detail"].table.query("role == 'clean'")["found"].mean()), 4)
 
 
 def rounded(value: Any) -> Any:
@@ -78,7 +90,8 @@ def load(folder: Path) -> list[Small]:
         parts = {}
         for name, part in record.pop("parts").items():
             outcomes = [Outcome(**{**o, "null": tuple(o["null"])}) for o in part["outcomes"]]
-            parts[name] = Result(part["experiment"], part["question"], pd.DataFrame(), outcomes, part["settings"])
+            texts = part["experiment"], part["question"]
+            parts[name] = Result(*texts, pd.DataFrame(), outcomes, part["settings"], notes=part["notes"])
         found.append(Small(**record, parts=parts))
     return sorted(found, key=lambda s: (s.recipe, s.seed))
 
@@ -90,6 +103,7 @@ def section(small: Sequence[Small], shipped: Results) -> str:
     seeds, variants = groups(small)
     lines = [INTRODUCTION, "", made(small, shipped), ""]
     legend = ", ".join(f"{symbol} {WORDS[status]}" for status, symbol in SYMBOLS.items())
+    lines += [FOUND, ""]
     lines += [f"{legend}. Beside it the effect and its 95% interval; the bound stands with the claim.", ""]
     header = ["", "claim", *(f"`{s.name}`" for s in small), *(f"`{m}`" for m in shipped), "holds on"]
     rows = [row(claim, small, len(seeds), shipped) for claim in CLAIMS]
@@ -106,23 +120,23 @@ def made(small: Sequence[Small], shipped: Results) -> str:
     """What was trained for how long, and what was found in it; shipped models as their folders say."""
     rows = [
         [f"`{s.name}`", f"`{s.recipe}`, seed {s.seed}{', dual attention' * s.dual}",
-         *trained(s.steps, s.seconds, s.validation), *measured(s.parts)]
+         *trained(s.steps, s.seconds, s.validation, s.found), *measured(s.parts)]
         for s in small
     ]  # fmt: skip
     for name, parts in shipped.items():
         if (ZOO / name / "training.json").is_file() and (ZOO / name / "validation.jsonl").is_file():
             record = json.loads((ZOO / name / "training.json").read_text(encoding="utf-8"))
             last = json.loads((ZOO / name / "validation.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-            how = trained(record["steps"], sum(r["seconds"] for r in record["runs"]), last)
+            how = trained(record["steps"], sum(r["seconds"] for r in record["runs"]), last, drawn(parts))
             rows.append([f"`{name}`", f"`{record['recipe']['name']}`", *how, *measured(parts)])
-    header = ["model", "recipe", "steps", "loss, trained / held-out pairs", "channels", "block", "evidence"]
+    header = ["model", "recipe", "steps", "loss, trained / held-out pairs", "found", "channels", "block", "evidence"]
     return table(header, rows)
 
 
-def trained(steps: int, seconds: float, validation: dict[str, float]) -> list[str]:
-    """Length and last loss of a training."""
+def trained(steps: int, seconds: float, validation: dict[str, float], found: float | None) -> list[str]:
+    """Length and last loss of a training, and how often its samples are found."""
     losses = f"{number(validation['trained'])} / {number(validation['held_out'])}"
-    return [f"{steps} in {seconds / 60:.0f} min", losses]
+    return [f"{steps} in {seconds / 60:.0f} min", losses, "-" if found is None else f"{found:.0%}"]
 
 
 def measured(parts: dict[str, Result]) -> list[str]:
@@ -169,6 +183,13 @@ def said(seeds: Sequence[Small], variants: Sequence[Small], shipped: Results) ->
     massive = sum(s.parts["subject"].settings["massive"] for s in (*seeds, *variants))
     count = f"{massive} of {len(seeds) + len(variants)} small models"
     lines = [f"- Channels are massive by the detection's rule in {count}; elsewhere the largest outliers stand in."]
+    for model in (*seeds, *variants):
+        if gone := [c for c in CLAIMS if find(c, model.parts) is None]:
+            notes = [n for p in dict.fromkeys(c.part for c in gone) if p in model.parts for n in model.parts[p].notes]
+            why = "; ".join(note for note in notes if note.startswith("no "))
+            lines.append(
+                f"- `{model.name}` has no entry in {len(gone)} rows{listed(gone)}. Its notes: {why or 'none'}."
+            )
     for source, name in ((PAPER, "claims of the paper"), (QUESTIONS, "further questions")):
         claims = [c for c in CLAIMS if c.source == source]
         verdicts = {c: statuses(c, parts) for c in claims}

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import test_training
 
-from dg_tools.experiments.result import Outcome
+from dg_tools.experiments.result import Outcome, Result
 from evidence import across, growth, plan, report, run, seeds, store
 from evidence.claims import CLAIMS
 from training import data, dit, export, vae
@@ -62,7 +62,7 @@ def test_a_digest_says_what_the_results_say(chain):
     made = [(s.name, s.recipe, s.seed, s.steps) for s in small]
     assert made == [("mini-0", "mini", 0, 12), ("mini-1", "mini", 1, 12)]
     weights = {s.parts["subject"].settings["provenance"]["weights"] for s in small}
-    assert len(weights) == 2 and small[0].validation != small[1].validation
+    assert small[0].found is None and len(weights) == 2 and small[0].validation != small[1].validation
     whole = report.open_result(chain.runs / "results" / "mini-0" / PART)
     for kept, full in zip(small[0].parts[PART].outcomes, whole.outcomes, strict=True):
         assert (kept.name, kept.status, kept.rank) == (full.name, full.status, full.rank)
@@ -103,6 +103,12 @@ def test_a_part_that_was_not_run_is_named(chain, tmp_path):
     assert found[1] == f"mini-1: trained in {chain.runs}, no claims stored"
 
 
+def test_samples_that_are_found_are_counted_on_clean_ones():
+    table = pd.DataFrame({"role": ["clean", "clean", "edit", "control"], "found": [1, 0, 0, 0]})
+    result = Result("detail", "?", table, [outcome(1, 0, 2)], {})
+    assert across.drawn({"detail": result}) == 0.5 and across.drawn({}) is None
+
+
 def test_the_last_column_counts_models():
     holds, fails, unclear = outcome(1, 0.8, 1.2), outcome(0.1, 0, 0.2), outcome(0.5, 0.3, 0.7)
     assert across.holds_on([holds, holds, holds], [holds] * 5) == "all 5"
@@ -131,7 +137,10 @@ def test_what_is_stored_is_whole_and_small():
         assert set(model.parts) == {"subject", *(p.name for p in plan.run_at("seeds"))}
         assert {r.settings["evidence"]["size"] for r in model.parts.values()} == {"seeds"}
         assert len({r.settings["evidence"]["weights"] for r in model.parts.values()}) == 1
-        assert all(report.find(claim, model.parts) is not None for claim in CLAIMS)
+        for claim in [c for c in CLAIMS if report.find(c, model.parts) is None]:
+            factor = claim.outcome.removeprefix("same over ")
+            assert any(f"no stability over {factor}" in note for note in model.parts[claim.part].notes), claim
+        assert model.found is not None and 0 <= model.found <= 1
         assert model.steps == Recipe.load(model.recipe).dit.steps
         assert pd.read_csv(STORED / f"{model.name}.csv")["step"].max() == model.steps
     assert sum(p.stat().st_size for p in STORED.iterdir()) < 5e5 and FIGURE.stat().st_size < 8e4
