@@ -16,7 +16,7 @@ NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=fa
 
 timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
 
-.PHONY: install demo test lint types unit tutorials lab notebooks bench evidence full wheel clean
+.PHONY: install demo test lint types unit tutorials lab notebooks bench evidence seeds full wheel clean
 
 install: $(VENV)/.installed
 
@@ -61,6 +61,13 @@ bench: install
 evidence: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.run \
 		$(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--size quick) $(if $(RESUME),--resume)
+
+# Three seeds of a small model and a variant of it, from pictures to EVIDENCE.md's section across models and seeds: about
+# 40 minutes of one core; goes on where it stopped. ICONS=folder: where the icon packages are, see training/README.md.
+seeds: install
+	$(BIN)/python -m pip install --quiet --requirement training/requirements.txt
+	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.seeds \
+		$(if $(ICONS),--icons $(ICONS))
 
 # SD3-medium's full-size transformer with random weights: 4 GB, some minutes.
 full: install

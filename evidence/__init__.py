@@ -1,5 +1,7 @@
 """The paper's claims, recomputed on every embedded model: `make evidence`, which writes EVIDENCE.md.
 
 `plan` says which experiments run on which pictures, `claims` which sentence of the paper each of them answers, `run`
-runs and stores them, `report` writes what came out. No number is typed: EVIDENCE.md is made from the stored results.
+runs and stores them, `report` writes what came out, cell by cell as in `cells`. `seeds` makes several small models
+(`make seeds`), `across` compares them with the embedded ones, `growth` their training logs. No number is typed:
+EVIDENCE.md is made from the stored results.
 """

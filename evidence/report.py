@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-from dg_tools.experiments.result import Outcome, Result, open_result
-from evidence.claims import CLAIMS, PAPER, Claim
-from evidence.plan import PLAN
-
-WORDS = {
-    "holds": "holds",
-    "fails": "does not hold",
-    "undecided": "undecided",
-    "no more than controls": "not shown: controls do the same",
-    "too few controls": "not shown: too few controls",
-}
-BOUND = {"above": ">", "below": "<", "within": "within ±"}
-
-Results = dict[str, dict[str, Result]]  # model -> part -> result
+from dg_tools.experiments.result import Result, open_result
+from dg_tools.models import DEFAULT
+from evidence import across, growth, store
+from evidence.cells import WORDS, Results, claim_row, controls, effect, find, number, table
+from evidence.claims import CLAIMS, PAPER
+from evidence.plan import PLAN, run_at
 
 INTRODUCTION = """# Evidence
 
@@ -28,77 +18,33 @@ Made by `make evidence` from the results in [evidence/results](evidence/results)
 sentence is tested by which number stands in [evidence/claims.py](evidence/claims.py), which experiment runs on what in
 [evidence/plan.py](evidence/plan.py).
 
-How to read an entry: the verdict; the effect with its unit and 95% interval (bootstrap over whole prompts); the bound
-that was set beforehand; then the control draws, their median and how many of them are less extreme than the effect.
-A claim *holds* where the whole interval is past the bound and at most 5% of the null distribution is as extreme; an
-equivalence (±) where the whole interval lies inside. *Does not hold*: the whole interval is on the other side.
-*Undecided*: it covers the bound. Channels are detected on one part of the pictures, the block is chosen on a second,
-and everything else is measured on a third or on held-out pairs; no name is in two parts. A verdict is about this model,
-these channels and this block, where the choice favours the paper's claim; how other blocks compare, and other doses,
-stands under [subject](#subject) and [denoise](#denoise).
+How to read a row: the claim, the bound that was set beforehand with its unit, and what the controls are; then, model
+by model, the verdict, the effect with its 95% interval (bootstrap over whole prompts), the median of the control
+draws and how many of them are less extreme than the effect. A claim *holds* where the whole interval is past the
+bound and at most 5% of the null distribution is as extreme; an equivalence (±) where the whole interval lies inside.
+*Does not hold*: the whole interval is on the other side. *Undecided*: it covers the bound. Channels are detected on
+one part of the pictures, the block is chosen on a second, and everything else is measured on a third or on held-out
+pairs; no name is in two parts. A verdict is about this model, these channels and this block, where the choice favours
+the paper's claim; how other blocks compare, and other doses, stands under [subject](#subject) and
+[denoise](#denoise); whether it holds for other weights, under [across models and seeds](#across-models-and-seeds).
 """
 
 
 def load_all(folder: Path) -> Results:
-    """Stored results by model and part, in the plan's order.
+    """Stored results by model, the default one first, and part, in the plan's order.
 
     Raises:
         FileNotFoundError: nothing is stored there.
     """
     order = ["subject", *(p.name for p in PLAN)]
     found: Results = {}
-    for model in sorted(p for p in folder.glob("*") if p.is_dir()):
+    for model in sorted((p for p in folder.glob("*") if p.is_dir()), key=lambda p: (p.name != DEFAULT, p.name)):
         parts = {name: open_result(model / name) for name in order if (model / name / "result.json").is_file()}
         if "subject" in parts:
             found[model.name] = parts
     if not found:
         raise FileNotFoundError(f"no evidence in {folder}: run `make evidence`")
     return found
-
-
-def number(value: float) -> str:
-    """Three digits, a real minus sign left out for plain text."""
-    return "-" if not np.isfinite(value) else f"{value:.3g}"
-
-
-def effect(outcome: Outcome) -> str:
-    """Effect, unit, interval and bound."""
-    return (
-        f"{number(outcome.estimate)} {outcome.unit} ({number(outcome.low)} to {number(outcome.high)}); "
-        f"asked {BOUND[outcome.direction]}{' ' if outcome.direction != 'within' else ''}{number(outcome.margin)}"
-    )
-
-
-def controls(outcome: Outcome) -> str:
-    """Null distribution and rank."""
-    if not outcome.null:
-        return f"no draws ({outcome.control.removeprefix('none: ')})" if outcome.control != "none" else "none"
-    less = f"{outcome.rank} of {len(outcome.null)} less extreme"
-    return f"{outcome.control}: median {number(float(np.median(outcome.null)))}; {less}"
-
-
-def cell(claim: Claim, parts: dict[str, Result]) -> str:
-    """A model's entry for a claim."""
-    outcome = find(claim, parts)
-    if outcome is None:
-        return "not measured"
-    return f"**{WORDS[outcome.status]}**. {effect(outcome)}. Controls: {controls(outcome)}"
-
-
-def find(claim: Claim, parts: dict[str, Result]) -> Outcome | None:
-    """A claim's outcome, None where its part was not run.
-
-    Raises:
-        KeyError: the part was run and has no such outcome.
-    """
-    return parts[claim.part].outcome(claim.outcome) if claim.part in parts else None
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    clean = [[c.replace("|", "\\|").replace("\n", " ") for c in row] for row in rows]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in clean])
 
 
 def models_table(results: Results) -> str:
@@ -131,7 +77,7 @@ def mixed(results: Results) -> list[str]:
             values = Counter(str(r.settings["evidence"][what]) for r in parts.values())
             if len(values) > 1:
                 found.append(f"`{model}`: results of more than one {what}: {dict(values)}; run `make evidence` again.")
-        missing = [p.name for p in PLAN if p.name not in parts]
+        missing = [p.name for p in run_at(parts["subject"].settings["evidence"]["size"]) if p.name not in parts]
         if missing:
             found.append(f"`{model}`: not run: {', '.join(missing)}.")
     return found
@@ -170,6 +116,11 @@ def apart(results: Results) -> str:
     return table(["model", "experiment", "outcome", "trained pairs (recalled)", "held-out pairs (invented)"], rows)
 
 
+def beside(file: Path, page: Path) -> str:
+    """A file's place as the page links it."""
+    return Path(*file.parts[len(page.parent.parts) :]).as_posix()
+
+
 def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
     """One experiment: question, verdict, figure, all outcomes, how it was made."""
     lines = [f"### {name}", ""]
@@ -181,14 +132,13 @@ def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
         lines += [f"**{result.question}** `{model}`: {result.verdict}", ""]
         picture = figures / model / f"{name}.png"
         if picture.is_file():
-            place = Path(*picture.parts[len(page.parent.parts) :]).as_posix()
-            lines += [f"![{name}, {model}]({place})", ""]
+            lines += [f"![{name}, {model}]({beside(picture, page)})", ""]
         rows = [
             [o.name + (" (primary)" if o.primary else ""), o.claim, WORDS[o.status], effect(o), controls(o)]
             for o in result.outcomes
         ]
         lines += [table(["outcome", "claim", "verdict", "effect", "controls"], rows), ""]
-        lines += beside(result)
+        lines += unjudged(result)
         lines += [f"- {note}" for note in result.notes]
         pictures = (
             f"{made['pictures']} pictures of `{made['split']}`, {made['seeds']} seed(s), " if "split" in made else ""
@@ -197,7 +147,7 @@ def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
     return "\n".join(lines)
 
 
-def beside(result: Result) -> list[str]:
+def unjudged(result: Result) -> list[str]:
     """Tables that answer a question without a verdict: the sweep over blocks, and the dose."""
     if result.experiment == "subject":
         shown = result.tables["by_block"]
@@ -213,18 +163,16 @@ def beside(result: Result) -> list[str]:
     return [title, "", table([str(c).replace("_", " ") for c in shown], rows), ""]
 
 
-def page_text(results: Results, figures: Path, page: Path) -> str:
-    """The whole page."""
+def page_text(results: Results, figures: Path, page: Path, seeds: Path) -> str:
+    """The whole page; `seeds` is the folder of digests of small models."""
     parts = [INTRODUCTION, "## What was measured", "", models_table(results), ""]
     parts += [f"- {sentence}" for sentence in mixed(results)] + [""]
     for source in dict.fromkeys(c.source for c in CLAIMS):
-        rows = [
-            [claim.section, claim.text, f"[{claim.part}](#{claim.part})", *(cell(claim, p) for p in results.values())]
-            for claim in CLAIMS
-            if claim.source == source
-        ]
+        rows = [claim_row(claim, results) for claim in CLAIMS if claim.source == source]
         parts += [f"## {source}", "", table(["", "claim", "experiment", *(f"`{m}`" for m in results)], rows), ""]
     parts += ["## Where a model disagrees with the paper", "", disagreements(results), ""]
+    parts += ["## Across models and seeds", "", across.section(across.load(seeds), results), ""]
+    parts += [growth.section(growth.logs(seeds, results), beside(figures / growth.FIGURE, page)), ""]
     parts += ["## Recalled and invented detail", ""]
     parts += ["The embedded models memorise their training pictures; on held-out pairs they must invent.", ""]
     parts += [apart(results), "", "## Experiments", ""]
@@ -233,13 +181,16 @@ def page_text(results: Results, figures: Path, page: Path) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def write(results: Path, figures: Path, page: Path) -> str:
-    """Write the page and return its text.
+def write(results: Path, figures: Path, page: Path, seeds: Path) -> str:
+    """Draw how outlier channels grow, write the page and return its text.
 
     Raises:
         FileNotFoundError: nothing is stored.
     """
-    text = page_text(load_all(results), figures, page)
+    found = load_all(results)
+    if logs := growth.logs(seeds, found):
+        store.save_figure(growth.draw(logs), figures / growth.FIGURE)
+    text = page_text(found, figures, page, seeds)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
     return text

@@ -23,7 +23,7 @@ from dg_tools.experiments.result import Result, open_result
 from dg_tools.models import DiT, embedded
 from dg_tools.provenance import weights_hash
 from evidence import report, store
-from evidence.plan import PLAN, SIZES, SUBJECT, Part, Size, doses
+from evidence.plan import PLAN, SIZES, SUBJECT, Part, Size, doses, run_at
 from evidence.splits import SEED, split
 from evidence.subject import as_massive, find_subject
 
@@ -38,6 +38,7 @@ class Places:
         self.results = base / "results" if base else ROOT / "evidence" / "results"
         self.figures = base / "figures" if base else ROOT / "docs" / "evidence"
         self.page = base / "EVIDENCE.md" if base else ROOT / "EVIDENCE.md"
+        self.seeds = base / "results-seeds" if base else ROOT / "evidence" / "results-seeds"
 
 
 def run_model(
@@ -53,7 +54,7 @@ def run_model(
     )
     subject = step(folder, places, "subject", make_subject, {**common, **SUBJECT[size]}, parts, resume)
     channels, block = subject.settings["channels"], subject.settings["block"]
-    for part in PLAN:
+    for part in run_at(size):
         if only and part.name not in only:
             continue
         asked = {**common, "channels": channels, "block": block, "split": part.split, **part.settings(size)}
@@ -116,7 +117,7 @@ def models(model: str | None) -> list[str]:
 
 def main(
     model: str = typer.Option(None, help="one embedded model, or a folder that training.export wrote (default: all)"),
-    size: str = typer.Option("full", help="full, quick or toy"),
+    size: str = typer.Option("full", help="full, quick, seeds or toy"),
     only: list[str] = typer.Option([], help="parts to run (default: all)"),
     resume: bool = typer.Option(False, help="keep what is done with the same weights and settings"),
     out: Path = typer.Option(None, help="store here instead"),
@@ -144,7 +145,7 @@ def main(
         kept = {p.name: store.kept(p) for p in sorted(places.results.glob("*")) if p.is_dir()}
         said = "; ".join(f"{m}: {', '.join(done)}" for m, done in kept.items() if done) or "nothing yet"
         raise SystemExit(f"\nStopped ({stop or 'interrupted'}). Stored: {said}. Go on with --resume.") from None
-    report.write(places.results, places.figures, places.page)
+    report.write(places.results, places.figures, places.page, places.seeds)
     seconds = "" if report_only else f" in {time.perf_counter() - began:.0f} s"
     print(f"{places.page.name} written{seconds}: {places.page}")
 

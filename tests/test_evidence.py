@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from evidence.claims import CLAIMS, PAPER, QUESTIONS
 
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES, PAGE = ROOT / "evidence" / "results", ROOT / "docs" / "evidence", ROOT / "EVIDENCE.md"
+SEEDS = ROOT / "evidence" / "results-seeds"
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +32,11 @@ def chain(model, tmp_path_factory):
     """The whole chain at toy size: places, and the page's text."""
     places = run.Places("toy", tmp_path_factory.mktemp("out"))
     run.run_model("toy", dg.load(model), "toy", places, only=[], resume=False, progress=False)
-    return places, report.write(places.results, places.figures, places.page)
+    return places, report.write(places.results, places.figures, places.page, places.seeds)
 
 
 def test_the_page_is_what_the_stored_results_say():
-    assert report.page_text(report.load_all(RESULTS), FIGURES, PAGE) == PAGE.read_text(encoding="utf-8")
+    assert report.page_text(report.load_all(RESULTS), FIGURES, PAGE, SEEDS) == PAGE.read_text(encoding="utf-8")
 
 
 def test_stored_evidence_is_whole_and_small():
@@ -61,6 +64,23 @@ def test_every_claim_is_answered(chain):
     for name in parts:
         if name != "subject":
             assert (places.figures / "toy" / f"{name}.png").stat().st_size < 150_000
+
+
+def test_the_tables_have_a_column_for_every_shipped_model(chain):
+    places, _ = chain
+    parts = report.load_all(places.results)["toy"]
+    other = [replace(o, control="none: another", null=()) for o in parts["detail"].outcomes]
+    results = {"toy": parts, "twin": {**parts, "detail": replace(parts["detail"], outcomes=other)}}
+    text = report.page_text(results, places.figures, places.page, places.seeds)
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table[0]
+    claims = [table for table in tables if table[0] == "|  | claim | experiment | `toy` | `twin` |"]
+    rows = {claim.text: row for claim, row in zip(CLAIMS, [r for t in claims for r in t[2:]], strict=True)}
+    assert "<br>Controls: as many of the channels nearest in energy. | " in rows["They have one sign."]
+    assert rows["They have one sign."].split(" | ")[3] + " |" == rows["They have one sign."].split(" | ")[4]
+    assert "no draws (another)" in rows["Samples get blurred."].split(" | ")[4]
+    assert text.count("disagrees with the paper** in") == 2
 
 
 def test_a_result_says_what_made_it(chain):
@@ -148,7 +168,7 @@ def test_a_model_without_massive_channels_says_so(tmp_path):
     model = toy_model.write(tmp_path, family="sd35-medium")
     places = run.Places("toy", tmp_path / "out")
     run.run_model("toy", dg.load(model), "toy", places, only=["tokens"], resume=False, progress=False)
-    text = report.write(places.results, places.figures, places.page)
+    text = report.write(places.results, places.figures, places.page, places.seeds)
     assert "(outliers, not massive)" in text and "stand in for them" in text
 
 
@@ -172,7 +192,7 @@ def test_no_name_is_in_two_parts():
 def test_wrong_arguments_are_refused():
     for arguments, words in (
         ({"model": "no-such-model"}, "no embedded model"),
-        ({"size": "huge"}, "there are full, quick, toy"),
+        ({"size": "huge"}, "there are full, quick, seeds, toy"),
         ({"only": ["nothing"]}, "--only nothing: there are"),
     ):
         given = {"model": None, "size": "toy", "only": [], "resume": False, "out": None, "report_only": False}
@@ -188,4 +208,4 @@ def test_the_page_says_so_where_results_were_not_made_alike(chain):
     assert "more than one weights" in report.mixed(results)[0]
     results["toy"].pop(plan.PLAN[0].name)
     assert f"not run: {plan.PLAN[0].name}" in " ".join(report.mixed(results))
-    assert "not measured" in report.page_text(results, places.figures, places.page)
+    assert "not measured" in report.page_text(results, places.figures, places.page, places.seeds)

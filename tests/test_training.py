@@ -184,7 +184,7 @@ def test_bad_input(trained, tmp_path):
         return made.stderr
 
     assert "npm install" in refused("data", "--recipe", "toy", "--icons", tmp_path, "--run", tmp_path / "run")
-    assert "pass one of cpu, cpu-flux, gpu, toy" in refused("data", "--recipe", "huge")
+    assert "pass one of cpu, cpu-flux, gpu, small, small-medium, toy" in refused("data", "--recipe", "huge")
     assert "run first: python -m training.data" in refused("vae", "--recipe", "toy", "--run", tmp_path)
     assert "run first: python -m training.data" in refused("dit", "--recipe", "toy", "--run", tmp_path)
     assert "run first: python -m training.dit" in refused("export", "--recipe", "toy", "--run", tmp_path, "--to", "x")
