@@ -54,7 +54,10 @@ def thumbnail_grid(
             axis.add_patch(Rectangle((x + dx, y + dy), 1 - 2 * dx, bottom - dy, fc="#f0f0f0", ec="#d0d0d0"))
             axis.text(x + 0.5, y + bottom / 2, wrap(said, 16), ha="center", va="center", fontsize=8, color="#555")
         else:
-            axis.imshow(picture, extent=(x + dx, x + 1 - dx, y + bottom, y + dy), aspect="auto", origin="upper")
+            place = (x + dx, x + 1 - dx, y + bottom, y + dy)
+            sharp = "nearest" if picture.shape[1] <= 100 * SIDE else "antialiased"  # of pixels that can be seen
+            axis.imshow(picture, extent=place, aspect="auto", origin="upper", interpolation=sharp)
+            axis.add_patch(Rectangle((x + dx, y + dy), 1 - 2 * dx, bottom - dy, fill=False, ec="#d0d0d0", lw=0.8))
             star = "\u2605 " if (y, x) in marked else ""
             colour = MASSIVE if star else INK
             axis.text(x + 0.5, y + (1 + bottom) / 2, star + said, ha="center", va="center", fontsize=8.5, color=colour)

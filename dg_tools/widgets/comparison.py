@@ -21,7 +21,7 @@ from dg_tools.widgets.gallery import Page, View, render, thumbnail
 from dg_tools.widgets.parts import control, panel, panels, row, table, words, write
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.runner import Messages, guarded
-from dg_tools.widgets.stored import AXES, Look, Stored, label, read_sweep, unit
+from dg_tools.widgets.stored import AXES, OF_SETTING, Look, Stored, label, read_sweep, unit
 
 FIELDS = ("rows", "columns", "at", "measure", "mean", "chosen")
 
@@ -159,7 +159,7 @@ class ComparisonExplorer(widgets.VBox):
             picture.png = png
             wide = Image.open(io.BytesIO(png)).width if png else 0
             picture.width, picture.pixelated = min(max(wide, 256), 512), wide < 256
-        self.below.children = [self.sides[0], *([self.sides[1]] if view.unguided else []), *self.sides[2:]]
+        self.sides.children = self.beside if view.unguided else self.beside[:1]
         write(self.title, view.title)
         write(self.note, view.note)
         self.numbers.value, self.code.value = table(view.numbers) if view.numbers else "", view.code
@@ -209,28 +209,26 @@ class ComparisonExplorer(widgets.VBox):
         for name, made in self.controls.items():
             made.observe(guarded(self.messages, partial(self._set, name)), names="value")
         for axis, made in self.places.items():
-            made.layout.max_width = "330px"
+            made.layout.max_width, made.layout.margin = "330px", "2px 12px 2px 2px"
             made.observe(guarded(self.messages, partial(self._place, axis)), names="value")
         self.note, self.title, self.numbers = words(""), words(""), widgets.HTML("")
         self.grid = Picture(width=600, label="cells of the sweep: arrow keys or a click choose one")
         self.grid.observe(guarded(self.messages, self._point), names="cell")
         self.picture, self.unguided = Picture(label="picture of the chosen cell"), Picture(label="picture: unguided")
-        self.sides = [
-            panel("The cell", self.picture),
-            panel("Without guidance, same noise", self.unguided),
-            panel("Its numbers", self.numbers),
-        ]
-        self.below = panels(*self.sides)
-        self.code = control(widgets.Textarea, "Code", "100%", rows=4)
+        self.beside = [panel("The cell", self.picture), panel("Without guidance, same noise", self.unguided)]
+        self.sides = panels(*self.beside)
+        self.code = control(widgets.Textarea, "Code", "100%", rows=5)
         self.held = row()
+        details = widgets.VBox(
+            [self.title, self.sides, panel("Its numbers", self.numbers)], layout={"flex": "1 1 400px"}
+        )
+        details.add_class("dg-details")
         self.views = widgets.VBox(
             [
                 row(self.rows_field, self.columns_field, self.measure_field, self.mean_box, self.chosen_box),
                 self.held,
                 self.note,
-                panel("Which setting? (click a cell)", self.grid),
-                self.title,
-                self.below,
+                panels(panel("Which setting? (click a cell)", self.grid), details),
                 self.code,
             ],
             layout={"display": "none"},
@@ -269,4 +267,4 @@ class ComparisonExplorer(widgets.VBox):
             made, options = self.places[axis], [(label(axis, v), v) for v in stored.values(axis, look)]
             if made.options != tuple(options):
                 made.options = options
-            made.value = self.at[axis]
+            made.value, made.disabled = self.at[axis], look.chosen and axis in OF_SETTING[1:]
