@@ -233,6 +233,10 @@ def test_a_sweep_on_its_way(made, tmp_path, caplog):
     explorer.opening.click()  # the same folder again: the reader stays where they are
     assert explorer.columns == "guidance" and explorer.at["guidance"] == "control" and explorer.picture.png
     assert not explorer.chosen_box.disabled
+    explorer.chosen = True
+    (folder / "cells" / f"{next(iter(kept))}.json").unlink()  # as after a config that grew
+    explorer.opening.click()
+    assert not explorer.chosen and explorer.messages.kind != "error" and "1 of 25" in explorer.note.value
     shutil.rmtree(folder / "cells")
     empty = ComparisonExplorer(str(folder))
     assert empty.messages.kind != "error" and empty.render().page.words[0][0] == "not done yet"

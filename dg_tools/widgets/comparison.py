@@ -121,6 +121,7 @@ class ComparisonExplorer(widgets.VBox):
         thumbnail.cache_clear()  # a damaged picture may have been made again
         stored, before = Stored(sweep), self.stored
         again = before is not None and before.sweep.folder == sweep.folder and before.axes == stored.axes
+        again = again and self.measure in stored.measures and (bool(stored.chosen) or not self.chosen)
         look = self.state if again else stored.opening()
         self.stored, self._shown = stored, None
         self.folder.value = str(sweep.folder)
