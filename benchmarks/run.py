@@ -22,6 +22,7 @@ import torch
 import typer
 
 import dg_tools as dg
+from benchmarks.explorer import measure as first_picture
 from benchmarks.layouts import measure
 
 GOAL = 1.5  # seconds for one picture, 20 steps with CFG, on two cores
@@ -83,7 +84,8 @@ def main(
     print(f"one picture, {steps} steps with CFG: {plain:.2f} s (goal on two cores: {GOAL} s)")
     layouts = {name: measure(name, rounds) for name in ("sd3", "flux")}
     record = {
-        "rows": rows, "layouts": layouts, "rounds": rounds, "steps": steps, "threads": torch.get_num_threads(),
+        "rows": rows, "layouts": layouts, "first_picture": first_picture(),
+        "rounds": rounds, "steps": steps, "threads": torch.get_num_threads(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "diffusers", "nnsight")},
     }  # fmt: skip

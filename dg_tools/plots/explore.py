@@ -258,7 +258,7 @@ def surface(
         "xaxis_title": "channel",
         "yaxis_title": "token",
         "zaxis": {"title": "|activation|", "type": "log" if log else "linear"},
-        "camera": {"eye": {"x": -1.3, "y": -1.6, "z": 0.9}},
+        "camera": {"eye": {"x": -1.4, "y": -1.7, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.2}},  # room for ticks
         "aspectmode": "cube",
     }
     figure.update_layout(

@@ -106,10 +106,10 @@ class Sweep:
                         file = self.folder / cell.picture(i)
                         about = {"number": number, **setting.to_json(), "split": split}
                         about |= {"prompt": pair[0], "seed": pair[1], **row, **made["cost"]}
-                        if number == 0:
+                        if number == 0 and file.is_file():
                             cond[pair] = file
                         if self.plan.objective == "detail":
-                            about["layout"] = layout(file, cond[pair]) if pair in cond else None
+                            about["layout"] = layout(file, cond[pair]) if pair in cond and file.is_file() else None
                         rows.append({**about, "picture": cell.picture(i) if file.is_file() else None})
         return pd.DataFrame(rows).replace({None: np.nan})
 

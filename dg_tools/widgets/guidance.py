@@ -206,7 +206,7 @@ class GuidanceExplorer(widgets.VBox):
         self.folder = control(widgets.Text, "Export to", "260px", value="guided")
         self.export_button = widgets.Button(description="PNG and profile", icon="download", layout={"width": "160px"})
         self.export_button.on_click(guarded(say, lambda _: self._export()))
-        self.code = control(widgets.Textarea, "Code", "100%", rows=5)
+        self.code = control(widgets.Textarea, "Code", "100%", rows=6)
         four = [widgets.VBox([self.captions[n], self.pictures[n]]) for n in WAYS]
         for box in four:
             box.add_class("dg-panel")

@@ -228,7 +228,7 @@ class InterventionExplorer(widgets.VBox):
         self.differences = [Picture(width=290, label=f"difference: {n}") for n in NAMES[1:]]
         self.spectrum, self.table = Picture(width=400, label="spectra"), widgets.HTML()
         self.words = words("")
-        self.code = control(widgets.Textarea, "Code", "100%", rows=5)
+        self.code = control(widgets.Textarea, "Code", "100%", rows=6)
         titles = {"clean": "clean (drag a box)", "disrupted": "disrupted", "control": "matched control"}
         self.below = widgets.VBox(
             [

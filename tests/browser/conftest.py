@@ -131,14 +131,17 @@ class Notebook:
 
     def run(self, index: int) -> None:
         """Run one cell and wait until the kernel has."""
-        self.page.evaluate(
+        ran = self.page.evaluate(
             """async (index) => {
                 const app = window.jupyterapp, notebook = app.shell.currentWidget.content;
+                notebook.deselectAll();
                 notebook.activeCellIndex = index;
                 await app.commands.execute('notebook:run-cell');
+                return notebook.widgets[index].model.executionCount;
             }""",
             index,
         )
+        assert ran, f"cell {index} did not run"
         errors = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
         assert errors.count() == 0, errors.first.inner_text()
 

@@ -14,6 +14,11 @@ CELLS = [
     "acts = dg.widgets.ActivationExplorer(dit, steps=4)\nacts",
     "edits = dg.widgets.InterventionExplorer(dit, steps=2)\nedits",
     "guided = dg.widgets.GuidanceExplorer(dit, steps=2)\nguided",
+    """settings = {"folder": "sweeps/emoji", "references": 4, "steps": 2, "guidance_scales": [1.0, 3.0]}
+settings |= {"blocks": [0, 6], "detail_guidance_scales": [1.0, 3.0]}
+swept = dg.sweep(settings, dit, progress=False)
+compared = dg.widgets.ComparisonExplorer(swept)
+compared""",
 ]
 WIDE, HALF = {"width": 1280, "height": 1500}, {"width": 640, "height": 2600}
 CUT_OFF = """(root) => [...root.querySelectorAll('.dg-stage, .dg-message, button, input, select, textarea, canvas')]
@@ -190,3 +195,48 @@ def test_guidance_explorer(notebook):
     explorer.get_by_label("Prompt", exact=True).fill(" ")
     explorer.get_by_role("button", name="Run").click()
     explorer.get_by_role("alert").get_by_text("the prompt is empty").wait_for(timeout=SECONDS)
+
+
+def test_comparison_explorer(notebook):
+    notebook.run(4)
+    explorer = notebook.explorer("comparison")
+    grid, picture = stage(explorer, "cells of the sweep"), stage(explorer, "picture of the chosen cell")
+    assert notebook.ask("(compared.rows, compared.columns, compared.grid.grid)") == "('block', 'w', [2, 2])"
+
+    before = source(grid)
+    explorer.get_by_label("Guidance scale s", exact=True).select_option("3")  # a control
+    notebook.until("compared.at['s']", "3.0")
+    changed(notebook, grid, before)
+
+    left, top, right, bottom = eval(notebook.ask("compared.grid.frame"))
+    for row, column in ((0, 0), (1, 1)):
+        box, before = grid.bounding_box(), source(picture)
+        grid.click(
+            position={
+                "x": box["width"] * (left + (right - left) * (column + 0.5) / 2),
+                "y": box["height"] * (top + (bottom - top) * (row + 0.5) / 2),
+            }
+        )
+        notebook.until("(compared.at['block'], compared.at['w'])", str(((0, 6)[row], (1.0, 3.0)[column])))
+    changed(notebook, picture, before)
+    explorer.get_by_text("CFG 3 + DG 3 at block 6").wait_for(timeout=SECONDS)
+    grid.press("ArrowUp")
+    explorer.get_by_text("CFG 3 + DG 3 at block 0").wait_for(timeout=SECONDS)
+    assert "dg.DetailGuidance(3.0, 3.0, off)" in explorer.get_by_label("Code", exact=True).input_value()
+    shown_whole(notebook, explorer, "comparison_blocks")
+
+    before = source(grid)
+    explorer.get_by_label("Rows", exact=True).select_option("Guidance")
+    explorer.get_by_label("Columns", exact=True).select_option("Prompt")
+    explorer.get_by_text("chosen settings only").click()
+    notebook.until("compared.chosen")
+    explorer.get_by_label("Split", exact=True).select_option("test")
+    notebook.until("compared.at['split']", "'test'")
+    changed(notebook, grid, before)
+    shown_whole(notebook, explorer, "comparison")
+
+    explorer.get_by_label("Stored sweep", exact=True).fill("no/such/folder")
+    explorer.get_by_role("button", name="Open").click()
+    explorer.get_by_role("alert").get_by_text("no sweep in no/such/folder").wait_for(timeout=SECONDS)
+    notebook.picture("comparison_error", explorer)
+    assert grid.is_visible(), "what was there stays"

@@ -1,0 +1,75 @@
+"""How long from running a cell to an explorer's first picture? On a stored capture of the embedded model.
+
+The kernel's side: a fresh interpreter runs the cell, `import dg_tools` and `ActivationExplorer(folder)`, so its imports
+count; it ends when every figure is drawn as PNG or plotly. Beside it the processor's seconds, which a busy machine
+stretches least. The browser's side, where there is a Chromium: JupyterLab with a fresh kernel, from pressing Run to the
+pictures being in the page (`tests/browser/test_first_picture.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import dg_tools as dg
+
+GOAL = 5.0  # seconds from the cell to the first picture, on two cores
+ROOT = Path(__file__).parents[1]
+CELL = """
+import time
+began = time.perf_counter()
+import dg_tools as dg
+explorer = dg.widgets.ActivationExplorer({folder!r})
+seconds = time.perf_counter() - began, time.process_time()
+shown = [explorer.map.png, explorer.channels.png, explorer.blocks.png, explorer.steps.png]
+assert all(shown) and explorer.surface.figure is not None, explorer.messages.text
+print(*seconds)
+"""
+
+
+def in_kernel(folder: str) -> tuple[float, float]:
+    """Seconds of the cell in a fresh interpreter, and the processor's."""
+    made = subprocess.run(
+        [sys.executable, "-c", CELL.format(folder=folder)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    wall, processor = map(float, made.stdout.split()[-2:])
+    return wall, processor
+
+
+def in_browser(folder: str) -> float | None:
+    """Seconds in JupyterLab; None: there is no browser, or it failed, which is printed."""
+    file = Path(folder) / "browser.json"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/browser/test_first_picture.py"]
+    environment = {**os.environ, "FIRST_PICTURE": str(file)}
+    made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    if file.is_file():
+        return float(json.loads(file.read_text(encoding="utf-8")))
+    print(f"first picture in a browser: not measured ({made.stdout.strip().splitlines()[-1]})")
+    return None
+
+
+def measure(rounds: int = 3) -> dict[str, float | None]:
+    """Print and give the median seconds of both sides."""
+    dit = dg.load()
+    acts = dg.capture(dit, "red apple on blue", steps=20, raw=range(len(dit.blocks)), progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        acts.save(Path(folder) / "kept.zarr")
+        times = np.median([in_kernel(str(Path(folder) / "kept.zarr")) for _ in range(rounds)], axis=0)
+        browser = in_browser(folder)
+    kernel, processor = times.tolist()
+    page = "the kernel's side only" if browser is None else f"{browser:.1f} s in the page"
+    print(
+        f"first picture of a stored capture, imports and all: {kernel:.1f} s in the kernel ({processor:.1f} s of the "
+        f"processor), {page} (goal: {GOAL:g} s)"
+    )
+    return {"kernel": kernel, "processor": processor, "browser": browser}
+
+
+if __name__ == "__main__":
+    measure()

@@ -1,0 +1,192 @@
+"""What does one look at a stored sweep show? A grid of thumbnails as data, and the place looked at in full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dg_tools.plots.thumbnails import thumbnail_grid
+from dg_tools.widgets.stored import AXES, OF_SETTING, Found, Look, Stored, code, label, unit
+
+MOST_ROWS, MOST_COLUMNS = 6, 5  # more could not be read at half a screen
+SIDE = 256  # pixels of a thumbnail, at most
+UNREADABLE = "its file cannot be read"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A grid as data; it is drawn only where it differs from what is on the page.
+
+    Attributes:
+        files: of the pictures, by row and column; None where there is none.
+        words: under them, or in their place.
+        rows, columns: what each of them is.
+        marked: (row, column) of cells in a chosen setting.
+        names: of both axes.
+        title: over it.
+    """
+
+    files: tuple[tuple[Path | None, ...], ...]
+    words: tuple[tuple[str, ...], ...]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    marked: tuple[tuple[int, int], ...]
+    names: tuple[str, str]
+    title: str
+
+    def draw(self) -> Figure:
+        """The grid."""
+        pictures = [[None if f is None else thumbnail(f) for f in line] for line in self.files]
+        return thumbnail_grid(
+            pictures, self.words, self.rows, self.columns, ylabel=self.names[0], xlabel=self.names[1],
+            title=self.title, marked=self.marked,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class View:
+    """One look.
+
+    Attributes:
+        page: the grid of thumbnails.
+        cell: index of the place looked at in it, row * columns + column.
+        places: the place of every cell, in that order, as values of the two axes.
+        title: setting, prompt, seed and split of the place looked at, or why nothing is there.
+        picture, unguided: PNG bytes there, and without guidance from the same noise; empty where there are none.
+        numbers: rows of a table; the first is its head.
+        code: that makes the same picture; empty where there is no such setting.
+        note: how the grid is to be read.
+    """
+
+    page: Page
+    cell: int
+    places: list[dict[str, Any]]
+    title: str
+    picture: bytes
+    unguided: bytes
+    numbers: list[list[str]]
+    code: str
+    note: str
+
+
+def render(stored: Stored, look: Look) -> View:
+    """The view of a look, from what is stored."""
+    rows, row = part(stored, look, look.rows, MOST_ROWS)
+    columns, column = part(stored, look, look.columns, MOST_COLUMNS)
+    found = [[stored.find(look, **{look.rows: r, look.columns: c}) for c in columns] for r in rows]
+    page = page_of(stored, look, found, rows, columns)
+    here = found[row][column]
+    file = readable(here)
+    cond = stored.rows.get((0, here.at["prompt"], here.at["seed"]), {}).get("picture")
+    plain = stored.sweep.folder / cond if isinstance(cond, str) else None
+    setting = None if here.number is None else stored.plan.settings[here.number]
+    return View(
+        page=page,
+        cell=row * len(columns) + column,
+        places=[{look.rows: r, look.columns: c} for r in rows for c in columns],
+        title=title_of(stored, here),
+        picture=b"" if file is None else file.read_bytes(),
+        unguided=b"" if plain is None or thumbnail(plain) is None else plain.read_bytes(),
+        numbers=numbers_of(stored, here),
+        code="" if setting is None else code(stored.plan, setting, here.at["prompt"], here.at["seed"]),
+        note=note_of(stored, look, [f for line in found for f in line]),
+    )
+
+
+def part(stored: Stored, look: Look, axis: str, most: int) -> tuple[list[Any], int]:
+    """The values of an axis that are on the page with the one looked at, and where it is among them."""
+    values = stored.values(axis, look)
+    index = values.index(look.at[axis])
+    start = index // most * most
+    return values[start : start + most], index - start
+
+
+def page_of(stored: Stored, look: Look, found: list[list[Found]], rows: list[Any], columns: list[Any]) -> Page:
+    """The grid as data."""
+    marked = set(stored.chosen.values()) - {0, None}
+
+    def said(cell: Found) -> str:
+        value = stored.value(look, cell)
+        shown = "" if value is None else f"{value:.3g}"
+        if readable(cell) is None:
+            return f"{cell.words or UNREADABLE}\n{shown}".strip()
+        return shown
+
+    of = "mean of the split's pictures" if look.mean else "this picture"
+    return Page(
+        files=tuple(tuple(readable(c) for c in line) for line in found),
+        words=tuple(tuple(said(c) for c in line) for line in found),
+        rows=tuple(label(look.rows, r) for r in rows),
+        columns=tuple(label(look.columns, c) for c in columns),
+        marked=tuple((y, x) for y, line in enumerate(found) for x, c in enumerate(line) if c.number in marked),
+        names=(AXES[look.rows], AXES[look.columns]),
+        title=f"{unit(look.measure)}: {of}",
+    )
+
+
+def title_of(stored: Stored, here: Found) -> str:
+    """The place in words."""
+    at = here.at
+    where = f"{at['prompt']!r}, seed {at['seed']}, {at['split']} prompts"
+    if here.number is None:
+        asked = [f"{AXES[a].lower()} {label(a, at[a])}" for a in OF_SETTING[1:] if a in stored.varying]
+        return f"{here.words[0].upper()}{here.words[1:]}: {', '.join([at['guidance'], *asked])}; {where}"
+    star = ", chosen" if here.number in set(stored.chosen.values()) - {0} else ""
+    missing = here.words if here.file is None else UNREADABLE if readable(here) is None else ""
+    return f"{stored.plan.settings[here.number]}{star}; {where}" + (f". Nothing to see: {missing}." if missing else "")
+
+
+def numbers_of(stored: Stored, here: Found) -> list[list[str]]:
+    """Each measure of the picture, of the unguided one from the same noise, and of all pictures of the split."""
+    if not here.row:
+        return []
+    split, cond = here.at["split"], stored.rows.get((0, here.at["prompt"], here.at["seed"]), {})
+    means, plain = stored.means[int(here.row["number"]), split], stored.means.get((0, split), {})
+    head = ["", "here", "cond", f"mean of {means['pictures']}", f"cond, mean of {plain.get('pictures', 0)}"]
+    columns = (here.row, cond, means, plain)
+    return [head, *([unit(m), *(f"{c.get(m, np.nan):.3g}" for c in columns)] for m in stored.measures if m in here.row)]
+
+
+def note_of(stored: Stored, look: Look, found: list[Found]) -> str:
+    """What a reader must know of this grid."""
+    said = []
+    if stored.missing:
+        said.append(f"Nothing is chosen yet: {stored.missing} of {stored.total} development cells are missing.")
+    elif any(n for g, n in stored.chosen.items() if g != "cond"):
+        said.append("Framed: a setting that was chosen for its guidance, on the development prompts.")
+    else:
+        said.append("No setting of any guidance holds the objective's guard: none is chosen.")
+    there = sorted({f.number for f in found if f.number is not None})
+    for axis in [a for a in look.axes if a in OF_SETTING[1:]]:
+        same = [n for n in there if look.chosen or stored.has[n][axis] is None]
+        names = list(dict.fromkeys(stored.plan.settings[n].guidance for n in same))
+        if names:
+            why = "in the chosen setting" if look.chosen else f"without a {AXES[axis].lower()}"
+            said.append(f"{', '.join(names)} {why}: the same picture for each {AXES[axis].lower()}.")
+    for axis, most in ((look.rows, MOST_ROWS), (look.columns, MOST_COLUMNS)):
+        if (count := len(stored.values(axis, look))) > most:
+            said.append(f"At most {most} of {count} are shown of {AXES[axis].lower()}: its control moves on to others.")
+    return " ".join(said)
+
+
+def readable(found: Found) -> Path | None:
+    """The picture's file, where it is a picture."""
+    return found.file if found.file is not None and thumbnail(found.file) is not None else None
+
+
+@lru_cache(maxsize=1024)
+def thumbnail(file: Path) -> np.ndarray | None:
+    """A kept picture (H, W, 3), small; None: it is damaged. A sweep never writes another picture under a name."""
+    try:
+        with Image.open(file) as image:
+            small = image.convert("RGB")
+    except OSError:
+        return None
+    small.thumbnail((SIDE, SIDE))
+    return np.asarray(small)
