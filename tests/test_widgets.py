@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +163,16 @@ def test_a_saved_capture_and_what_is_none(captured, tmp_path, explorer):
     acts.data = acts.data.drop_vars("token_norm")
     assert "it lacks token_norm" in ActivationExplorer(acts).messages.text
     assert "cannot be explored" in ActivationExplorer(3).messages.text
+
+
+def test_a_stored_capture_waits_for_no_model_library(captured, tmp_path):
+    """diffusers alone takes longer to load than the pictures take to draw."""
+    captured("sd3").save(tmp_path / "kept.zarr")
+    code = (
+        f"import sys, dg_tools as dg; shown = dg.widgets.ActivationExplorer({str(tmp_path / 'kept.zarr')!r}); "
+        "assert shown.map.png and not {'diffusers', 'transformers', 'nnsight'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_reprs_are_short(explorer):

@@ -22,7 +22,6 @@ from dg_tools.plots.explore import spike
 from dg_tools.widgets import lookup
 from dg_tools.widgets.asked import AskedFields
 from dg_tools.widgets.drawn import draw
-from dg_tools.widgets.live import capture_run
 from dg_tools.widgets.lookup import Point
 from dg_tools.widgets.parts import control, panel, panels, row, slider, words, write
 from dg_tools.widgets.picture import Picture
@@ -210,6 +209,8 @@ class ActivationExplorer(widgets.VBox):
     def _capture(self, tick: Tick) -> None:
         if self.dit is None:
             raise ValueError("this explorer has a capture and no model: pass dit= to capture more")
+        from dg_tools.widgets.live import capture_run  # with diffusers; a stored capture does without
+
         self.show(capture_run(self.dit, self.asked.read(), self.block, tick))
         self.asked.warn(self.messages)
 
