@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import dg_tools
 
@@ -123,3 +124,12 @@ def test_names_and_errors_of_the_package():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = dg_tools.nothing
     assert (ROOT / "dg_tools" / "py.typed").is_file()
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["cff-version"] == "1.2.0" and cited["version"] == PROJECT["version"]
+    assert cited["license"] == PROJECT["license"] and cited["authors"] == PROJECT["authors"]
+    (paper,) = cited["references"]
+    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert paper["title"] in words and paper["identifiers"][0]["value"] == "arXiv:2510.11538"
