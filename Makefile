@@ -16,7 +16,7 @@ NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=fa
 
 timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
 
-.PHONY: install demo test lint types unit tutorials lab notebooks bench evidence seeds full wheel clean
+.PHONY: install demo test lint types unit tutorials lab notebooks docs bench evidence seeds full wheel clean
 
 install: $(VENV)/.installed
 
@@ -52,6 +52,10 @@ lab: install
 notebooks: install
 	$(BIN)/python tests/regenerate_notebooks.py
 	$(BIN)/python tests/notebook_thumbnails.py
+
+# Notebooks with their kept outputs and the API, as pages that open from the file system: build/docs/index.html.
+docs: install
+	$(BIN)/python -m sphinx -b html -c docs -d build/doctrees -W --keep-going -q . build/docs
 
 bench: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error TQDM_DISABLE=1 $(BIN)/python -m benchmarks.run

@@ -10,7 +10,7 @@ It shows and measures, and tests nothing: `experiments.guidance` has the control
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from diffusers.guiders import BaseGuidance
 from dg_tools.emoji import Reference, References
 from dg_tools.experiments.pairs import as_pictures, check_truth
 from dg_tools.generation import as_list, generate, name_of
-from dg_tools.metrics import describe
+from dg_tools.metrics import UNITS, describe
 from dg_tools.models import DiT
 
 
@@ -34,11 +34,13 @@ class Comparison:
         table: one row a picture: guidance, prompt, seed, block_calls, forwards, seconds, and `metrics.describe` of it
             (`metrics.UNITS` says in what; what needs a reference only where there is one), pixels in [-1, 1].
         references: (prompts, 3, H, W) in [-1, 1], or None.
+        settings: one dict a picture, as in `Generation`.
     """
 
     images: list[Any]
     table: pd.DataFrame
     references: torch.Tensor | None = None
+    settings: list[dict[str, Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Comparison({self.table['guidance'].nunique()} guidances, {len(self.images)} pictures)"
@@ -46,6 +48,12 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame:
         """The table, as a copy."""
         return self.table.copy()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: names of the guidances, the rows of the table, units; None where a metric is not defined."""
+        rows = self.table.astype(object).where(self.table.notna(), None).to_dict("records")
+        units = {name: UNITS[name] for name in self.table if name in UNITS}
+        return {"guidances": list(dict.fromkeys(self.table["guidance"])), "rows": rows, "units": units}
 
     def grid(self, **kwargs: Any) -> Any:
         """`plots.comparison_grid`: a column for each guidance, a row for each prompt and seed."""
@@ -120,4 +128,4 @@ def compare(
             **{name: values.double().numpy() for name, values in measured.items()},
         }
     )
-    return Comparison(made.images, table, truth)
+    return Comparison(made.images, table, truth, made.settings)

@@ -7,6 +7,7 @@ were held out of training stands in `names.json`, beside the sprites and their l
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +86,16 @@ class References:
                 near = [k for k in known if value[:3] in k][:5] or list(known)[:5]
                 raise KeyError(f"{value!r} is not among the {len(known)} known ones, such as {', '.join(near)}")
         return Reference(name, style, background, (name, style) in self.held_out)
+
+    def named(self, caption: str) -> Reference | None:
+        """The reference that a caption names whole, `red apple, flat on blue`; None where it leaves anything open."""
+        match = re.fullmatch(r"(.+), (\w+) on (\w+)", caption)
+        if match is None:
+            return None
+        try:
+            return self.reference(*match.groups())
+        except KeyError:
+            return None
 
     def pairs(self, held_out: bool | None = None) -> list[tuple[str, str]]:
         """All (name, style) pairs, or those of one side of the split."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a picture that holds no settings is refused before torch is
 
 KEY = "dg_tools"
 NEEDED = ("model", "weights", "dtype", "device", "versions", "prompt", "seed", "steps", "height", "width", "guidance")
-GUIDANCES = ("CFG", "DetailGuidance")
+GUIDANCES = ("CFG", "DetailGuidance", "PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -30,7 +30,7 @@ def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) ->
     Args:
         dit: the model that made it.
         settings: the picture's, from `Generation.settings`.
-        guidance: None, a `CFG`, or a `DetailGuidance` that names its disruption.
+        guidance: None, a `CFG`, a `DetailGuidance` that names its disruption, or one of `baselines` without a twin.
 
     Raises:
         ValueError: a picture with edits, or another guidance: neither is kept.
@@ -38,8 +38,9 @@ def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) ->
     from dg_tools.provenance import provenance
 
     name = type(guidance).__name__
-    if settings["edit"] != "clean" or (guidance is not None and name not in GUIDANCES):
-        what = f"guidance by {name}" if settings["edit"] == "clean" else "edits"
+    twin = getattr(guidance, "twin", None) is not None
+    if settings["edit"] != "clean" or twin or (guidance is not None and name not in GUIDANCES):
+        what = "edits" if settings["edit"] != "clean" else "twin" if twin else f"guidance by {name}"
         raise ValueError(f"a recipe keeps no {what}: it is for pictures under None, {' or '.join(GUIDANCES)}")
     made = provenance(dit)
     made["versions"] = {**made["versions"], "dg_tools": importlib.metadata.version("dg-tools")}
@@ -121,7 +122,8 @@ def again(dit: DiT, made_by: dict[str, Any]) -> Generation:
     Raises:
         ValueError: other weights than the recipe's, or a guidance that is not known.
     """
-    from dg_tools import guidance as home
+    from dg_tools import baselines
+    from dg_tools import guidance as own
     from dg_tools.captions import check_seed
     from dg_tools.generation import generate
     from dg_tools.provenance import weights_hash
@@ -135,6 +137,6 @@ def again(dit: DiT, made_by: dict[str, Any]) -> Generation:
         given = dict(made_by["guidance"])
         if (name := given.pop("name", None)) not in GUIDANCES:
             raise ValueError(f"the recipe's guidance is {name!r}; known: {', '.join(GUIDANCES)}")
-        guidance = getattr(home, name)(**given)
+        guidance = getattr(own if hasattr(own, name) else baselines, name)(**given)
     asked = {k: made_by[k] for k in ("steps", "height", "width")}
     return generate(dit, made_by["prompt"], seed=check_seed(made_by["seed"]), guidance=guidance, **asked)

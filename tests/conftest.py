@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import tiny
 
@@ -24,3 +28,16 @@ def dits():
 @pytest.fixture(params=list(tiny.PIPELINES))
 def dit(request, dits):
     return dits(request.param)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the rendered documentation, built once as `make docs` does: a warning is an error."""
+    built = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-c", "docs", "-d", str(built / "doctrees"), "-W"]
+    made = subprocess.run(
+        [*command, "--keep-going", "-q", ".", str(built / "html")],
+        capture_output=True, text=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return built / "html"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tiny
@@ -73,3 +75,12 @@ def test_bad_input_is_refused(dits):
         dg.compare(dit, pairs(), [None], height=64, **CALL)
     with pytest.raises(TypeError, match=r"dg\.baselines"):
         dg.compare(dit, "apple", {"text": "CFG"}, **CALL)
+
+
+def test_to_json_is_plain_and_whole(made):
+    given = json.loads(json.dumps(made.to_json(), allow_nan=False))
+    assert given["guidances"] == ["plain", "CFG", "PAG", "APG", "DG"] and len(given["rows"]) == len(made.table)
+    for row, (_, ours) in zip(given["rows"], made.table.iterrows(), strict=True):
+        for name, value in ours.items():
+            assert row[name] == value or (row[name] is None and np.isnan(value)), name
+    assert set(given["units"]) == set(made.table) - {"guidance", "prompt", "seed", "block_calls", "forwards", "seconds"}

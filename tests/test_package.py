@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import dg_tools
 
@@ -58,8 +59,8 @@ def test_constraints_hold_a_version_of_every_dependency():
     pinned = dict(line.split("==") for line in lines if "==" in line)
     pinned = {k.lower().replace("_", "-"): v for k, v in pinned.items()}
     assert pinned["torch"].startswith("2.13.0")
-    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
-    assert {name_of(x) for x in wanted} <= set(pinned)
+    wanted = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
+    assert {name_of(x) for x in wanted} - {"dg-tools"} <= set(pinned)  # an extra may hold another
 
 
 def imports(path: Path) -> set[str]:
@@ -123,3 +124,12 @@ def test_names_and_errors_of_the_package():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = dg_tools.nothing
     assert (ROOT / "dg_tools" / "py.typed").is_file()
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["cff-version"] == "1.2.0" and cited["version"] == PROJECT["version"]
+    assert cited["license"] == PROJECT["license"] and cited["authors"] == PROJECT["authors"]
+    (paper,) = cited["references"]
+    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert paper["title"] in words and paper["identifiers"][0]["value"] == "arXiv:2510.11538"

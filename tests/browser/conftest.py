@@ -1,4 +1,4 @@
-"""One JupyterLab and one Chromium for the session, and a notebook page with one kernel.
+"""One JupyterLab and one Chromium for the session, and a notebook page with one kernel; built pages need no JupyterLab.
 
 Needs Debian's `chromium` (or `CHROMIUM=path`); without it the tests are skipped with that reason, and fail where `CI`
 is set. Playwright's own download is not used. Every address that the browser asks for is written down; every test fails
@@ -43,13 +43,19 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    """A JupyterLab with settings, workspaces and notebooks of its own; gives (address, folder of notebooks)."""
+def executable():
+    """The browser's path; where there is none, what asks for it is skipped, or fails with `CI` set."""
     if browser_path() is None:
         message = "no Chromium: on Debian `apt-get install chromium`, or set CHROMIUM to a browser"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    return browser_path()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, executable):
+    """A JupyterLab with settings, workspaces and notebooks of its own; gives (address, folder of notebooks)."""
     home = tmp_path_factory.mktemp("lab")
     notebooks = home / "notebooks"
     notebooks.mkdir()
@@ -97,12 +103,12 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def chromium(lab):
+def chromium(executable):
     """A headless browser with an empty profile."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable, headless=True, args=FLAGS)
         yield browser
         browser.close()
 
