@@ -67,7 +67,7 @@ evidence: install
 		$(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--size quick) $(if $(RESUME),--resume)
 
 # Three seeds of a small model and a variant of it, from pictures to EVIDENCE.md's section across models and seeds: about
-# 40 minutes of one core; goes on where it stopped. ICONS=folder: where the icon packages are, see training/README.md.
+# an hour of one core; goes on where it stopped. ICONS=folder: where the icon packages are, see training/README.md.
 seeds: install
 	$(BIN)/python -m pip install --quiet --requirement training/requirements.txt
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.seeds \

@@ -4,7 +4,7 @@ Data, VAE, training, export, claims, digest, page: each step is a command of `tr
 done is kept, so that the same command goes on after a stop. Run folders, weights and whole results stay in `runs/`;
 digests and training logs go into `evidence/results-seeds`, from which EVIDENCE.md is written.
 
-    python -m evidence.seeds --icons runs/icons     all of it, about 40 minutes of one core
+    python -m evidence.seeds --icons runs/icons     all of it, about an hour of one core
     python -m evidence.seeds --only small-1         one model
     python -m evidence.seeds --report               what is stored, what is missing, and EVIDENCE.md again
 """
