@@ -67,6 +67,21 @@ def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, 
     assert list((tmp_path / "profiles").glob("*.json")), "auto kept what it chose"
 
 
+def test_the_sweep_runs(monkeypatch, tmp_path):
+    """As it stands but for fewer blocks, references and steps; and the two lines after it."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    for old, new in (("[0, 4, 8]", "[0]"), ("references: 32 ", "references: 8 "), ("folder:", "steps: 2\nfolder:")):
+        assert old in block
+        block = block.replace(old, new)
+    Path("sweep.yaml").write_text(block, encoding="utf-8")
+    made = dg.sweep("sweep.yaml", progress=False)
+    again = dg.sweeps.open_sweep("sweeps/emoji")
+    assert {s.guidance for s in again.plan.settings} == {"cond", "DG", "CFG", "control"} and again.plot().axes
+    if made.profile:  # no setting of DG may hold the objective's guard
+        assert dg.DetailGuidance.from_profile("sweeps/emoji/profile.json").disrupt.block == 0
+
+
 def test_links_and_pictures_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
