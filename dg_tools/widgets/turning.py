@@ -1,7 +1,9 @@
 """The surface that can be turned: a plotly figure on the page, or a sentence where there is nothing to turn.
 
 A plotly widget brings its script along, 5 MB once for each widget; so there is one in an explorer, its data are
-replaced and the reader's angle stays.
+replaced and the reader's angle stays. FigureWidget is imported with this module and not when a figure is drawn: in a
+kernel the first picture came three seconds sooner. The library behind it that costs the time (a grammar that jsonschema
+compiles) takes one to four seconds, as its objects happen to lie in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
+from plotly.graph_objects import FigureWidget
 
 from dg_tools.widgets.parts import words
 
@@ -39,10 +42,8 @@ class Turning(widgets.Box):
 
     def draw(self, figure: Any) -> None:
         """Show a plotly figure; one with as many traces as the last takes its place without a new widget."""
-        import plotly.graph_objects as go
-
         if self.figure is None or len(self.figure.data) != len(figure.data):
-            self.figure = go.FigureWidget(figure)
+            self.figure = FigureWidget(figure)
             for trace in self.figure.data:
                 trace.on_click(self.clicked)
             self.children = (self.figure,)
