@@ -29,6 +29,7 @@ Seeds = typer.Option(["0"], "--seed", "-s", help="whole number; may be repeated"
 Cfg = typer.Option(1.0, "--cfg", min=1, help="CFG scale s; 1 is off")
 Height = typer.Option(None, help="pixels; the pipeline's own default if left out")
 Width = typer.Option(None, help="pixels; the pipeline's own default if left out")
+Device = typer.Option(None, "--device", help="where to run, such as cuda")
 AsJson = typer.Option(False, "--json", help="one JSON object on stdout instead of a table")
 
 

@@ -10,6 +10,7 @@ import typer
 from dg_tools.cli.app import (
     AsJson,
     Cfg,
+    Device,
     Height,
     Model,
     Seeds,
@@ -48,7 +49,7 @@ def compare(
     at: list[int] = typer.Option([], "--at", help="block that PAG, SLG, SEG perturb; may be repeated; the middle one"),
     height: int = Height,
     width: int = Width,
-    device: str = typer.Option(None, help="where to run, such as cuda"),
+    device: str = Device,
     as_json: bool = AsJson,
 ) -> None:
     """No guidance, CFG, DG and others side by side: pictures, what they cost, what is measured.

@@ -11,6 +11,7 @@ import typer
 from dg_tools.cli.app import (
     AsJson,
     Cfg,
+    Device,
     Height,
     Model,
     Seeds,
@@ -44,7 +45,7 @@ def generate(
     alone: bool = typer.Option(False, "--alone", help="without the picture that the same noise gives without DG"),
     height: int = Height,
     width: int = Width,
-    device: str = typer.Option(None, help="where to run, such as cuda"),
+    device: str = Device,
     again: Path = typer.Option(None, "--from", help="picture to make again, by the settings in it"),
     as_json: bool = AsJson,
 ) -> None:
