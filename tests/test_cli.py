@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import dg_tools as dg
 from dg_tools import cli, demo
+from dg_tools.models import embedded
 
 runner = CliRunner()
 
@@ -31,10 +32,11 @@ def called(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return caught.value.code or 0, out, re.sub(r"[\s│]+", " ", error)
 
 
-def test_demo_on_the_embedded_model(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("model", embedded())
+def test_demo_on_an_embedded_model(model, tmp_path, monkeypatch, capsys):
     for name, value in (("STEPS", 4), ("MEASURED", 4), ("PROMPTS", demo.PROMPTS[:2])):
         monkeypatch.setattr(demo, name, value)
-    summary = demo.demo(tmp_path)
+    summary = demo.demo(tmp_path, model)
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert kept == json.loads(json.dumps(summary))
     for name in kept["pictures"]:

@@ -11,20 +11,20 @@ from diffusers import FluxImg2ImgPipeline, StableDiffusion3Img2ImgPipeline
 
 import dg_tools as dg
 
-CHANNELS, BLOCK, W = [3, 7], 1, 0.8
+OFF, W = dg.Disrupt([3, 7], 1), 0.8
 NAMES = ["sd3", "flux"]
 
 
 @contextmanager
-def by_itself(dit, s: float):
+def by_itself(dit, s: float, off: dg.Disrupt):
     """The transformer's own forward, replaced by one that runs twice and adds (w / s) (c - d) to conditional rows."""
-    transformer, original, record = dit.transformer, dit.transformer.forward, dit.blocks[BLOCK].record
+    transformer, original, record = dit.transformer, dit.transformer.forward, dit.blocks[off.block].record
     seen: dict[str, object] = {}
 
     def zero(module, inputs, output):
         parts = list(output)
         parts[record.image] = parts[record.image].clone()
-        parts[record.image][..., CHANNELS] = 0
+        parts[record.image][..., list(off.channels)] = 0
         return tuple(parts)
 
     def forward(*args, **kwargs):
@@ -34,7 +34,7 @@ def by_itself(dit, s: float):
             cond = slice(len(out) // 2, None) if s > 1 else slice(None)
         else:  # the first text that comes along is the conditional one
             cond = slice(None) if text is seen.setdefault("cond", text) else slice(0, 0)
-        handle = dit.blocks[BLOCK].module.register_forward_hook(zero)
+        handle = dit.blocks[off.block].module.register_forward_hook(zero)
         damaged = original(*args, **kwargs)[0]
         handle.remove()
         out = out.clone()
@@ -46,12 +46,10 @@ def by_itself(dit, s: float):
         yield
 
 
-def agree(dit, s: float, call) -> None:
-    with by_itself(dit, s):
+def agree(dit, s: float, call, off: dg.Disrupt = OFF) -> None:
+    with by_itself(dit, s, off):
         theirs = call()
-    with dg.detail_guidance(
-        dit.pipeline, dg.DetailGuidance(detail_guidance_scale=W, disrupt=dg.Disrupt(CHANNELS, BLOCK))
-    ):
+    with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(detail_guidance_scale=W, disrupt=off)):
         ours = call()
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4
