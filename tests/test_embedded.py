@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -73,6 +74,16 @@ def test_plain_diffusers_loads_and_samples_it(name, folder):
     found = json.loads(made.stdout.splitlines()[-1])
     assert found["dtypes"] == ["torch.float32"]
     assert set(found["classes"]) == PARTS[name]
+
+
+def test_the_cards_own_lines_run(folder, monkeypatch):
+    """The card's Python, beside the folder, as a reader would paste it; fewer steps."""
+    lines = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    monkeypatch.chdir(folder.parent)
+    *first, last = lines.strip().replace("num_inference_steps=20", "num_inference_steps=2").splitlines()
+    scope: dict[str, object] = {}
+    exec("\n".join(first), scope)
+    assert eval(last, scope).size == (64, 64)
 
 
 def test_ours_is_the_stock_call(dit, name):

@@ -1,7 +1,8 @@
 """Which transformer is trained: SD3's or FLUX.1's class, each built, called and exported the stock way.
 
 An architecture says four things: the untrained transformer (every block starts as the identity), what the text encoders
-give it, how it is called on latents, and the pipeline that it ships in. The training loop knows none of this.
+give it, how it is called on latents, and the pipeline that it ships in, with what the card says of it. The training
+loop knows none of this.
 """
 
 from __future__ import annotations
@@ -33,6 +34,19 @@ class SD3:
     """SD3Transformer2DModel with qk rms-norm, as SD3.5-medium's with `dual_attention`; two CLIPs and a T5."""
 
     text = SD3Text
+    name = StableDiffusion3Pipeline.__name__
+    cfg = "guidance_scale=3.0"  # CFG in the pipeline's own call
+    why = "the model was trained with that many T5 rows, and the pipeline's own\ndefault would append 256"
+
+    @staticmethod
+    def words(recipe: Recipe) -> str:
+        """The transformer and its text encoders, for the card."""
+        dit = recipe.dit
+        dual = ", the first half with a second attention over the image" if dit.dual_attention else ""
+        return (
+            f"{dit.layers} blocks{dual}, qk rms-norm; two CLIP text models of width {dit.clip_width} and a T5 of width "
+            f"{dit.t5_width}, trained along"
+        )
 
     @staticmethod
     def build(recipe: Recipe) -> SD3Transformer2DModel:
@@ -93,6 +107,21 @@ class Flux:
     """FluxTransformer2DModel with double and single blocks, no guidance distillation; one CLIP (pooled) and a T5."""
 
     text = FluxText
+    name = FluxPipeline.__name__
+    cfg = 'negative_prompt="", true_cfg_scale=3.0'  # guidance_scale is the distilled one: nothing here takes it
+    why = (
+        "the pipeline's own defaults are made for the\nfull-size model, larger pictures and 512 T5 rows; without a "
+        "negative prompt it runs no CFG"
+    )
+
+    @staticmethod
+    def words(recipe: Recipe) -> str:
+        """The transformer and its text encoders, for the card."""
+        dit = recipe.dit
+        return (
+            f"{dit.layers} double and {dit.single_layers} single blocks, qk rms-norm, no guidance embedding; a CLIP "
+            f"text model of width {dit.clip_width} (pooled) and a T5 of width {dit.t5_width}, trained along"
+        )
 
     @staticmethod
     def build(recipe: Recipe) -> FluxTransformer2DModel:

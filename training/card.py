@@ -13,6 +13,8 @@ import torch
 from matplotlib.figure import Figure
 
 from dg_tools.plots.style import finish
+from training.architectures import ARCHITECTURES
+from training.recipe import Recipe
 
 
 def read_lines(path: Path) -> pd.DataFrame:
@@ -99,7 +101,8 @@ def write_card(
 ) -> None:
     """README.md and its pictures, from `evaluate`'s results."""
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    recipe, runs = record["recipe"], record["runs"]
+    recipe, runs = Recipe.from_json(record["recipe"]), record["runs"]
+    kind, dit = ARCHITECTURES[recipe.dit.architecture], recipe.dit
     for name, figure in (
         ("loss.png", loss_curve(folder)),
         ("samples.png", sample_grid(grid)),
@@ -121,8 +124,8 @@ def write_card(
     ]
     table = "\n".join(f"| {label} | {with_interval(trained[k])} | {with_interval(held[k])} |" for label, k in rows)
     gates = {"a": vae["all"]["high"]["mean"] >= 0.95, "b": trained["top_5"]["mean"] >= 0.9}
-    profile, dit = results["profile"], recipe["dit"]
-    width, grid_side = dit["heads"] * dit["head_dim"], recipe["size"] // results["pixels_per_token"]
+    profile, grid_side = results["profile"], recipe.size // results["pixels_per_token"]
+    call = ", ".join(f"{k}={v}" for k, v in kind.call(recipe).items())
     last = outliers[outliers["block"] == outliers["block"].max()].sort_values(
         ["sigma", "ratio"], ascending=[True, False]
     )
@@ -151,33 +154,33 @@ def write_card(
 
 # {folder.name}
 
-A small `StableDiffusion3Pipeline`, trained from random weights on {len(results["names"])} names of Fluent Emoji in two styles
-(shaded and flat, MIT licence) at {recipe["size"]} x {recipe["size"]} pixels. It ships with dg_tools so that everything about
+A small `{kind.name}`, trained from random weights on {len(results["names"])} names of Fluent Emoji in two styles
+(shaded and flat, MIT licence) at {recipe.size} x {recipe.size} pixels. It ships with dg_tools so that everything about
 massive activations and Detail Guidance can be run offline. It draws emoji and nothing else.
 
 ```python
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("{folder.name}")  # this folder
-pipe("red apple on blue", max_sequence_length={dit["t5_length"]}, num_inference_steps=20, guidance_scale=3.0).images[0]
+pipe("red apple on blue", {call}, num_inference_steps=20, {kind.cfg}).images[0]
 ```
 
-`max_sequence_length={dit["t5_length"]}` is needed in the call: the model was trained with that many T5 rows, and the pipeline's own
-default would append 256. `dg_tools.generate` reads it from the header of this file.
+`{call}` is needed in the call: {kind.why}.
+`dg_tools.generate` reads it from the header of this file.
 
 ![references above samples](samples.png)
 
 ## Training
 
-- {dit["layers"]} blocks of width {width} ({dit["heads"]} heads), qk rms-norm, patch {dit["patch"]}, {grid_side} x {grid_side} image tokens, {results["parameters"] / 1e6:.1f} M
-  parameters; two CLIP text models of width {dit["clip_width"]} and a T5 of width {dit["t5_width"]}, trained along; AdaLN gates and output start at zero.
-- {record["steps"]:,} steps of batch {dit["batch"]} in {hours:.2f} h, over {len(runs)} run(s), on: {machines}. AdamW {dit["learning_rate"]:g}, no weight decay,
-  average of the weights {dit["ema"]}, {dit["unconditional"]:.0%} of the captions dropped, logit-normal sigma.
+- {kind.words(recipe)}. Width {dit.heads * dit.head_dim} ({dit.heads} heads), {grid_side} x {grid_side} image tokens (patch {dit.patch}),
+  {results["parameters"] / 1e6:.1f} M parameters in the transformer; AdaLN gates and output start at zero.
+- {record["steps"]:,} steps of batch {dit.batch} in {hours:.2f} h, over {len(runs)} run(s), on: {machines}. AdamW {dit.learning_rate:g}, no weight decay,
+  average of the weights {dit.ema}, {dit.unconditional:.0%} of the captions dropped, logit-normal sigma.
 - One tenth of the name x style pairs ({len(results["held_out"])}) is held out of the DiT's training: such a name was seen in its other style only. The VAE
   reads no caption and saw all pictures; its latents are zero-mean and unit-variance per channel, folded into its outer
   convolutions.
 - Nothing is planted. Architecture and training were chosen on validation loss and retrieval. The command:
-  `python -m training.dit --recipe {recipe["name"]}`; `training.json` holds recipe and runs, `*.jsonl` the logs,
+  `python -m training.dit --recipe {recipe.name}`; `training.json` holds recipe and runs, `*.jsonl` the logs,
   `outliers.csv` the outlier channels at log-spaced steps of the training.
 {notes}
 ![loss](loss.png)

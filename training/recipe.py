@@ -93,13 +93,17 @@ class Recipe:
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
             raise SystemExit(f"no recipe {recipe!r}: pass one of {known}, or the path of a .toml file")
-        raw = tomllib.loads(path.read_text())
         try:
-            made = cls(path.stem, vae=VAESettings(**raw.pop("vae")), dit=DiTSettings(**raw.pop("dit")), **raw)
+            made = cls.from_json({"name": path.stem, **tomllib.loads(path.read_text())})
         except (TypeError, KeyError) as error:
             raise SystemExit(f"{path}: {error}") from None
         made.check()
         return made
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Recipe:
+        """A recipe from what `to_json` gave, as a model's `training.json` keeps it."""
+        return cls(**{**record, "vae": VAESettings(**record["vae"]), "dit": DiTSettings(**record["dit"])})
 
     def check(self) -> None:
         """Raise SystemExit where sizes do not fit together."""
