@@ -163,6 +163,70 @@ def test_a_taken_vae_gives_the_same_latents(trained, tmp_path):
     assert refused.returncode == 1 and "says another shape" in refused.stderr
 
 
+def test_a_flux_from_the_same_data_to_its_card(trained, tmp_path):
+    """FLUX.1's class on the data and the VAE of another run: trained, exported, measured, described as what it is."""
+    import dg_tools as dg
+
+    run, folder, recipe = tmp_path / "run", tmp_path / "model", flux_recipe(tmp_path)
+    run.mkdir()
+    for name in ("words.json", "latents.safetensors", "references", "vae"):
+        (run / name).symlink_to(trained / name)
+    command("dit", "--recipe", recipe, "--run", run)
+    command("export", "--recipe", recipe, "--run", run, "--to", folder)
+    command("evaluate", "--model", folder, "--quick")
+    call = {"height": 64, "width": 64, "max_sequence_length": 4}
+    dit = dg.load(folder)
+    assert dit.family.name == "flux" and dit.call == call and len(dit.blocks) == 4
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "`FluxPipeline`",
+        "height=64, width=64, max_sequence_length=4",
+        "true_cfg_scale",
+        "2 double and 2 single",
+    ):
+        assert words in card, words
+    assert "StableDiffusion3" not in card and "two CLIP" not in card
+
+
+def flux_recipe(folder: Path) -> Path:
+    """The toy recipe with FLUX.1's blocks."""
+    recipe = folder / "flux.toml"
+    toy = (ROOT / "training" / "recipes" / "toy.toml").read_text()
+    blocks = 'architecture = "flux"\nsingle_layers = 2\n'
+    recipe.write_text(toy.replace("[dit]\n", "[dit]\n" + blocks).replace("head_dim = 16", "head_dim = 18"))
+    return recipe
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_training_calls_the_transformer_as_the_pipeline_does(name, trained, tmp_path):
+    """Text, packing, positions and timestep: one step of the stock pipeline, at the sigma that it is at."""
+    from diffusers import AutoencoderKL, FluxPipeline
+
+    from training.architectures import ARCHITECTURES
+    from training.recipe import Recipe
+
+    recipe = Recipe.load("toy" if name == "sd3" else str(flux_recipe(tmp_path)))
+    kind = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    model, text = kind.build(recipe).eval(), kind.text.build(recipe, ["red", "apple"])
+    for parameter in model.parameters():  # nothing starts at zero, so that text and timestep matter
+        torch.nn.init.normal_(parameter, std=0.2)
+    pipeline = kind.pipeline(model, text, AutoencoderKL.from_pretrained(trained / "vae"))
+    seen = []
+    hook = model.register_forward_hook(lambda m, i, k, o: seen.append((k["hidden_states"], o[0])), with_kwargs=True)
+    size = {"height": 64, "width": 64, **kind.call(recipe)}
+    pipeline("red apple", num_inference_steps=1, output_type="latent", guidance_scale=1.0, **size)
+    hook.remove()
+    (latents, wanted), side = seen[0], recipe.latent_size
+    if name == "flux":
+        latents, wanted = (FluxPipeline._unpack_latents(x, side, side, 1) for x in (latents, wanted))
+    with torch.no_grad():
+        sigma = pipeline.scheduler.sigmas[:1]
+        ours = kind.velocity(model, latents, text(["red apple"], "cpu"), sigma)
+        other = kind.velocity(model, latents, text(["red"], "cpu"), sigma)
+    assert torch.allclose(ours, wanted, atol=1e-5) and not torch.allclose(other, wanted, atol=1e-3)
+
+
 def test_sd35s_second_attention(trained):
     from dataclasses import replace
 
