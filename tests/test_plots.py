@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,7 @@ import tiny
 
 import dg_tools as dg
 from dg_tools import plots
+from dg_tools.plots.explore import course
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,18 @@ def test_lines_hold_the_numbers(acts):
     line = next(x for x in figure.axes[0].lines if x.get_label() == "channel 3")
     part = acts.data["abs_mean"].sel(stream="image").isel(site=2, channel=3).mean(["prompt", "seed", "branch"])
     assert np.allclose(line.get_ydata(), part) and np.allclose(line.get_xdata(), acts.data.sigma)
+
+
+def test_names_of_many_blocks_do_not_overlap():
+    """FLUX.1's blocks have long names."""
+    acts = dg.capture(dg.load(tiny.flux(single=12)), "apple", progress=False, **tiny.CALL)
+    sites = list(acts.data["site"].values)
+    assert sites[0] == "double.0" and len(sites) == 14
+    for figure in (plots.magnitude_by_block(acts.data), course({"channel 1": np.ones(14)}, 3, ticks=sites)):
+        figure.savefig(io.BytesIO())
+        labels = [x for x in figure.axes[0].get_xticklabels() if x.get_text()]
+        boxes = [x.get_window_extent() for x in labels]
+        assert len(labels) >= 5 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_the_map_is_laid_out_as_the_picture():

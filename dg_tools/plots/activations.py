@@ -73,7 +73,9 @@ def magnitude_by_block(data: Any, *, stream: str = "image", step: int | None = N
         axis.plot(places, top[:, rank], "o-", color=MASSIVE, alpha=alpha, ms=4, label=f"top {rank + 1} value")
     axis.plot(places, median, "s-", color=QUIET, ms=4, label="median channel")
     axis.set(xlabel="block", ylabel="|activation|", yscale="log", xticks=places)
-    axis.set_xticklabels(part["site"].values, rotation=90 if len(places) > 16 else 0, fontsize=8)
+    names = [str(site) for site in part["site"].values]
+    crowded = len(names) * (max(map(len, names)) + 2) > 100  # characters that fit side by side, with gaps
+    axis.set_xticklabels(names, rotation=90 if crowded else 0, fontsize=8)
     axis.set_title(f"Largest activations by block, {stream} stream", fontsize=10)
     axis.legend(fontsize=8, frameon=False)
     return finish(figure)

@@ -151,8 +151,10 @@ def course(
     axis.axvline(at, color=POINT, lw=1.6)
     axis.plot([at], [next(iter(lines.values()))[at]], "v", color=POINT, ms=6)
     axis.set_xlim(-0.5, len(ticks) - 0.5)
-    shown = places[:: max(1, -(-len(places) // 12))]
-    axis.set_xticks(shown, [str(ticks[i]) for i in shown])
+    names = [str(tick) for tick in ticks]
+    fit = max(2, min(12, 60 // (max(map(len, names)) + 2)))  # 60 characters side by side, with gaps
+    shown = places[:: max(1, -(-len(places) // fit))]
+    axis.set_xticks(shown, [names[i] for i in shown])
     if log and any((np.asarray(v) > 0).any() for v in lines.values()):
         axis.set_yscale("log")
     axis.legend(fontsize=6, frameon=False, loc="best")
