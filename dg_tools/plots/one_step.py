@@ -21,7 +21,7 @@ def band_errors(table: Any, *, title: str = "") -> Figure:
     """
     bands = list(dict.fromkeys(table["band"]))
     figure, axes = plt.subplots(
-        1, len(bands), figsize=(3.2 * len(bands), 3.2), squeeze=False, sharey=True, layout="constrained"
+        1, len(bands), figsize=(3.2 * len(bands), 3.5), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, band in zip(axes[0], bands, strict=True):
         part = table[table["band"] == band]
@@ -41,7 +41,8 @@ def band_errors(table: Any, *, title: str = "") -> Figure:
         axis.axhline(1.0, color=INK, lw=0.8)
         axis.set(title=f"{band} frequencies", xlabel="sigma", yscale="log")
     axes[0, 0].set_ylabel("x0 error / clean error")
-    axes[0, -1].legend(fontsize=7, frameon=False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, [wrap(x, 90) for x in labels], loc="outside lower center", fontsize=7, frameon=False)
     figure.suptitle(title or "One-step error at the same z_t", fontsize=10)
     return finish(figure)
 
