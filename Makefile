@@ -60,8 +60,8 @@ docs: install
 bench: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error TQDM_DISABLE=1 $(BIN)/python -m benchmarks.run
 
-# The paper's claims, recomputed for every embedded model (MODEL=name for one); EVIDENCE.md from what came out. At most
-# an hour on two cores; QUICK=1: five minutes, into build/evidence. RESUME=1 goes on after a run that was stopped.
+# The paper's claims, recomputed for every embedded model (MODEL=name for one); EVIDENCE.md from what came out. Some 35
+# minutes a model on two cores; QUICK=1: five, into build/evidence. RESUME=1 goes on after a run that was stopped.
 evidence: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.run \
 		$(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--size quick) $(if $(RESUME),--resume)

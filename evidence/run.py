@@ -1,6 +1,6 @@
 """Recompute the evidence for every embedded model and write EVIDENCE.md.
 
-    make evidence                   every embedded model; MODEL=name for one, QUICK=1 for a look in about five minutes
+    make evidence                   every embedded model; MODEL=name for one, QUICK=1 for a look in some minutes
     python -m evidence.run --resume after a run that was stopped: what is done with these weights and settings is kept
     python -m evidence.run --report EVIDENCE.md again from the stored results, nothing is run
 

@@ -81,7 +81,7 @@ def test_what_is_printed(monkeypatch, capsys):
     assert code == 0
     for words in ("emoji-sd3", "sd3 (predicts velocity)", "12 blocks", "144 channels", "8 x 8", "[55, 58], block 0"):
         assert words in printed, words
-    assert "8.95 million" in printed and "Embedded models: emoji-sd3." in printed
+    assert "8.95 million" in printed and "Embedded models: emoji-flux, emoji-sd3." in printed
     code, printed, _ = called(monkeypatch, capsys, "info", "emoji-sd3", "--json")
     assert json.loads(printed)["profile"]["channels"] == [55, 58]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -16,8 +17,14 @@ from dg_tools.metrics import band_correlation, retrieval_rank
 from dg_tools.models import ZOO, embedded
 from dg_tools.pictures import decode, encode
 
-CALLS = {"emoji-sd3": {"max_sequence_length": 4}}
-PARTS = {"emoji-sd3": {"SD3Transformer2DModel", "AutoencoderKL", "CLIPTextModelWithProjection", "T5EncoderModel"}}
+CALLS = {
+    "emoji-flux": {"height": 64, "width": 64, "max_sequence_length": 12},
+    "emoji-sd3": {"max_sequence_length": 4},
+}
+PARTS = {
+    "emoji-flux": {"FluxTransformer2DModel", "AutoencoderKL", "CLIPTextModel", "T5EncoderModel"},
+    "emoji-sd3": {"SD3Transformer2DModel", "AutoencoderKL", "CLIPTextModelWithProjection", "T5EncoderModel"},
+}
 
 
 @pytest.fixture(scope="module", params=sorted(CALLS))
@@ -80,10 +87,10 @@ def test_the_cards_own_lines_run(folder, monkeypatch):
     """The card's Python, beside the folder, as a reader would paste it; fewer steps."""
     lines = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     monkeypatch.chdir(folder.parent)
-    *first, last = lines.strip().replace("num_inference_steps=20", "num_inference_steps=2").splitlines()
+    *first, last = ast.parse(lines.replace("num_inference_steps=20", "num_inference_steps=2")).body
     scope: dict[str, object] = {}
-    exec("\n".join(first), scope)
-    assert eval(last, scope).size == (64, 64)
+    exec(compile(ast.Module(first, []), "card", "exec"), scope)
+    assert eval(compile(ast.Expression(last.value), "card", "eval"), scope).size == (64, 64)
 
 
 def test_ours_is_the_stock_call(dit, name):

@@ -35,7 +35,7 @@ class SD3:
 
     text = SD3Text
     name = StableDiffusion3Pipeline.__name__
-    cfg = "guidance_scale=3.0"  # CFG in the pipeline's own call
+    cfg = ("guidance_scale=3.0",)  # CFG in the pipeline's own call
     why = "the model was trained with that many T5 rows, and the pipeline's own\ndefault would append 256"
 
     @staticmethod
@@ -108,7 +108,7 @@ class Flux:
 
     text = FluxText
     name = FluxPipeline.__name__
-    cfg = 'negative_prompt="", true_cfg_scale=3.0'  # guidance_scale is the distilled one: nothing here takes it
+    cfg = ('negative_prompt=""', "true_cfg_scale=3.0")  # guidance_scale is the distilled one: nothing here takes it
     why = (
         "the pipeline's own defaults are made for the\nfull-size model, larger pictures and 512 T5 rows; without a "
         "negative prompt it runs no CFG"

@@ -96,6 +96,12 @@ def with_interval(value: dict[str, float]) -> str:
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
+def one_call(*arguments: str) -> str:
+    """`pipe(...)`, on one line where it fits."""
+    line = f"pipe({', '.join(arguments)})"
+    return line if len(line) <= 110 else "pipe(\n" + "".join(f"    {a},\n" for a in arguments) + ")"
+
+
 def write_card(
     folder: Path, results: dict[str, Any], grid: torch.Tensor, steps: pd.DataFrame, outliers: pd.DataFrame
 ) -> None:
@@ -125,7 +131,7 @@ def write_card(
     table = "\n".join(f"| {label} | {with_interval(trained[k])} | {with_interval(held[k])} |" for label, k in rows)
     gates = {"a": vae["all"]["high"]["mean"] >= 0.95, "b": trained["top_5"]["mean"] >= 0.9}
     profile, grid_side = results["profile"], recipe.size // results["pixels_per_token"]
-    call = ", ".join(f"{k}={v}" for k, v in kind.call(recipe).items())
+    call = [f"{k}={v}" for k, v in kind.call(recipe).items()]
     last = outliers[outliers["block"] == outliers["block"].max()].sort_values(
         ["sigma", "ratio"], ascending=[True, False]
     )
@@ -162,10 +168,10 @@ massive activations and Detail Guidance can be run offline. It draws emoji and n
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("{folder.name}")  # this folder
-pipe("red apple on blue", {call}, num_inference_steps=20, {kind.cfg}).images[0]
+{one_call('"red apple on blue"', *call, "num_inference_steps=20", *kind.cfg)}.images[0]
 ```
 
-`{call}` is needed in the call: {kind.why}.
+`{", ".join(call)}` is needed in the call: {kind.why}.
 `dg_tools.generate` reads it from the header of this file.
 
 ![references above samples](samples.png)
