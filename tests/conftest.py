@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import tiny
 
 import dg_tools as dg
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control started this in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is tested: it must reach what it interrupts
 
 
 @pytest.fixture(scope="session")
