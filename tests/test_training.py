@@ -262,6 +262,8 @@ def test_bad_input(trained, tmp_path):
     assert "no multiple of 8" in refused("data", "--recipe", odd)
     typo.write_text(toy.replace("patch = 2", "patches = 2"))
     assert "patches" in refused("data", "--recipe", typo)
+    typo.write_text('name = "other"\n' + toy)  # a recipe is named by its file
+    assert "'name'" in refused("data", "--recipe", typo)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):

@@ -94,7 +94,7 @@ class Recipe:
             known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
             raise SystemExit(f"no recipe {recipe!r}: pass one of {known}, or the path of a .toml file")
         try:
-            made = cls.from_json({"name": path.stem, **tomllib.loads(path.read_text())})
+            made = cls.from_json(dict(name=path.stem, **tomllib.loads(path.read_text())))
         except (TypeError, KeyError) as error:
             raise SystemExit(f"{path}: {error}") from None
         made.check()

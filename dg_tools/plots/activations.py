@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import MASSIVE, QUIET, finish
+from dg_tools.plots.style import MASSIVE, QUIET, finish, side_by_side
 
 
 def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, title: str = "") -> Figure:
@@ -74,8 +74,7 @@ def magnitude_by_block(data: Any, *, stream: str = "image", step: int | None = N
     axis.plot(places, median, "s-", color=QUIET, ms=4, label="median channel")
     axis.set(xlabel="block", ylabel="|activation|", yscale="log", xticks=places)
     names = [str(site) for site in part["site"].values]
-    crowded = len(names) * (max(map(len, names)) + 2) > 100  # characters that fit side by side, with gaps
-    axis.set_xticklabels(names, rotation=90 if crowded else 0, fontsize=8)
+    axis.set_xticklabels(names, rotation=90 if len(names) > side_by_side(names, 100) else 0, fontsize=8)
     axis.set_title(f"Largest activations by block, {stream} stream", fontsize=10)
     axis.legend(fontsize=8, frameon=False)
     return finish(figure)

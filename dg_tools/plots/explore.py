@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET
+from dg_tools.plots.style import INK, MASSIVE, QUIET, side_by_side
 
 POINT = "#1f6fb2"  # what is looked at now
 
@@ -152,7 +152,7 @@ def course(
     axis.plot([at], [next(iter(lines.values()))[at]], "v", color=POINT, ms=6)
     axis.set_xlim(-0.5, len(ticks) - 0.5)
     names = [str(tick) for tick in ticks]
-    fit = max(2, min(12, 60 // (max(map(len, names)) + 2)))  # 60 characters side by side, with gaps
+    fit = max(2, min(12, side_by_side(names, 60)))
     shown = places[:: max(1, -(-len(places) // fit))]
     axis.set_xticks(shown, [names[i] for i in shown])
     if log and any((np.asarray(v) > 0).any() for v in lines.values()):

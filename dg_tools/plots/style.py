@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -19,3 +20,8 @@ def finish(figure: Figure) -> Figure:
 def wrap(text: str, width: int = 34) -> str:
     """Long captions over several lines."""
     return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""])
+
+
+def side_by_side(names: Sequence[str], characters: int) -> int:
+    """How many of these tick labels fit beside each other, with gaps, where so many characters fit."""
+    return characters // (max(map(len, names)) + 2)
