@@ -50,8 +50,8 @@ lab: install
 	$(BIN)/jupyter lab notebooks
 
 notebooks: install
-	$(BIN)/python tests/regenerate_notebooks.py
-	$(BIN)/python tests/notebook_thumbnails.py
+	$(BIN)/python tools/regenerate_notebooks.py
+	$(BIN)/python tools/notebook_thumbnails.py
 
 # Notebooks with their kept outputs and the API, as pages that open from the file system: build/docs/index.html.
 docs: install
@@ -82,7 +82,7 @@ wheel: install
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv --clear build/wheel
 	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	cd build && wheel/bin/python ../tests/wheel_check.py ../dist/*.whl
+	cd build && wheel/bin/python ../tools/wheel_check.py ../dist/*.whl
 
 clean:
 	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache

@@ -41,7 +41,7 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "
 
 def model() -> Any:
     """SD3's pipeline with a transformer of full width and two blocks; text encoders and VAE are tiny."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
     import tiny
     from diffusers import SD3Transformer2DModel
 

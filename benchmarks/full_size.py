@@ -51,7 +51,7 @@ def pipeline() -> Any:
     """The stock pipeline around it."""
     import sys
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
     import tiny
 
     c_tok, t_tok = tiny.clip_tokenizer(), tiny.t5_tokenizer()

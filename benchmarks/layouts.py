@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 import dg_tools as dg
-from dg_tools.classic import Fold
-from dg_tools.sampling import run
+from dg_tools.generation.sampling import run
+from dg_tools.guidance.classic import Fold
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
 BLOCKS, BLOCK, HEADS, HEAD, STEPS, SIZE = 8, 3, 8, 64, 2, 64
 PROMPT = "a red apple"

@@ -5,22 +5,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dg_tools._lazy import on_first_use
+
 _HOME = {
-    "load": "models",
-    "capture": "activations",
-    "capture_image": "activations",
-    "open_activations": "activations",
+    "load": "models._load",
+    "capture": "activations._capture",
+    "capture_image": "activations._capture_image",
+    "open_activations": "activations.store",
     "find_massive": "massive",
     "Disrupt": "interventions",
-    "CFG": "guidance",
-    "DetailGuidance": "guidance",
-    "detail_guidance": "classic",
-    "generate": "generation",
+    "CFG": "guidance.cfg",
+    "DetailGuidance": "guidance.detail",
+    "detail_guidance": "guidance.classic",
+    "generate": "generation._generate",
     "denoise_error": "experiments",
-    "references": "emoji",
-    "compare": "comparison",
+    "references": "datasets.emoji",
+    "compare": "generation._compare",
     "sweep": "sweeps",
-    "features": "correspondence",
+    "features": "activations._features",
 }
 
 __all__ = [
@@ -37,28 +39,29 @@ __all__ += ["compare", "features", "generate", "load", "open_activations", "refe
 
 if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
-    from dg_tools.classic import detail_guidance
-    from dg_tools.comparison import compare
-    from dg_tools.correspondence import features
-    from dg_tools.emoji import references
+    from dg_tools.activations._features import features
+    from dg_tools.datasets.emoji import references
     from dg_tools.experiments import denoise_error
-    from dg_tools.generation import generate
-    from dg_tools.guidance import CFG, DetailGuidance
+    from dg_tools.generation._compare import compare
+    from dg_tools.generation._generate import generate
+    from dg_tools.guidance.cfg import CFG
+    from dg_tools.guidance.classic import detail_guidance
+    from dg_tools.guidance.detail import DetailGuidance
     from dg_tools.interventions import Disrupt
     from dg_tools.massive import find_massive
-    from dg_tools.models import load
+    from dg_tools.models._load import load
     from dg_tools.sweeps import sweep
 
 
-_MODULES = ("baselines", "experiments", "metrics", "plots", "sweeps", "widgets")  # as dg.plots, on first use
+_MODULES = {"baselines": "guidance.baselines"}  # as dg.plots, on first use
+_MODULES |= {name: name for name in ("experiments", "metrics", "plots", "sweeps", "widgets")}
+_public = on_first_use(__name__, _HOME)
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"dg_tools.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"dg_tools.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'dg_tools' has no attribute {name!r}")
+        return importlib.import_module(f"dg_tools.{_MODULES[name]}")
+    return _public(name)
 
 
 def __dir__() -> list[str]:

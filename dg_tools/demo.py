@@ -19,17 +19,19 @@ import torch
 
 from dg_tools import plots
 from dg_tools.activations import Activations, capture
-from dg_tools.emoji import Reference, References, references
+from dg_tools.datasets.emoji import Reference, References, references
 from dg_tools.experiments import denoise_error
-from dg_tools.generation import generate
-from dg_tools.guidance import CFG, DetailGuidance
+from dg_tools.generation._generate import generate
+from dg_tools.generation.sampling import run
+from dg_tools.guidance.cfg import CFG
+from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive, find_massive
 from dg_tools.metrics import bootstrap_interval, describe
-from dg_tools.models import DiT, load
-from dg_tools.pictures import decode, spatial
+from dg_tools.models._load import load
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, spatial
 from dg_tools.progress import progress_bar
-from dg_tools.sampling import run
 
 PROMPTS = ("red apple on blue", "penguin on yellow", "strawberry on white", "owl on teal")
 DETECTION = ("banana on green", "horse face on purple", "soccer ball on brown", "mushroom on black")

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 
+from dg_tools.forward.call import Call
 from dg_tools.interventions import Donor, bind
 from dg_tools.interventions.donors import reading
-from dg_tools.models import DiT
-from dg_tools.pictures import packed, spatial
-from dg_tools.steps import Call
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import packed, spatial
 
 
 class _Enough(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from dg_tools.experiments.result import Outcome, Result
-from dg_tools.models import ZOO
+from dg_tools.models.files import ZOO
 from evidence.cells import WORDS, Results, asked, find, number, table
 from evidence.claims import CLAIMS, PAPER, QUESTIONS, Claim
 

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from dg_tools.models import ZOO
+from dg_tools.models.files import ZOO
 from evidence.cells import Results, number, table
 
 FIGURE = "growth.png"

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from dg_tools.experiments.result import Result, open_result
-from dg_tools.models import DEFAULT
+from dg_tools.models.files import DEFAULT
 from evidence import across, growth, store
 from evidence.cells import WORDS, Results, claim_row, controls, effect, find, number, table
 from evidence.claims import CLAIMS, PAPER

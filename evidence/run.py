@@ -20,8 +20,9 @@ import typer
 import dg_tools as dg
 from dg_tools import experiments
 from dg_tools.experiments.result import Result, open_result
-from dg_tools.models import DiT, embedded
-from dg_tools.provenance import weights_hash
+from dg_tools.models.dit import DiT
+from dg_tools.models.files import embedded
+from dg_tools.models.provenance import weights_hash
 from evidence import report, store
 from evidence.plan import PLAN, SIZES, SUBJECT, Part, Size, doses, run_at
 from evidence.splits import SEED, split

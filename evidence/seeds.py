@@ -23,7 +23,7 @@ import typer
 
 import dg_tools as dg
 from dg_tools.experiments.result import open_result
-from dg_tools.models import ZOO
+from dg_tools.models.files import ZOO
 from evidence import across, report, run, store
 from evidence.plan import Size, run_at
 from training import data, dit, export, vae

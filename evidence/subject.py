@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.activations import capture
-from dg_tools.emoji import Reference, References
+from dg_tools.datasets.emoji import Reference, References
 from dg_tools.experiments import denoise_error
 from dg_tools.experiments.result import Outcome, Result
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive, find_massive
-from dg_tools.models import DiT
-from dg_tools.provenance import provenance
+from dg_tools.models.dit import DiT
+from dg_tools.models.provenance import provenance
 
 OBJECTIVE = (
     "the block, of those at which one of the channels is massive, where zeroing raises the one-step x0 error most in "

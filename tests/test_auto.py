@@ -7,7 +7,7 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools import auto
+from dg_tools.guidance import auto
 
 CALL = {**tiny.SIZE, "max_sequence_length": 8, "steps": 3}
 

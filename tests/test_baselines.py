@@ -16,8 +16,8 @@ from diffusers.hooks import LayerSkipConfig
 from scipy.ndimage import gaussian_filter
 
 import dg_tools as dg
-from dg_tools.baselines import APG, PAG, SEG, SLG, AutoGuidance, Blurred, CFGZeroStar
-from dg_tools.sampling import run
+from dg_tools.generation.sampling import run
+from dg_tools.guidance.baselines import APG, PAG, SEG, SLG, AutoGuidance, Blurred, CFGZeroStar
 
 W, BLOCK = 0.8, 2  # FLUX.1's third block is its first single one
 GRID = (8, 12)  # image tokens
@@ -372,7 +372,7 @@ def test_combinations_at_their_neutral_settings_are_cfg(dit):
 def test_apg_is_diffusers_on_pictures_and_forgets_between_runs(dits):
     dit = dits("sd3")
     guider = APG(3.0, eta=0.2, norm=4.0, momentum=-0.5)
-    from dg_tools.guidance import Seen
+    from dg_tools.guidance.base import Seen
 
     theirs = AdaptiveProjectedGuidance(2.0, -0.5, 4.0, eta=0.2, use_original_formulation=True)
     chance = torch.Generator().manual_seed(0)

@@ -10,8 +10,8 @@ from PIL import Image
 
 import dg_tools as dg
 from dg_tools.activations import reduce, statistics
+from dg_tools.models.pictures import encode
 from dg_tools.onestep import conditions, velocity
-from dg_tools.pictures import encode
 
 WORDS = {"max_sequence_length": 8}
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.steps import Clock
+from dg_tools.forward.clock import Clock
 
 OFF = dg.Disrupt([3, 7], 1)
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import dg_tools as dg
 from dg_tools import cli, demo
-from dg_tools.models import embedded
+from dg_tools.models.files import embedded
 
 runner = CliRunner()
 

@@ -13,7 +13,7 @@ from PIL import Image
 from test_cli import called
 
 import dg_tools as dg
-from dg_tools.recipes import again, read_picture, recipe
+from dg_tools.generation.recipes import again, read_picture, recipe
 
 QUICK = ["--steps", "3"]
 EVERY = ["PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar"]

@@ -13,9 +13,9 @@ import tiny
 from test_cli import called
 
 import dg_tools as dg
-from dg_tools.facts import facts
-from dg_tools.folders import parameters
-from dg_tools.profiles import PUBLISHED
+from dg_tools.models.facts import facts
+from dg_tools.models.files import parameters
+from dg_tools.models.profiles import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 BUILD = {**tiny.PIPELINES, **{name: module.pipeline for name, module in tiny.families().items()}}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import dg_tools as dg
 from dg_tools import cli
-from dg_tools.recipes import KEY, again, read_picture, recipe, write_picture
+from dg_tools.generation.recipes import KEY, again, read_picture, recipe, write_picture
 
 runner = CliRunner()
 QUICK = ["--steps", "3"]

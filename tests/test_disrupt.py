@@ -7,7 +7,7 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.steps import Call
+from dg_tools.forward.call import Call
 
 BOTH = Call(1, 500.0, 0.5, "both", slice(1, 2), slice(0, 1))
 

@@ -9,7 +9,7 @@ import torch
 from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
 
 import dg_tools as dg
-from dg_tools.sampling import run
+from dg_tools.generation.sampling import run
 
 PROMPT, TWO = "a red apple", {**tiny.CALL, "steps": 2}
 EDITS = {

@@ -7,10 +7,10 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.forward.call import Call
+from dg_tools.generation.sampling import run
 from dg_tools.interventions import attached
 from dg_tools.onestep import conditions, velocity
-from dg_tools.sampling import run
-from dg_tools.steps import Call
 
 ALL = Call(0, 500.0, 0.5, "cond", slice(None), slice(0, 0))
 BLOCK, CHANNELS = 0, [3, 7]

@@ -7,11 +7,11 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.experiments.matching import match_output, output_change, solve
+from dg_tools.forward.call import Call
+from dg_tools.generation.sampling import run
 from dg_tools.interventions import Disrupt, Donor, attached
-from dg_tools.matching import match_output, output_change, solve
 from dg_tools.onestep import conditions, donor, velocity
-from dg_tools.sampling import run
-from dg_tools.steps import Call
 
 ALL = Call(0, 500.0, 0.5, "cond", slice(None), slice(0, 0))
 SIZE = (tiny.SIZE["height"], tiny.SIZE["width"])

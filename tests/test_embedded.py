@@ -14,8 +14,8 @@ import torch
 
 import dg_tools as dg
 from dg_tools.metrics import band_correlation, retrieval_rank
-from dg_tools.models import ZOO, embedded
-from dg_tools.pictures import decode, encode
+from dg_tools.models.files import ZOO, embedded
+from dg_tools.models.pictures import decode, encode
 
 CALLS = {
     "emoji-flux": {"height": 64, "width": 64, "max_sequence_length": 12},

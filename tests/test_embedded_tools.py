@@ -8,8 +8,8 @@ import torch
 from test_guidance_calls import agree
 
 import dg_tools as dg
-from dg_tools.models import embedded
-from dg_tools.provenance import weights_hash
+from dg_tools.models.files import embedded
+from dg_tools.models.provenance import weights_hash
 
 PROMPTS = ["red apple on blue", "penguin on yellow"]
 

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.generation import Interrupted
+from dg_tools.generation._generate import Interrupted
 
 
 @pytest.fixture(scope="module")

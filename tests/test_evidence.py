@@ -13,7 +13,7 @@ import toy_model
 
 import dg_tools as dg
 from dg_tools.experiments.result import Outcome, Result
-from dg_tools.models import embedded
+from dg_tools.models.files import embedded
 from evidence import plan, report, run, splits, store
 from evidence.claims import CLAIMS, PAPER, QUESTIONS
 

@@ -10,8 +10,8 @@ import torch
 
 import dg_tools as dg
 from dg_tools.experiments import DenoiseError
+from dg_tools.models.pictures import spatial
 from dg_tools.onestep import conditions, velocity
-from dg_tools.pictures import spatial
 
 
 @pytest.fixture(scope="module")

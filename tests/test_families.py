@@ -15,12 +15,13 @@ from diffusers import Flux2Pipeline, FluxTransformer2DModel, SD3Transformer2DMod
 
 import dg_tools as dg
 from dg_tools.families import FAMILIES, family_of
+from dg_tools.forward.call import Call
+from dg_tools.forward.clock import after_each_step
+from dg_tools.generation.sampling import run
 from dg_tools.interventions import attached
-from dg_tools.models import check_record
+from dg_tools.models.check import check_record
+from dg_tools.models.pictures import spatial
 from dg_tools.onestep import conditions
-from dg_tools.pictures import spatial
-from dg_tools.sampling import run
-from dg_tools.steps import Call, after_each_step
 
 SD3 = {
     "sample_size": 128,

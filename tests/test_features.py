@@ -8,8 +8,8 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.models.pictures import encode, packed
 from dg_tools.onestep import conditions
-from dg_tools.pictures import encode, packed
 
 HEIGHT, WIDTH = 32, 48
 SIGMA, CHANNELS = 0.4, [3, 17]

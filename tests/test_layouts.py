@@ -13,7 +13,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import save_file
 
 import dg_tools as dg
-from dg_tools.sampling import run
+from dg_tools.generation.sampling import run
 
 PROMPT, GUIDER = "a red apple", dg.DetailGuidance(3.0, 0.8, dg.Disrupt([3, 7], 1))
 NAMES = ["sd3", "flux"]

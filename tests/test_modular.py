@@ -8,7 +8,7 @@ import torch
 from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
 
 import dg_tools as dg
-from dg_tools.partial import Stored
+from dg_tools.forward.restart import Stored
 
 PROMPT = "a red apple"
 OFF = dg.Disrupt([3, 7], 1)

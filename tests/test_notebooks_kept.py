@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from notebook_thumbnails import thumbnail
 from PIL import Image
+
+from tools.notebook_thumbnails import thumbnail
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -12,7 +12,7 @@ import tiny
 
 import dg_tools as dg
 from dg_tools import plots
-from dg_tools.plots.explore import course
+from dg_tools.plots.explorers import course
 
 
 @pytest.fixture(scope="module")

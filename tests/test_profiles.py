@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import dg_tools as dg
-from dg_tools.profiles import PUBLISHED, read_profile
+from dg_tools.models.profiles import PUBLISHED, read_profile
 
 
 def test_published_ones_name_their_source_and_no_block():

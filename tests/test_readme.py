@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import dg_tools as dg
-from dg_tools import auto
+from dg_tools.guidance import auto
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

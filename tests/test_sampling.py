@@ -10,8 +10,8 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.fork import reads_any_rows
-from dg_tools.sampling import run
+from dg_tools.forward.fork import reads_any_rows
+from dg_tools.generation.sampling import run
 
 PROMPT = "a red apple"
 

@@ -26,10 +26,10 @@ from typer.testing import CliRunner
 
 import dg_tools as dg
 from dg_tools import cli
+from dg_tools.generation.sampling import run
 from dg_tools.metrics import band_correlation, band_power
-from dg_tools.pictures import decode
-from dg_tools.profiles import read_profile
-from dg_tools.sampling import run
+from dg_tools.models.pictures import decode
+from dg_tools.models.profiles import read_profile
 from dg_tools.sweeps import cells as cells_module
 from dg_tools.sweeps import open_sweep, read_config
 from dg_tools.sweeps.choose import best, scores

@@ -14,11 +14,11 @@ import traitlets
 from PIL import Image
 
 import dg_tools as dg
-from dg_tools.plots import explore
+from dg_tools.plots import explorers as explore
 from dg_tools.widgets import ActivationExplorer
-from dg_tools.widgets.drawn import draw
 from dg_tools.widgets.lookup import Point, raw_at
 from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.png import draw
 
 KINDS = ["sd3", "flux"]
 

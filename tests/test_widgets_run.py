@@ -12,9 +12,9 @@ import traitlets
 from PIL import Image
 
 import dg_tools as dg
-from dg_tools.profiles import read_profile
+from dg_tools.models.profiles import read_profile
 from dg_tools.widgets import ActivationExplorer, GuidanceExplorer, InterventionExplorer
-from dg_tools.widgets.plan import OWN
+from dg_tools.widgets.edit_settings import OWN
 from dg_tools.widgets.watch import watched
 
 SIZE = tiny.SIZE

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 import dg_tools as dg
-from dg_tools.emoji import STYLES, Reference, References
+from dg_tools.datasets.emoji import STYLES, Reference, References
+from dg_tools.generation.sampling import run
 from dg_tools.massive import Massive
 from dg_tools.metrics import band_correlation, bootstrap_interval
-from dg_tools.models import DiT
-from dg_tools.pictures import decode, encode, spatial
-from dg_tools.sampling import run
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, encode, spatial
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SCALE, STEPS = 3.0, 20  # CFG and steps of every sample, set before any was looked at

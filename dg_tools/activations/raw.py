@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from dg_tools.models import DiT
+from dg_tools.models.dit import DiT
 from dg_tools.onestep import conditions
 
 Stream = Literal["image", "text"]

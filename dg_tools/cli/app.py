@@ -60,7 +60,7 @@ def checked(prompts: Sequence[str], seeds: Sequence[str]) -> tuple[list[str], li
     Raises:
         typer.BadParameter: an empty prompt, or a seed that is no number.
     """
-    from dg_tools.captions import check_prompt, check_seed
+    from dg_tools.datasets.captions import check_prompt, check_seed
 
     try:
         return [check_prompt(p) for p in prompts], [check_seed(s) for s in seeds]
@@ -86,7 +86,7 @@ def usable(device: str | None) -> str | None:
 
 def warned(dit: Any, prompts: Sequence[str]) -> list[str]:
     """Says, and returns, what is to be said of words that the model never saw."""
-    from dg_tools.captions import advice
+    from dg_tools.datasets.captions import advice
 
     found = [words for p in prompts if (words := advice(dit, p))]
     for words in found:

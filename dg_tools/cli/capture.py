@@ -83,7 +83,7 @@ def free_for(out: Path, force: bool) -> None:
 
 def kept(acts: Any, out: Path) -> str:
     """Write the finished runs of a capture that was stopped, beside what is there; says so."""
-    from dg_tools.recipes import free
+    from dg_tools.generation.recipes import free
 
     if acts is None:
         return "no run was finished, so nothing is written" + (f"; {out} is as it was" if out.exists() else "")

@@ -111,7 +111,7 @@ def known_rivals(asked: list[str]) -> list[str]:
     Raises:
         typer.BadParameter: an unknown name, or one twice.
     """
-    from dg_tools.recipes import GUIDANCES
+    from dg_tools.generation.recipes import GUIDANCES
 
     known = {name.lower(): name for name in GUIDANCES if name not in ("CFG", "DetailGuidance")}
     for name in asked:
@@ -125,9 +125,9 @@ def known_rivals(asked: list[str]) -> list[str]:
 
 def guider(name: str, cfg: float, weight: float, blocks: list[int]) -> Any:
     """One baseline: in blocks, with a weight, or another sum of CFG's two predictions."""
-    from dg_tools import baselines
-    from dg_tools.baselines.combined import Combined
-    from dg_tools.baselines.perturbed import InBlocks
+    from dg_tools.guidance import baselines
+    from dg_tools.guidance.baselines.combined import Combined
+    from dg_tools.guidance.baselines.perturbed import InBlocks
 
     kind = getattr(baselines, name)
     if issubclass(kind, Combined):
@@ -137,7 +137,7 @@ def guider(name: str, cfg: float, weight: float, blocks: list[int]) -> Any:
 
 def with_references(dit: Any, prompts: list[str], size: tuple[int | None, int | None]) -> tuple[list[Any], str]:
     """Each prompt with its reference picture where all have one; else as they are. And a sentence that says which."""
-    from dg_tools.emoji import references
+    from dg_tools.datasets.emoji import references
 
     plain = "metrics are of the pictures alone"
     try:
@@ -158,7 +158,7 @@ def with_references(dit: Any, prompts: list[str], size: tuple[int | None, int | 
 
 def written(dit: Any, made: Any, guidances: list[Any], out: Path) -> list[Path]:
     """Write each picture with its settings; where they are."""
-    from dg_tools.recipes import recipe, write_picture
+    from dg_tools.generation.recipes import recipe, write_picture
 
     out.mkdir(parents=True, exist_ok=True)
     files = []
@@ -172,7 +172,7 @@ def kept(dit: Any, made: Any, guidances: list[Any], out: Path) -> dict[str, Any]
     """Write pictures, grid and table; where they are, and the rows with each picture's file."""
     import pandas as pd
 
-    from dg_tools.recipes import free
+    from dg_tools.generation.recipes import free
 
     files = written(dit, made, guidances, out)
     rows = [{**row, "file": file.name} for row, file in zip(made.to_json()["rows"], files, strict=True)]

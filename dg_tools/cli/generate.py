@@ -124,7 +124,7 @@ def disruption(dit: Any, channels: list[int], block: int | None) -> Any:
 
 def written(dit: Any, made: Any, variants: list[Any], out: Path) -> list[dict[str, Any]]:
     """Write the pictures of one prompt and seed; what each is."""
-    from dg_tools.recipes import recipe, write_picture
+    from dg_tools.generation.recipes import recipe, write_picture
 
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -148,8 +148,8 @@ def grid_of(pictures: list[dict[str, Any]], columns: int, out: Path) -> Path | N
     """All pictures side by side in one file, where there are several."""
     if len(pictures) < 2:
         return None
+    from dg_tools.generation.recipes import free
     from dg_tools.plots import image_grid
-    from dg_tools.recipes import free
 
     captions = [f"{p['prompt']}, seed {p['seed']}\n{p['in words']}" for p in pictures]
     file = free(out / "grid.png")
@@ -161,14 +161,14 @@ def repeat(picture: Path, out: Path, model: str | None, device: str | None, as_j
     """Make a picture again, write it, and say whether it is the same; exit code 3 where it is not."""
     import numpy as np
 
-    from dg_tools.recipes import read_picture
+    from dg_tools.generation.recipes import read_picture
 
     before, by = read_picture(picture)
     import torch
 
     import dg_tools
-    from dg_tools.provenance import PACKAGES, provenance
-    from dg_tools.recipes import again, write_picture
+    from dg_tools.generation.recipes import again, write_picture
+    from dg_tools.models.provenance import PACKAGES, provenance
 
     device = usable(device or by["device"])
     try:

@@ -22,8 +22,8 @@ def info(
       dg-tools info path/to/stable-diffusion-3.5-medium
       dg-tools info black-forest-labs/FLUX.1-dev --json
     """
-    from dg_tools.facts import facts
-    from dg_tools.folders import embedded
+    from dg_tools.models.facts import facts
+    from dg_tools.models.files import embedded
 
     known = facts(model)
     if as_json:

@@ -6,16 +6,16 @@ test.
 
 from __future__ import annotations
 
-from dg_tools.experiments.denoising import denoise
-from dg_tools.experiments.details import detail
-from dg_tools.experiments.guided import guidance
-from dg_tools.experiments.lenses import Lens, lens
-from dg_tools.experiments.matches import correspondence
-from dg_tools.experiments.one_step import DenoiseError, denoise_error
-from dg_tools.experiments.origins import origin
+from dg_tools.experiments._correspondence import correspondence
+from dg_tools.experiments._denoise import denoise
+from dg_tools.experiments._denoise_error import DenoiseError, denoise_error
+from dg_tools.experiments._detail import detail
+from dg_tools.experiments._guidance import guidance
+from dg_tools.experiments._lens import Lens, lens
+from dg_tools.experiments._origin import origin
+from dg_tools.experiments._timestep import timestep
+from dg_tools.experiments._tokens import tokens
 from dg_tools.experiments.result import Outcome, Result, open_result
-from dg_tools.experiments.when import timestep
-from dg_tools.experiments.where import tokens
 
 __all__ = ["DenoiseError", "Outcome", "Result", "denoise", "denoise_error", "detail", "guidance"]
 __all__ += ["open_result", "tokens"]

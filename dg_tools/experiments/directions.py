@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import torch
 
-from dg_tools.baselines.auto_guidance import noised
-from dg_tools.baselines.smooth import gaussian_blur
-from dg_tools.experiments.loop import At
+from dg_tools.experiments.sampling_loop import At
+from dg_tools.guidance.baselines.auto_guidance import noised
+from dg_tools.guidance.baselines.smooth import gaussian_blur
 
 Part = Literal["whole", "along", "across"]
 Window = tuple[float, float]

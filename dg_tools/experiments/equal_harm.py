@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import torch
 
-from dg_tools.experiments.pairs import Pairs
+from dg_tools.experiments.matching import solve
+from dg_tools.experiments.noised_pictures import Pairs
 from dg_tools.interventions import Disrupt
-from dg_tools.matching import solve
 
 Match = Literal["error", "output"]
 

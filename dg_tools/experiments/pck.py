@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dg_tools.correspondence import Entry, Recipe, entries, modulated, noisy
-from dg_tools.experiments.twins import Twins
+from dg_tools.activations._features import Entry, Recipe, entries, modulated, noisy
+from dg_tools.experiments.picture_warps import Twins
 from dg_tools.metrics.keypoints import chance_level, correct_keypoints, match_distance, nearest_tokens
-from dg_tools.models import DiT
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import encode
 from dg_tools.onestep import conditions
-from dg_tools.pictures import encode
 from dg_tools.progress import progress_bar
 
 THRESHOLDS = (1.0, 2.0)  # in tokens; the outcomes are at the first: the right token or one beside it

@@ -14,9 +14,9 @@ import numpy as np
 
 from dg_tools.activations import capture
 from dg_tools.massive import Massive, find_massive
-from dg_tools.models import DiT
+from dg_tools.models.dit import DiT
+from dg_tools.models.provenance import provenance
 from dg_tools.onestep import check_velocity
-from dg_tools.provenance import provenance
 
 DETECTION_STEPS = 20
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dg_tools.experiments.inside import modulated
+from dg_tools.experiments.trajectories import modulated
 from dg_tools.interventions import bind
-from dg_tools.models import Block, DiT
+from dg_tools.models.block import Block
+from dg_tools.models.dit import DiT
 
 WRITERS = ("patch", "position", "attention", "attention 2", "MLP", "joint")
 EMBEDDING = -1  # block number of what stands in the stream before the first block

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dg_tools.families import Family, bind
+from dg_tools.forward.call import Call
 from dg_tools.interventions.gates import without_gates
 from dg_tools.interventions.norms import CleanNorms, own_forward
-from dg_tools.steps import Call
 
 if TYPE_CHECKING:
     from dg_tools.interventions.disrupt import Disrupt

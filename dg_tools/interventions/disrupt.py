@@ -10,14 +10,16 @@ from typing import Any, Literal
 import torch
 
 from dg_tools.families import BlockList
+from dg_tools.forward.call import Call
+from dg_tools.forward.clock import Clock
 from dg_tools.interventions.attach import attached
 from dg_tools.interventions.changes import at_sigma, change, drawn, targets
 from dg_tools.interventions.controls import Control, controls_of
 from dg_tools.interventions.donors import Donor, reading
 from dg_tools.interventions.rules import Mode, check_settings, schedule
 from dg_tools.interventions.words import sentence
-from dg_tools.models import DiT, load
-from dg_tools.steps import Call, Clock
+from dg_tools.models._load import load
+from dg_tools.models.dit import DiT
 
 
 @dataclass(frozen=True, repr=False)

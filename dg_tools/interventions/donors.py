@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from dg_tools.families import Family, bind
-from dg_tools.steps import Call
+from dg_tools.forward.call import Call
 
 NEAR = 1e-4  # noise levels that are the same one; schedules are far coarser
 

@@ -15,8 +15,8 @@ from dg_tools.families import BlockList
 from dg_tools.interventions.changes import targets
 
 if TYPE_CHECKING:
+    from dg_tools.forward.call import Call
     from dg_tools.interventions.disrupt import Disrupt
-    from dg_tools.steps import Call
 
 
 def without_gates(

@@ -21,8 +21,8 @@ import torch
 from dg_tools.families import Family
 
 if TYPE_CHECKING:
+    from dg_tools.forward.call import Call
     from dg_tools.interventions.disrupt import Disrupt
-    from dg_tools.steps import Call
 
 Statistics = tuple[torch.Tensor, torch.Tensor]  # mean and variance, each (rows, tokens, 1)
 

@@ -15,16 +15,18 @@ from dg_tools.plots.activations import (
     token_channel_surface,
     token_channel_surface_plotly,
 )
-from dg_tools.plots.comparison import comparison_grid
-from dg_tools.plots.details import detail_and_semantics
-from dg_tools.plots.guided import guidance_plane, push_maps
-from dg_tools.plots.matches import correspondence_effects, token_matches
-from dg_tools.plots.one_step import band_errors, equal_harm
-from dg_tools.plots.origins import lens_pictures, origin_effects
+from dg_tools.plots.compare import comparison_grid
+from dg_tools.plots.correspondence import correspondence_effects, token_matches
+from dg_tools.plots.denoise import equal_harm
+from dg_tools.plots.denoise_error import band_errors
+from dg_tools.plots.detail import detail_and_semantics
+from dg_tools.plots.guidance import guidance_plane, push_maps
+from dg_tools.plots.lens import lens_pictures
+from dg_tools.plots.origin import origin_effects
 from dg_tools.plots.pictures import channel_map, guidance_overview, image_grid
 from dg_tools.plots.sweeps import sweep_map
-from dg_tools.plots.when import timestep_effects
-from dg_tools.plots.where import token_coverage
+from dg_tools.plots.timestep import timestep_effects
+from dg_tools.plots.tokens import token_coverage
 
 __all__ = ["band_errors", "channel_map", "detail_and_semantics", "equal_harm", "gates", "image_grid"]
 __all__ += ["guidance_overview", "guidance_plane", "magnitude_by_block", "magnitude_by_sigma", "push_maps"]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from dg_tools.plots.explore import Chart
+from dg_tools.plots.explorers import Chart
 from dg_tools.plots.style import INK, MASSIVE, wrap
 
 SIDE, GAP, LINE = 1.28, 0.08, 0.24  # inches: a thumbnail's width, between two, the words under it

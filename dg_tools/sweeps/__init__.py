@@ -4,8 +4,8 @@ A sweep is a folder of cells, each written as soon as it is done, so that a swee
 in one process or in several.
 """
 
+from dg_tools.sweeps._sweep import sweep
 from dg_tools.sweeps.config import Config, read_config
 from dg_tools.sweeps.result import Sweep, open_sweep
-from dg_tools.sweeps.run import sweep
 
 __all__ = ["Config", "Sweep", "open_sweep", "read_config", "sweep"]

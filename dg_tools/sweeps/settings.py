@@ -9,11 +9,12 @@ from typing import Any
 
 from diffusers.guiders import BaseGuidance
 
-from dg_tools import baselines
-from dg_tools.guidance import CFG, DetailGuidance
+from dg_tools.generation.sampling import check
+from dg_tools.guidance import baselines
+from dg_tools.guidance.cfg import CFG
+from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
-from dg_tools.models import DiT
-from dg_tools.sampling import check
+from dg_tools.models.dit import DiT
 from dg_tools.sweeps.config import Config
 
 SCALED = ("CFG", "APG", "CFGZeroStar")  # searched over s

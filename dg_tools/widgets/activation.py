@@ -17,16 +17,17 @@ import numpy as np
 import traitlets as t
 
 from dg_tools.activations import Activations
-from dg_tools.models import DiT, load
-from dg_tools.plots.explore import spike
+from dg_tools.models._load import load
+from dg_tools.models.dit import DiT
+from dg_tools.plots.explorers import spike
 from dg_tools.widgets import lookup
-from dg_tools.widgets.asked import AskedFields
-from dg_tools.widgets.drawn import draw
 from dg_tools.widgets.lookup import Point
 from dg_tools.widgets.parts import control, panel, panels, row, slider, words, write
 from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.png import draw
+from dg_tools.widgets.run_fields import AskedFields
 from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
-from dg_tools.widgets.turning import Turning
+from dg_tools.widgets.surface import Turning
 from dg_tools.widgets.view import View, render
 
 FIELDS = ("prompt", "seed", "branch", "step", "block", "stream", "channel", "token", "log")

@@ -16,10 +16,10 @@ import traitlets as t
 from PIL import Image
 
 from dg_tools.sweeps import Sweep
-from dg_tools.widgets.drawn import draw
 from dg_tools.widgets.gallery import Page, View, render, thumbnail
 from dg_tools.widgets.parts import control, panel, panels, row, table, words, write
 from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.png import draw
 from dg_tools.widgets.runner import Messages, guarded
 from dg_tools.widgets.stored import AXES, OF_SETTING, Look, Stored, label, read_sweep, unit
 

@@ -10,12 +10,13 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets as t
 
-from dg_tools.generation import Interrupted, generate, name_of
-from dg_tools.models import DiT, load
-from dg_tools.widgets.asked import Asked, AskedFields, across
-from dg_tools.widgets.four import WAYS, Settings, code, export_pictures, export_profile, render
+from dg_tools.generation._generate import Interrupted, generate, name_of
+from dg_tools.models._load import load
+from dg_tools.models.dit import DiT
+from dg_tools.widgets.guidance_settings import WAYS, Settings, code, export_pictures, export_profile, render
 from dg_tools.widgets.parts import control, numbers, panel, panels, row, slider, within, words, write
 from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.run_fields import Asked, AskedFields, across
 from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
 from dg_tools.widgets.watch import watched
 

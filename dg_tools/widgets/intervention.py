@@ -15,16 +15,17 @@ import numpy as np
 import traitlets as t
 
 from dg_tools.activations import capture
-from dg_tools.generation import generate
-from dg_tools.guidance import CFG
+from dg_tools.generation._generate import generate
+from dg_tools.guidance.cfg import CFG
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import find_massive
-from dg_tools.models import DiT, load
-from dg_tools.widgets.asked import Asked, AskedFields, across
-from dg_tools.widgets.drawn import draw, picture_png
+from dg_tools.models._load import load
+from dg_tools.models.dit import DiT
+from dg_tools.widgets.edit_settings import CONTROL_KINDS, NAMES, OWN, Comparison, Plan, code, render
 from dg_tools.widgets.parts import control, numbers, panel, panels, row, slider, table, within, words, write
 from dg_tools.widgets.picture import Picture
-from dg_tools.widgets.plan import CONTROL_KINDS, NAMES, OWN, Comparison, Plan, code, render
+from dg_tools.widgets.png import draw, picture_png
+from dg_tools.widgets.run_fields import Asked, AskedFields, across
 from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
 from dg_tools.widgets.watch import watched
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from dg_tools.activations import Activations, capture
-from dg_tools.guidance import CFG
-from dg_tools.models import DiT
-from dg_tools.pictures import decode, spatial
-from dg_tools.widgets.asked import Asked
+from dg_tools.guidance.cfg import CFG
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, spatial
+from dg_tools.widgets.run_fields import Asked
 from dg_tools.widgets.runner import Tick
 from dg_tools.widgets.watch import watched
 

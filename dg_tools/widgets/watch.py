@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from dg_tools.models import DiT
-from dg_tools.steps import replaced_step
+from dg_tools.forward.clock import replaced_step
+from dg_tools.models.dit import DiT
 
 
 class Cancelled(KeyboardInterrupt):

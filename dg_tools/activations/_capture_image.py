@@ -1,0 +1,182 @@
+"""What does the model see in a picture that exists? Noise it to a level of one's choice and look inside, as DiTF does.
+
+One forward of the transformer for each picture, seed and noise level, at z = (1 - sigma) x + sigma noise, read through
+nnsight by the same recorder as a sampling run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dg_tools.activations._capture import check_quantiles, combined, finished_store, open_store, settings
+from dg_tools.activations.raw import Stream, raw_of
+from dg_tools.activations.recorder import Recorder
+from dg_tools.activations.result import Activations
+from dg_tools.forward.call import NOTHING, Call
+from dg_tools.generation._generate import as_list
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import encode, packed
+from dg_tools.onestep import conditions
+from dg_tools.progress import progress_bar
+
+
+def capture_image(
+    dit: DiT,
+    image: Any,
+    *,
+    sigma: float | Sequence[float] = 0.5,
+    prompt: str | Sequence[str] = "",
+    seeds: int | Sequence[int] = 0,
+    edits: Disrupt | Sequence[Disrupt] | None = None,
+    quantiles: Sequence[float] = (),
+    raw: Sequence[int] = (),
+    raw_steps: Sequence[int] | None = None,
+    raw_tokens: Sequence[int] | None = None,
+    raw_channels: Sequence[int] | None = None,
+    raw_stream: Stream = "image",
+    store: str | Path | None = None,
+    cap: int = 2**30,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Activations:
+    """Activations at noised real pictures: z = (1 - sigma) x + sigma noise, x the picture's latents.
+
+    The variables and dims are those of `capture`: `step` counts noise levels, the highest first, with `sigma` beside
+    it; `prompt` counts pictures, with the coordinate `picture_index` beside it; `picture` is what was given.
+
+    Args:
+        dit: from `load`.
+        image: one picture or a list, all of one size: PIL, numpy (H, W, 3) of bytes, or a tensor (3, H, W) in [-1, 1].
+        sigma: noise level, or several: 0 < sigma <= 1 (1 is noise alone).
+        prompt: one for all pictures, or one each; empty by default.
+        seeds: of the noise; every picture and level gets the same noise for the same seed.
+        edits, quantiles, raw, raw_steps, raw_tokens, raw_channels, raw_stream, store, cap, progress: as in `capture`.
+        **kwargs: passed to the pipeline's call, of which the text embeddings are read.
+
+    Returns:
+        Activations, the conditional branch.
+
+    Raises:
+        TypeError, ValueError: what is no picture, pictures of different sizes or of a size that this model cannot take,
+            sigma outside (0, 1], a model that predicts no velocity, before any forward.
+        MemoryError, IndexError, FileExistsError, StoreStopped: as in `capture`.
+        RuntimeError: an edit that touched nothing.
+    """
+    if dit.family.prediction != "velocity":
+        raise ValueError(
+            f"family {dit.family.name!r} predicts {dit.family.prediction}; sigma is a level of flow matching"
+        )
+    pictures = torch.stack(checked([tensor_of(x) for x in several(image)]))
+    height, width = dit.size(pictures.shape[2], pictures.shape[3])
+    sigmas = sorted({float(s) for s in np.atleast_1d(np.asarray(sigma, float))}, reverse=True)
+    if not sigmas or not all(0 < s <= 1 for s in sigmas):
+        raise ValueError(f"sigma={sigma} asked for; noise levels lie above 0 and up to 1")
+    count, seeds = len(pictures), as_list(seeds)
+    prompts = as_list(prompt) * (count if isinstance(prompt, str) else 1)
+    if len(prompts) != count:
+        raise ValueError(f"{len(prompts)} prompts for {count} pictures: pass one, or one for each picture")
+    if not seeds:
+        raise ValueError("an empty list of seeds: nothing to capture")
+    check_quantiles(quantiles)
+    group = [e for e in as_list(edits) if e is not None]
+    for edit in group:
+        edit.check(dit, len(sigmas), height, width)
+    whole = raw_of(
+        dit, raw, raw_steps, raw_tokens, raw_channels, raw_stream, available=len(sigmas), size=(height, width),
+        runs=f"{count} pictures x {len(seeds)} seeds", count=count * len(seeds), cap=cap, **kwargs,
+    )  # fmt: skip
+    attrs = settings(dit, height, width, group) | {"steps": len(sigmas), "guidance_scale": 1.0}
+    writer = open_store(dit, store, whole, prompts, seeds, ["cond"], attrs)
+    latents = encode(dit, pictures).to(dit.device)
+    given = {p: conditions(dit, [p], height, width, **kwargs) for p in dict.fromkeys(prompts)}
+    made = []
+    bar = progress_bar(progress, total=count * len(seeds) * len(sigmas), desc="forwards")
+    try:
+        for i, words in enumerate(prompts):
+            for j, seed in enumerate(seeds):
+                recorder = Recorder(dit, group, ["cond"], whole, quantiles, writer, (i, j), len(sigmas))
+                noise = torch.randn(latents[:1].shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
+                for k, level in enumerate(sigmas):
+                    noised = packed(dit, (1 - level) * latents[i : i + 1] + level * noise)
+                    try:
+                        forward(dit, recorder, k, level, {**given[words], "hidden_states": noised})
+                    except Exception:
+                        if recorder.full is not None and writer is not None:
+                            raise writer.stopped(recorder.full, None, prompts, seeds) from recorder.full
+                        raise
+                    bar.update()
+                recorder.finish(len(sigmas))
+                made.append(recorder.dataset().assign(picture=(("y", "x", "rgb"), bytes_of(pictures[i]))))
+    finally:
+        bar.close()
+    data = combined(made, prompts, seeds).assign_coords(picture_index=("prompt", list(range(count))))
+    data.attrs = attrs
+    return Activations(finished_store(writer, data, prompts, seeds))
+
+
+@torch.no_grad()
+def forward(dit: DiT, recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]) -> None:
+    """One traced forward at one noise level."""
+    from dg_tools.models.tracing import Step, forward_tracer
+
+    hidden = inputs["hidden_states"]
+    timestep = torch.full((len(hidden),), sigma * dit.family.timestep_scale, device=hidden.device)
+    tokens = dit.family.image_tokens(dit.transformer, hidden)
+    call = Call(index, 1000.0 * sigma, sigma, "cond", slice(0, len(hidden)), NOTHING, tokens)
+    full = {**inputs, "timestep": timestep, "return_dict": False}
+    with attached(dit.transformer, dit.family, recorder.edits, call, outputs=False):
+        with forward_tracer(dit)(**full) as run:
+            run.begin(full)
+            recorder.look(Step.of(index, call))
+
+
+def several(image: Any) -> list[Any]:
+    """One picture or several, as a list."""
+    stacked = isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4
+    made = list(image) if isinstance(image, list | tuple) or stacked else [image]
+    if not made:
+        raise ValueError("an empty list of pictures: nothing to look at")
+    return made
+
+
+def tensor_of(image: Any) -> torch.Tensor:
+    """A picture as (3, H, W) in [-1, 1].
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
+    if isinstance(image, torch.Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise ValueError(f"a tensor {tuple(image.shape)} of {image.dtype} is no picture; (3, H, W) in [-1, 1] is")
+        if not (image.isfinite().all() and image.abs().max() <= 1.01):
+            low, high = image.min().item(), image.max().item()
+            raise ValueError(f"the picture's values run from {low:g} to {high:g}; they must lie in [-1, 1]")
+        return image.detach().float().cpu()
+    if hasattr(image, "convert"):
+        image = np.asarray(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"a {type(image).__name__} is no picture: pass PIL, numpy or a tensor (3, H, W) in [-1, 1]")
+    if image.dtype != np.uint8 and image.ndim == 3 and image.shape[0] == 3:
+        return tensor_of(torch.from_numpy(np.ascontiguousarray(image)))
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an array {image.shape} of {image.dtype} is no picture; (H, W, 3) of bytes is")
+    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def checked(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Raise ValueError for pictures of different sizes."""
+    sizes = {tuple(p.shape[1:]) for p in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"pictures of sizes {sorted(sizes)} (height, width): bring them to one size first")
+    return pictures
+
+
+def bytes_of(picture: torch.Tensor) -> np.ndarray:
+    """(3, H, W) in [-1, 1] as (H, W, 3) of bytes."""
+    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

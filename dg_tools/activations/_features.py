@@ -1,0 +1,204 @@
+"""Which place in one picture is which place in another? Hidden states of a DiT as features, by DiTF's recipe.
+
+DiTF (arXiv 2505.18584) takes the image tokens at a block's *input*, where massive channels are said to make all tokens
+look alike, sets those channels to zero, and then does what the block itself does first: LayerNorm without weights, and
+the block's own AdaLN, (1 + scale) * x + shift. Each step can also be taken alone.
+
+The input of a block is the output of the one before it; that of block 0 is the patch embedding with its positions.
+`capture_image` keeps the raw hidden states of whole runs; here a forward ends as soon as the last block asked for has
+been reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+
+from dg_tools.activations._capture_image import checked, several, tensor_of
+from dg_tools.families import bind
+from dg_tools.models.block import Block, part_of
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import encode
+from dg_tools.onestep import check_velocity, conditions, velocity
+
+Recipe = Literal["ditf", "raw", "discard", "adaln"]
+DISCARDS, MODULATES = ("ditf", "discard"), ("ditf", "adaln")
+EPSILON = 1e-6  # of the LayerNorm, as in DiTF and in the blocks' own
+
+
+class Entry(NamedTuple):
+    """What a block is given, (rows, tokens, channels), and its AdaLN's shift and scale, each (rows, channels)."""
+
+    hidden: torch.Tensor
+    shift: torch.Tensor
+    scale: torch.Tensor
+
+
+class _Reached(Exception):
+    """Ends a forward when nothing more is to be read."""
+
+
+def features(
+    dit: DiT,
+    images: Any,
+    *,
+    block: int,
+    sigma: float,
+    prompt: str | Sequence[str] = "",
+    channels: Sequence[int] | None = None,
+    recipe: Recipe = "ditf",
+    seed: int | Sequence[int] = 0,
+    batch: int = 32,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Features of pictures, one vector an image token, from one partial forward at z = (1 - sigma) x + sigma noise.
+
+    Args:
+        dit: from `load`.
+        images: one picture or a list, all of one size: PIL, numpy (H, W, 3) of bytes, or tensors (3, H, W) in [-1, 1].
+        block: whose input is read; 0: the patch embedding.
+        sigma: noise level, 0 < sigma <= 1.
+        prompt: one for all pictures, or one each.
+        channels: massive channels to discard; None: those of the model's profile. Not with `raw` and `adaln`.
+        recipe: `ditf`: discard, LayerNorm, AdaLN; `raw`: hidden states as they are; `discard`, `adaln`: one step alone.
+        seed: of the noise, one for all pictures (the same noise) or one each.
+        batch: pictures a forward.
+        **kwargs: passed to the pipeline's call, of which the text embeddings are read.
+
+    Returns:
+        (pictures, rows, columns, channels), float32 on the CPU; token (y, x) covers `dit.pixels_per_token` pixels.
+
+    Raises:
+        TypeError, ValueError: no picture, sizes that differ or do not fit, sigma outside (0, 1], an unknown recipe, no
+            channels known, channels that the recipe does not use, a model that predicts no velocity.
+        IndexError: a block or channels that this model does not have.
+    """
+    check_velocity(dit)
+    if recipe not in get_args(Recipe):
+        raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(get_args(Recipe))}")
+    if not 0 < sigma <= 1:
+        raise ValueError(f"sigma={sigma} asked for; noise levels lie above 0 and up to 1")
+    if batch < 1:
+        raise ValueError(f"batch={batch} asked for; at least 1")
+    dit.block(block)
+    chosen = known_channels(dit, channels, recipe)
+    pictures = torch.stack(checked([tensor_of(x) for x in several(images)]))
+    height, width = dit.size(*pictures.shape[-2:])
+    prompts, seeds = one_each(prompt, len(pictures), "prompts"), one_each(seed, len(pictures), "seeds")
+    made = []
+    for begin in range(0, len(pictures), batch):
+        part = slice(begin, begin + batch)
+        noised = noisy(encode(dit, pictures[part]), sigma, seeds[part])
+        inputs = conditions(dit, prompts[part], height, width, **kwargs)
+        entry = entries(dit, noised, sigma, inputs, [block])[block]
+        made.append(modulated(entry, chosen, recipe).cpu())
+    return torch.cat(made).unflatten(1, dit.grid(height, width))
+
+
+def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> list[int]:
+    """The channels that a recipe discards; empty for one that discards none."""
+    if recipe not in DISCARDS:
+        if channels is not None:
+            raise ValueError(f"recipe {recipe!r} discards no channels; leave channels out, or take 'ditf' or 'discard'")
+        return []
+    chosen = list((dit.profile or {}).get("channels", ()) if channels is None else channels)
+    if not chosen:
+        raise ValueError(
+            f"recipe {recipe!r} discards massive channels, and none are given or in a profile of this model: pass "
+            "channels=, such as find_massive(...).channels, or take 'raw' or 'adaln'"
+        )
+    wrong = [c for c in chosen if not 0 <= c < dit.width]
+    if wrong:
+        raise IndexError(f"channels {wrong} asked for; there are 0 to {dit.width - 1}")
+    return chosen
+
+
+def one_each(value: Any, count: int, what: str) -> list[Any]:
+    """One value for all pictures, or one for each."""
+    made = [value] * count if isinstance(value, str | int) else list(value)
+    if len(made) != count:
+        raise ValueError(f"{len(made)} {what} for {count} pictures: pass one, or one for each picture")
+    return made
+
+
+def noisy(latents: torch.Tensor, sigma: float, seeds: Sequence[int]) -> torch.Tensor:
+    """Z = (1 - sigma) x + sigma noise of latents (N, C, h, w), each with the noise of its own seed."""
+    noise = [torch.randn(latents.shape[1:], generator=torch.Generator("cpu").manual_seed(int(s))) for s in seeds]
+    return (1 - sigma) * latents + sigma * torch.stack(noise).to(latents)
+
+
+@torch.no_grad()
+def entries(
+    dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any], blocks: Sequence[int]
+) -> dict[int, Entry]:
+    """What these blocks are given in one forward, which ends where the last of them begins.
+
+    Args:
+        dit: the model.
+        noised: z_t, (N, C, h, w).
+        sigma: noise level.
+        inputs: of `dg_tools.onestep.conditions`, for as many prompts.
+        blocks: indices.
+    """
+    height, width = noised.shape[-2:]
+    rows, columns = dit.grid(height * dit.vae_scale_factor, width * dit.vae_scale_factor)
+    found: dict[int, Entry] = {}
+    hidden: dict[int, torch.Tensor] = {}
+
+    def keep(at: Block, modulation: torch.Tensor) -> None:
+        chunks = at.record.as_chunks(at.module, modulation, dit.width)
+        if (added := at.record.added(at.module)) is not None:
+            chunks = added + chunks
+        names = at.record.chunks(at.module)
+        shift, scale = (chunks[:, first_of(names, kind)].float() for kind in ("shift", "scale"))
+        found[at.index] = Entry(hidden[at.index], shift, scale)
+        if len(found) == len(set(blocks)):
+            raise _Reached
+
+    def entered(at: Block) -> Any:
+        def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            given = bind(module, args, kwargs)
+            image = given["hidden_states"]
+            if at.record.returns == "sequence":  # text tokens first
+                image = image[:, -rows * columns :]
+            hidden[at.index] = image.detach().float()
+            if at.record.adaln is None:
+                keep(at, given[at.record.given])
+
+        return at.module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def regressed(at: Block) -> Any:
+        linear = part_of(at.module, str(at.record.adaln))
+        return linear.register_forward_hook(lambda module, args, output: keep(at, output))
+
+    with dit.running(), ExitStack() as stack:
+        for i in sorted(set(blocks)):
+            at = dit.block(i)
+            stack.callback(entered(at).remove)
+            if at.record.adaln is not None:
+                stack.callback(regressed(at).remove)
+        try:
+            velocity(dit, noised, sigma, inputs)
+        except _Reached:
+            pass
+    return found
+
+
+def first_of(names: Sequence[str | None], kind: str) -> int:
+    """Position of the chunk that the block's first LayerNorm takes: `shift_msa`, or `shift` where there is one only."""
+    return next(i for i, name in enumerate(names) if name in (kind, f"{kind}_msa"))
+
+
+def modulated(entry: Entry, channels: Sequence[int], recipe: Recipe) -> torch.Tensor:
+    """Features (rows, tokens, channels) of what a block is given, by a recipe."""
+    x = entry.hidden
+    if recipe in DISCARDS:
+        x = x.clone()
+        x[..., list(channels)] = 0
+    if recipe in MODULATES:
+        x = F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + entry.scale[:, None]) + entry.shift[:, None]
+    return x

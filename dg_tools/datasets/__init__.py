@@ -1,0 +1,1 @@
+"""Prompts with pictures, masks and axes of any origin: the embedded references, captions, pictures of your own."""

@@ -1,0 +1,261 @@
+"""Does a sample lose its detail, and keep its meaning, when the massive channels are off?
+
+Whole sampling runs from the same noise: clean, with the massive channels zeroed, and with controls that move the
+prediction by as much at the same z_t. Detail is measured as power that is coherent with a reference, with the
+incoherent rest, noise and contrast-normalised forms beside it, because energy alone counts speckle. "Keeps its meaning"
+is a claim of equivalence: a difference within a margin that is set here, before anything is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from dg_tools.datasets.emoji import References
+from dg_tools.experiments.equal_harm import TOLERANCE, matched_controls
+from dg_tools.experiments.local_detail import local_losses, local_outcomes
+from dg_tools.experiments.noised_pictures import Pairs
+from dg_tools.experiments.result import CONTROLS, Direction, Outcome, Result
+from dg_tools.experiments.samples import Samples, Score
+from dg_tools.experiments.subject import Subject, choose
+from dg_tools.interventions import Control, Disrupt
+from dg_tools.models.dit import DiT
+from dg_tools.progress import progress_bar
+
+TENTH = 0.1  # of the clean power: less would not be reported as a loss of detail
+NEAR = 0.05  # of a correlation: a twentieth of its range from unrelated to the same
+POINTS = 0.1  # of the pictures: one in ten
+LAYOUT = 0.9  # correlation with the clean sample's low band above which the layout is the same
+MATCHED_AT = (0.3, 0.6, 0.9)  # sigmas at which controls are matched; between them their strength is interpolated
+THUMBNAIL = 96  # largest side of the pictures that a result keeps
+
+
+class Measure(NamedTuple):
+    """How a column of the table becomes an outcome: the change from the clean sample of the same prompt and seed."""
+
+    column: str
+    claim: str
+    direction: Direction
+    margin: float
+    relative: bool  # to the mean of the clean samples
+    truth: bool = False  # only where there is one
+
+
+DETAIL = (
+    Measure("high_power", "disrupted samples have less high-band power", "below", -TENTH, True),
+    Measure("high_coherent", "disrupted samples have less high-band power that is coherent with the reference", "below",
+            -TENTH, True),
+    Measure("high_incoherent", "disrupted samples have more high-band power that is not the reference's", "above",
+            TENTH, True),
+    Measure("high_correlation", "the high band correlates less with the reference", "below", -NEAR, False, True),
+    Measure("flat_noise", "disrupted samples have more noise where the reference is flat", "above", TENTH, True),
+    Measure("normalised_laplacian_variance", "disrupted samples have less Laplacian variance at the same contrast",
+            "below", -TENTH, True),
+    Measure("blur", "disrupted samples are more blurred (Crete 2007)", "above", NEAR, False),
+)  # fmt: skip
+SEMANTICS = (
+    Measure("found", "the right picture is retrieved as often", "within", POINTS, False),
+    Measure("low_correlation", "the low band correlates as well with the reference", "within", NEAR, False, True),
+)
+
+
+def detail(
+    dit: DiT,
+    prompts: Sequence[Any],
+    seeds: Sequence[int] = (0,),
+    *,
+    channels: Sequence[int] | None = None,
+    block: int | None = None,
+    steps: int = 20,
+    scales: Sequence[float] = (3.0, 1.0),
+    controls: int = CONTROLS,
+    kind: Control = "shift",
+    local: bool = True,
+    batch: int = 16,
+    folder: References | None = None,
+    scores: Mapping[str, Score] | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Result:
+    """Sample with the massive channels zeroed, beside the clean run and beside matched controls.
+
+    Primary: the change of the high-band power that is coherent with the reference, at the first of `scales`; without
+    references the change of all high-band power. Cost: (2 + controls + 2 if local) sampling runs of all test prompts
+    and seeds for the first scale, (2 + controls) for each other; rows double under CFG.
+
+    Args:
+        dit: any DiT.
+        prompts: `Reference`s or (prompt, picture) pairs, which give each sample its truth; or strings: then the clean
+            sample is the reference, and what needs a truth is left out and named in the notes.
+        seeds: of the noise; each prompt is sampled from each.
+        channels, block: what to zero and where; None: as `subject.choose` finds them, on a part of the prompts.
+        steps: of each run.
+        scales: CFG scales s (1: off), distinct; the verdict is at the first.
+        controls: draws, scaled to the edit's mean ||v - v_clean|| on the clean samples, noised to three sigmas.
+        kind: of `Disrupt.controls`: one that has a strength, `shift` or `shift_direction`.
+        local: also zero the channels on the tokens of one half, and of the other.
+        batch: pictures a sampling run.
+        folder: where `Reference`s have their pictures (default: the embedded model's).
+        scores: further scores by name, with the margin within which a change counts as none:
+            `{"clip": Score(metrics.learned.ClipScore(), 1.0)}`, for real models.
+        **kwargs: passed to the pipeline's call.
+
+    Raises:
+        ValueError: no prompts or seeds, prompts of several kinds, scales below 1 or repeated, fewer than 2 controls.
+    """
+    if not scales or min(scales) < 1 or len(set(scales)) != len(scales):
+        raise ValueError(f"scales={list(scales)}; distinct CFG scales of at least 1 (1: off) are needed")
+    if controls < 2 or kind not in ("shift", "shift_direction"):
+        raise ValueError(f"controls={controls} of kind {kind!r}; at least 2, of kind 'shift' or 'shift_direction'")
+    if prompts and seeds:  # what is wrong with them shows before the detection run
+        kwargs = Samples(dit, list(prompts), list(seeds), steps=steps, folder=folder, batch=batch, **kwargs).kwargs
+    subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
+    samples = Samples(dit, subject.test, list(seeds), steps=steps, folder=folder, batch=batch, scores=scores, **kwargs)
+    off = Disrupt(subject.channels, subject.block)
+    off.check(dit, None, samples.height, samples.width)
+
+    total = len(scales) * (2 + controls) + len(MATCHED_AT) * controls + 2 * local
+    bar = progress_bar(progress, total=total, desc="detail")
+    clean = samples.draw(scale=scales[0])
+    bar.update()
+    noised = list(zip(samples.prompts, clean, strict=True))[:batch]
+    pairs = Pairs(dit, noised, [0], batch=batch, **kwargs)
+    drawn = matched_controls(pairs, off, off.controls(controls, kind), MATCHED_AT, match="output", tick=bar.update)
+    edits = {"zero": off, **{f"control {i}": e for i, e in enumerate(drawn.edits)}}
+    tables, kept = [], {"clean": clean[0]}
+    for scale in scales:
+        if scale != scales[0]:
+            clean = samples.draw(scale=scale)
+            bar.update()
+        tables.append(samples.measure(clean, clean, variant="clean", role="clean", scale=scale))
+        for variant, edit in edits.items():
+            made = samples.draw([edit], scale)
+            role = "edit" if variant == "zero" else "control"
+            tables.append(samples.measure(made, clean, variant=variant, role=role, scale=scale))
+            if scale == scales[0] and variant in ("zero", "control 0"):
+                kept[variant] = made[0]
+            bar.update()
+        if scale == scales[0] and local:
+            losses, halved = local_losses(samples, off, clean, scale, bar.update)
+            kept |= {f"zero, {half} half": pictures[0] for half, pictures in halved.items()}
+    bar.close()
+    return assemble(
+        subject,
+        pd.concat(tables, ignore_index=True),
+        drawn.table,
+        losses if local else None,
+        kept,
+        truth=samples.truth is not None,
+        margins={name: score.margin for name, score in samples.scores.items()},
+        scales=list(scales),
+        seeds=list(seeds),
+        steps=steps,
+        kind=kind,
+    )
+
+
+def assemble(
+    subject: Subject,
+    table: pd.DataFrame,
+    search: pd.DataFrame,
+    losses: pd.DataFrame | None,
+    kept: dict[str, torch.Tensor],
+    *,
+    truth: bool,
+    margins: Mapping[str, float],
+    **settings: Any,
+) -> Result:
+    """The result from what was measured."""
+    notes = []
+    if not truth:
+        notes.append(
+            "no reference pictures: the clean sample is the reference, so that a change of place counts as a loss of "
+            "coherence, in the controls too"
+        )
+    off = (search["searched"] - 1).abs().groupby(search["control"]).mean()
+    controls = [f"control {i}" for i in off.index[off <= TOLERANCE]]
+    if len(controls) < len(off):
+        notes.append(
+            f"{len(off) - len(controls)} of {len(off)} controls do not reach the edit's ||v - v_clean|| within "
+            f"{TOLERANCE:.0%} and are not in the null distribution"
+        )
+    if not controls:
+        controls = [f"control {off.idxmin()}"]
+        notes.append("the nearest of them stands in, so that the figure can be read; it allows no verdict")
+    outcomes: list[Outcome] = []
+    primary = "high_coherent" if truth else "high_power"
+    for scale in settings["scales"]:
+        part, first = table[table["scale"] == scale], scale == settings["scales"][0]
+        own = [Measure(n, f"the score {n} is the same", "within", m, False) for n, m in margins.items()]
+        for measure in (*DETAIL, *SEMANTICS, *own):
+            if measure.truth and not truth:
+                continue
+            name = measure.column + ("" if first else f"_s{scale:g}")
+            made = outcome(part, measure, name, controls, primary=first and measure.column == primary, scale=scale)
+            outcomes.append(made) if made else notes.append(f"{name}: not defined on these pictures")
+        outcomes.append(layout(part, controls, "layout" + ("" if first else f"_s{scale:g}"), scale))
+    tables = {"search": search, "pictures": thumbnails(kept)}
+    if losses is not None:
+        outcomes += local_outcomes(losses)
+        tables["local"] = losses
+    question = "Do samples lose detail, and keep their meaning, when the massive channels are off?"
+    return Result(
+        "detail", question, table, outcomes, subject.settings(**settings, margins=dict(margins)), tables, notes
+    )
+
+
+def outcome(
+    table: pd.DataFrame, measure: Measure, name: str, controls: Sequence[str], *, primary: bool, scale: float
+) -> Outcome | None:
+    """One measure at one scale; None where it is not defined on at least two prompts."""
+    wide = table.pivot_table(measure.column, ["prompt", "seed"], "variant", sort=False)
+    if "clean" not in wide or wide["clean"].dropna().index.unique("prompt").size < 2:
+        return None
+    wide = wide.dropna(subset=["clean", "zero"])
+    size = wide["clean"].mean() if measure.relative else 1.0
+    change = wide.sub(wide["clean"], axis=0) / size
+    unit = f"of the clean samples' {measure.column}" if measure.relative else f"{measure.column}, change"
+    return Outcome.from_values(
+        name,
+        f"{measure.claim} (s = {scale:g})",
+        change["zero"],
+        change.index.get_level_values("prompt"),
+        null=[change[c].mean() for c in controls],
+        unit=unit,
+        direction=measure.direction,
+        margin=measure.margin,
+        control="shifts of as many other channels, scaled to the same ||v - v_clean||",
+        primary=primary,
+    )
+
+
+def layout(table: pd.DataFrame, controls: Sequence[str], name: str, scale: float) -> Outcome:
+    """Correlation of the low band with the clean sample's."""
+    wide = table.pivot_table("low_correlation_clean", ["prompt", "seed"], "variant", sort=False)
+    return Outcome.from_values(
+        name,
+        f"colours and layout are the clean sample's (s = {scale:g})",
+        wide["zero"],
+        wide.index.get_level_values("prompt"),
+        unit="correlation of the low band with the clean sample's",
+        direction="above",
+        margin=LAYOUT,
+        control=f"none: the matched controls' median is {np.median([wide[c].mean() for c in controls]):.3f}",
+    )
+
+
+def thumbnails(pictures: dict[str, torch.Tensor]) -> pd.DataFrame:
+    """The first item's pictures, for the figure: variant, y, x, r, g, b in 0..1."""
+    tables = []
+    for variant, picture in pictures.items():
+        factor = max(1, -(-max(picture.shape[-2:]) // THUMBNAIL))
+        reduced = F.avg_pool2d(picture[None], factor)[0].clamp(-1, 1) / 2 + 0.5
+        y, x = np.indices(reduced.shape[-2:]).reshape(2, -1)
+        r, g, b = reduced.flatten(1).numpy()
+        tables.append(pd.DataFrame({"variant": variant, "y": y, "x": x, "r": r, "g": g, "b": b}))
+    return pd.concat(tables, ignore_index=True)

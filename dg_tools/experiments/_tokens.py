@@ -1,0 +1,277 @@
+"""On which tokens are the channels massive, and are they the same everywhere?
+
+The paper's claim is literal: massive activations sit in fixed channels, on *every* image token, with one sign and a
+nearly constant value, in all layers. So the primary outcome is the share of image tokens whose value in the channel is
+above the detection rule's ratio, in the blocks where the detection prompts find all of the channels massive, and its
+bound is the rule's own 0.95. The controls are the channels nearest in energy,
+which is harder to beat than random ones; those are in the table of controls beside them. Whether it is the same
+channels everywhere is a Jaccard index of the sets that the rule finds, cell by cell, between prompts, seeds, steps and
+blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dg_tools.experiments.channel_sets import agreement, check_controls, draws, largest_others
+from dg_tools.experiments.result import CONTROLS, Outcome, Result
+from dg_tools.experiments.subject import choose, prompt_of
+from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories, watching
+from dg_tools.generation._generate import as_list
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode
+from dg_tools.onestep import velocity
+
+STREAMS = ("image", "text")
+MEASURES = ("share", "one_sign", "variation")
+EVERY, STABLE, VARIES = 0.95, 0.8, 0.5  # bounds: the rule's coverage, four of five channels shared, the rule's CV
+Arrays = dict[str, np.ndarray]  # measure -> (stream, prompt, seed, step, block, channel)
+
+
+def tokens(
+    dit: DiT,
+    prompts: Sequence[Any],
+    seeds: int | Sequence[int] = (0, 1),
+    *,
+    channels: Sequence[int] | None = None,
+    block: int | None = None,
+    onset: Mapping[int, int] | None = None,
+    steps: int = 20,
+    measured: int = 5,
+    ratio: float = 5.0,
+    controls: int = CONTROLS,
+    batch: int = 32,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Result:
+    """The share of tokens on which the channels are massive, and whether they are the same channels everywhere.
+
+    Args:
+        dit: any DiT.
+        prompts: strings, `Reference`s or pairs; a quarter of them is for detection where `channels` is None.
+        seeds: of the noise; two or more for the stability over seeds.
+        channels: massive channels; None: detected on other prompts than those measured.
+        block: the block of the outcome `at the block`; None: the profile's, else the middle one.
+        onset: first block at which each channel is massive, where channels are given (`Massive.onset`); 0 unless said.
+        steps: of sampling. measured: at how many of them, evenly spread, the model is looked into.
+        ratio: a token is massive in a channel where |x| is at least this many times the median channel's mean |x|.
+        controls: draws of as many other channels.
+        batch: runs a forward.
+        **kwargs: passed to the pipeline's call.
+
+    Returns:
+        `table`: prompt, seed, sigma, block, stream, channel, share (of tokens that are massive), one_sign (share of
+        tokens with the commoner sign), sign, variation (std / |mean| over tokens), ratio (mean |x| / median channel's).
+        `tables`: controls, by_block, jaccard, map, picture.
+
+    Raises:
+        ValueError, IndexError: too few prompts, no seeds, settings out of range, channels or a block not there.
+    """
+    keep, seeds = evenly(steps, measured), as_list(seeds)
+    if ratio <= 0:
+        raise ValueError(f"ratio={ratio} asked for; it must be positive")
+    if channels is not None:
+        check_controls(dit, channels, controls)
+    for known in (onset or {}).values():
+        dit.block(known)
+    subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
+    check_controls(dit, subject.channels, controls)
+    names = [prompt_of(x) for x in subject.test]
+    shape = (len(STREAMS), len(names), len(seeds), len(keep), len(dit.blocks), dit.width)
+    values = {m: np.full(shape, np.nan, np.float32) for m in (*MEASURES, "sign", "size", "ratio")}
+    maps: dict[str, np.ndarray] = {}
+    sigmas: list[float] = []
+    runs = trajectories(dit, names, seeds, steps=steps, keep=keep, batch=batch, progress=progress, **kwargs)
+    for part in runs:
+        sigmas = [sigma for _, sigma, _ in part.steps]
+        look(dit, part, len(seeds), ratio, subject.channels[0], values, maps)
+    chosen = list(subject.channels)
+    first = [(subject.onset or onset or {}).get(c, 0) for c in chosen]
+    image = {m: v[0] for m, v in values.items()}
+    pool = largest_others(np.nanmean(image["size"], (0, 1, 2, 3)), chosen, max(4 * len(chosen), controls))
+    others = [c for c in range(dit.width) if c not in set(chosen)]
+    sets = {
+        "energy": draws(pool, len(chosen), controls, seed=0),
+        "random": draws(others, len(chosen), controls, seed=1),
+    }
+    outcomes, notes = effects(values, chosen, first, subject.block, sets["energy"], names)
+    agree, matrices = agreement(image, chosen, min(first), sigmas, controls)
+    for factor, (per_prompt, null) in agree.items():
+        if per_prompt is None:
+            notes.append(f"no stability over {factor}s: it takes two {factor}s, and channels that the rule finds there")
+            continue
+        outcomes.append(
+            Outcome.from_values(
+                f"same over {factor}s",
+                f"the rule finds the same channels on different {factor}s",
+                per_prompt,
+                names,
+                null=null,
+                unit="Jaccard index",
+                direction="above",
+                margin=STABLE,
+                control="channels at ranks drawn among the next in mean |x|, cell by cell",
+            )
+        )
+    return Result(
+        "tokens",
+        "On which image tokens are the channels massive, and are they the same channels everywhere?",
+        tidy(values, chosen, names, seeds, sigmas),
+        outcomes,
+        subject.settings(
+            steps=steps, measured=keep, seeds=list(seeds), ratio=ratio, onset=first, **kwargs
+        ),
+        {
+            "controls": control_table(image, sets, chosen, first),
+            "by_block": block_table(values, chosen, sets["energy"]),
+            "jaccard": matrices,
+            "map": grid_table(maps["map"].reshape(dit.grid(kwargs.get("height"), kwargs.get("width"))), ["value"]),
+            "picture": grid_table(maps["picture"], ["r", "g", "b"]),
+        },
+        notes,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def look(
+    dit: DiT, part: Batch, seeds: int, ratio: float, channel: int, values: Arrays, maps: dict[str, np.ndarray]
+) -> None:
+    """One batch into the arrays; the first run's map of one channel at its last block and step, and its picture."""
+    p, s = runs_of(part, seeds)
+    now = 0
+
+    def see(block: Any, *streams: torch.Tensor | None) -> None:
+        for i, hidden in enumerate(streams):
+            if hidden is None:
+                continue
+            for name, value in over_tokens(hidden, ratio).items():
+                values[name][i, p, s, now, block.index] = value
+        if part.rows.start == 0 and streams[0] is not None:
+            maps["map"] = streams[0][0, :, channel].float().cpu().numpy().copy()
+
+    for now, (_, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see`)
+        with dit.running(), watching(dit, see):
+            velocity(dit, latents, sigma, part.inputs)
+    if part.rows.start == 0:
+        picture = decode(dit, part.final[:1], output_type="pt").float().cpu()
+        side = max(picture.shape[-2:])
+        maps["picture"] = torch.nn.functional.interpolate(
+            picture, scale_factor=min(1.0, 96 / side), mode="area"
+        )[0].permute(1, 2, 0).numpy()  # fmt: skip
+
+
+def over_tokens(hidden: torch.Tensor, ratio: float) -> Arrays:
+    """Statistics over tokens of hidden states (rows, tokens, channels), each (rows, channels)."""
+    x = hidden.float()
+    size = x.abs().mean(1)
+    median = size.quantile(0.5, dim=1, keepdim=True)
+    mean, positive = x.mean(1), (x > 0).float().mean(1)
+    made = {
+        "share": (x.abs() >= ratio * median[:, None]).float().mean(1),
+        "one_sign": torch.maximum(positive, 1 - positive),
+        "variation": x.std(1, unbiased=False) / mean.abs().clamp_min(1e-12),
+        "sign": mean.sign(),
+        "size": size,
+        "ratio": size / median.clamp_min(1e-12),
+    }
+    return {k: v.cpu().numpy() for k, v in made.items()}
+
+
+def effects(
+    values: Arrays, channels: list[int], onset: list[int], block: int, sets: list[tuple[int, ...]], prompts: list[str]
+) -> tuple[list[Outcome], list[str]]:
+    """Outcomes on the token statistics, primary first."""
+    image = {m: values[m][0] for m in MEASURES}
+    text = values["share"][1]
+    blocks = text.shape[3]
+    spoken = ~np.isnan(text).all((0, 1, 2, 4))  # blocks that have a text output
+    own = np.arange(blocks)[:, None] >= np.array(onset)  # (block, channel): each from its own onset on
+    there = own.all(1, keepdims=True) & own  # where every channel is massive
+    everywhere, one = np.ones_like(there), np.arange(blocks)[:, None] == block
+    over = f"from block {max(onset)} on"
+    plan: list[tuple[str, str, np.ndarray, np.ndarray, str, Any, float]] = [
+        ("every token", f"the channels are massive on every image token, {over}", image["share"], there,
+         "of image tokens", "above", EVERY),
+        ("one sign", f"the channels have one sign on all image tokens, {over}", image["one_sign"], there,
+         "of image tokens", "above", EVERY),
+        ("constant", f"the channels hardly vary over the picture, {over}", image["variation"], there,
+         "std / |mean| over tokens", "below", VARIES),
+        ("from its onset", "each channel is massive on every image token from its own first block on",
+         image["share"], own, "of image tokens", "above", EVERY),
+        ("all layers", "the channels are massive on every image token of every block", image["share"], everywhere,
+         "of image tokens", "above", EVERY),
+        ("at the block", f"the channels are massive on every image token after block {block}", image["share"],
+         one & everywhere, "of image tokens", "above", EVERY),
+        ("image over text", "the channels are massive on more image tokens than text tokens", image["share"] - text,
+         everywhere & spoken[:, None], "of image tokens, less that of text tokens", "above", 0.0),
+    ]  # fmt: skip
+    outcomes = [
+        Outcome.from_values(
+            name,
+            claim,
+            per_prompt(array, channels, mask),
+            prompts,
+            null=[per_prompt(array, draw, mask).mean() for draw in sets],
+            unit=unit,
+            direction=direction,
+            margin=margin,
+            control="as many of the channels nearest in energy",
+            primary=name == "every token",
+        )
+        for name, claim, array, mask, unit, direction, margin in plan
+    ]
+    silent = [int(b) for b in np.flatnonzero(~spoken)]
+    return outcomes, [f"blocks without a text output, left out of `image over text`: {silent}"] if silent else []
+
+
+def per_prompt(array: np.ndarray, channels: Sequence[int], mask: np.ndarray) -> np.ndarray:
+    """Mean of (prompt, seed, step, block, channel) over the blocks and channels in mask (block, k), by prompt."""
+    return array[..., list(channels)][..., mask].mean((1, 2, 3))
+
+
+def tidy(values: Arrays, channels: list[int], prompts: list[str], seeds: Sequence[int], sigmas: list[float]) -> Any:
+    """One row a prompt, seed, sigma, block, stream and massive channel."""
+    names = ["stream", "prompt", "seed", "sigma", "block", "channel"]
+    levels = [list(STREAMS), prompts, list(seeds), sigmas, range(values["share"].shape[4]), channels]
+    index = pd.MultiIndex.from_product(levels, names=names)
+    columns = {m: values[m][..., channels].ravel() for m in ("share", "one_sign", "sign", "variation", "ratio")}
+    return pd.DataFrame(columns, index=index).reset_index().dropna().reset_index(drop=True)
+
+
+def control_table(image: Arrays, sets: dict[str, list[tuple[int, ...]]], channels: list[int], onset: list[int]) -> Any:
+    """The same statistics of the channels and of each draw, each from the onset on."""
+    mask = np.arange(image["share"].shape[3])[:, None] >= np.array(onset)
+    every = [("massive", tuple(channels)), *((kind, one) for kind, group in sets.items() for one in group)]
+    return pd.DataFrame(
+        [
+            {"kind": kind, "channels": " ".join(map(str, one))}
+            | {m: float(per_prompt(image[m], one, mask).mean()) for m in (*MEASURES, "ratio")}
+            for kind, one in every
+        ]
+    )
+
+
+def block_table(values: Arrays, channels: list[int], sets: list[tuple[int, ...]]) -> Any:
+    """Share of massive tokens by stream and block: the channels', and the controls' median and largest."""
+    rows = []
+    for i, stream in enumerate(STREAMS):
+        for block in range(values["share"].shape[4]):
+            share = values["share"][i, :, :, :, block]
+            if np.isnan(share).all():
+                continue
+            null = [share[..., list(one)].mean() for one in sets]
+            rows.append({"stream": stream, "block": block, "share": share[..., channels].mean(),
+                         "control_median": np.median(null), "control_most": np.max(null)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def grid_table(array: np.ndarray, names: list[str]) -> Any:
+    """An array (y, x) or (y, x, values) as tidy rows."""
+    y, x = np.indices(array.shape[:2])
+    columns = array.reshape(array.shape[0] * array.shape[1], -1)
+    return pd.DataFrame({"y": y.ravel(), "x": x.ravel()} | {n: columns[:, i] for i, n in enumerate(names)})

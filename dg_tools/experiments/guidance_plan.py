@@ -1,0 +1,147 @@
+"""Which sampling runs answer what Detail Guidance buys? The list, with what each costs, before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dg_tools.experiments.directions import BLUR, Guidance, Window
+from dg_tools.experiments.sampling_loop import Source
+from dg_tools.guidance.baselines.perturbed import InBlocks
+from dg_tools.interventions import Disrupt
+
+Role = Literal["base", "DG", "equal compute", "control guidance", "part of DG", "sweep", "control draw", "baseline"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sampling run: a guidance, for how many steps, and its place in the argument.
+
+    Attributes:
+        role: what it is for.
+        base: name of the run that it is compared with.
+        draw: number of the control draw, -1 where it is none.
+        varied: in a sweep, what is varied and to what: `w = 0.25`.
+        method: of a baseline, its name.
+    """
+
+    guidance: Guidance
+    steps: int
+    role: Role
+    base: str = ""
+    draw: int = -1
+    varied: str = ""
+    method: str = ""
+
+    @property
+    def name(self) -> str:
+        """The guidance's."""
+        return self.guidance.name
+
+
+def joined(*parts: str) -> str:
+    """Names of terms added up: `CFG 3 + DG 0.5`."""
+    return " + ".join(p for p in parts if p) or "cond"
+
+
+def block_calls(guidance: Guidance, sources: Mapping[str, Source], blocks: int, steps: int) -> int:
+    """Blocks that one picture costs: all of them for c and u, those after the disrupted one for a disruption."""
+    total = 0
+    for step in range(steps):
+        for name in guidance.passes(step, steps):
+            source = sources.get(name)
+            if isinstance(source, InBlocks):
+                total += source.calls(blocks)
+            else:
+                total += blocks - source.block - 1 if isinstance(source, Disrupt) else blocks  # type: ignore[operator]
+    return total
+
+
+def equal_steps(base: Guidance, cost: int, sources: Mapping[str, Source], blocks: int, steps: int) -> int:
+    """How many steps of `base` cost nearest to `cost` block calls, the more where two are as near; at least `steps`."""
+    many = range(steps, 4 * steps + 1)
+    return min(many, key=lambda n: (abs(block_calls(base, sources, blocks, n) - cost), -n))
+
+
+def runs(
+    sources: Mapping[str, Source],
+    blocks: int,
+    *,
+    steps: int,
+    scale: float,
+    weight: float,
+    window: Window,
+    blur_sigma: float,
+    controls: int,
+    scales: Sequence[float] = (),
+    others: Sequence[tuple[str, int]] = (),
+    windows: Sequence[Window] = (),
+) -> list[Run]:
+    """The plan.
+
+    Args:
+        sources: of the loop: `d`, `twin`, `control 0` and on, `variance` where there is one.
+        blocks: of the transformer.
+        steps: of every run but those of equal compute.
+        scale, weight: s and w.
+        window: of the comparison within one window.
+        blur_sigma: of the blurred prediction.
+        controls: control draws under DG+CFG, at matched norm per step.
+        scales, others, windows: what the sweep varies, one at a time: w, (name of a source, its block), window of w.
+    """
+    plan: list[Run] = []
+    detail = f"DG {weight:g}"
+    worse = [BLUR, "twin", "control 0", *(["variance"] if "variance" in sources else [])]
+    words = {BLUR: "blur", "twin": "noised twin", "control 0": "shift control", "variance": "variance control"}
+
+    def equal(name: str, to: Guidance, base: Guidance) -> Run:
+        n = equal_steps(base, block_calls(to, sources, blocks, steps), sources, blocks, steps)
+        return Run(replace(base, name=f"{name}, {n} steps"), n, "equal compute", base.name)
+
+    for s in (1.0, scale):
+        cfg = f"CFG {s:g}" if s > 1 else ""
+        base = Guidance(joined(cfg), s, blur_sigma=blur_sigma)
+        dg = replace(base, name=joined(cfg, detail), weight=weight)
+        fair = equal(base.name, dg, base)
+        plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), fair]
+        for twin in worse:
+            against = replace(dg, worse=twin)
+            same = replace(against, name=joined(cfg, f"{words[twin]} {weight:g}"))
+            matched = replace(against, name=joined(cfg, f"{words[twin]}, norm of DG"), norm_of="d")
+            draw = 0 if twin == "control 0" and s > 1 else -1
+            plan += [
+                Run(same, steps, "control guidance", base.name),
+                Run(matched, steps, "control guidance", base.name, draw),
+            ]
+        for part in ("along", "across"):
+            split = replace(dg, name=joined(cfg, f"DG {part} CFG"), part=part)
+            plan.append(Run(split, steps, "part of DG", base.name))
+
+    cfg, within = f"CFG {scale:g}", f"in {window[0]:g} to {window[1]:g}"
+    base = Guidance(f"{cfg}, {within}", scale, cfg_window=window, blur_sigma=blur_sigma)
+    dg = replace(base, name=f"{cfg} + {detail}, {within}", weight=weight, window=window)
+    plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), equal(base.name, dg, base)]
+
+    whole = Guidance(joined(cfg, detail), scale, weight, blur_sigma=blur_sigma)
+    for w in scales:
+        plan.append(sweep(replace(whole, weight=w, name=joined(cfg, f"DG {w:g}")), steps, cfg, f"w = {w:g}"))
+    for name, block in others:
+        said = f"block {block}"
+        plan.append(sweep(replace(whole, worse=name, name=f"{whole.name}, {said}"), steps, cfg, said))
+    for span in windows:
+        said = f"DG in {span[0]:g} to {span[1]:g}"
+        plan.append(sweep(replace(whole, window=span, name=f"{whole.name}, {said}"), steps, cfg, said))
+    for i in range(1, controls):  # the first is among the control guidances
+        drawn = replace(whole, worse=f"control {i}", norm_of="d", name=f"{cfg} + control draw {i}, norm of DG")
+        plan.append(Run(drawn, steps, "control draw", cfg, i))
+    names = [run.name for run in plan]
+    repeated = sorted({n for n in names if names.count(n) > 1})
+    if repeated:
+        raise ValueError(f"two runs of the plan are the same ({repeated}): take other scales, blocks or windows")
+    return plan
+
+
+def sweep(guidance: Guidance, steps: int, base: str, varied: str) -> Run:
+    """A run of the sweep."""
+    return Run(guidance, steps, "sweep", base, varied=varied)

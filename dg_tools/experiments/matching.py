@@ -1,0 +1,141 @@
+"""Would any perturbation that changes the prediction as much do the same? Controls brought to the same effect.
+
+Every perturbation of a denoiser costs high frequencies most, and more of it the larger it is. So an edit is only
+selective where it is more selective than controls that move the prediction by as much: the same mean ||v - v_edit|| at
+the same z_t. The size of a control that gets there is not known beforehand, because the model's answer to a shift is
+not linear; it is found by bracketing and secant steps in the logarithm, a batched forward each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dg_tools.forward.call import Call
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions.rules import WITH_STRENGTH
+from dg_tools.models.dit import DiT
+from dg_tools.onestep import velocity
+from dg_tools.progress import progress_bar
+
+TRIES = 40  # forwards for one control
+
+
+@torch.no_grad()
+def output_change(
+    dit: DiT, edit: Disrupt, noised: torch.Tensor, sigma: float, inputs: dict[str, Any], clean: torch.Tensor
+) -> torch.Tensor:
+    """||v - v_edit|| for each picture, (N,), at the same z_t; `clean` is v, as `onestep.velocity` gives it."""
+    call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
+    with dit.running(), attached(dit.transformer, dit.family, [edit], call):
+        made = velocity(dit, noised, sigma, inputs)
+    return (made.double() - clean.double()).flatten(1).norm(dim=1)
+
+
+def match_output(
+    dit: DiT,
+    edit: Disrupt,
+    controls: Sequence[Disrupt],
+    noised: torch.Tensor,
+    sigma: float,
+    inputs: dict[str, Any],
+    *,
+    tolerance: float = 0.01,
+    largest: float = 1000.0,
+    progress: bool = False,
+) -> list[Disrupt]:
+    """The controls with the `strength` at which they change the velocity by as much as the edit does.
+
+    Matched is the mean over pictures of ||v - v_control||, all of them in one forward; single pictures differ.
+
+    Args:
+        dit: the model.
+        edit: sets the target.
+        controls: of a mode with a strength: shift, shift_direction or dc (`edit.controls(20)`).
+        noised, sigma, inputs: z_t (N, C, h, w), its noise level and the conditions, as in `onestep.velocity`.
+        tolerance: relative, of the mean.
+        largest: strength up to which is searched.
+        progress: show a bar.
+
+    Raises:
+        ValueError: no controls, a control without a strength, an edit or a control of certain steps (here there are
+            noise levels), or an edit that changes nothing.
+        RuntimeError: a control that does not get there, with how far it got.
+    """
+    if not controls:
+        raise ValueError("no controls to match: pass edit.controls(20)")
+    height, width = (side * dit.pipeline.vae_scale_factor for side in noised.shape[-2:])
+    for one in (edit, *controls):
+        one.check(dit, None, height, width)
+        if one.steps is not None:
+            raise ValueError(f"{one.sentence()}: a single forward has a noise level and no steps")
+    for control in controls:
+        if control.mode not in WITH_STRENGTH:
+            raise ValueError(f"{control.sentence()}: only mode {', '.join(WITH_STRENGTH)} has a strength to match with")
+    with torch.no_grad(), dit.running():
+        clean = velocity(dit, noised, sigma, inputs)
+    target = output_change(dit, edit, noised, sigma, inputs, clean).mean().item()
+    if not target > 0 or not math.isfinite(target):
+        raise ValueError(f"{edit.sentence()}: it changes the prediction by {target}, so there is nothing to match")
+    matched: list[Disrupt] = []
+    for control in progress_bar(progress, list(controls), desc="matching"):
+
+        def change(strength: float, control: Disrupt = control) -> float:
+            tried = replace(control, strength=strength)
+            return output_change(dit, tried, noised, sigma, inputs, clean).mean().item()
+
+        start = matched[-1].strength if matched and matched[-1].mode == control.mode else 1.0  # draws are alike
+        strength, reached = solve(change, target, tolerance, largest, float(start))  # type: ignore[arg-type]
+        if abs(reached - target) > tolerance * target:
+            raise RuntimeError(
+                f"{control.sentence()}: at strength {strength:.3g} it changes the prediction by {reached:.4g}, the "
+                f"edit by {target:.4g}; no strength up to {largest:g} comes within {tolerance:.0%}: leave this "
+                "control out, match a weaker edit, or allow more"
+            )
+        matched.append(replace(control, strength=strength))
+    return matched
+
+
+def solve(
+    change: Callable[[float], float], target: float, tolerance: float, largest: float, start: float = 1.0
+) -> tuple[float, float]:
+    """(strength, change there) with the change nearest to `target`; the caller judges whether it is near enough.
+
+    Secant steps in the logarithm of both, kept inside the bracket once there is one. `change` rises with the strength
+    at first, and is about linear where it is small; the first step supposes that it is.
+    """
+    seen: list[tuple[float, float]] = []  # log strength, log (change / target)
+    best, strength = (start, -math.inf), start
+    for _ in range(TRIES):
+        found = change(strength)
+        if abs(found - target) < abs(best[1] - target):
+            best = strength, found
+        if abs(found - target) <= tolerance * target / 2:  # a margin, so that a repetition in another batch passes too
+            break
+        seen.append((math.log(strength), math.log(max(found, 1e-12 * target) / target)))
+        below = max((x for x, y in seen if y < 0), default=None)
+        above = min((x for x, y in seen if y > 0 and (below is None or x > below)), default=None)
+        if (above is None and strength >= largest) or (
+            above is not None and below is not None and above - below < 1e-9
+        ):
+            break
+        guess = seen[-1][0] - seen[-1][1] / slope(seen)
+        if above is not None and below is not None:
+            margin = 0.05 * (above - below)
+            guess = guess if below + margin <= guess <= above - margin else (below + above) / 2
+        else:
+            guess = min(max(guess, seen[-1][0] - 2), seen[-1][0] + 2)  # a factor of 7 at most
+        strength = min(math.exp(guess), largest)
+    return best
+
+
+def slope(seen: list[tuple[float, float]]) -> float:
+    """Of the last two points; 1 where there is one, and kept within what a model's answer can be."""
+    if len(seen) < 2:
+        return 1.0
+    (x0, y0), (x1, y1) = seen[-2:]
+    return min(max((y1 - y0) / (x1 - x0), 0.2), 3.0) if x0 != x1 else 1.0

@@ -1,0 +1,210 @@
+"""Pictures noised once, predicted many times: what every edit of the one-step experiment is compared on.
+
+z_t = (1 - sigma) x + sigma noise is made once for each picture, seed and sigma; every edit then predicts from the same
+z_t, so what differs between two predictions is the edit and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dg_tools.datasets.emoji import Reference, References
+from dg_tools.datasets.emoji import references as embedded_references
+from dg_tools.forward.call import Call
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.metrics import axis_share, band_error, coherent_error, region_error
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, encode
+from dg_tools.onestep import conditions, velocity
+
+
+def as_pictures(
+    dit: DiT, references: Any, folder: References | None, count: int, seed: int
+) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Prompts, pictures (N, 3, H, W) and the axis shaded - flat of each (zero where there is none)."""
+    if not isinstance(references, References) and len(references) == 0:
+        raise ValueError("no references: pass at least two pictures")
+    if not isinstance(references, References) and isinstance(references[0], tuple):
+        prompts, truth = [p for p, *_ in references], torch.stack([x for _, x, *_ in references])
+        return prompts, truth, torch.zeros_like(truth)
+    source = references if isinstance(references, References) else folder or embedded_references(dit)
+    chosen = source.sample(count, seed=seed) if isinstance(references, References) else list(references)
+    truth = source.pictures(chosen)
+    axis = truth - source.pictures([r.twin for r in chosen])
+    for i, reference in enumerate(chosen):
+        if reference.style == "flat":
+            axis[i] = -axis[i]  # always shaded minus flat
+    return [r.prompt for r in chosen], truth, axis
+
+
+def coverage(dit: DiT, items: Sequence[Any], folder: References | None) -> torch.Tensor | None:
+    """(N, H, W), 0..1: how much of each pixel the object covers; None where nobody says so.
+
+    Raises:
+        ValueError: masks for some pictures only, or of another size than their picture.
+    """
+    if isinstance(items[0], Reference):
+        source = folder or embedded_references(dit)
+        return torch.stack([source.foreground(r) for r in items])
+    given = [item[2] for item in items if len(item) > 2]
+    if not given:
+        return None
+    if len(given) != len(items):
+        raise ValueError(f"{len(given)} masks for {len(items)} pictures: pass one for each, or none")
+    masks = torch.stack([torch.as_tensor(m).float() for m in given])
+    if masks.shape[1:] != items[0][1].shape[1:] or masks.min() < 0 or masks.max() > 1:
+        raise ValueError(f"masks of {tuple(masks.shape[1:])}; (H, W) of the pictures is needed, values 0 to 1")
+    return masks
+
+
+def check_truth(dit: DiT, items: Sequence[Any], folder: References | None) -> None:
+    """Raise ValueError where there is no picture to compare with, or where pictures or masks do not fit together."""
+    for item in items:
+        if not isinstance(item, Reference | tuple):
+            raise ValueError(
+                f"{item!r} has no picture: this experiment needs the truth; pass `dg.references(dit).sample(n)` or "
+                "(prompt, picture) pairs, pictures (3, H, W) in [-1, 1]"
+            )
+    kinds = {isinstance(item, Reference) for item in items}
+    if len(kinds) > 1:
+        raise ValueError("references and (prompt, picture) pairs in one list: pass one kind")
+    if kinds == {False}:
+        shapes = sorted({tuple(item[1].shape) for item in items})
+        if len(shapes) > 1 or len(shapes[0]) != 3 or shapes[0][0] != 3:
+            raise ValueError(f"pictures of shape {', '.join(map(str, shapes))}; one shape (3, H, W) is needed")
+        dit.size(*shapes[0][1:])
+    if items:
+        coverage(dit, items, folder)
+
+
+class Pairs:
+    """Pictures x seeds under noise, on one DiT.
+
+    Attributes:
+        prompts, truth, axis, masks: of the pictures; `masks` is None where no foreground is known.
+        picture, seed: (items,) which picture and which noise seed each item is; pictures change slowest.
+    """
+
+    def __init__(
+        self,
+        dit: DiT,
+        items: Sequence[Any],
+        seeds: Sequence[int],
+        *,
+        folder: References | None = None,
+        batch: int = 32,
+        **kwargs: Any,
+    ) -> None:
+        check_truth(dit, items, folder)
+        self.dit, self.batch = dit, batch
+        self.prompts, self.truth, self.axis = as_pictures(dit, items, folder, len(items), 0)
+        self.masks = coverage(dit, items, folder)
+        self.height, self.width = dit.size(*self.truth.shape[-2:])
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("height", "width")}  # the pictures' own
+        self.picture = np.repeat(np.arange(len(items)), len(seeds))
+        self.seed = np.tile(np.asarray(list(seeds)), len(items))
+        latents = torch.cat([encode(dit, part) for part in self.truth.split(batch)])
+        noise = [torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        self.latents = latents
+        self.noise = torch.stack(noise, 1).flatten(0, 1).to(latents)  # item order: pictures slowest
+        self.inputs = [
+            conditions(dit, [self.prompts[p] for p in self.picture[part]], self.height, self.width, **kwargs)
+            for part in self.parts()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+    def parts(self) -> Iterator[slice]:
+        """The batches."""
+        for begin in range(0, len(self), self.batch):
+            yield slice(begin, min(begin + self.batch, len(self)))
+
+    def noised(self, sigma: float, part: slice) -> torch.Tensor:
+        """z_t of these items."""
+        return (1 - sigma) * self.latents[self.picture[part]] + sigma * self.noise[part]
+
+    @torch.no_grad()
+    def predict(
+        self, sigma: float, edits: Sequence[Disrupt] = (), batches: int | None = None, pictures: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Velocity (items, C, h, w) and x0 as pictures (items, 3, H, W) in [-1, 1], of the first `batches`, or all.
+
+        `pictures=False` leaves the decoding out, and gives no pictures.
+        """
+        call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
+        velocities, made = [], []
+        with self.dit.running():
+            for part, inputs in list(zip(self.parts(), self.inputs, strict=True))[:batches]:
+                noised = self.noised(sigma, part)
+                with attached(self.dit.transformer, self.dit.family, edits, call):
+                    predicted = velocity(self.dit, noised, sigma, inputs)
+                velocities.append(predicted.cpu().float())
+                if pictures:
+                    made.append(decode(self.dit, noised - sigma * predicted, output_type="pt").cpu().float() * 2 - 1)
+        return torch.cat(velocities), torch.cat(made) if pictures else torch.empty(0)
+
+    def error(self, pictures: torch.Tensor) -> np.ndarray:
+        """Mean-square error against the truth, (items,), pixels in [-1, 1]."""
+        truth = self.truth[self.picture[: len(pictures)]]
+        return (pictures - truth).double().square().mean((1, 2, 3)).numpy()
+
+    def measure(self, made: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
+        """One row an item and band: error, its parts and regions, and how far the change goes along shaded - flat.
+
+        Args:
+            made: x0 as pictures, of all items or the first of them.
+            clean: the clean run's, of the same.
+            **labels: constant columns.
+        """
+        picture = self.picture[: len(made)]
+        truth, axis = self.truth[picture], self.axis[picture]
+        along = axis_share(made - clean, axis)
+        splits = coherent_error(made, truth)
+        regions: dict[str, dict[str, torch.Tensor]] = {}
+        if self.masks is not None:
+            inside = self.masks[picture]
+            regions = {
+                "foreground": region_error(made, truth, inside),
+                "background": region_error(made, truth, 1 - inside),
+            }
+        tables = []
+        for band, error in band_error(made, truth).items():
+            columns = {
+                "picture": picture,
+                "prompt": [self.prompts[p] for p in picture],
+                "seed": self.seed[: len(made)],
+                "band": band,
+                "error": error.numpy(),
+                "coherent": splits[band].coherent.numpy(),
+                "incoherent": splits[band].incoherent.numpy(),
+                **{name: found[band].numpy() for name, found in regions.items()},
+                "detail_axis": along.projection.numpy(),
+                "detail_cosine2": along.cosine2.numpy(),
+            }
+            tables.append(pd.DataFrame({**labels, **columns}))
+        return pd.concat(tables, ignore_index=True)
+
+    @torch.no_grad()
+    def hidden(self, sigma: float, block: int) -> torch.Tensor:
+        """Image-stream output of a block, (items, tokens, channels), of the first batch."""
+        kept: list[torch.Tensor] = []
+        at = self.dit.blocks[block]
+
+        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            tokens = self.dit.family.image_tokens(self.dit.transformer, self.latents)
+            hidden = at.record.get(output, "image", tokens)
+            assert hidden is not None  # every block has an image stream
+            kept.append(hidden.detach().cpu().float())
+
+        handle = at.module.register_forward_hook(hook)
+        try:
+            self.predict(sigma, batches=1, pictures=False)
+        finally:
+            handle.remove()
+        return kept[0]

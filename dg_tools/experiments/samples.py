@@ -1,0 +1,138 @@
+"""Samples of the same prompts from the same noise, one set an edit, and what is measured on each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from dg_tools.datasets.emoji import Reference, References
+from dg_tools.datasets.emoji import references as embedded_references
+from dg_tools.experiments.subject import prompt_of
+from dg_tools.generation.sampling import run
+from dg_tools.guidance.cfg import CFG
+from dg_tools.interventions import Disrupt
+from dg_tools.metrics import band_correlation, blur_effect, describe, retrieval_rank, structural_similarity
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, spatial
+
+RETRIEVAL_SIZE = 16  # side to which pictures are reduced for retrieval: colours and layout, no detail
+
+
+class Score(NamedTuple):
+    """A score of the reader's own, such as `metrics.learned.ClipScore()`, and the difference that counts as none.
+
+    `of` takes pictures (N, 3, H, W) in [-1, 1], their prompts and the clean samples, and gives (N,).
+    """
+
+    of: Callable[[torch.Tensor, Sequence[str], torch.Tensor], torch.Tensor]
+    margin: float
+
+
+class Samples:
+    """Prompts x seeds, sampled with any edits.
+
+    Attributes:
+        items: the prompts, references or pairs, once for each seed; prompts change slowest.
+        prompts, seeds: (items,).
+        truth: (items, 3, H, W) in [-1, 1], or None where the prompts are only words.
+    """
+
+    def __init__(
+        self,
+        dit: DiT,
+        items: Sequence[Any],
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        folder: References | None = None,
+        batch: int = 16,
+        scores: Mapping[str, Score] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.scores = dict(scores or {})
+        self.dit, self.steps, self.batch, self.kwargs = dit, steps, batch, kwargs
+        self.items = [item for item in items for _ in seeds]
+        self.prompts = [prompt_of(x) for x in self.items]
+        self.seeds = [s for _ in items for s in seeds]
+        self.truth: torch.Tensor | None = None
+        self.source: References | None = None
+        if all(isinstance(x, Reference) for x in items):
+            self.source = folder or embedded_references(dit)
+            self.truth = self.source.pictures(self.items)
+        elif all(isinstance(x, tuple) for x in items):
+            self.truth = torch.stack([x[1] for x in self.items])
+        elif not all(isinstance(x, str) for x in items):
+            raise ValueError("strings, references and (prompt, picture) pairs in one list: pass one kind")
+        size = self.truth.shape[-2:] if self.truth is not None else (kwargs.get("height"), kwargs.get("width"))
+        self.height, self.width = dit.size(*size)
+        self.kwargs = {**kwargs, "height": self.height, "width": self.width}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def draw(self, edits: Sequence[Disrupt] = (), scale: float = 1.0) -> torch.Tensor:
+        """Pictures (items, 3, H, W) in [-1, 1], with these edits and this CFG scale (1: off)."""
+        guidance = CFG(scale) if scale > 1 else None
+        made = []
+        for begin in range(0, len(self), self.batch):
+            part = slice(begin, begin + self.batch)
+            arguments = {"seed": self.seeds[part], "steps": self.steps, **self.kwargs}
+            latents, _ = run(self.dit, self.prompts[part], edits=edits, guidance=guidance, **arguments)
+            latents = spatial(self.dit, latents, self.height, self.width)
+            made.append(decode(self.dit, latents, output_type="pt").cpu().float() * 2 - 1)
+        return torch.cat(made)
+
+    def candidates(self, clean: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
+        """For retrieval: each item's set of pictures (M, 3, s, s) and which of them is its own.
+
+        Of references: every name in the item's own style and background. Else the pictures of all prompts asked for,
+        the clean samples where there is no truth.
+        """
+        if self.source is None:
+            own = self.truth if self.truth is not None else clean
+            names = list(dict.fromkeys(self.prompts))
+            first = torch.stack([own[self.prompts.index(n)] for n in names])
+            sets = [small(first if self.truth is not None else self.same_seed(own, s, names)) for s in self.seeds]
+            return sets, [names.index(p) for p in self.prompts]
+        known: dict[tuple[str, str], torch.Tensor] = {}
+        for item in self.items:
+            if (item.style, item.background) not in known:
+                every = [self.source.reference(n, item.style, item.background) for n in self.source.names]
+                known[item.style, item.background] = small(self.source.pictures(every))
+        sets = [known[item.style, item.background] for item in self.items]
+        return sets, [self.source.names.index(item.name) for item in self.items]
+
+    def same_seed(self, pictures: torch.Tensor, seed: int, names: list[str]) -> torch.Tensor:
+        """The pictures of all prompts from one seed."""
+        at = {(p, s): i for i, (p, s) in enumerate(zip(self.prompts, self.seeds, strict=True))}
+        return torch.stack([pictures[at[name, seed]] for name in names])
+
+    def measure(self, made: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
+        """One row a picture: everything of `metrics.describe`, blur, closeness to the clean sample, retrieval rank.
+
+        The reference of what needs one is the truth; where there is none, the clean sample.
+        """
+        reference = self.truth if self.truth is not None else clean
+        sets, own = self.candidates(clean)
+        ranks = [
+            int(retrieval_rank(small(x[None]), pool, torch.tensor([at]), size=RETRIEVAL_SIZE))
+            for x, pool, at in zip(made, sets, own, strict=True)
+        ]
+        columns: dict[str, Any] = {"prompt": self.prompts, "seed": self.seeds}
+        columns |= {name: value.double().numpy() for name, value in describe(made, reference).items()}
+        columns |= {"blur": blur_effect(made).numpy(), "ssim_clean": structural_similarity(made, clean).numpy()}
+        columns["low_correlation_clean"] = band_correlation(made, clean)["low"].numpy()
+        for name, score in self.scores.items():
+            columns[name] = score.of(made, self.prompts, clean).double().numpy()
+        columns |= {"retrieval_rank": ranks, "found": (np.array(ranks) == 0).astype(float)}
+        return pd.DataFrame({**labels, **columns})
+
+
+def small(pictures: torch.Tensor) -> torch.Tensor:
+    """Reduced by area, for retrieval."""
+    return F.adaptive_avg_pool2d(pictures, RETRIEVAL_SIZE)

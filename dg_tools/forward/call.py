@@ -1,0 +1,38 @@
+"""What a call of the transformer is: its denoising step, its noise level, and which of its rows are conditional."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Branch = Literal["both", "cond", "uncond", "other"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the transformer.
+
+    Attributes:
+        step: index into the scheduler's timesteps; None for a call at another timestep (not part of the sampling).
+        timestep: the scheduler's timestep, 0..1000.
+        sigma: noise level, 0..1 for flow matching.
+        branch: `both` (rows [uncond, cond]), `cond`, `uncond`, or `other`: a further call at a step already seen, such
+            as skip-layer guidance makes.
+        cond, uncond: the row ranges of the two halves; empty where a half is absent.
+        image_tokens: how many there are; needed where a block returns text and image tokens in one sequence.
+    """
+
+    step: int | None
+    timestep: float
+    sigma: float
+    branch: Branch
+    cond: slice
+    uncond: slice
+    image_tokens: int | None = None
+
+    def rows(self, which: Literal["all", "cond"]) -> slice:
+        """The rows that `which` asks for."""
+        return slice(None) if which == "all" else self.cond
+
+
+NOTHING = slice(0, 0)

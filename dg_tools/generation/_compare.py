@@ -1,0 +1,131 @@
+"""Which guidance makes the better picture, and at what price? All of them from the same noise, side by side.
+
+    made = dg.compare(dit, prompts, {"CFG": dg.CFG(3.0), "PAG": dg.baselines.PAG(3.0, 0.5, blocks=6)}, seeds=[0, 1])
+    made.grid()
+    made.to_frame().groupby("guidance")[["high_correlation", "block_calls"]].mean()
+
+It shows and measures, and tests nothing: `experiments.guidance` has the controls, and one search budget for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers.guiders import BaseGuidance
+
+from dg_tools.datasets.emoji import Reference, References
+from dg_tools.experiments.noised_pictures import as_pictures, check_truth
+from dg_tools.generation._generate import as_list, generate, name_of
+from dg_tools.metrics import UNITS, describe
+from dg_tools.models.dit import DiT
+
+
+@dataclass
+class Comparison:
+    """What `compare` made.
+
+    Attributes:
+        images: PIL pictures, in the table's order: prompts outermost, then seeds, then guidances.
+        table: one row a picture: guidance, prompt, seed, block_calls, forwards, seconds, and `metrics.describe` of it
+            (`metrics.UNITS` says in what; what needs a reference only where there is one), pixels in [-1, 1].
+        references: (prompts, 3, H, W) in [-1, 1], or None.
+        settings: one dict a picture, as in `Generation`.
+    """
+
+    images: list[Any]
+    table: pd.DataFrame
+    references: torch.Tensor | None = None
+    settings: list[dict[str, Any]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.table['guidance'].nunique()} guidances, {len(self.images)} pictures)"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table, as a copy."""
+        return self.table.copy()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: names of the guidances, the rows of the table, units; None where a metric is not defined."""
+        rows = self.table.astype(object).where(self.table.notna(), None).to_dict("records")
+        units = {name: UNITS[name] for name in self.table if name in UNITS}
+        return {"guidances": list(dict.fromkeys(self.table["guidance"])), "rows": rows, "units": units}
+
+    def grid(self, **kwargs: Any) -> Any:
+        """`plots.comparison_grid`: a column for each guidance, a row for each prompt and seed."""
+        from dg_tools.plots import comparison_grid
+
+        return comparison_grid(self, **kwargs)
+
+
+def compare(
+    dit: DiT,
+    prompts: Any,
+    guidances: Mapping[str, BaseGuidance | None] | Sequence[BaseGuidance | None],
+    seeds: int | Sequence[int] = 0,
+    *,
+    steps: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    folder: References | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Comparison:
+    """Pictures, costs and metrics of several guidances, from the same noise.
+
+    Args:
+        dit: from `load`.
+        prompts: one or several: strings, `Reference`s, or (prompt, picture) pairs, pictures (3, H, W) in [-1, 1].
+        guidances: by name, or a list of them, named by what they are: None (s = 1), `CFG`, `DetailGuidance`, or one of
+            `baselines`.
+        seeds: one or several; every prompt with every seed.
+        steps, height, width: as in `generate`; with pictures, their size.
+        folder: where `Reference`s have their pictures (default: the embedded ones).
+        progress: show a bar.
+        **kwargs: passed to the pipeline's call.
+
+    Raises:
+        ValueError, TypeError, IndexError: before the first forward, for what this model cannot have, for no guidances,
+            or two of one name.
+    """
+    items: list[Any] = [prompts] if isinstance(prompts, str | Reference | tuple) else list(prompts)
+    given = guidances if isinstance(guidances, Mapping) else None
+    named = list(given.items()) if given is not None else [(name_of(g), g) for g in as_list(guidances)]
+    names = [name for name, _ in named]
+    if not items or not named:
+        raise ValueError("an empty list of prompts or guidances: nothing to compare")
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ValueError(f"two guidances are called {twice[0]!r}: name them, guidances={{'a': ..., 'b': ...}}")
+    truth = None
+    if not all(isinstance(item, str) for item in items):
+        check_truth(dit, items, folder)
+        items, truth, _ = as_pictures(dit, items, folder, len(items), 0)
+        size = tuple(truth.shape[-2:])
+        if (height or size[0], width or size[1]) != size:
+            raise ValueError(f"height and width {height} x {width}; the reference pictures are {size[0]} x {size[1]}")
+        height, width = size
+    many = as_list(seeds)
+    made = generate(
+        dit, items, seed=many, guidance=[g for _, g in named], steps=steps, height=height, width=width,
+        progress=progress, **kwargs,
+    )  # fmt: skip
+    pixels = torch.stack([torch.from_numpy(np.array(i.convert("RGB"))) for i in made.images])
+    pictures = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    each = len(many) * len(named)
+    measured = describe(pictures, None if truth is None else truth.repeat_interleave(each, 0))
+    table = pd.DataFrame(
+        {
+            "guidance": names * (len(items) * len(many)),
+            "prompt": [s["prompt"] for s in made.settings],
+            "seed": [s["seed"] for s in made.settings],
+            "block_calls": made.block_calls,
+            "forwards": made.forwards,
+            "seconds": made.seconds,
+            **{name: values.double().numpy() for name, values in measured.items()},
+        }
+    )
+    return Comparison(made.images, table, truth, made.settings)

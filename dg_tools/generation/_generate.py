@@ -1,0 +1,150 @@
+"""Pictures from a prompt, with and without edits and guidance, from the same noise."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.guiders import BaseGuidance
+
+from dg_tools.generation.sampling import check, guidance_scale, run
+from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.interventions import Disrupt
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, spatial
+from dg_tools.progress import progress_bar
+
+
+@dataclass
+class Generation:
+    """What `generate` made.
+
+    Attributes:
+        images: PIL pictures, prompts outermost, then seeds, edits, guidances.
+        latents: (N, C, H, W), in the pictures' order.
+        settings: one dict a picture: prompt, seed, edit, guidance (in words), steps, height, width.
+        forwards: rows through the transformer; `block_calls`: rows through its blocks; `seconds`: one number a picture.
+        columns: pictures in a row of `grid`.
+    """
+
+    images: list[Any] = field(default_factory=list)
+    latents: torch.Tensor | None = None
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    forwards: list[int] = field(default_factory=list)
+    block_calls: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    columns: int = 1
+
+    def __repr__(self) -> str:
+        return f"Generation({len(self.images)} pictures, {sum(self.forwards)} forwards, {sum(self.seconds):.1f} s)"
+
+    def grid(self, **kwargs: Any) -> Any:
+        """The pictures with captions, as a matplotlib figure; the variants of one prompt and seed share a row."""
+        from dg_tools.plots import image_grid
+
+        captions = [caption(s) for s in self.settings]
+        return image_grid(self.images, captions, columns=self.columns, **kwargs)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run stopped by the user; `kept` is the Generation of the pictures that were finished."""
+
+    def __init__(self, kept: Generation, asked: int) -> None:
+        super().__init__(f"interrupted: {len(kept.images)} of {asked} pictures are kept in this exception's .kept")
+        self.kept = kept
+
+
+def caption(settings: dict[str, Any]) -> str:
+    """Two short lines under a picture."""
+    parts = [settings["guidance"]] + ([settings["edit"]] if settings["edit"] != "clean" else [])
+    return f"{settings['prompt']}, seed {settings['seed']}\n{', '.join(parts)}"
+
+
+def name_of(guidance: BaseGuidance | None) -> str:
+    """A guidance in a few words: `cond`, `CFG 3`, `DG 0.5`, `CFG 3 + DG 0.5`."""
+    scale = guidance_scale(guidance)
+    plain = [f"CFG {scale:g}"] if scale > 1 else []
+    parts = guidance.words(scale) if isinstance(guidance, DetailGuidance) else plain
+    return " + ".join(parts) or "cond"
+
+
+def as_list(value: Any) -> list[Any]:
+    """One or several, as several."""
+    return list(value) if isinstance(value, list | tuple | range) else [value]
+
+
+def generate(
+    dit: DiT,
+    prompt: str | Sequence[str],
+    *,
+    seed: int | Sequence[int] = 0,
+    steps: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    guidance: BaseGuidance | Sequence[BaseGuidance | None] | None = None,
+    edits: Disrupt | Sequence[Any] | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Generation:
+    """Every combination of prompt, seed, edit and guidance; all variants of a prompt and seed start from the same
+    noise.
+
+    Args:
+        dit: from `load`.
+        prompt, seed: one or several.
+        steps, height, width: the pipeline's defaults where None.
+        guidance: None (s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, one of `baselines`, or a list of these.
+        edits: None, a `Disrupt`, or a list whose items are None, a `Disrupt` or a list of them used together.
+        progress: show a bar.
+        **kwargs: passed to the pipeline's call.
+
+    Raises:
+        ValueError, IndexError: before the first forward, for settings that this model cannot take.
+        RuntimeError: an edit that touched nothing.
+        Interrupted: on Ctrl-C; the model is clean and the finished pictures are in `.kept`.
+    """
+    prompts, seeds = as_list(prompt), as_list(seed)
+    variants = list(itertools.product(as_list(edits), as_list(guidance)))
+    if not (prompts and seeds and variants):
+        raise ValueError("an empty list of prompts, seeds, edits or guidances: nothing to generate")
+    for _, g in variants:
+        guidance_scale(g)
+    height, width = dit.size(height, width)
+    steps = dit.default_steps if steps is None else steps
+    for e, g in variants:
+        check(dit, [x for x in as_list(e) if x is not None], g, steps, height, width)
+    call = {"steps": steps, "height": height, "width": width, **kwargs}
+    variants = [(e, g.resolved(dit, **call) if isinstance(g, DetailGuidance) else g) for e, g in variants]  # once
+    jobs = [(p, s, e, g) for p in prompts for s in seeds for e, g in variants]
+    made = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
+    latents: list[torch.Tensor] = []
+    bar = progress_bar(progress, total=len(jobs) * steps, desc=f"{len(jobs)} pictures", unit="step")
+
+    def advance(step: int) -> None:
+        bar.update()
+
+    try:
+        for p, s, e, g in jobs:
+            began = time.perf_counter()
+            group = [x for x in as_list(e) if x is not None]
+            raw, count = run(dit, p, edits=group, guidance=g, on_step=advance, seed=s, **call)
+            flat = spatial(dit, raw, height, width)
+            latents.append(flat)
+            made.images += decode(dit, flat)
+            made.seconds.append(time.perf_counter() - began)
+            made.forwards.append(count.forwards)
+            made.block_calls.append(count.block_calls)
+            edit = "clean" if not group else "; ".join(x.sentence() for x in group)
+            settings = {"prompt": p, "seed": s, "edit": edit, "guidance": name_of(g), "steps": steps}
+            made.settings.append({**settings, "height": height, "width": width})
+    except KeyboardInterrupt:
+        made.latents = torch.cat(latents) if latents else None
+        raise Interrupted(made, len(jobs)) from None
+    finally:
+        bar.close()
+    made.latents = torch.cat(latents)
+    return made

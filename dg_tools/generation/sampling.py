@@ -1,0 +1,138 @@
+"""One sampling run of a pipeline, with edits and guidance on, and everything off again afterwards.
+
+Serves generation (plain hooks); `activations` drives the same call through nnsight. A run is counted in rows: a forward
+of a batch of two is two forwards, because that is what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
+
+from dg_tools.forward.clock import Clock, after_each_step
+from dg_tools.forward.fork import reads_any_rows
+from dg_tools.forward.restart import Stored
+from dg_tools.guidance.classic import detail_guidance
+from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.models.dit import DiT
+
+
+@dataclass
+class Count:
+    """Rows through the transformer and through its blocks."""
+
+    forwards: int = 0
+    block_calls: int = 0
+
+
+def guidance_scale(guidance: BaseGuidance | None) -> float:
+    """The usual CFG scale s that a guidance asks for; None is 1.
+
+    Raises:
+        TypeError: something that is no guidance known here.
+    """
+    if guidance is None:
+        return 1.0
+    if isinstance(guidance, DetailGuidance | ClassifierFreeGuidance):
+        if not guidance._enabled:
+            return 1.0
+        original = getattr(guidance, "use_original_formulation", False)  # c + s (c - u): the usual scale less one
+        return float(guidance.guidance_scale) + bool(original)
+    raise TypeError(
+        f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s), dg.DetailGuidance(s, w, disrupt=...) or "
+        "one of dg.baselines"
+    )
+
+
+def windowed(guidance: BaseGuidance | None) -> DetailGuidance | None:
+    """What must be done inside the pipeline's call: Detail Guidance, or a CFG with a window or a rescale."""
+    if isinstance(guidance, DetailGuidance):
+        return guidance
+    if isinstance(guidance, ClassifierFreeGuidance):
+        settings = {"guidance_rescale": guidance.guidance_rescale, "start": guidance._start, "stop": guidance._stop}
+        if guidance._enabled and settings != {"guidance_rescale": 0.0, "start": 0.0, "stop": 1.0}:
+            return DetailGuidance(guidance_scale(guidance), **settings)
+    return None
+
+
+def check(
+    dit: DiT, edits: Sequence[Disrupt], guidance: BaseGuidance | None, steps: int, height: int | None, width: int | None
+) -> None:
+    """Raise before the first forward for edits or guidance that this run cannot have."""
+    if steps < 1:
+        raise ValueError(f"steps={steps} asked for; at least 1 is needed")
+    for edit in edits:
+        if not isinstance(edit, Disrupt):
+            raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")
+        edit.check(dit, steps, height, width)
+    if isinstance(guidance, DetailGuidance):
+        guidance.check_scale(guidance_scale(guidance))
+        guidance.check(dit, steps, height, width)
+
+
+def run(
+    dit: DiT,
+    prompt: str | list[str],
+    *,
+    edits: Sequence[Disrupt] = (),
+    guidance: BaseGuidance | None = None,
+    on_step: Callable[[int], None] | None = None,
+    **arguments: Any,
+) -> tuple[torch.Tensor, Count]:
+    """Latents of one pipeline call, as its scheduler leaves them, and what it cost.
+
+    Args:
+        dit: the model; its lock is held, so a second thread waits.
+        prompt: one or several.
+        edits: on in every pass (a guidance has its own disruption).
+        guidance: None (s = 1), `CFG`, `DetailGuidance` or one of `baselines`.
+        on_step: called with the step index after each step.
+        **arguments: as in `DiT.arguments`.
+    """
+    if isinstance(guidance, DetailGuidance):
+        kept = {k: v for k, v in arguments.items() if k not in ("seed", "generator", "latents")}
+        guidance = guidance.resolved(dit, **kept)
+    made = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
+    check(
+        dit, edits, guidance, made.get("num_inference_steps", dit.default_steps), made.get("height"), made.get("width")
+    )
+    count = Count()
+
+    def count_forward(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        count.forwards += output.shape[0]
+
+    @reads_any_rows
+    def count_block(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(module, Stored):
+            first = output if isinstance(output, torch.Tensor) else next(x for x in output if x is not None)
+            count.block_calls += first.shape[0]
+
+    final: list[torch.Tensor] = []
+
+    def after_step(step: int, latents: torch.Tensor) -> None:
+        final[:] = [latents]
+        if on_step is not None:
+            on_step(step)
+
+    with dit.running(), ExitStack() as stack:
+        inside = windowed(guidance)
+        for transformer in (dit.transformer, *(inside.transformers if inside else ())):
+            tail = transformer.get_submodule(dit.family.tail)
+            stack.callback(tail.register_forward_hook(count_forward).remove)
+            for _, _, block in dit.family.blocks(transformer):
+                stack.callback(block.register_forward_hook(count_block).remove)
+        stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))
+        if inside is not None:
+            stack.enter_context(detail_guidance(dit, inside))
+        stack.enter_context(after_each_step(dit.pipeline, after_step))
+        given = dit.pipeline(**made, output_type="latent")[0]
+    if isinstance(given, torch.Tensor) and given.shape == final[-1].shape:
+        return given, count  # after a callback of the caller's own
+    pictures = len(made[dit.family.prompt]) if isinstance(made[dit.family.prompt], list) else 1
+    return final[-1][: pictures * made.get("num_images_per_prompt", 1)], count

@@ -1,0 +1,17 @@
+"""Guidance: Detail Guidance, classifier-free guidance, what they are compared with, and how they reach a pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dg_tools._lazy import on_first_use
+
+_HOME = {"CFG": "cfg", "DetailGuidance": "detail"}  # on first use
+
+__all__ = ["CFG", "DetailGuidance"]
+
+if TYPE_CHECKING:
+    from dg_tools.guidance.cfg import CFG
+    from dg_tools.guidance.detail import DetailGuidance
+
+__getattr__ = on_first_use(__name__, _HOME)

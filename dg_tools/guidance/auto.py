@@ -1,0 +1,162 @@
+"""Which channels to disrupt, and at which block, where nobody says? Detect, run a small sweep once, keep what it chose.
+
+The sweep is the one-step experiment in its smallest form: the model draws a few pictures, these are noised, and each
+block's disruption is compared with matched controls at the same z_t. The answer is kept by a hash of the weights and
+says how it was made; it is a starting point, no finding.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import platformdirs
+import torch
+import xarray as xr
+
+from dg_tools.families import BlockList
+from dg_tools.forward.call import Call
+from dg_tools.forward.clock import after_each_step
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.massive import find_massive
+from dg_tools.metrics import band_error
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.provenance import weights_hash
+from dg_tools.onestep import check_velocity, conditions, velocity
+from dg_tools.progress import progress_bar
+
+logger = logging.getLogger("dg_tools")
+
+PROMPTS = ("red apple", "owl", "house", "a tree on green", "cat face", "strawberry on white", "fish", "sun on blue")
+SIGMAS = (0.3, 0.7)
+CONTROLS = 4
+OBJECTIVE = (
+    "the block at which zeroing the channels raises the one-step x0 error most in the high band against the low band, "
+    f"minus the median of the same over {CONTROLS} norm-matched controls"
+)
+
+
+def cache_folder() -> Path:
+    """Where chosen profiles are kept."""
+    return Path(platformdirs.user_cache_dir("dg_tools")) / "profiles"
+
+
+def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwargs: Any) -> dict[str, Any]:
+    """Channels and block for a model, detected and chosen by `OBJECTIVE` on pictures that the model drew itself.
+
+    Args:
+        dit: any DiT.
+        cache: read and write the profile by the hash of the weights.
+        progress: show a bar.
+        **kwargs: passed to the pipeline's call (`max_sequence_length`, `height` ...).
+
+    Raises:
+        ValueError: a family that does not predict a velocity: name channels and block yourself.
+        RuntimeError: no channel is massive, so there is nothing to disrupt: name channels yourself.
+    """
+    check_velocity(dit)
+    file = cache_folder() / f"{weights_hash(dit)}.json"
+    if cache and file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    arguments = dit.arguments(list(PROMPTS), seed=list(range(len(PROMPTS))), **kwargs)
+    drawn: list[torch.Tensor] = []
+    with dit.running(), after_each_step(dit.pipeline, lambda step, latents: drawn.append(latents)):
+        dit.pipeline(**arguments, output_type="latent")
+    latents = spatial(dit, drawn[-1], arguments["height"], arguments["width"])
+    inputs = conditions(dit, list(PROMPTS), **kwargs)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    noised = {sigma: (1 - sigma) * latents + sigma * noise for sigma in SIGMAS}
+    found = find_massive(statistics_at(dit, noised, inputs), blocks=min(2, len(dit.blocks)))
+    if not found.channels:
+        raise RuntimeError(
+            f"no massive channel ({found.rule}): name channels and block yourself, Disrupt(channels, block)"
+        )
+    by_block = sweep(dit, found.channels, latents, noised, inputs, progress)
+    block = int(by_block.loc[by_block["objective"].idxmax(), "block"])
+    profile = {
+        "channels": found.channels,
+        "block": block,
+        "objective": OBJECTIVE,
+        "source": f"dg_tools.guidance.auto on {len(PROMPTS)} pictures of the model's own, sigma {SIGMAS}",
+        "by_block": json.loads(by_block.round(4).to_json(orient="records")),
+    }
+    print(f"auto: channels {found.channels}, block {block}. Chosen: {OBJECTIVE}")
+    if cache:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
+        logger.info("kept in %s", file)
+    return profile
+
+
+def statistics_at(dit: DiT, noised: dict[float, torch.Tensor], inputs: dict[str, Any]) -> xr.Dataset:
+    """What `find_massive` needs, at given z_t: dims prompt, step (sigma), stream, site, channel."""
+    names = ("mean", "abs_mean", "variance", "positive")
+    seen: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: Any, record: BlockList) -> None:
+        hidden = record.get(output, "image", tokens)
+        assert hidden is not None
+        x = hidden.float()
+        found = (x.mean(1), x.abs().mean(1), x.var(1, unbiased=False), (x > 0).float().mean(1))
+        seen.append(torch.stack(found).cpu())
+
+    rows = []
+    for sigma, z in noised.items():
+        tokens = dit.family.image_tokens(dit.transformer, z)
+        seen.clear()
+        handles = [b.module.register_forward_hook(partial(keep, record=b.record)) for b in dit.blocks]
+        try:
+            with dit.running():
+                velocity(dit, z, sigma, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        rows.append(torch.stack(seen).numpy())
+    array = np.array(rows).transpose(2, 3, 0, 1, 4)  # statistic, prompt, step, site, channel
+    dims = ("prompt", "step", "stream", "site", "channel")
+    data = {name: (dims, array[i][:, :, None]) for i, name in enumerate(names)}
+    return xr.Dataset(data, coords={"stream": ["image"], "site": dit.sites, "step": range(len(noised))})
+
+
+def sweep(
+    dit: DiT,
+    channels: list[int],
+    latents: torch.Tensor,
+    noised: dict[float, torch.Tensor],
+    inputs: dict[str, Any],
+    progress: bool,
+) -> pd.DataFrame:
+    """Selectivity of the disruption and of its controls, by block."""
+    truth = decode(dit, latents, output_type="pt").float().cpu()
+    bar = progress_bar(progress, total=len(dit.blocks) * (CONTROLS + 1) + 1, desc="auto")
+
+    def errors(edits: list[Disrupt]) -> dict[str, float]:
+        total = {"low": 0.0, "high": 0.0}
+        for sigma, z in noised.items():
+            call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
+            with dit.running(), attached(dit.transformer, dit.family, edits, call):
+                predicted = velocity(dit, z, sigma, inputs)
+            picture = decode(dit, z - sigma * predicted, output_type="pt").float().cpu()
+            for band in total:
+                total[band] += band_error(picture, truth)[band].mean().item()
+        bar.update()
+        return total
+
+    clean = errors([])
+    rows = []
+    for block in range(len(dit.blocks)):
+        off = Disrupt(channels, block)
+        found = [errors([e]) for e in (off, *off.controls(CONTROLS))]
+        selective = [np.log(e["high"] / clean["high"]) - np.log(e["low"] / clean["low"]) for e in found]
+        null = float(np.median(selective[1:]))
+        rows.append(
+            {"block": block, "selectivity": selective[0], "control_median": null, "objective": selective[0] - null}
+        )
+    bar.close()
+    return pd.DataFrame(rows)

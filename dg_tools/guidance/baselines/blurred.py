@@ -1,0 +1,48 @@
+"""Blurred-prediction guidance: is a worse twin needed at all? Only the predicted picture, blurred.
+
+The worse prediction is the one whose x0 = z - sigma c is the conditional one's, blurred in latents. It costs no second
+forward, and w (c - worse) is unsharp masking of x0: x0 + w (x0 - blur x0). Ours, as the plainest rival of any guidance
+that claims detail.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dg_tools.forward.call import Call
+from dg_tools.guidance.baselines.perturbed import Again, Perturbed, grid_of
+from dg_tools.guidance.baselines.smooth import gaussian_blur
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import packed, spatial
+
+
+class Blurred(Perturbed):
+    """Guidance away from the blurred prediction: `Blurred(3.0, 0.5, sigma=1.0)`.
+
+    Args:
+        sigma: of the blur, in latent pixels.
+        guidance_scale, weight, others: as in `Perturbed`.
+
+    Raises:
+        ValueError: sigma that is not positive.
+    """
+
+    short = "blur"
+
+    def __init__(
+        self, guidance_scale: float | None = None, weight: float = 1.0, *, sigma: float = 1.0, **others: Any
+    ) -> None:
+        if not sigma > 0:
+            raise ValueError(f"sigma={sigma}; a width in latent pixels, more than 0")
+        super().__init__(guidance_scale, weight, sigma=sigma, **others)
+        self.sigma = sigma
+
+    def worse(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
+        """The velocity of the blurred x0; no forward."""
+        side = dit.pixels_per_token
+        height, width = (side * n for n in grid_of(dit, rows))
+        z, velocity = (spatial(dit, x.float(), height, width) for x in (rows["hidden_states"], cond))
+        x0 = z - call.sigma * velocity
+        return packed(dit, (z - gaussian_blur(x0, self.sigma)) / call.sigma).to(cond.dtype)

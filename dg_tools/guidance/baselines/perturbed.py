@@ -1,0 +1,156 @@
+"""How does a guidance with another worse twin become one class of a page? It says what is perturbed, and nothing else.
+
+`classic` computes the prediction c, keeps what the block before the first perturbed one gave, and runs the rest again
+with the perturbation on: K - m block calls from a first perturbed block m of K (a skipped block is no call).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dg_tools.forward.call import Call
+from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.models.dit import DiT
+
+IMAGE_FIRST = {"sd3": True, "flux": False}  # family -> is the image before the text in a joint attention?
+
+Again = Callable[[dict[str, Any]], torch.Tensor]
+
+
+class Settings:
+    """A guider made from its settings again, those of its subclass included: diffusers looks at one signature only."""
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **changes: Any) -> Any:
+        """The guider that these settings describe, with changes; a second value (nothing) where diffusers asks."""
+        made = cls(**{**{k: v for k, v in config.items() if not k.startswith("_")}, **changes})
+        return (made, {}) if return_unused_kwargs else made
+
+
+class Perturbed(Settings, DetailGuidance):
+    """A guidance w (c - worse) beside CFG, in classic pipelines.
+
+    Args:
+        guidance_scale: the usual CFG scale s; 1 is off; None: 1, and in `dg.detail_guidance` whatever the call says.
+        weight: w, 0 and up; 0 is off, and costs nothing.
+        window: of the worse twin, (start, stop) as fractions of the steps: step i of n is inside where
+            start * n <= i < stop * n.
+        guidance_rescale, start, stop, enabled: as in `DetailGuidance`.
+
+    Raises:
+        ValueError: scale, weight or window out of range, before any forward.
+    """
+
+    disrupts = False
+    layouts: Sequence[str] | None = tuple(IMAGE_FIRST)  # families that it knows; None: any
+
+    def __init__(
+        self,
+        guidance_scale: float | None = None,
+        weight: float = 1.0,
+        *,
+        window: tuple[float, float] | list[float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+        **own: Any,
+    ) -> None:
+        if not weight >= 0:
+            raise ValueError(f"weight={weight}; {type(self).__name__}'s w is at least 0 (0 = off)")
+        begin, end = window
+        super().__init__(guidance_scale, weight, None, begin, end, guidance_rescale, start, stop, enabled)
+        self.register_to_config(
+            guidance_scale=guidance_scale, weight=float(weight), window=list(window),
+            guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled, **own,
+        )  # fmt: skip
+
+    @property
+    def first(self) -> int | None:
+        """The first perturbed block; None where the worse twin has another beginning."""
+        return None
+
+    def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
+        """Raise before any forward for a family whose layout is not known, and for a window without a step."""
+        if self.layouts is not None and dit.family.name not in self.layouts:
+            raise ValueError(
+                f"{type(self).__name__} knows the layouts of {', '.join(self.layouts)}, not of family "
+                f"{dit.family.name!r}; dg.baselines.AutoGuidance and dg.DetailGuidance take any"
+            )
+        if steps is not None:
+            self.check_window(steps)
+
+    @contextmanager
+    def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
+        """A forward inside is perturbed; put back afterwards, after an exception too."""
+        raise NotImplementedError
+        yield
+
+    def worse(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
+        """The worse twin's prediction.
+
+        Args:
+            dit: the model.
+            rows: the transformer's inputs for the conditional rows.
+            cond: what it predicts for them.
+            call: which step.
+            again: another forward of `rows`.
+        """
+        with self.on(dit, rows, call):
+            return again(rows)
+
+
+class InBlocks(Perturbed):
+    """One that perturbs some blocks.
+
+    Args:
+        blocks: an index into `dit.blocks`, or several: all of them are perturbed in one pass.
+        guidance_scale, weight, others: as in `Perturbed`.
+
+    Raises:
+        ValueError: no blocks, or one twice. IndexError: a block that there is not, when the model is known.
+    """
+
+    def __init__(
+        self, guidance_scale: float | None = None, weight: float = 1.0, *, blocks: int | Sequence[int], **others: Any
+    ) -> None:
+        self.blocks = sorted([blocks] if isinstance(blocks, int) else blocks)
+        if not self.blocks or len(set(self.blocks)) < len(self.blocks):
+            raise ValueError(f"blocks={blocks}: at least one, none twice")
+        super().__init__(guidance_scale, weight, blocks=list(self.blocks), **others)
+
+    @property
+    def first(self) -> int:
+        """The first perturbed block."""
+        return self.blocks[0]
+
+    def calls(self, blocks: int) -> int:
+        """Block calls of the perturbed pass of a model of so many blocks, where nothing else acts on them."""
+        return blocks - self.first
+
+    def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
+        """As in `Perturbed`, and IndexError for blocks that there are not."""
+        super().check(dit, steps, height, width)
+        for block in self.blocks:
+            dit.block(block)
+
+
+def grid_of(dit: DiT, rows: dict[str, Any]) -> tuple[int, int]:
+    """Image tokens as (rows, columns), from the transformer's own inputs.
+
+    Raises:
+        ValueError: more image tokens than those of one picture.
+    """
+    z = rows["hidden_states"]
+    if z.ndim == 4:
+        patch = dit.family.patch(dit.transformer)
+        return z.shape[-2] // patch, z.shape[-1] // patch
+    ids = rows["img_ids"].reshape(-1, rows["img_ids"].shape[-1])
+    grid = int(ids[:, 1].max()) + 1, int(ids[:, 2].max()) + 1
+    if grid[0] * grid[1] != z.shape[1]:
+        raise ValueError(f"{z.shape[1]} image tokens are no {grid[0]} x {grid[1]} picture: only plain text-to-image")
+    return grid

@@ -1,0 +1,47 @@
+"""Skip-layer guidance (Stability AI, with SD3.5): what if some blocks were not there?
+
+A skipped block gives on both streams as it was given them. Stability AI's setting for SD3.5-medium is blocks 7, 8 and
+9, w = 2.8, window (0.01, 0.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dg_tools.forward.call import Call
+from dg_tools.forward.restart import Passed
+from dg_tools.guidance.baselines.perturbed import InBlocks
+from dg_tools.models.dit import DiT
+
+
+class SLG(InBlocks):
+    """Skip-layer guidance: `SLG(3.0, 1.0, blocks=[6, 7])`; arguments as in `InBlocks`.
+
+    Hooks on a skipped block (edits, readers) do not run in the perturbed pass: the block does not run either.
+    """
+
+    short = "SLG"
+
+    def calls(self, blocks: int) -> int:
+        """As in `InBlocks`, without the skipped ones."""
+        return blocks - self.first - len(self.blocks)
+
+    @contextmanager
+    def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
+        """The blocks are passed by."""
+        transformer = dit.transformer
+        kept = {record.path: transformer._modules[record.path] for record in dit.family.lists}
+        first = 0
+        try:
+            for record in dit.family.lists:
+                modules = list(getattr(transformer, record.path))
+                now = [Passed(m, record) if first + i in self.blocks else m for i, m in enumerate(modules)]
+                transformer._modules[record.path] = torch.nn.ModuleList(now)
+                first += len(modules)
+            yield
+        finally:
+            transformer._modules.update(kept)

@@ -1,0 +1,101 @@
+"""From a name to a DiT that can be looked into: an embedded model, a folder, a Hub id, or a loaded pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dg_tools.families import Family
+from dg_tools.models.dit import DiT
+from dg_tools.models.files import DEFAULT, card_call, check_folder, source_of
+from dg_tools.models.profiles import read_profile
+
+
+def load(
+    model: Any = None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device | None = None,
+    family: Family | None = None,
+    **kwargs: Any,
+) -> DiT:
+    """A DiT by embedded name, folder, Hub id, or from a pipeline that is already loaded.
+
+    Args:
+        model: None (the embedded default), a name of `embedded()`, the path of a diffusers folder, a Hub id such as
+            `stabilityai/stable-diffusion-3.5-medium` (this, and nothing else, may download), or a diffusers pipeline.
+        dtype: a torch dtype; "auto" is float32 on a CPU and bfloat16 on an accelerator. Ignored for a loaded pipeline.
+        device: where to put the pipeline; None leaves it (CPU, or where a loaded pipeline is).
+        family: a record of your own for a transformer class that has none.
+        **kwargs: passed to `DiffusionPipeline.from_pretrained` (`variant`, `revision`, `cache_dir` ...).
+
+    Raises:
+        FileNotFoundError: a path that is no diffusers folder, or an empty one; lists what there is.
+        TypeError: something else, such as a modular pipeline, which takes a guider itself.
+        ValueError: pickle weights, an unknown transformer class, a pipeline without a transformer, or a transformer
+            that is not what its family record says.
+    """
+    from diffusers import DiffusionPipeline
+
+    if isinstance(model, DiT):
+        return model
+    if isinstance(model, DiffusionPipeline):
+        pipeline = model
+        if device is not None:
+            pipeline = pipeline.to(device)
+        return DiT(pipeline, family)
+    if type(model).__name__.endswith("ModularPipeline"):
+        raise TypeError(
+            f"a {type(model).__name__} takes a guider itself: pipe.update_components(guider=dg.DetailGuidance(...)); "
+            "to look inside, load its components in a classic pipeline"
+        )
+    if not isinstance(model, str | Path | None):
+        raise TypeError(
+            f"a {type(model).__name__} is no model: pass a name, a folder, a Hub id or a diffusers pipeline"
+        )
+    name = DEFAULT if model is None else str(model)
+    source = source_of(name)
+    if isinstance(source, Path):
+        check_folder(source)
+        kwargs["local_files_only"] = True
+    if dtype == "auto":
+        on_cpu = torch.device(device or "cpu").type == "cpu"
+        dtype = torch.float32 if on_cpu else torch.bfloat16
+    try:
+        with quiet_loading():
+            pipeline = DiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True, **kwargs)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"could not load {name!r} ({error}). A Hub id needs network access or a filled cache, "
+            "and safetensors weights"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
+    if device is not None:
+        pipeline = pipeline.to(device)
+    call = card_call(source) if isinstance(source, Path) else None
+    return DiT(pipeline, family, call=call, profile=read_profile(source))
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep the libraries' own loading bars, and their advice on torchvision, quiet; put back as they were."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
+    source = logging.getLogger("transformers.utils.import_utils")
+    quiet = lambda record: "requires torchvision" not in record.getMessage()  # noqa: E731
+    source.addFilter(quiet)
+    for lib in shown:
+        lib.disable_progress_bar()
+    try:
+        yield
+    finally:
+        source.removeFilter(quiet)
+        for lib in shown:
+            lib.enable_progress_bar()

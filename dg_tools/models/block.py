@@ -1,0 +1,115 @@
+"""One block of a DiT, and what a trace can read of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dg_tools.families import BlockList, bind
+
+if TYPE_CHECKING:
+    from dg_tools.models.dit import DiT
+
+
+class Block:
+    """One block of a DiT, with views of what it computes for use inside `dit.trace(...)`.
+
+    Attributes:
+        index: position in execution order, over all block lists.
+        name: site name, `3` or `single.7`.
+        module: the torch module.
+        record: the family's record of this block list.
+    """
+
+    def __init__(self, dit: DiT, index: int, name: str, record: BlockList, module: torch.nn.Module) -> None:
+        self.dit, self.index, self.name, self.record, self.module = dit, index, name, record, module
+
+    def __repr__(self) -> str:
+        return f"Block({self.index}, site {self.name!r}, {type(self.module).__name__})"
+
+    def _envoy(self, rank: int, what: str) -> Any:
+        self.dit.guard(self.index, rank, what)
+        envoy = getattr(self.dit.nnsight.transformer, self.record.path)
+        return envoy[self.index - self.dit.first_index(self.record)]
+
+    @property
+    def conditioning(self) -> torch.Tensor:
+        """What the block's AdaLN is given, (rows, channels): the time-text embedding. For reading, before the rest."""
+        return bind(self.module, *self._envoy(0, "conditioning").inputs)[self.dit.family.embedding]
+
+    @property
+    def modulation(self) -> dict[str, torch.Tensor]:
+        """AdaLN shift, scale and gate chunks by name, each (rows, channels). For reading."""
+        envoy, record = self._envoy(0, "modulation"), self.record
+        if record.adaln is not None:
+            value = part_of(envoy, record.adaln).output
+        else:
+            value = bind(self.module, *envoy.inputs)[record.given]
+        chunks = record.as_chunks(self.module, value, self.dit.width)
+        if (added := record.added(self.module)) is not None:
+            chunks = added + chunks
+        names = record.chunks(self.module)
+        return {name: chunks[:, i] for i, name in enumerate(names) if name is not None}
+
+    @property
+    def gates(self) -> dict[str, torch.Tensor]:
+        """The AdaLN gates (the paper's alpha) by name, each (rows, channels). For reading."""
+        return {name: value for name, value in self.modulation.items() if name.startswith("gate")}
+
+    @property
+    def attn(self) -> torch.Tensor:
+        """What attention gives the image stream, before its gate: (rows, tokens, channels). For reading."""
+        if self.record.attn is None:
+            raise AttributeError(f"{self!r} writes attention and MLP in one projection: read .mlp")
+        output = part_of(self._envoy(1, "attn"), self.record.attn).output
+        return self._of_image(output[0] if isinstance(output, tuple) else output)
+
+    @property
+    def mlp(self) -> torch.Tensor:
+        """What the MLP gives the image stream, before its gate: (rows, tokens, channels). For reading."""
+        if self.record.mlp is None:
+            raise AttributeError(f"{self!r} runs its MLP more than once, and a trace cannot tell which run is which")
+        return self._of_image(part_of(self._envoy(2, "mlp"), self.record.mlp).output)
+
+    def _of_image(self, output: torch.Tensor) -> torch.Tensor:
+        """The image tokens of what a branch gives; a convolution's output (rows, channels, y, x) as tokens."""
+        if output.ndim == 4:
+            return output.flatten(2).transpose(1, 2)
+        return output[:, -self.dit.image_tokens_now() :] if self.record.mlp_is_concatenated else output
+
+    @property
+    def output(self) -> Any:
+        """What the block returns, as it returns it (the record says where the streams are). Read or assign whole."""
+        return self._envoy(3, "output").output
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._envoy(3, "output").output = value
+
+    @property
+    def image(self) -> torch.Tensor:
+        """Hidden states of the image stream at the block's output: (rows, tokens, channels). Read, edit or assign."""
+        return self._envoy(3, "image").image
+
+    @image.setter
+    def image(self, value: torch.Tensor) -> None:
+        self._envoy(3, "image").image = value
+
+    @property
+    def text(self) -> torch.Tensor | None:
+        """Hidden states of the text stream at the block's output; None where there are none (SD3's last block, and
+        families that only attend to the text).
+        """
+        return self._envoy(3, "text").text
+
+    @text.setter
+    def text(self, value: torch.Tensor) -> None:
+        self._envoy(3, "text").text = value
+
+
+def part_of(module: Any, path: str) -> Any:
+    """A part of a module, or of its nnsight envoy, by a path such as `norm1.linear` or `img_mod.1`."""
+    for name in path.split("."):
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    return module

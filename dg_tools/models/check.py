@@ -1,0 +1,52 @@
+"""Is a transformer what its family record says, and can hooks on it be trusted? Checked on load."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+
+from dg_tools.families import Family
+from dg_tools.models.block import part_of
+
+
+def check_not_compiled(transformer: torch.nn.Module) -> None:
+    """Raise ValueError for a compiled transformer, or one with compiled blocks."""
+    parts = [transformer, *transformer.modules()]
+    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in parts):
+        raise ValueError(
+            "this transformer is compiled: torch traces a module's hooks when it compiles it and skips those that come "
+            "later without a word, so that captures and edits would do nothing. Use dg_tools before compiling, or load "
+            "the pipeline without torch.compile"
+        )
+
+
+def check_record(family: Family, transformer: torch.nn.Module) -> None:
+    """Raise ValueError where a transformer is not what its record says."""
+
+    def wrong(message: str) -> ValueError:
+        return ValueError(f"{type(transformer).__name__} does not match family record {family.name!r}: {message}")
+
+    width = family.width(transformer)
+    for record in family.lists:
+        if not hasattr(transformer, record.path):
+            raise wrong(f"there is no block list {record.path!r}")
+    for name, record, block in family.blocks(transformer):
+        for path in filter(None, (record.adaln, record.attn, record.mlp)):
+            try:
+                part = part_of(block, path)
+            except (AttributeError, IndexError):
+                part = None
+            if part is None:
+                raise wrong(f"block {name} has no {path!r}")
+        chunks = record.chunks(block)
+        if record.adaln is not None:
+            size = part_of(block, record.adaln).out_features
+            if size != width * len(chunks):
+                raise wrong(f"block {name}: {size} AdaLN outputs are no {len(chunks)} chunks of {width}")
+        elif record.given not in inspect.signature(type(block).forward).parameters:
+            raise wrong(f"block {name} takes no {record.given!r}")
+        if (added := record.added(block)) is not None and tuple(added.shape[-2:]) != (len(chunks), width):
+            raise wrong(
+                f"block {name}: its {record.table} is {tuple(added.shape)}, not {len(chunks)} chunks of {width}"
+            )

@@ -1,0 +1,35 @@
+"""From pictures to latents and back, in the pipeline's own scale and layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dg_tools.models.dit import DiT
+
+
+def spatial(dit: DiT, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Latents as (N, C, H, W) of what the transformer takes or gives; height and width are the picture's."""
+    return dit.family.latents.unpack(dit.pipeline, latents, height, width)
+
+
+@torch.no_grad()
+def decode(dit: DiT, latents: torch.Tensor, output_type: str = "pil") -> Any:
+    """Pictures of latents (N, C, H, W), by the pipeline's own steps."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    processor = getattr(dit.pipeline, "image_processor", None) or VaeImageProcessor()
+    return processor.postprocess(dit.family.latents.decode(dit.pipeline, latents), output_type=output_type)
+
+
+@torch.no_grad()
+def encode(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
+    """Latents (N, C, h, w) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean, as the transformer takes it."""
+    vae = dit.pipeline.vae
+    return dit.family.latents.encode(dit.pipeline, pictures.to(vae.device, vae.dtype))
+
+
+def packed(dit: DiT, latents: torch.Tensor) -> torch.Tensor:
+    """Latents (N, C, H, W) as the transformer takes them; `spatial` undoes it."""
+    return dit.family.latents.pack(dit.pipeline, latents.to(dit.dtype))

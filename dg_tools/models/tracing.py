@@ -1,0 +1,240 @@
+"""nnsight on a DiT: named views of a block's streams, and a trace whose steps and order can be trusted.
+
+Imported on first use only: nnsight adds `.save` to every object and patches autograd when it is imported.
+"""
+
+# mypy: disable-error-code="no-redef"
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nnsight import NNsight
+from nnsight.intervention.envoy import Envoy
+from nnsight.intervention.eproperty import eproperty
+from nnsight.intervention.tracer import InterleavingTracer
+
+from dg_tools.families import BlockList, Stream, bind
+from dg_tools.forward.call import Branch, Call
+from dg_tools.forward.clock import Clock
+
+if TYPE_CHECKING:
+    from dg_tools.models.dit import DiT
+
+
+class PipelineModule(torch.nn.Module):
+    """A pipeline as a module, so that nnsight can trace a whole sampling run of a pipeline that exists already."""
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        for name, component in pipeline.components.items():
+            if isinstance(component, torch.nn.Module):
+                self.add_module(name, component)
+
+    def forward(self, prompt: dict[str, Any], **kwargs: Any) -> Any:
+        """`prompt` by the name of the pipeline's argument, which need not be the first; nnsight asks for a first."""
+        return self.pipeline(**prompt, **kwargs)
+
+
+def block_envoy(record: BlockList, image_tokens: Callable[[], int]) -> type[Envoy]:
+    """An Envoy class with `.image` and `.text` views of what a block returns, written back whole."""
+
+    def get(raw: Any, stream: Stream) -> torch.Tensor | None:
+        found = record.get(raw, stream, image_tokens())
+        return None if found is None else found.clone()
+
+    def put(raw: Any, stream: Stream, value: Any) -> Any:
+        return record.put(raw, stream, value, image_tokens())
+
+    class BlockEnvoy(Envoy):
+        @eproperty(key="output")
+        def image(self, value: Any) -> torch.Tensor | None:
+            return get(value, "image")
+
+        @image.transform
+        def image(self, edited: torch.Tensor, raw: Any) -> Any:
+            return put(raw, "image", edited)
+
+        @image.postprocess
+        def image(self, value: torch.Tensor) -> Any:
+            return put(self.output, "image", value)
+
+        @eproperty(key="output")
+        def text(self, value: Any) -> torch.Tensor | None:
+            return get(value, "text")
+
+        @text.transform
+        def text(self, edited: torch.Tensor | None, raw: Any) -> Any:
+            return raw if edited is None else put(raw, "text", edited)
+
+        @text.postprocess
+        def text(self, value: torch.Tensor) -> Any:
+            return put(self.output, "text", value)
+
+    return BlockEnvoy
+
+
+def wrap(dit: DiT) -> NNsight:
+    """The pipeline as an nnsight model with block views.
+
+    Raises:
+        RuntimeError: inside `dg.detail_guidance`, whose end would take the wrapping off.
+    """
+    if getattr(dit.transformer.__dict__.get("forward"), "guider", None) is not None:
+        raise RuntimeError(
+            "this model is not wrapped for traces yet, and `dg.detail_guidance` is on: read `dit.nnsight` once before"
+        )
+    envoys = {type(b.module): block_envoy(b.record, dit.image_tokens_now) for b in dit.blocks}
+    return NNsight(PipelineModule(dit.pipeline), envoys=envoys)
+
+
+def unwrap(model: NNsight) -> None:
+    """Undo what wrapping left on the modules."""
+    for module in model._module.modules():
+        for name in ("forward", "__nnsight__"):
+            module.__dict__.pop(name, None)
+
+
+class Step(int):
+    """A denoising step from `run.steps`: its index, with `.sigma`, `.timestep`, `.branch`, `.cond`, `.uncond`."""
+
+    sigma: float
+    timestep: float
+    branch: Branch
+    cond: slice
+    uncond: slice
+    call: Call
+    absent: frozenset[int]
+
+    @classmethod
+    def of(cls, index: int, call: Call, absent: frozenset[int] = frozenset()) -> Step:
+        """A step from the call that it is; `absent` blocks do not run in it."""
+        step = cls(index)
+        step.sigma, step.timestep, step.branch = call.sigma, call.timestep, call.branch
+        step.cond, step.uncond, step.call, step.absent = call.cond, call.uncond, call, absent
+        return step
+
+    def visits(self, block: Any) -> bool:
+        """Whether this call runs a block: skip-layer guidance and a disrupted pass leave some out."""
+        return block.index not in self.absent
+
+
+class GuardedTracer(InterleavingTracer):
+    """An nnsight tracer that refuses reads out of execution order, and holds the model's lock."""
+
+    def __init__(self, dit: DiT, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dit = dit
+        self.image_tokens = 0
+        self._last: tuple[int, int] = (-1, -1)
+        self._absent: frozenset[int] = frozenset()
+
+    def begin(self, inputs: dict[str, Any], absent: frozenset[int] = frozenset()) -> None:
+        """A call of the transformer begins."""
+        self._last, self._absent = (-1, -1), absent
+        self.image_tokens = self.dit.family.image_tokens(self.dit.transformer, inputs["hidden_states"])
+
+    def guard(self, index: int, rank: int, what: str) -> None:
+        """Raise where a read would go back in the model's order, or wait for a block that this call leaves out."""
+        if index in self._absent:
+            raise RuntimeError(
+                f"block {index}'s .{what} was read in a call that leaves this block out (skip-layer guidance, or a "
+                "disrupted pass): ask step.visits(block), or keep to calls whose step.branch is not 'other'"
+            )
+        if (index, rank) < self._last:
+            order = ("modulation", "attn", "mlp", "image")
+            last = f"block {self._last[0]}'s .{order[self._last[1]]}"
+            raise RuntimeError(
+                f"block {index}'s .{what} was read after {last}: in a step, read in execution order "
+                "(block by block; modulation, attn, mlp, then image and text), or it would silently be the next step's"
+            )
+        self._last = (index, rank)
+
+    def __exit__(self, *exception: Any) -> bool:
+        with self.dit.running(), warnings.catch_warnings():
+            # the loop over steps is open-ended on purpose: it ends with the run
+            warnings.filterwarnings("ignore", message=".*was never reached.*")
+            self.dit._run = self
+            try:
+                return super().__exit__(*exception)
+            finally:
+                self.dit._run = None
+
+
+class RunTracer(GuardedTracer):
+    """The tracer of a sampling run, which knows steps from timesteps."""
+
+    def __init__(self, dit: DiT, guided: bool, *args: Any, **kwargs: Any) -> None:
+        self._aside = False  # whether a callback of the caller's is running, which may call the transformer
+        callback = kwargs.get("callback_on_step_end")
+        if callback is not None:
+            kwargs["callback_on_step_end"] = self._set_aside(callback)
+            if hasattr(callback, "tensor_inputs"):  # diffusers' own callbacks say what they want to be given
+                kwargs["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
+        super().__init__(dit, *args, **kwargs)
+        self.guided = guided
+
+    def _set_aside(self, callback: Any) -> Any:
+        """A callback whose calls of the transformer are no steps, whatever timestep they are made at."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._aside = True
+            try:
+                return callback(*args, **kwargs)
+            finally:
+                self._aside = False
+
+        return call
+
+    @property
+    def calls(self) -> Iterator[Step]:
+        """One `Step` for each call of the transformer that belongs to the schedule, as long as the run goes.
+
+        The loop is cut short when the run ends, and with it the body: nothing may stand after it.
+        """
+        clock = Clock(self.dit.pipeline, self.dit.family, self.guided)
+        transformer = self.dit.nnsight.transformer
+        seen: set[Any] = set()
+        for _ in self.iter[:]:
+            inputs = bind(self.dit.transformer, *transformer.inputs)
+            if self._aside:
+                self.begin(inputs)
+                continue
+            call = clock.read(inputs)
+            if call.step is None:
+                self.begin(inputs)
+                continue
+            key = (call.step, call.branch)
+            if key in seen:  # a further pass at this step, such as a disrupted one
+                call = replace(call, branch="other")
+            seen.add(key)
+            absent = frozenset(inputs.get("skip_layers") or ())
+            if call.branch == "other":
+                lists = [getattr(self.dit.transformer, record.path) for record in self.dit.family.lists]
+                there = {id(module) for blocks in lists for module in blocks}
+                absent |= {b.index for b in self.dit.blocks if id(b.module) not in there}
+            self.begin(inputs, absent)
+            yield Step.of(key[0], call, absent)
+
+    @property
+    def steps(self) -> Iterator[Step]:
+        """One `Step` for each call of the transformer that belongs to the schedule.
+
+        Ends with the last step's own call, so that what stands after the loop (reading `run.result`) still runs.
+        """
+        closing = "uncond" if self.guided and self.dit.family.rows == "sequential" else None
+        for step in self.calls:
+            yield step
+            if step == len(self.dit.pipeline.scheduler.timesteps) - 1 and closing in (None, step.branch):
+                return
+
+
+def forward_tracer(dit: DiT) -> Any:
+    """A trace of one forward of the transformer alone, for inputs of one's own: `forward_tracer(dit)(**inputs)`."""
+    return lambda **inputs: dit.nnsight.transformer.trace(
+        tracer_cls=lambda *a, **k: GuardedTracer(dit, *a, **k), **inputs
+    )

@@ -1,0 +1,86 @@
+"""One denoising step, disrupted: the edit among controls that do as much harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
+
+EDIT: dict[str, Any] = {"color": MASSIVE, "marker": "o", "ms": 5}
+CONTROL: dict[str, Any] = {"color": QUIET, "marker": ".", "lw": 1}
+
+
+def equal_harm(result: Any) -> Figure:
+    """Six panels from a `denoise` result.
+
+    Above: error by band and sigma over the clean run's, the edit among its equal-harm controls. Below: selectivity
+    (high-band minus low-band log ratio) against the controls', with their null distribution; high-band damage on the
+    object and on the background; what other edits of the same channels do, with 95% intervals over prompts.
+    """
+    curves, summary = result.tables["by_sigma"], result.tables["variants"]
+    figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained")
+    for axis, band in zip(axes[0], ("low", "mid", "high"), strict=True):
+        for role, style in (("control", {**CONTROL, "ls": ":", "alpha": 0.5}), ("edit", {**EDIT, "ls": "-"})):
+            for _, rows in curves[(curves["role"] == role) & (curves["band"] == band)].groupby("variant", sort=False):
+                axis.plot(rows["sigma"], rows["log_ratio"], **style)
+        axis.axhline(0, color=INK, lw=0.8)
+        axis.set(title=f"{band} band", xlabel="sigma")
+        axis.sharey(axes[0, 0])
+    axes[0, 0].set_ylabel("log(x0 error / clean error)")
+    axes[0, 2].plot([], [], **EDIT, label="massive channels zeroed")
+    axes[0, 2].plot([], [], **CONTROL, label="controls of the same harm")
+    axes[0, 2].legend(fontsize=7, frameon=False)
+    null_panel(axes[1, 0], result.outcome("selectivity"))
+    region_panel(axes[1, 1], summary)
+    others_panel(axes[1, 2], summary)
+    figure.suptitle(f"One step at the same z_t, equal harm: {result.primary.status}", fontsize=10)
+    return finish(figure)
+
+
+def null_panel(axis: Any, outcome: Any) -> None:
+    """An outcome's estimate and interval above the histogram of its controls', with the bound that was set."""
+    if outcome.null:
+        axis.hist(outcome.null, bins=12, color=QUIET, alpha=0.8, label=f"{len(outcome.null)} controls")
+    top = max(axis.get_ylim()[1], 1) * 1.15
+    axis.plot([outcome.low, outcome.high], [top, top], color=MASSIVE)
+    axis.plot(outcome.estimate, top, **EDIT, ls="", label="massive channels, 95% interval")
+    axis.axvline(outcome.margin, color=INK, lw=0.8, ls="--", label=f"asked: {outcome.direction} {outcome.margin:g}")
+    axis.set(title=f"{outcome.name} against controls", xlabel=wrap(outcome.unit, 44), ylabel="controls")
+    axis.set_ylim(0, top * 1.6)
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+
+
+def region_panel(axis: Any, summary: Any) -> None:
+    """High-band log ratio on the object against the background's, the edit among its controls."""
+    if "foreground" not in summary:
+        axis.text(0.5, 0.5, "no masks: object and background\nare not told apart", ha="center", va="center", fontsize=8)
+        axis.set_axis_off()
+        return
+    for role, style, label in (("control", CONTROL, "controls"), ("edit", EDIT, "massive channels")):
+        rows = summary[summary["role"] == role]
+        axis.plot(rows["background"], rows["foreground"], **style, ls="", label=label)
+    limits = [min(axis.get_xlim()[0], axis.get_ylim()[0], 0), max(axis.get_xlim()[1], axis.get_ylim()[1], 0)]
+    axis.plot(limits, limits, color=INK, lw=0.8, ls="--", label="same on both")
+    axis.set(title="where the high band suffers", xlabel="background, log ratio", ylabel="object, log ratio")
+    axis.legend(fontsize=7, frameon=False)
+
+
+def others_panel(axis: Any, summary: Any) -> None:
+    """Total error of the edit and of the further edits, with intervals; draws of like variance as ticks."""
+    shown = summary[summary["role"].isin(["edit", "further"])]
+    for row, (_, one) in enumerate(shown.iterrows()):
+        style = EDIT if one["role"] == "edit" else {**EDIT, "color": INK}
+        axis.plot([one["low_end"], one["high_end"]], [row, row], color=style["color"])
+        axis.plot(one["total"], row, **style)
+    names = ["zeroed" if v == "zero" else v for v in shown["variant"]]
+    alike = summary[summary["role"] == "like variance"]
+    if len(alike):
+        axis.plot(alike["total"], [len(names)] * len(alike), "|", color=QUIET, ms=10)
+        names.append("others of\nlike variance")
+    axis.axvline(0, color=INK, lw=0.8)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set(title="other edits", xlabel="log error ratio, all bands")

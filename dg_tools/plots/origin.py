@@ -1,0 +1,85 @@
+"""Who writes a massive channel: writes by block, what its gates cause, and its size after it was switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+
+COLOURS = {"patch": "#d5c4a1", "position": "#a89984", "attention": INK, "attention 2": "#5d7a94", "MLP": MASSIVE,
+           "joint": "#8e5572"}  # fmt: skip
+
+
+def origin_effects(result: Any) -> Figure:
+    """From an `origin` result: for each channel its signed writes by block, stacked by writer (mean over runs); the
+    share of its final size that is gone without the gates; its size after each block once it was zeroed.
+    """
+    channels = result.settings["channels"][:4]
+    figure = plt.figure(figsize=(9.5, 2.3 * -(-len(channels) // 2) + 3), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[-(-len(channels) // 2), 1.2])
+    top, bottom = parts
+    rows = -(-len(channels) // 2)
+    panels = top.subplots(rows, min(2, len(channels)), squeeze=False)
+    for axis in panels.flat[len(channels) :]:
+        axis.axis("off")
+    for axis, channel in zip(panels.flat, channels, strict=False):
+        writes(axis, result.table[result.table["channel"] == channel], channel)
+    panels[0, 0].legend(fontsize=7, frameon=False, ncols=3)
+    left, right = bottom.subplots(1, 2)
+    removed(left, result.tables["gates"])
+    healing(right, result.tables["healing"], result.settings["block"])
+    figure.suptitle(
+        f"Channels {', '.join(map(str, result.settings['channels']))}: {result.primary.status}", fontsize=10
+    )
+    return finish(figure)
+
+
+def writes(axis: Axes, table: Any, channel: int) -> None:
+    """Signed token mean of each write, stacked up and down from zero."""
+    blocks = sorted(table["block"].unique())
+    above, below = np.zeros(len(blocks)), np.zeros(len(blocks))
+    mean = table.groupby(["writer", "block"])["write"].mean().unstack("block").reindex(columns=blocks).fillna(0)
+    for writer in [w for w in COLOURS if w in mean.index]:
+        value = mean.loc[writer].to_numpy()
+        axis.bar(blocks, value, bottom=np.where(value >= 0, above, below), color=COLOURS[writer], label=writer)
+        above, below = above + np.maximum(value, 0), below + np.minimum(value, 0)
+    axis.axhline(0, color=INK, lw=0.6)
+    axis.set_xticks(blocks, ["in" if b < 0 else str(b) for b in blocks], fontsize=7)
+    axis.set(xlabel="block (in: before the first)", ylabel="write, token mean")
+    axis.set_title(f"channel {channel}: who writes it (at the end {table['final'].mean():.3g})", fontsize=9)
+
+
+def removed(axis: Axes, table: Any) -> None:
+    """Share of the final size gone without the gates: one dot a draw."""
+    kinds: Sequence[tuple[str, str, str]] = (
+        ("own block", "massive channels,\ntheir own block", MASSIVE),
+        ("other blocks", "massive channels,\nother blocks", INK),
+        ("other channels", "other channels,\ntheir own block", QUIET),
+    )
+    for x, (kind, _, colour) in enumerate(kinds):
+        values = np.sort(table[table["kind"] == kind]["removed"].to_numpy())
+        axis.plot(x + np.linspace(-0.15, 0.15, len(values)) * (len(values) > 1), values, "o", ms=4, color=colour)
+    axis.axhline(0, color=QUIET, lw=0.6)
+    axis.set_xticks(range(3), [words for _, words, _ in kinds], fontsize=7)
+    axis.set(ylabel="share of the final size gone")
+    axis.set_title("gates set to zero", fontsize=9)
+
+
+def healing(axis: Axes, table: Any, block: int) -> None:
+    """Size relative to the clean run's after each block: massive channels in red, control draws in grey."""
+    for i, (_, one) in enumerate(table[table["kind"] == "other zeroed"].groupby("draw")):
+        axis.plot(one["block"], one["relative"], color=QUIET, lw=0.7, alpha=0.6, label=None if i else "other channels")
+    for i, (name, one) in enumerate(table[table["kind"] == "zeroed"].groupby("channel", sort=False)):
+        axis.plot(
+            one["block"], one["relative"], "o-", ms=3, color=MASSIVE, alpha=1 - 0.25 * (i % 4), label=f"channel {name}"
+        )
+    axis.axhline(1, color=INK, lw=0.6, ls=":")
+    axis.set(xlabel="block", ylabel="size relative to clean")
+    axis.set_title(f"zeroed after block {block}: does it come back?", fontsize=9)
+    axis.legend(fontsize=7, frameon=False)

@@ -1,0 +1,309 @@
+"""Guidances against hand algebra, the plan's arithmetic, and verdicts that can come out either way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from scipy.ndimage import gaussian_filter
+
+import dg_tools as dg
+from dg_tools.experiments import guidance_outcomes as gains
+from dg_tools.experiments import open_result
+from dg_tools.experiments._guidance import guidance
+from dg_tools.experiments.directions import Guidance, gaussian_blur, noised_twin
+from dg_tools.experiments.guidance_plan import block_calls, equal_steps, runs
+from dg_tools.experiments.perception_distortion import Truth, distortion, judged, perception
+from dg_tools.experiments.sampling_loop import sample
+
+OFF = dg.Disrupt([3, 7], 1)
+S, W = 3.0, 0.5
+PICTURES = (["apple", "a tree"], [4, 5])
+
+
+def run(dit, rule, observe=None, **sources):
+    return sample(dit, *PICTURES, rule, sources={"d": OFF, **sources}, observe=observe, **tiny.CALL)
+
+
+def flat(x):
+    return x.flatten(1).double().numpy()
+
+
+def pairs(count=2, size=(32, 48)):
+    chance = torch.Generator().manual_seed(1)
+    return [(word, torch.rand(3, *size, generator=chance) * 2 - 1) for word in ("apple", "tree", "cup")[:count]]
+
+
+@pytest.fixture(scope="module")
+def result(dits):
+    settings = {"channels": [3, 7], "block": 1, "steps": 2, "controls": 2, "windows": [(0.5, 1.0)], "scales": [1.0]}
+    return guidance(dits("sd3"), pairs(), [0, 1], progress=False, max_sequence_length=8, **settings)
+
+
+# -- the formula ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_parts_of_dg_are_the_projection_and_add_up(dits, name):
+    whole, along, across = (Guidance(p, S, W, part=p) for p in ("whole", "along", "across"))
+    checked = []
+
+    def observe(at, velocity):
+        push, cfg = flat(at["c"] - at["d"]), flat(at["c"] - at["u"])
+        share = (push * cfg).sum(1) / (cfg * cfg).sum(1)
+        assert np.allclose(flat(along.term(at)), W * share[:, None] * cfg, rtol=1e-3, atol=1e-5)
+        both = flat(along.term(at)) + flat(across.term(at))
+        assert np.allclose(both, flat(whole.term(at)), atol=1e-5)
+        assert np.abs((flat(across.term(at)) * cfg).sum(1)).max() < 1e-4 * np.linalg.norm(cfg)
+        expected = flat(at["u"] + S * (at["c"] - at["u"])) + W * push
+        assert np.allclose(flat(velocity), expected, atol=1e-4)
+        checked.append(at.step)
+
+    run(dits(name), whole, observe)
+    assert checked == [0, 1, 2]
+
+
+def test_matched_norm_holds_for_each_picture_at_every_step(dits):
+    dit = dits("sd3")
+    twins = {"control": OFF.controls(1)[0], "twin": noised_twin(dit.transformer, 0.1)}
+    ratios = []
+
+    def observe(at, velocity):
+        wanted = W * np.linalg.norm(flat(at["c"] - at["d"]), axis=1)
+        for worse in ("control", "twin", "blur"):
+            rule = Guidance(worse, S, W, worse=worse, norm_of="d")
+            ratios.append(np.linalg.norm(flat(rule.term(at)), axis=1) / wanted)
+            other = np.linalg.norm(flat(Guidance(worse, S, W, worse=worse).term(at)), axis=1)
+            assert np.abs(other / wanted - 1).max() > 0.01  # without it they are not equal
+
+    run(dit, Guidance("DG", S, W), observe, **twins)
+    assert len(ratios) == 9 and np.allclose(ratios, 1, rtol=1e-5)
+
+
+def test_w_zero_and_steps_outside_the_window_are_cfg_bit_for_bit(dits):
+    dit = dits("flux")
+    cfg = run(dit, Guidance("CFG", S)).latents
+    assert torch.equal(run(dit, Guidance("off", S, 0.0)).latents, cfg)
+    assert not torch.equal(run(dit, Guidance("on", S, W)).latents, cfg)
+    inside = run(dit, Guidance("late", S, W, window=(0.5, 1.0), cfg_window=(0.0, 0.5)))
+    theirs = dg.DetailGuidance(1.0, W, disrupt=OFF, detail_guidance_start=0.5)
+    assert [n for n in range(3) if "pred_disrupted" in theirs.passes(n, 3)] == [2]
+    assert inside.cost.block_calls == 2 * (3 * 5 + 2 * 5 + 1 * 3)
+
+
+def test_blur_is_scipys():
+    x = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for sigma in (0.6, 1.5):
+        theirs = gaussian_filter(x.numpy(), (0, 0, sigma, sigma), mode="nearest")
+        assert np.allclose(gaussian_blur(x, sigma).numpy(), theirs, atol=1e-12)
+
+
+def test_blur_guidance_is_unsharp_masking_of_x0(dits):
+    def observe(at, velocity):
+        x0 = at.x0(at["c"]).double()
+        sharp = x0 + W * (x0 - gaussian_blur(x0, 1.0))
+        assert np.allclose(flat(at.x0(velocity)), flat(sharp), atol=1e-4)
+
+    made = run(dits("sd3"), Guidance("blur", 1.0, W, worse="blur"), observe)
+    assert made.cost.forwards == 3 * 2  # no second forward
+
+
+def test_noised_twin_is_a_copy_with_noise_of_the_asked_size(dits):
+    original = dits("flux").transformer
+    kept = {k: v.clone() for k, v in original.state_dict().items()}
+    twin, again = noised_twin(original, 0.1, seed=3), noised_twin(original, 0.1, seed=3)
+    for name, value in original.named_parameters():
+        other = twin.get_parameter(name)
+        assert torch.equal(other, again.get_parameter(name)) and torch.equal(value, kept[name])
+        if value.ndim > 1 and value.numel() > 500:
+            assert (other - value).std().item() == pytest.approx(0.1 * value.std().item(), rel=0.15)
+        elif value.ndim == 1:
+            assert torch.equal(other, value)
+    with pytest.raises(ValueError, match="more than 0"):
+        noised_twin(original, 0.0)
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_costs_and_equal_compute_by_hand():
+    sources = {"d": dg.Disrupt([3], 2)}
+    both, cfg = Guidance("DG+CFG", S, W), Guidance("CFG", S)
+    assert block_calls(both, sources, 12, 20) == 20 * (12 + 12 + 9) == 660
+    assert block_calls(cfg, sources, 12, 20) == 480
+    assert equal_steps(cfg, 660, sources, 12, 20) == 28  # 648 and 672 are as near: the more, against DG
+    half = Guidance("CFG", S, cfg_window=(0.25, 0.75))
+    assert block_calls(half, sources, 12, 20) == 20 * 12 + 10 * 12
+    assert block_calls(Guidance("along", 1.0, W, part="along"), sources, 12, 20) == 660  # u is needed to project
+
+
+def test_a_run_that_is_there_already_is_refused():
+    sources = {"d": OFF, "control 0": OFF.controls(1)[0]}
+    settings = {"steps": 4, "scale": S, "weight": W, "window": (0.2, 0.8), "blur_sigma": 1.0, "controls": 1}
+    with pytest.raises(ValueError, match="the same"):
+        runs(sources, 4, scales=[W], **settings)
+
+
+# -- the experiment ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_every_run_and_picture(result):
+    plan = result.tables["runs"]
+    assert len(result.table) == 4 * len(plan) and set(result.table["rule"]) == set(plan["rule"])
+    assert len(result.primary.null) == 2 and result.primary.name == "rightness"
+    calls = plan.set_index("rule")["block_calls"]
+    assert calls["CFG 3"] == 2 * 8 and calls["CFG 3 + DG 0.5"] == 2 * 10 and calls["CFG 3, 3 steps"] == 24
+    assert calls["CFG 3 + blur 0.5"] == calls["CFG 3"]
+    assert {"spectrum", "statistics", "kernel"} <= set(result.tables["plane"].columns)
+    assert not result.tables["plane"][["spectrum", "statistics", "kernel"]].isna().any().any()
+    assert set(result.tables["bought"]["amount_is"]) <= {"gained", "lost", "same", "undecided"}
+
+
+def test_rows_are_what_the_loop_gives(result, dits):
+    dit, (words, truth) = dits("sd3"), zip(*pairs(), strict=True)
+    off = dg.Disrupt([3, 7], 1)
+    call = {"height": 32, "width": 48, "steps": 2, "max_sequence_length": 8}
+    made = dg.generate(dit, list(words), seed=[0, 1], guidance=dg.DetailGuidance(S, W, disrupt=off), progress=False,
+                       **call)  # fmt: skip
+    pictures = torch.stack([torch.tensor(np.asarray(i)) for i in made.images]).permute(0, 3, 1, 2) / 127.5 - 1
+    expected = distortion(pictures, Truth.of(dit, torch.stack(truth).repeat_interleave(2, 0)))
+    rows = result.table[result.table["rule"] == "CFG 3 + DG 0.5"]
+    assert np.allclose(rows["high_correlation"], expected["high_correlation"], atol=2e-3)  # generate's are 8-bit
+    assert np.allclose(rows["amount"], expected["amount"], atol=2e-2)
+
+
+def test_pushes_hold_cosines_and_norms_of_every_step(result):
+    pushes = result.tables["pushes"]
+    part = pushes[(pushes["rule"] == "CFG 3") & (pushes["quantity"] == "cosine")]
+    assert len(part) == 2 * 4 * 6 and part["value"].between(-1, 1).all()
+    assert result.outcome("hidden CFG").estimate == pytest.approx(
+        pushes.query("rule == 'CFG 3 + DG 0.5' and quantity == 'cosine'")["value"].mean()
+    )
+    spectra, maps = result.tables["spectra"], result.tables["maps"]
+    assert set(spectra["of"]) == {"u", "d", "blur", "twin", "control 0"}
+    assert maps.groupby(["rule", "step", "of"]).size().eq(16 * 16).all()
+
+
+def test_a_detection_gives_the_control_matched_in_variance(dits):
+    pipeline = tiny.sd3()
+    tiny.plant(pipeline, 0, [5], 60.0)
+    dit = dg.load(pipeline)
+    made = guidance(dit, pairs(3), [0], block=1, steps=2, controls=1, progress=False, scales=(), windows=(), blocks=(),
+                    max_sequence_length=8)  # fmt: skip
+    assert made.settings["channels"] == [5] and len(made.settings["detection"]) == 1
+    assert set(made.table["prompt"]) == set(made.settings["test"]) and len(made.settings["test"]) == 2
+    assert "CFG 3 + variance control, norm of DG" in set(made.table["rule"])
+    assert "rightness, beside variance control" in set(made.effects()["outcome"])
+
+
+def test_result_is_kept_and_drawn(result, tmp_path):
+    result.save(tmp_path)
+    again = open_result(tmp_path)
+    assert again.verdict == result.verdict and len(again.table) == len(result.table)
+    figure = again.plot()
+    assert len(figure.axes) == 7
+    from dg_tools.plots import push_maps
+
+    assert len(push_maps(again, ("u", "d", "blur")).axes) == 6
+
+
+def test_perception_of_the_references_is_zero(dits):
+    dit = dits("sd3")
+    truth = Truth.of(dit, torch.stack([p for _, p in pairs(3)]).repeat(2, 1, 1, 1))
+    same = perception(dit, truth.pictures, truth)
+    assert same["spectrum"] == 0 and same["statistics"] == 0
+    other = perception(dit, truth.pictures * 0.5, truth)
+    assert other["spectrum"] == pytest.approx(20 * np.log10(2)) and other["kernel"] > same["kernel"]
+
+
+def test_amount_counts_doublings(dits):
+    truth = Truth.of(dits("sd3"), torch.stack([p for _, p in pairs(3)]))
+    made = distortion(truth.pictures * 2, truth)
+    assert np.allclose(made["amount"], 2) and np.allclose(made["high_correlation"], 1)
+    assert np.allclose(distortion(truth.pictures / 2, truth)["amount_error"], 2)
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def built(right=0.0, amount=0.0, drawn=0.0, controls=20):
+    """A table in which DG changes the correlation by `right`, the amount error by `amount`; draws by `drawn`."""
+    sources = {"d": OFF, "control 0": OFF, "twin": OFF}
+    plan = runs(sources, 4, steps=4, scale=S, weight=W, window=(0.2, 0.8), blur_sigma=1.0, controls=controls)
+    chance, rows, pushes = np.random.default_rng(0), [], []
+    for one in plan:
+        for prompt in range(12):
+            gain = right if one.role in ("DG", "part of DG") else drawn if one.draw >= 0 else 0.0
+            less = amount if one.role in ("DG", "part of DG") else 0.0
+            noise = 0.002 * chance.standard_normal(2)
+            common = {"rule": one.name, "prompt": prompt, "seed": 0}
+            high, error = 0.4 + gain + noise[0], 1.0 + less + noise[1]
+            rows.append({**common, "high_correlation": high, "amount_error": error})
+            pushes.append({**common, "quantity": "cosine", "with": "u", "value": 0.9 if one.draw < 0 else 0.1})
+    return pd.DataFrame(rows), pd.DataFrame(pushes), plan
+
+
+@pytest.mark.parametrize(
+    ("settings", "opening"),
+    [
+        ({"right": 0.05}, "Holds"),
+        ({"right": -0.05}, "Does not hold"),
+        ({"right": 0.0}, "Does not hold"),
+        ({"right": 0.05, "drawn": 0.06}, "Not shown, matched controls do the same"),
+        ({"right": 0.05, "controls": 3}, "Not shown, too few controls"),
+        ({"right": 0.02}, "Undecided"),
+    ],
+)
+def test_the_verdict_can_come_out_every_way(settings, opening):
+    made = gains.outcomes(*built(**settings))
+    primary = next(o for o in made if o.primary)
+    assert primary.sentence().startswith(opening)
+
+
+def test_amount_and_rightness_are_told_side_by_side():
+    table, pushes, plan = built(right=-0.1, amount=-0.4)
+    made = {o.name: o for o in gains.outcomes(table, pushes, plan)}
+    assert made["rightness"].status == "fails" and made["amount"].status == "holds"
+    assert made["rightness, CFG direction removed"].status == "holds" and made["hidden CFG"].status == "holds"
+    bought = gains.buys(table, plan)
+    assert set(bought["amount_is"]) == {"gained"} and set(bought["rightness_is"]) == {"lost"}
+    line = gains.told(bought, "a model")[0]
+    assert "amount of detail comes nearer (+0.39" in line and "rightness falls (-0.1" in line
+
+
+def test_an_interval_in_a_word():
+    assert [judged(*x, 0.1) for x in ((0.2, 0.3), (-0.3, -0.2), (-0.05, 0.1), (0.05, 0.2))] == [
+        "gained", "lost", "same", "undecided"]  # fmt: skip
+
+
+def test_bad_input_is_refused_before_any_forward(dits):
+    dit = dits("sd3")
+    good = {"channels": [3], "progress": False}
+    for message, given in (
+        ("empty list of prompts", {"prompts": []}),
+        ("has no picture", {"prompts": ["apple", "tree"]}),
+        ("at least 2", {"prompts": pairs(1)}),
+        ("given twice", {"prompts": [pairs(1)[0], pairs(1)[0]]}),
+        ("none twice", {"seeds": []}),
+        ("none twice", {"seeds": [1, 1]}),
+        ("scale=1", {"scale": 1.0}),
+        ("more than 0", {"weight": 0.0}),
+        ("more than 0", {"scales": [-1.0]}),
+        ("2 steps", {"steps": 1}),
+        ("1 control", {"controls": 0}),
+        ("latent pixels", {"blur_sigma": 0.0}),
+        ("outside 0..1", {"window": (0.5, 0.2)}),
+        ("outside 0..1", {"windows": [(0.5, 1.2)]}),
+        ("is there twice", {"scales": [0.5]}),
+        ("is there twice", {"blocks": [2, 2]}),
+        ("more than 0", {"twin_noise": 0.0}),
+        ("twin is a Linear", {"twin": torch.nn.Linear(2, 2)}),
+    ):
+        call = {"prompts": pairs(2), "seeds": [0], **good, **given}
+        with pytest.raises(ValueError, match=message):
+            guidance(dit, call.pop("prompts"), call.pop("seeds"), **call)
+    for given in ({"channels": [99]}, {"block": 9}, {"blocks": [9]}):
+        with pytest.raises(IndexError, match="there are 0 to"):
+            guidance(dit, pairs(2), [0], **{**good, **given})

@@ -1,0 +1,156 @@
+"""Who writes a channel: a planted writer, the sum of the writes on every family, and the lens against the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import dg_tools as dg
+from dg_tools.experiments import lens, open_result, origin
+from dg_tools.experiments._origin import elsewhere
+from dg_tools.experiments.trajectories import trajectories
+from dg_tools.onestep import velocity
+
+PROMPTS = ["apple", "tree", "house"]
+CALL = {**tiny.CALL, "measured": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def planted():
+    pipeline = tiny.sd3()
+    tiny.plant(pipeline, 1, [3, 7], 500.0)
+    return dg.load(pipeline)
+
+
+@pytest.fixture(scope="module")
+def result(planted):
+    return origin(planted, PROMPTS[:2], [0], channels=[3, 7], block=1, **CALL)
+
+
+def test_the_planted_writer_is_found_and_causes_the_channel(result):
+    assert result.settings["writes_at"] == [1, 1] and "were chosen on" in result.notes[0]
+    assert result.primary.status == "holds" and result.primary.estimate > 0.9 and result.primary.rank == 20
+    assert result.outcome("one block writes it").estimate > 0.8
+    assert result.outcome("not the embedding").status in ("holds", "no more than controls")
+    written = result.table.query("block == 1 and writer == 'MLP'")
+    assert np.allclose(written["write"], 500, rtol=1e-4) and np.allclose(written["size"], 500, rtol=1e-4)
+    elsewhere_ = result.outcome("gate there, not elsewhere")
+    assert len(elsewhere_.null) == 9 and max(elsewhere_.null) < 0.5  # three other blocks for each of two channels
+    assert any("9 other places" in note for note in result.notes) and elsewhere_.status == "too few controls"
+    healing = result.tables["healing"].query("kind == 'zeroed'").groupby("block")["relative"].mean()
+    assert healing[1] == 0 and healing[3] < 0.5 and result.outcome("does not heal").estimate < 0.5
+
+
+def test_the_gate_is_zeroed_as_a_plain_hook_would(planted, result):
+    """The size at the end with both gates of block 1 at zero in channel 3 and 7, against `gates`."""
+    part = next(trajectories(planted, PROMPTS[:2], [0], steps=3, keep=[0], progress=False, **tiny.SIZE,
+                             max_sequence_length=8))  # fmt: skip
+    _, sigma, z = part.steps[0]
+    blocks, seen = planted.transformer.transformer_blocks, []
+
+    def ungate(module, inputs, output):
+        output = output.clone()
+        for chunk in (2, 5):  # gate_msa, gate_mlp
+            output[:, [chunk * tiny.WIDTH + c for c in (3, 7)]] = 0
+        return output
+
+    handles = [blocks[3].register_forward_hook(lambda m, i, o: seen.append(o[1][..., [3, 7]].abs().mean(1)))]
+    velocity(planted, z, sigma, part.inputs)
+    handles.append(blocks[1].norm1.linear.register_forward_hook(ungate))
+    velocity(planted, z, sigma, part.inputs)
+    for handle in handles:
+        handle.remove()
+    removed = result.tables["gates"].query("kind == 'own block'")["removed"].item()
+    assert removed == pytest.approx((1 - seen[1] / seen[0]).mean().item(), rel=1e-3)
+
+
+def test_writes_add_up_to_the_stream_on_every_family(dit):
+    made = origin(dit, PROMPTS[:2], [0], channels=[5], controls=2, guidance_scale=2.0, **CALL)
+    assert made.tables["sums"]["largest_difference"].item() < 1e-5
+    total = made.table.groupby(["prompt", "seed", "sigma", "channel"])["write"].sum()
+    final = made.table.groupby(["prompt", "seed", "sigma", "channel"])["final"].first()
+    assert np.allclose(total, final, rtol=1e-3, atol=1e-4)
+    writers = set(made.table["writer"])
+    assert ("joint" in writers) == (dit.family.name == "flux") and ("position" in writers) == (dit.family.name == "sd3")
+    assert ("attention 2" in writers) == bool(getattr(dit.transformer.config, "dual_attention_layers", None))
+
+
+def test_a_channel_that_no_block_writes_gives_a_no():
+    pipeline = tiny.sd3()
+    with torch.no_grad():  # the positions write it, and no gate lets a block do so
+        pipeline.transformer.pos_embed.proj.bias[3] = 300
+        for block in pipeline.transformer.transformer_blocks:
+            for chunk in (2, 5):
+                block.norm1.linear.weight[chunk * tiny.WIDTH + 3] = 0
+                block.norm1.linear.bias[chunk * tiny.WIDTH + 3] = 0
+    made = origin(dg.load(pipeline), PROMPTS[:2], [0], channels=[3], controls=2, **CALL)
+    assert made.primary.estimate == pytest.approx(0, abs=1e-4) and made.primary.status == "fails"
+    assert made.outcome("not the embedding").estimate == pytest.approx(1, abs=1e-3)
+
+
+def test_saved_and_drawn(result, tmp_path):
+    result.save(tmp_path)
+    axes = open_result(tmp_path).plot().axes
+    assert len(axes) == 4 and "channel 3" in axes[0].get_title() and axes[0].get_xticklabels()[0].get_text() == "in"
+
+
+def test_elsewhere_gives_distinct_other_blocks():
+    made = elsewhere(12, [1, 11], 20)
+    assert len(set(made)) == 20 and all(a != 1 and b != 11 for a, b in made) and made == elsewhere(12, [1, 11], 20)
+    assert len(elsewhere(4, [2], 20)) == 3
+
+
+def test_bad_input_is_refused_before_any_forward(planted):
+    for arguments, error, words in (
+        ({"controls": 0}, ValueError, "controls=0"),
+        ({"measured": 4}, ValueError, "there are 1 to 3 to measure at"),
+        ({"channels": [32]}, IndexError, r"channels \[32\] asked for"),
+        ({"prompts": ["apple"]}, ValueError, "needs at least 2"),
+        ({"prompts": []}, ValueError, "empty list of prompts"),
+        ({"seeds": []}, ValueError, "empty list of seeds"),
+        ({"block": 9}, IndexError, "block 9 asked for"),
+    ):
+        with pytest.raises(error, match=words):
+            origin(planted, **{"prompts": PROMPTS, "seeds": [0], "channels": [3], **CALL, **arguments})
+    for arguments, error, words in (
+        ({"prompts": []}, ValueError, "empty list of prompts"),
+        ({"step": 3}, IndexError, "step 3 asked for; there are 0 to 2"),
+        ({"channels": [32]}, IndexError, r"channels \[32\] asked for"),
+    ):
+        with pytest.raises(error, match=words):
+            lens(planted, **{"prompts": PROMPTS, **tiny.CALL, **arguments})
+
+
+def test_the_lens_at_the_last_block_is_the_models_own_prediction(dit):
+    made = lens(dit, PROMPTS[:2], channels=[3], step=1, **tiny.CALL)
+    part = next(trajectories(dit, PROMPTS[:2], [0], steps=3, keep=[1], progress=False, **tiny.SIZE,
+                             max_sequence_length=8))  # fmt: skip
+    _, sigma, z = part.steps[0]
+    assert made.sigma == sigma and made.clean.shape == (len(dit.blocks), *z.shape)
+    assert torch.equal(made.clean[-1], z - sigma * velocity(dit, z, sigma, part.inputs))
+    assert not torch.allclose(made.clean[0], made.clean[-1]) and (made.change() > 0).all()
+    if dit.family.name == "sd3":  # norm_out and proj_out by hand, after block 1, channel 3 at zero
+        kept, model = [], dit.transformer
+        handle = model.transformer_blocks[1].register_forward_hook(lambda m, i, o: kept.append(o[1].clone()))
+        velocity(dit, z, sigma, part.inputs)
+        handle.remove()
+        kept[0][..., 3] = 0
+        with torch.no_grad():
+            temb = model.time_text_embed(torch.full((2,), 1000 * sigma), part.inputs["pooled_projections"])
+            tokens = model.proj_out(model.norm_out(kept[0], temb)).view(2, 8, 12, 2, 2, 4)
+        v = torch.einsum("nhwpqc->nchpwq", tokens).reshape(2, 4, 16, 24)
+        assert made.without is not None and torch.allclose(made.without[1], z - sigma * v, atol=1e-4)
+
+
+def test_lens_decodes_and_draws(planted):
+    made = lens(planted, "apple", channels=[3], **tiny.CALL)
+    assert made.pictures().shape == (4, 1, 3, 32, 48) and len(made.plot().axes) == 8
+    plain = lens(planted, "apple", **tiny.CALL)
+    assert torch.equal(plain.clean, made.clean) and len(plain.plot().axes) == 4
+    for ask in (plain.change, lambda: plain.pictures("without")):
+        with pytest.raises(ValueError, match="channels were named"):
+            ask()
+    count = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in planted.transformer.modules())
+    assert count == 0

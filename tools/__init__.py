@@ -1,0 +1,1 @@
+"""What developers run: notebooks regenerated, thumbnails drawn, a wheel checked."""
