@@ -6,12 +6,14 @@ first call, which is stopped there: no family needs its own encoder code here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 
+from dg_tools.families import bind
 from dg_tools.forward.call import Call
-from dg_tools.interventions import Donor, bind
+from dg_tools.interventions import Disrupt, Donor, attached
 from dg_tools.interventions.donors import reading
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import packed, spatial
@@ -74,25 +76,36 @@ def without_state(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def velocity(dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any]) -> torch.Tensor:
-    """The velocity noise - x that the model predicts.
+def velocity(
+    dit: DiT,
+    noised: torch.Tensor,
+    sigma: float,
+    inputs: dict[str, Any],
+    edits: Sequence[Disrupt] = (),
+    *,
+    step: int | None = None,
+) -> torch.Tensor:
+    """The velocity noise - x that the model predicts, with edits on.
 
     Args:
-        dit: the model.
+        dit: the model; its lock is held.
         noised: z_t = (1 - sigma) x + sigma noise, (N, C, h, w).
         sigma: noise level, 0 to 1.
         inputs: of `conditions`, for as many prompts.
+        edits: on in this forward, and taken off again.
+        step: the denoising step that the edits are told, for edits of certain steps.
 
     Returns:
         (N, C, h, w).
+
+    Raises:
+        RuntimeError: an edit that touched nothing.
     """
-    count, _, height, width = noised.shape
-    level = torch.full((count,), sigma * dit.family.timestep_scale, device=noised.device)
-    made = dit.transformer(**{**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False})[
-        0
-    ]
-    factor = dit.vae_scale_factor
-    return spatial(dit, made, height * factor, width * factor)
+    level = torch.full((len(noised),), sigma * dit.family.timestep_scale, device=noised.device)
+    given = {**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False}
+    with dit.running(), attached(dit.transformer, dit.family, edits, Call.at(sigma, step=step)):
+        predicted = dit.transformer(**given)[0]
+    return spatial(dit, predicted, *dit.picture_size(noised))
 
 
 def donor(
@@ -115,10 +128,7 @@ def donor(
         **kwargs: to the pipeline's call.
     """
     dit.block(block)
-    factor = dit.vae_scale_factor
-    height, width = (side * factor for side in noised.shape[-2:])
-    call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
-    inputs = conditions(dit, prompts, height, width, **kwargs)
-    with dit.running(), reading(dit.transformer, dit.family, block, call, stream) as found:
+    inputs = conditions(dit, prompts, *dit.picture_size(noised), **kwargs)
+    with dit.running(), reading(dit.transformer, dit.family, block, Call.at(sigma), stream) as found:
         velocity(dit, noised, sigma, inputs)
     return found.donor("; ".join(dict.fromkeys(prompts)))

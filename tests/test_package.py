@@ -1,8 +1,7 @@
-"""The package's own promises: one list of dependencies, one direction of imports, light and stable public names."""
+"""The package's own promises: one list of dependencies, light and stable public names, a small tree."""
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -16,31 +15,6 @@ import dg_tools
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-
-LAYERS = [  # a module imports from its own row's left and from rows above only
-    ["families", "folders", "massive", "metrics", "profiles", "progress"],
-    ["facts", "models", "steps", "partial", "fork"],
-    ["tracing", "pictures", "provenance"],
-    ["interventions"],
-    ["onestep"],
-    ["matching"],
-    ["auto"],
-    ["guidance"],
-    ["baselines"],
-    ["classic"],
-    ["sampling"],
-    ["generation"],
-    ["activations"],
-    ["correspondence"],
-    ["emoji"],
-    ["captions", "recipes"],
-    ["experiments"],
-    ["sweeps"],
-    ["comparison"],
-    ["widgets"],
-    ["demo"],
-    ["cli"],
-]
 
 
 def name_of(requirement: str) -> str:
@@ -61,38 +35,6 @@ def test_constraints_hold_a_version_of_every_dependency():
     assert pinned["torch"].startswith("2.13.0")
     wanted = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
     assert {name_of(x) for x in wanted} - {"dg-tools"} <= set(pinned)  # an extra may hold another
-
-
-def imports(path: Path) -> set[str]:
-    """Submodules of dg_tools that a file imports anywhere in it, but for type checking."""
-    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    skipped = {
-        id(n)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-        for n in ast.walk(block)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) not in skipped and (node.module or "").startswith("dg_tools"):
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names}
-    return found
-
-
-def test_imports_point_one_way():
-    rank = {name: i for i, row in enumerate(LAYERS) for name in row}
-    files = {p.relative_to(ROOT / "dg_tools"): p for p in (ROOT / "dg_tools").rglob("*.py")}
-    modules = {Path(p.parts[0]).stem for p in files} - {"__init__", "plots"}
-    assert modules == set(rank), "a new module needs its place in LAYERS"
-    lazily = {("models", "tracing")}  # models.DiT wraps on first use
-    for place, file in files.items():
-        name = Path(place.parts[0]).stem
-        if name == "plots":
-            assert imports(file) <= {"plots"}, "plots takes arrays and results, never a model"
-        elif name != "__init__":
-            for other in imports(file) - {"plots", name}:
-                allowed = rank[other] <= rank[name] or (name, other) in lazily
-                assert allowed, f"{place} imports {other}"
 
 
 @pytest.mark.parametrize("order", ["names", "reversed(names)"])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dg_tools.experiments.trajectories import Batch, run_to, runs_of, watching
-from dg_tools.interventions import bind
+from dg_tools.families import bind
 from dg_tools.models.dit import DiT
 
 SWAPS, REACHES = ("timestep", "prompt"), ("blocks up to it", "the block alone")

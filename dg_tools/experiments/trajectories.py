@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dg_tools.families import bind
 from dg_tools.forward.clock import Clock, after_each_step
-from dg_tools.interventions import bind
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import spatial

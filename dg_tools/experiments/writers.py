@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dg_tools.experiments.trajectories import modulated
-from dg_tools.interventions import bind
+from dg_tools.families import bind
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+NOTHING = slice(0, 0)  # no row
 Branch = Literal["both", "cond", "uncond", "other"]
 
 
@@ -30,9 +31,21 @@ class Call:
     uncond: slice
     image_tokens: int | None = None
 
+    @classmethod
+    def at(cls, sigma: float, *, step: int | None = None, image_tokens: int | None = None) -> Call:
+        """A call outside of a pipeline's sampling: all rows conditional, at a noise level of the caller's choice.
+
+        Args:
+            sigma: noise level, 0..1 for flow matching.
+            step: where the call belongs to a step all the same.
+            image_tokens: see above.
+
+        Example:
+            >>> Call.at(0.5).branch
+            'cond'
+        """
+        return cls(step, 1000.0 * sigma, sigma, "cond", slice(None), NOTHING, image_tokens)
+
     def rows(self, which: Literal["all", "cond"]) -> slice:
         """The rows that `which` asks for."""
         return slice(None) if which == "all" else self.cond
-
-
-NOTHING = slice(0, 0)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 
+from dg_tools.families import bind
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock, callers_scale
 from dg_tools.forward.fork import each, foreign_hooks, forked
@@ -29,7 +30,7 @@ from dg_tools.forward.restart import BETWEEN_BLOCKS, starting_after, why_not
 from dg_tools.guidance.base import Seen
 from dg_tools.guidance.baselines.perturbed import Perturbed
 from dg_tools.guidance.detail import DetailGuidance
-from dg_tools.interventions import attached, bind
+from dg_tools.interventions import attached
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from diffusers.guiders import BaseGuidance
 
-from dg_tools.families import family_of
+from dg_tools.families import bind, family_of
 from dg_tools.forward.call import Call
 from dg_tools.forward.restart import starting_after, why_not
 from dg_tools.guidance.auto import auto_profile
 from dg_tools.guidance.base import Seen, without_experimental_notice
-from dg_tools.interventions import Disrupt, attached, bind
+from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.files import ZOO
 from dg_tools.models.profiles import PUBLISHED, read_profile

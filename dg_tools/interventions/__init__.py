@@ -9,10 +9,10 @@ is a sanity row, not the control, because no other channel holds as much.
 hooks; `norms`, `gates` and `donors` what acts elsewhere than at a block's output, or takes its values from there.
 """
 
-from dg_tools.interventions.attach import attached, bind
+from dg_tools.interventions.attach import attached
 from dg_tools.interventions.controls import CONTROLS, Control, variance_matched
 from dg_tools.interventions.disrupt import Disrupt
 from dg_tools.interventions.donors import Donor
 from dg_tools.interventions.rules import MODES, Mode
 
-__all__ = ["CONTROLS", "MODES", "Control", "Disrupt", "Donor", "Mode", "attached", "bind", "variance_matched"]
+__all__ = ["CONTROLS", "MODES", "Control", "Disrupt", "Donor", "Mode", "attached", "variance_matched"]

@@ -119,6 +119,11 @@ class DiT:
                 return getattr(self.pipeline, name)
         return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
+    def picture_size(self, latents: torch.Tensor) -> tuple[int, int]:
+        """Height and width in pixels of the picture that latents (N, C, h, w) are decoded to."""
+        height, width = latents.shape[-2:]
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
+
     @property
     def takes(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of the pipeline's call, by name."""

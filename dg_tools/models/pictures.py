@@ -23,6 +23,18 @@ def decode(dit: DiT, latents: torch.Tensor, output_type: str = "pil") -> Any:
     return processor.postprocess(dit.family.latents.decode(dit.pipeline, latents), output_type=output_type)
 
 
+def pictures(dit: DiT, latents: torch.Tensor, *, batch: int = 32) -> torch.Tensor:
+    """Pictures (N, 3, H, W) in [-1, 1], float32 on the CPU, of latents (N, C, h, w): what metrics are computed on.
+
+    Args:
+        dit: the model whose VAE decodes.
+        latents: (N, C, h, w), as a scheduler leaves them (`spatial` unpacks FLUX.1's), or a predicted x0.
+        batch: so many are decoded at once.
+    """
+    parts = [decode(dit, part, output_type="pt").cpu().float() * 2 - 1 for part in latents.split(batch)]
+    return torch.cat(parts)
+
+
 @torch.no_grad()
 def encode(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
     """Latents (N, C, h, w) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean, as the transformer takes it."""
