@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import subprocess
+import sys
 from contextlib import ExitStack, contextmanager
 
 import diffusers.models.transformers.transformer_flux as flux_code
@@ -18,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 import dg_tools as dg
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.baselines import APG, PAG, SEG, SLG, AutoGuidance, Blurred, CFGZeroStar
+from dg_tools.guidance.baselines.registry import BASELINES
 
 W, BLOCK = 0.8, 2  # FLUX.1's third block is its first single one
 GRID = (8, 12)  # image tokens
@@ -40,6 +44,37 @@ def make(name: str, s: float, **changes):
 NAMES = ["PAG", "SLG", "SEG", "SEG, endless", "auto", "blur"]
 CALLS = {"PAG": lambda k: k - 1, "SLG": lambda k: k - 3, "SEG": lambda k: k - 1, "SEG, endless": lambda k: k - 1}
 CALLS |= {"auto": lambda k: k, "blur": lambda k: 0}
+
+
+# -- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_the_registry_is_read_without_torch():
+    code = (
+        "import sys; from dg_tools.guidance.baselines.registry import BASELINES, RIVALS; "
+        "assert list(BASELINES) == ['CFG', *RIVALS] and not {'torch', 'diffusers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_registry_says_what_each_class_takes(name):
+    row = BASELINES[name]
+    assert name == "CFG" or (getattr(dg.baselines, name) is row.guidance and name in dg.baselines.__all__)
+    assert name in dg.baselines.__doc__
+    takes = {k: p.default for k, p in inspect.signature(row.guidance).parameters.items()}
+    assert takes.items() >= row.settings.items()
+    assert row.weighted == issubclass(row.guidance, dg.baselines.Perturbed)
+    assert row.in_blocks == ("blocks" in takes) and row.weak_model == ("twin" in takes)
+    assert row.any_family == (getattr(row.guidance, "layouts", None) is None)
+    guider = row.guider(3.0, W, blocks=[1, BLOCK], window=(0.0, 0.5), **row.settings)
+    assert guider.guidance_scale == 3.0 and isinstance(guider, row.guidance)
+    if row.weighted:
+        assert guider.detail_guidance_scale == W and guider.detail_guidance_stop == 0.5
+    if row.in_blocks:
+        assert guider.blocks == [1, BLOCK]
+        with pytest.raises(ValueError, match="needs blocks="):
+            row.guider(3.0, W)
 
 
 # -- worse twins by hand ----------------------------------------------------------------------------------------------

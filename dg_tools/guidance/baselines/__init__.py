@@ -22,12 +22,26 @@ PAG, SLG, SEG and `Blurred` know the layouts of SD3, SD3.5 and FLUX.1 and refuse
 
 from __future__ import annotations
 
-from dg_tools.guidance.baselines.auto_guidance import AutoGuidance
-from dg_tools.guidance.baselines.blurred import Blurred
-from dg_tools.guidance.baselines.combined import APG, CFGZeroStar
-from dg_tools.guidance.baselines.pag import PAG
-from dg_tools.guidance.baselines.perturbed import Perturbed
-from dg_tools.guidance.baselines.seg import SEG
-from dg_tools.guidance.baselines.slg import SLG
+from typing import TYPE_CHECKING
+
+from dg_tools._lazy import on_first_use
+from dg_tools.guidance.baselines.registry import BASELINES, HOME, RIVALS
+
+_HOME = {name: BASELINES[name].module.removeprefix(f"{HOME}.") for name in RIVALS} | {"Perturbed": "perturbed"}
 
 __all__ = ["APG", "PAG", "SEG", "SLG", "AutoGuidance", "Blurred", "CFGZeroStar", "Perturbed"]
+
+if TYPE_CHECKING:
+    from dg_tools.guidance.baselines.auto_guidance import AutoGuidance
+    from dg_tools.guidance.baselines.blurred import Blurred
+    from dg_tools.guidance.baselines.combined import APG, CFGZeroStar
+    from dg_tools.guidance.baselines.pag import PAG
+    from dg_tools.guidance.baselines.perturbed import Perturbed
+    from dg_tools.guidance.baselines.seg import SEG
+    from dg_tools.guidance.baselines.slg import SLG
+
+__getattr__ = on_first_use(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
