@@ -204,9 +204,9 @@ def test_result_is_kept_and_drawn(result, tmp_path):
     assert again.verdict == result.verdict and len(again.table) == len(result.table)
     figure = again.plot()
     assert len(figure.axes) == 7
-    from dg_tools.plots import push_maps
+    from dg_tools.plots import direction_maps
 
-    assert len(push_maps(again, ("u", "d", "blur")).axes) == 6
+    assert len(direction_maps(again, ("u", "d", "blur")).axes) == 6
 
 
 def test_perception_of_the_references_is_zero(dits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 
@@ -13,11 +14,21 @@ import tiny
 import dg_tools as dg
 from dg_tools import plots
 from dg_tools.plots.explorers import course
+from dg_tools.plots.surface import pooled, spike
+
+EXPERIMENTS = "correspondence denoise denoise_error detail guidance lens origin timestep tokens".split()
 
 
 @pytest.fixture(scope="module")
 def acts():
     return dg.capture(dg.load(tiny.sd3()), ["apple", "tree"], raw=[1], progress=False, **tiny.CALL)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiments_figure_is_found_by_its_name(name):
+    figure = getattr(plots, f"{name}_figure")
+    assert figure is getattr(importlib.import_module(f"dg_tools.plots.{name}"), f"{name}_figure")
+    assert plots.FIGURES.get(name, figure) is figure and name in dg.experiments.__all__
 
 
 def test_figures_are_returned_closed_and_labelled(acts):
@@ -76,3 +87,14 @@ def test_plotly_surface_marks_the_channels(acts):
     figure = plots.token_channel_surface_plotly(hidden, [3, 7])
     assert [t.name for t in figure.data[1:]] == ["channel 3", "channel 7"]
     assert np.allclose(figure.data[0].z, np.abs(hidden))
+
+
+def test_pooling_keeps_every_spike():
+    size = np.random.default_rng(0).random((4096, 1536), np.float32)
+    size[4001, 1377] = 99.0
+    small, rows, columns = pooled(size)
+    assert small.shape == (128, 320) and small.max() == 99.0
+    y, x = np.unravel_index(small.argmax(), small.shape)
+    assert rows[y] <= 4001 < rows[y] + 32 and columns[x] <= 1377 < columns[x] + 5
+    assert spike(size, int(rows[y]), int(columns[x])) == (4001, 1377)
+    assert spike(size[:5, :7], 3, 2) == (3, 2)

@@ -199,14 +199,3 @@ def test_charts_know_where_their_cells_are():
     wide = draw(explore.token_field(np.arange(96.0), (8, 12)), (8, 12))
     left, top, right, bottom = wide.frame
     assert (right - left) * 4.3 / ((bottom - top) * 3.7) == pytest.approx(1.5, abs=0.02)
-
-
-def test_pooling_keeps_every_spike():
-    size = np.random.default_rng(0).random((4096, 1536), np.float32)
-    size[4001, 1377] = 99.0
-    small, rows, columns = explore.pooled(size)
-    assert small.shape == (128, 320) and small.max() == 99.0
-    y, x = np.unravel_index(small.argmax(), small.shape)
-    assert rows[y] <= 4001 < rows[y] + 32 and columns[x] <= 1377 < columns[x] + 5
-    assert explore.spike(size, int(rows[y]), int(columns[x])) == (4001, 1377)
-    assert explore.spike(size[:5, :7], 3, 2) == (3, 2)

@@ -93,9 +93,9 @@ class DenoiseError:
 
     def plot(self) -> Any:
         """Relative error by band and sigma, the edit against its controls."""
-        from dg_tools.plots import band_errors
+        from dg_tools.plots import denoise_error_figure
 
-        return band_errors(self.ratios())
+        return denoise_error_figure(self.ratios())
 
 
 def denoise_error(

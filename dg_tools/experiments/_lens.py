@@ -68,7 +68,7 @@ class Lens:
 
     def plot(self, picture: int = 0) -> Any:
         """One picture by block, clean and without the channels."""
-        from dg_tools.plots import lens_pictures
+        from dg_tools.plots import lens_figure
 
         rows = {"clean": self.pictures()[:, picture]}
         if self.without is not None:
@@ -77,7 +77,7 @@ class Lens:
             ]
         changes = None if self.without is None else self.change()[:, picture].tolist()
         title = f"x0 as the output layer reads each block, sigma {self.sigma:.2f}: {self.prompts[picture]}"
-        return lens_pictures({k: v.permute(0, 2, 3, 1).numpy() for k, v in rows.items()}, self.sites, changes, title)
+        return lens_figure({k: v.permute(0, 2, 3, 1).numpy() for k, v in rows.items()}, self.sites, changes, title)
 
 
 @torch.no_grad()

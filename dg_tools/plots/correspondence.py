@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dg_tools.plots.denoise import null_panel
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy
 
 RIGHT, WRONG = "#2471a3", MASSIVE
 COLOURS = {"raw": QUIET, "discard": "#d98880", "adaln": "#7fb3d5", "ditf": MASSIVE}
@@ -18,7 +18,7 @@ COLOURS = {"raw": QUIET, "discard": "#d98880", "adaln": "#7fb3d5", "ditf": MASSI
 def token_matches(
     query: np.ndarray,
     target: np.ndarray,
-    found: np.ndarray,
+    matches: np.ndarray,
     truth: np.ndarray,
     keypoints: np.ndarray,
     *,
@@ -26,24 +26,31 @@ def token_matches(
     threshold: float = 1.0,
     title: str = "",
 ) -> Figure:
-    """Lines from the keypoints of one picture to the tokens found in the other: blue within the threshold, red beyond.
+    """Lines from the keypoints of one picture to their matches in the other: blue within the threshold, red beyond.
 
     Args:
         query, target: pictures (H, W, 3), bytes or 0..1.
-        found: (tokens,) index of the matched token.
+        matches: (tokens,) index of the matched token.
         truth: (tokens, 2) true places, (row, column) in tokens.
         keypoints: (tokens,) which to draw.
         grid: rows and columns of tokens.
         threshold: in tokens.
     """
     figure, axis = plt.subplots(figsize=(5.2, 2.9), layout="constrained")
-    draw_matches(axis, query, target, found, truth, keypoints, grid, threshold)
+    draw_matches(axis, query, target, matches, truth, keypoints, grid, threshold)
     axis.set_title(title, fontsize=9)
     return finish(figure)
 
 
 def draw_matches(
-    axis: Any, query: Any, target: Any, found: Any, truth: Any, keypoints: Any, grid: tuple[int, int], threshold: float
+    axis: Any,
+    query: Any,
+    target: Any,
+    matches: Any,
+    truth: Any,
+    keypoints: Any,
+    grid: tuple[int, int],
+    threshold: float,
 ) -> None:
     """The two pictures beside each other, and the lines."""
     query, target = np.asarray(query), np.asarray(target)
@@ -54,7 +61,7 @@ def draw_matches(
     axis.imshow(target, extent=(side, side + width, height, 0), interpolation="nearest")
     for token in np.flatnonzero(keypoints):
         row, column = divmod(int(token), grid[1])
-        to_row, to_column = divmod(int(found[token]), grid[1])
+        to_row, to_column = divmod(int(matches[token]), grid[1])
         right = np.hypot(to_row - truth[token][0], to_column - truth[token][1]) <= threshold
         across, down = (
             [(column + 0.5) * step, side + (to_column + 0.5) * step],
@@ -65,7 +72,7 @@ def draw_matches(
     axis.set_axis_off()
 
 
-def correspondence_effects(result: Any) -> Figure:
+def correspondence_figure(result: Any) -> Figure:
     """Five panels from a `correspondence` result: one pair matched by raw and by DiTF's features, PCK by task, PCK by
     block on the development pictures, and the primary outcome against its controls.
     """
@@ -74,14 +81,14 @@ def correspondence_effects(result: Any) -> Figure:
     )
     threshold = float(result.table["threshold"].min())
     matches, chosen = result.tables["matches"], result.tables["chosen"].set_index("variant")
-    query, target = (square(result.tables[name]) for name in ("query", "target"))
+    query, target = (from_tidy(result.tables[name]) for name in ("query", "target"))
     grid = int(matches["row"].max()) + 1, int(matches["column"].max()) + 1
     truth = matches[["true_row", "true_column"]].to_numpy()
     for name in ("raw", "ditf"):
         draw_matches(axes[name], query, target, matches[name], truth, matches["keypoint"], grid, threshold)
         at = chosen.loc[name]
         words = f"input of block {int(at['block'])}, sigma {at['sigma']:g}"
-        axes[name].set_title(f"{name}: {words}\n(left: twin; red: more than {threshold:g} token away)", fontsize=9)
+        axes[name].set_title(f"{name}: {words}\n(left: query; red: more than {threshold:g} token away)", fontsize=9)
     null_panel(axes["null"], result.outcome("recipe"))
     task_panel(axes["tasks"], result, threshold)
     block_panel(axes["blocks"], result.tables["development"])
@@ -107,8 +114,14 @@ def task_panel(axis: Any, result: Any, threshold: float) -> None:
                 [x] * len(drawn), drawn, ".", color=INK, ms=3, alpha=0.6, label="controls" if (i, j) == (0, 1) else None
             )
         for name, style in (("chance", ":"), ("position", "--")):
-            axis.plot([i - 0.42, i + 0.42], [levels.loc[task, name]] * 2, style, color=INK, lw=1,
-                      label=f"{name}, no model" if i == 0 else None)  # fmt: skip
+            axis.plot(
+                [i - 0.42, i + 0.42],
+                [levels.loc[task, name]] * 2,
+                style,
+                color=INK,
+                lw=1,
+                label=f"{name}, no model" if i == 0 else None,
+            )
     axis.set_xticks(range(len(levels)), levels.index)
     axis.set(ylabel="correct keypoints, %", ylim=(0, 105), title=f"PCK within {threshold:g} token, test pictures")
     axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper right")
@@ -123,9 +136,3 @@ def block_panel(axis: Any, development: Any) -> None:
         xlabel="block whose input is read", ylabel="correct keypoints, %", title="development pictures, best sigma"
     )
     axis.legend(fontsize=7, frameon=False)
-
-
-def square(table: Any) -> np.ndarray:
-    """A tidy picture as (y, x, 3)."""
-    ordered = table.sort_values(["y", "x"])
-    return ordered[["r", "g", "b"]].to_numpy().reshape(int(ordered["y"].max()) + 1, -1, 3)

@@ -13,7 +13,7 @@ EDIT: dict[str, Any] = {"color": MASSIVE, "marker": "o", "ms": 5}
 CONTROL: dict[str, Any] = {"color": QUIET, "marker": ".", "lw": 1}
 
 
-def equal_harm(result: Any) -> Figure:
+def denoise_figure(result: Any) -> Figure:
     """Six panels from a `denoise` result.
 
     Above: error by band and sigma over the clean run's, the edit among its equal-harm controls. Below: selectivity

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
 
 
-def band_errors(table: Any, *, title: str = "") -> Figure:
+def denoise_error_figure(table: Any, *, title: str = "") -> Figure:
     """Error of an edit against its controls, relative to the clean run: one panel a band, sigma along x.
 
     Args:

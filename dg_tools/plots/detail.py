@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, wrap
 
 SEMANTIC = ("found", "low_correlation", "layout")
 WORDS = {
@@ -24,7 +24,7 @@ WORDS = {
 }
 
 
-def detail_and_semantics(result: Any) -> Figure:
+def detail_figure(result: Any) -> Figure:
     """From a `detail` result: the first prompt's pictures; changes of detail and of semantics with their margins.
 
     Above: the first test prompt, clean and edited, from the same noise. Below: changes from the clean sample with 95%
@@ -41,8 +41,7 @@ def detail_and_semantics(result: Any) -> Figure:
     shown = above.subplots(1, len(variants), squeeze=False)[0]
     for axis, variant in zip(shown, variants, strict=True):
         rows = pictures[pictures["variant"] == variant]
-        square = rows[["r", "g", "b"]].to_numpy().reshape(rows["y"].max() + 1, rows["x"].max() + 1, 3)
-        axis.imshow(square.clip(0, 1), interpolation="nearest")
+        axis.imshow(from_tidy(rows).clip(0, 1), interpolation="nearest")
         axis.set_title({"zero": "channels zeroed"}.get(variant, variant), fontsize=8)
         axis.set_axis_off()
     columns = 3 if local is not None else 2

@@ -1,4 +1,4 @@
-"""Guidances in the perception-distortion plane, what they buy, and where they push at the same z_t."""
+"""Guidances by perception and distortion, what they improve, and their directions at the same z_t."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = {  # role -> colour, marker, size, label
     "equal compute": (INK, "D", 30, "the same, as many block calls as DG"),
     "DG": (MASSIVE, "o", 46, "DG"),
     "part of DG": (MASSIVE, "^", 30, "DG along and across CFG"),
-    "control guidance": (QUIET, "s", 26, "other worse twins"),
+    "control guidance": (QUIET, "s", 26, "other degraded predictions"),
     "control draw": (QUIET, ".", 14, "control draws"),
     "sweep": (MASSIVE, "x", 22, "sweep of w, block, window"),
     "baseline": ("#2980b9", "+", 26, "PAG, SLG, SEG and others, as many settings"),
@@ -28,32 +28,33 @@ DISTANCES = {
     "kernel": "kernel distance, VAE features",
 }
 LINES = {"u": INK, "blur": "#2980b9", "twin": "#8e44ad", "control 0": QUIET, "d": MASSIVE}
-NAMES = {"u": "c - u (CFG)", "blur": "c - blur", "twin": "c - noised twin", "control 0": "c - d' (shift control)"}
+NAMES = {"u": "c - u (CFG)", "blur": "c - blur", "twin": "c - weak model", "control 0": "c - d' (shift control)"}
 NAMES |= {"d": "c - d (DG)"}
 
 
-def guidance_plane(result: Any) -> Figure:
+def guidance_figure(result: Any) -> Figure:
     """Seven panels from a `guidance` result.
 
     Above: each run by its correlation with its own reference (right: less distortion) and by the distance of the
     samples as a set from the references (down: better perception), three distances; arrows go from a base to its DG.
-    Below: what is gained in rightness and amount, with 95% intervals and bounds, each over CFG or cond with as many
+    Below: improvements in rightness and amount, with 95% intervals and bounds, each over CFG or cond with as many
     block calls; cosines with c - d, norms and spectra of the directions, along the CFG run.
     """
     tables = result.tables
     mean = result.table.groupby("rule", sort=False)["high_correlation"].mean()
     figure, axes = plt.subplot_mosaic(
-        [[*DISTANCES, "gains"], ["cosines", "norms", "spectra", "gains"]], figsize=(14, 6.6), layout="constrained"
+        [[*DISTANCES, "outcomes"], ["cosines", "norms", "spectra", "outcomes"]], figsize=(14, 6.6), layout="constrained"
     )
     for name, words in DISTANCES.items():
-        plane(axes[name], tables["plane"], mean, name, words)
-    figure.legend(*axes["spectrum"].get_legend_handles_labels(), loc="outside lower left", ncols=7, fontsize=7,
-                  frameon=False)  # fmt: skip
-    gains(axes["gains"], result)
+        perception_distortion(axes[name], tables["plane"], mean, name, words)
+    figure.legend(
+        *axes["spectrum"].get_legend_handles_labels(), loc="outside lower left", ncols=7, fontsize=7, frameon=False
+    )
+    outcomes(axes["outcomes"], result)
     rule = tables["spectra"]["rule"].iloc[-1]
-    pushes = tables["pushes"][tables["pushes"]["rule"] == rule]
-    cosines(axes["cosines"], pushes)
-    sizes(axes["norms"], pushes)
+    log = tables["pushes"][tables["pushes"]["rule"] == rule]
+    cosines(axes["cosines"], log)
+    sizes(axes["norms"], log)
     spectra(axes["spectra"], tables["spectra"][tables["spectra"]["rule"] == rule])
     for name in ("cosines", "norms", "spectra"):
         axes[name].set_title(f"{axes[name].get_title()}, along {rule}", fontsize=9)
@@ -61,7 +62,7 @@ def guidance_plane(result: Any) -> Figure:
     return finish(figure)
 
 
-def plane(axis: Axes, table: pd.DataFrame, mean: pd.Series, distance: str, words: str) -> None:
+def perception_distortion(axis: Axes, table: pd.DataFrame, mean: pd.Series, distance: str, words: str) -> None:
     """One distance against the correlation; draws and sweep behind, DG in front."""
     place = {row["rule"]: (mean[row["rule"]], row[distance]) for row in table.to_dict("records")}
     for role in reversed(KINDS):
@@ -76,22 +77,22 @@ def plane(axis: Axes, table: pd.DataFrame, mean: pd.Series, distance: str, words
         axis.annotate(str(row["base"]), place[row["base"]], xytext=(4, 4), textcoords="offset points", fontsize=6)
     spread = np.array([place[r] for r in table[table["role"].isin(["base", "DG", "equal compute"])]["rule"]])
     for ends, limits in ((spread[:, 0], axis.set_xlim), (spread[:, 1], axis.set_ylim)):
-        room = 0.6 * float(np.ptp(ends)) or 0.1  # a twin that runs far off would squeeze the rest together
+        room = 0.6 * float(np.ptp(ends)) or 0.1  # a run that lies far off would squeeze the rest together
         limits(ends.min() - room, ends.max() + room)
     axis.set(xlabel="high-band correlation, own reference", ylabel=words)
     axis.set_title(f"{words.split(',')[0]} (down: nearer as a set)", fontsize=9)
 
 
-def gains(axis: Axes, result: Any) -> None:
-    """Rightness and amount gained, intervals, bounds and control draws."""
-    names = [o for o in result.outcomes if o.name.split(",")[0] in ("rightness", "amount")]
-    for i, outcome in enumerate(reversed(names)):
+def outcomes(axis: Axes, result: Any) -> None:
+    """Improvements in rightness and amount with intervals, bounds and control draws."""
+    shown = [o for o in result.outcomes if o.name.split(",")[0] in ("rightness", "amount")]
+    for i, outcome in enumerate(reversed(shown)):
         colour = MASSIVE if outcome.name.startswith("rightness") else INK
         axis.plot([v / outcome.margin for v in outcome.null], [i] * len(outcome.null), "|", color=QUIET, ms=7)
         low, high = outcome.low / outcome.margin, outcome.high / outcome.margin
         axis.plot([low, high], [i, i], color=colour, lw=1.5)
         axis.plot(outcome.estimate / outcome.margin, i, "o", color=colour, ms=4)
-    axis.set_yticks(range(len(names)), [o.name for o in reversed(names)], fontsize=7)
+    axis.set_yticks(range(len(shown)), [o.name for o in reversed(shown)], fontsize=7)
     axis.axvline(0, color=QUIET, lw=0.8)
     for bound in (-1, 1):
         axis.axvline(bound, color=QUIET, lw=0.8, ls=":")
@@ -100,9 +101,9 @@ def gains(axis: Axes, result: Any) -> None:
     axis.set_title("what DG buys (right: gained)", fontsize=9)
 
 
-def cosines(axis: Axes, pushes: pd.DataFrame) -> None:
+def cosines(axis: Axes, log: pd.DataFrame) -> None:
     """Mean cosine of c - d with the other directions, by sigma, with 5% to 95% of the pictures."""
-    part = pushes[(pushes["quantity"] == "cosine") & (pushes["of"] == "d")]
+    part = log[(log["quantity"] == "cosine") & (log["of"] == "d")]
     for other, rows in part.groupby("with", sort=False):
         by = rows.groupby("sigma")["value"]
         axis.fill_between(by.mean().index, by.quantile(0.05), by.quantile(0.95), color=LINES[other], alpha=0.12, lw=0)
@@ -114,9 +115,9 @@ def cosines(axis: Axes, pushes: pd.DataFrame) -> None:
     axis.set_title("is DG another guidance?", fontsize=9)
 
 
-def sizes(axis: Axes, pushes: pd.DataFrame) -> None:
+def sizes(axis: Axes, log: pd.DataFrame) -> None:
     """Norm of each direction over that of c, by sigma."""
-    norm = pushes[pushes["quantity"] == "norm"].groupby(["of", "sigma"])["value"].mean()
+    norm = log[log["quantity"] == "norm"].groupby(["of", "sigma"])["value"].mean()
     for name, colour in LINES.items():
         if name in norm.index.get_level_values("of"):
             axis.plot(norm[name] / norm["c"], "o-", ms=2.5, color=colour, label=NAMES[name])
@@ -137,11 +138,12 @@ def spectra(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_title("spectrum (dotted: early)", fontsize=9)
 
 
-def push_maps(result: Any, names: tuple[str, ...] = ("u", "d"), *, shown: int = 6) -> Figure:
-    """Where in the picture each direction pushes: mean power by place at some steps of a `guidance` result's CFG run.
+def direction_maps(result: Any, names: tuple[str, ...] = ("u", "d"), *, shown: int = 6) -> Figure:
+    """Mean power of each direction by place in the picture, at some steps of the CFG run of a `guidance` result.
 
     Args:
-        names: `u` (CFG), `d` (DG), `blur`, `twin`, `control 0`.
+        result: of `experiments.guidance`.
+        names: `u` (CFG), `d` (DG), `blur`, `twin` (the weak model), `control 0`.
         shown: steps, evenly spread.
     """
     maps = result.tables["maps"]
@@ -149,9 +151,12 @@ def push_maps(result: Any, names: tuple[str, ...] = ("u", "d"), *, shown: int = 
     steps = np.asarray(sorted(maps["step"].unique()))
     steps = steps[np.linspace(0, len(steps) - 1, min(shown, len(steps))).round().astype(int)]
     figure, axes = plt.subplots(
-        len(names), len(steps), figsize=(1.5 * len(steps) + 0.6, 1.7 * len(names) + 0.4), squeeze=False,
+        len(names),
+        len(steps),
+        figsize=(1.5 * len(steps) + 0.6, 1.7 * len(names) + 0.4),
+        squeeze=False,
         layout="constrained",
-    )  # fmt: skip
+    )
     for row, name in zip(axes, names, strict=True):
         for axis, step in zip(row, steps, strict=True):
             part = maps[(maps["of"] == name) & (maps["step"] == step)]

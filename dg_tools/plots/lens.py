@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from dg_tools.plots.style import finish
 
 
-def lens_pictures(
+def lens_figure(
     rows: dict[str, np.ndarray], sites: Sequence[str], changes: Sequence[float] | None = None, title: str = ""
 ) -> Figure:
     """Pictures by block, one row a lens.

@@ -12,11 +12,17 @@ from matplotlib.figure import Figure
 
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
 
-COLOURS = {"patch": "#d5c4a1", "position": "#a89984", "attention": INK, "attention 2": "#5d7a94", "MLP": MASSIVE,
-           "joint": "#8e5572"}  # fmt: skip
+COLOURS = {
+    "patch": "#d5c4a1",
+    "position": "#a89984",
+    "attention": INK,
+    "attention 2": "#5d7a94",
+    "MLP": MASSIVE,
+    "joint": "#8e5572",
+}
 
 
-def origin_effects(result: Any) -> Figure:
+def origin_figure(result: Any) -> Figure:
     """From an `origin` result: for each channel its signed writes by block, stacked by writer (mean over runs); the
     share of its final size that is gone without the gates; its size after each block once it was zeroed.
     """

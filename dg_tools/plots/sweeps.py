@@ -40,9 +40,12 @@ def sweep_map(result: Any, guidance: str = "DG") -> Figure:
     low, high = np.nanmin(grid["cost"]), np.nanmax(grid["cost"])
     chosen = result.chosen.get(guidance)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(2.2 + 2.6 * len(panels), 2.6 + 0.3 * grid["block"].nunique()), squeeze=False,
+        1,
+        len(panels),
+        figsize=(2.2 + 2.6 * len(panels), 2.6 + 0.3 * grid["block"].nunique()),
+        squeeze=False,
         layout="constrained",
-    )  # fmt: skip
+    )
     for axis, panel in zip(axes[0], panels, strict=True):
         part = grid[keys == panel]
         image = heat(axis, part, low, high, str(chosen) if chosen is not None else "")

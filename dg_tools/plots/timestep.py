@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
 
 
-def timestep_effects(result: Any) -> Figure:
+def timestep_figure(result: Any) -> Figure:
     """Four panels from a `timestep` result: mean |x| against sigma (prompts as thin lines) beside the median channel;
     shares of variance of the relative size; gates by channel; how much each swap of modulation changes the size.
     """
@@ -84,8 +84,15 @@ def changes(axis: Axes, table: Any) -> None:
             ("control", "control draws", QUIET, 0.15),
         ):
             values = np.sort(rows[rows["kind"] == kind]["change"].to_numpy())
-            axis.plot(x + shift + np.linspace(-0.1, 0.1, len(values)), values, "o", ms=3, color=colour, alpha=0.7,
-                      label=None if x else words)  # fmt: skip
+            axis.plot(
+                x + shift + np.linspace(-0.1, 0.1, len(values)),
+                values,
+                "o",
+                ms=3,
+                color=colour,
+                alpha=0.7,
+                label=None if x else words,
+            )
             axis.plot([x + shift - 0.12, x + shift + 0.12], [values.mean()] * 2, color=INK, lw=1)
     axis.set_xticks(range(len(places)), [f"{swap}\n{reach}" for swap, reach in places], fontsize=7)
     axis.set(ylabel="|change| of log2 relative size", yscale="log")

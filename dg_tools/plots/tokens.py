@@ -6,23 +6,25 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy
 
 
-def token_coverage(result: Any) -> Figure:
+def tokens_figure(result: Any) -> Figure:
     """Five panels from a `tokens` result: the first run's picture, one massive channel over it (last block, last step),
     the share of massive tokens by block beside the controls, and the Jaccard index between blocks and between steps.
     """
     tables, channels = result.tables, result.settings["channels"]
     figure, axes = plt.subplot_mosaic(
         [["picture", "map", "share", "share"], ["block", "block", "step", "step"]],
-        figsize=(9.5, 6), layout="constrained",
-    )  # fmt: skip
-    axes["picture"].imshow(square(tables["picture"], ["r", "g", "b"]).clip(0, 1), interpolation="nearest")
+        figsize=(9.5, 6),
+        layout="constrained",
+    )
+    axes["picture"].imshow(from_tidy(tables["picture"]).clip(0, 1), interpolation="nearest")
     axes["picture"].set_title("picture of the first run", fontsize=9)
-    field = square(tables["map"], ["value"])[..., 0]
+    field = from_tidy(tables["map"], ["value"])[..., 0]
     limit = float(np.abs(field).max()) or 1.0
     drawn = axes["map"].imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     axes["map"].set_title(f"channel {channels[0]} by token,\nlast block and step", fontsize=9)
@@ -30,12 +32,25 @@ def token_coverage(result: Any) -> Figure:
     for name in ("picture", "map"):
         axes[name].set_xticks([])
         axes[name].set_yticks([])
+    share_panel(axes["share"], tables["by_block"], result)
+    for factor in ("block", "step"):
+        jaccard_panel(figure, axes[factor], tables["jaccard"], factor)
+    figure.suptitle(f"Channels {', '.join(map(str, channels))}: {result.primary.status}", fontsize=10)
+    return finish(figure)
 
-    axis = axes["share"]
+
+def share_panel(axis: Axes, by_block: Any, result: Any) -> None:
+    """Share of massive tokens by block: the channels' in both streams, and the controls' on image tokens."""
     for stream, style in (("image", "o-"), ("text", "s--")):
-        rows = tables["by_block"][tables["by_block"]["stream"] == stream]
-        axis.plot(rows["block"], rows["share"], style, ms=4, color=MASSIVE if stream == "image" else INK,
-                  label=f"massive channels, {stream} tokens")  # fmt: skip
+        rows = by_block[by_block["stream"] == stream]
+        axis.plot(
+            rows["block"],
+            rows["share"],
+            style,
+            ms=4,
+            color=MASSIVE if stream == "image" else INK,
+            label=f"massive channels, {stream} tokens",
+        )
         if stream == "image":
             axis.fill_between(rows["block"], rows["control_median"], rows["control_most"], color=QUIET, alpha=0.4, lw=0)
             axis.plot(rows["block"], rows["control_median"], color=QUIET, label="controls: median to largest")
@@ -44,23 +59,16 @@ def token_coverage(result: Any) -> Figure:
     axis.set_title(f"|x| >= {result.settings['ratio']:g} x the median channel's", fontsize=9)
     axis.legend(fontsize=7, frameon=False)
 
-    for factor in ("block", "step"):
-        rows = tables["jaccard"][tables["jaccard"]["factor"] == factor]
-        matrix = rows.pivot(index="first", columns="second", values="jaccard")
-        axis = axes[factor]
-        drawn = axis.imshow(matrix, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-        labels = [f"{x:.3g}" if factor == "step" else f"{int(x)}" for x in matrix.index]
-        axis.set_xticks(range(len(labels)), labels, fontsize=7)
-        axis.set_yticks(range(len(labels)), labels, fontsize=7)
-        words = "block" if factor == "block" else "sigma"
-        axis.set(xlabel=words, ylabel=words)
-        axis.set_title(f"same channels at two {factor}s?", fontsize=9)
-        figure.colorbar(drawn, ax=axis, fraction=0.046, label="Jaccard index")
-    figure.suptitle(f"Channels {', '.join(map(str, channels))}: {result.primary.status}", fontsize=10)
-    return finish(figure)
 
-
-def square(table: Any, names: list[str]) -> np.ndarray:
-    """A tidy table with y and x as an array (y, x, values)."""
-    ordered = table.sort_values(["y", "x"])
-    return ordered[names].to_numpy().reshape(int(ordered["y"].max()) + 1, -1, len(names))
+def jaccard_panel(figure: Figure, axis: Axes, table: Any, factor: str) -> None:
+    """Jaccard index of the sets of channels that the rule finds at each pair of blocks or steps."""
+    rows = table[table["factor"] == factor]
+    matrix = rows.pivot(index="first", columns="second", values="jaccard")
+    drawn = axis.imshow(matrix, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    labels = [f"{x:.3g}" if factor == "step" else f"{int(x)}" for x in matrix.index]
+    axis.set_xticks(range(len(labels)), labels, fontsize=7)
+    axis.set_yticks(range(len(labels)), labels, fontsize=7)
+    words = "block" if factor == "block" else "sigma"
+    axis.set(xlabel=words, ylabel=words)
+    axis.set_title(f"same channels at two {factor}s?", fontsize=9)
+    figure.colorbar(drawn, ax=axis, fraction=0.046, label="Jaccard index")

@@ -19,7 +19,7 @@ import traitlets as t
 from dg_tools.activations import Activations
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
-from dg_tools.plots.explorers import spike
+from dg_tools.plots.surface import spike
 from dg_tools.widgets import lookup
 from dg_tools.widgets.lookup import Point
 from dg_tools.widgets.parts import control, panel, panels, row, slider, words, write

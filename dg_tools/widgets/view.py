@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dg_tools.activations import Activations
-from dg_tools.plots.explorers import course, profile, surface, token_field
+from dg_tools.plots.explorers import course, profile, token_field
+from dg_tools.plots.surface import surface
 from dg_tools.widgets import lookup
 from dg_tools.widgets.lookup import Point, Raw
 
