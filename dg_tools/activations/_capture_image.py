@@ -1,4 +1,4 @@
-"""What does the model see in a picture that exists? Noise it to a level of one's choice and look inside, as DiTF does.
+"""Activations of existing pictures: each is noised to a chosen level, as DiTF does, and read in one forward.
 
 One forward of the transformer for each picture, seed and noise level, at z = (1 - sigma) x + sigma noise, read through
 nnsight by the same recorder as a sampling run.
@@ -6,6 +6,7 @@ nnsight by the same recorder as a sampling run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dg_tools.activations._capture import check_quantiles, combined, finished_store, open_store, settings
-from dg_tools.activations.raw import Stream, raw_of
+from dg_tools.activations.raw import Stream, select_raw
 from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
-from dg_tools.forward.call import NOTHING, Call
+from dg_tools.activations.runs import check_quantiles, combined, settings
+from dg_tools.activations.store import create_store
+from dg_tools.forward.call import Call
 from dg_tools.generation._generate import as_list
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
@@ -48,7 +50,7 @@ def capture_image(
     """Activations at noised real pictures: z = (1 - sigma) x + sigma noise, x the picture's latents.
 
     The variables and dims are those of `capture`: `step` counts noise levels, the highest first, with `sigma` beside
-    it; `prompt` counts pictures, with the coordinate `picture_index` beside it; `picture` is what was given.
+    it; `prompt` counts pictures, with the coordinate `picture_index` beside it; `picture` is the picture itself.
 
     Args:
         dit: from `load`.
@@ -84,65 +86,73 @@ def capture_image(
     if not seeds:
         raise ValueError("an empty list of seeds: nothing to capture")
     check_quantiles(quantiles)
-    group = [e for e in as_list(edits) if e is not None]
-    for edit in group:
-        edit.check(dit, len(sigmas), height, width)
-    whole = raw_of(
-        dit, raw, raw_steps, raw_tokens, raw_channels, raw_stream, available=len(sigmas), size=(height, width),
-        runs=f"{count} pictures x {len(seeds)} seeds", count=count * len(seeds), cap=cap, **kwargs,
-    )  # fmt: skip
-    attrs = settings(dit, height, width, group) | {"steps": len(sigmas), "guidance_scale": 1.0}
-    writer = open_store(dit, store, whole, prompts, seeds, ["cond"], attrs)
+    disruptions = [e for e in as_list(edits) if e is not None]
+    for disruption in disruptions:
+        disruption.check(dit, len(sigmas), height, width)
+    selection = select_raw(
+        dit,
+        raw,
+        raw_steps,
+        raw_tokens,
+        raw_channels,
+        raw_stream,
+        available=len(sigmas),
+        size=(height, width),
+        runs=f"{count} pictures x {len(seeds)} seeds",
+        count=count * len(seeds),
+        cap=cap,
+        **kwargs,
+    )
+    attrs = settings(dit, height, width, disruptions) | {"steps": len(sigmas), "guidance_scale": 1.0}
+    writer = create_store(dit, store, selection, prompts, seeds, ["cond"], attrs)
     latents = encode(dit, pictures).to(dit.device)
-    given = {p: conditions(dit, [p], height, width, **kwargs) for p in dict.fromkeys(prompts)}
-    made = []
+    inputs = {p: conditions(dit, [p], height, width, **kwargs) for p in dict.fromkeys(prompts)}
+    runs = []
     bar = progress_bar(progress, total=count * len(seeds) * len(sigmas), desc="forwards")
     try:
-        for i, words in enumerate(prompts):
-            for j, seed in enumerate(seeds):
-                recorder = Recorder(dit, group, ["cond"], whole, quantiles, writer, (i, j), len(sigmas))
-                noise = torch.randn(latents[:1].shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
-                for k, level in enumerate(sigmas):
-                    noised = packed(dit, (1 - level) * latents[i : i + 1] + level * noise)
-                    try:
-                        forward(dit, recorder, k, level, {**given[words], "hidden_states": noised})
-                    except Exception:
-                        if recorder.full is not None and writer is not None:
-                            raise writer.stopped(recorder.full, None, prompts, seeds) from recorder.full
-                        raise
-                    bar.update()
-                recorder.finish(len(sigmas))
-                made.append(recorder.dataset().assign(picture=(("y", "x", "rgb"), bytes_of(pictures[i]))))
+        for (i, words), (j, seed) in itertools.product(enumerate(prompts), enumerate(seeds)):
+            recorder = Recorder(dit, disruptions, ["cond"], selection, quantiles, writer, (i, j), len(sigmas))
+            noise = torch.randn(latents[:1].shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
+            for k, level in enumerate(sigmas):
+                noised = packed(dit, (1 - level) * latents[i : i + 1] + level * noise)
+                try:
+                    trace_forward(dit, recorder, k, level, {**inputs[words], "hidden_states": noised})
+                except Exception:
+                    if recorder.store_error is not None and writer is not None:
+                        raise writer.stopped(recorder.store_error, None) from recorder.store_error
+                    raise
+                bar.update()
+            recorder.finish(len(sigmas))
+            runs.append(recorder.dataset().assign(picture=(("y", "x", "rgb"), as_bytes(pictures[i]))))
     finally:
         bar.close()
-    data = combined(made, prompts, seeds).assign_coords(picture_index=("prompt", list(range(count))))
+    data = combined(runs, prompts, seeds).assign_coords(picture_index=("prompt", list(range(count))))
     data.attrs = attrs
-    return Activations(finished_store(writer, data, prompts, seeds))
+    return Activations(data if writer is None else writer.finish(data))
 
 
 @torch.no_grad()
-def forward(dit: DiT, recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]) -> None:
-    """One traced forward at one noise level."""
+def trace_forward(dit: DiT, recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]) -> None:
+    """One traced forward at one noise level, recorded as step `index`."""
     from dg_tools.models.tracing import Step, forward_tracer
 
     hidden = inputs["hidden_states"]
     timestep = torch.full((len(hidden),), sigma * dit.family.timestep_scale, device=hidden.device)
-    tokens = dit.family.image_tokens(dit.transformer, hidden)
-    call = Call(index, 1000.0 * sigma, sigma, "cond", slice(0, len(hidden)), NOTHING, tokens)
+    call = Call.at(sigma, step=index, image_tokens=dit.family.image_tokens(dit.transformer, hidden))
     full = {**inputs, "timestep": timestep, "return_dict": False}
     with attached(dit.transformer, dit.family, recorder.edits, call, outputs=False):
         with forward_tracer(dit)(**full) as run:
             run.begin(full)
-            recorder.look(Step.of(index, call))
+            recorder.record(Step.of(index, call))
 
 
 def several(image: Any) -> list[Any]:
     """One picture or several, as a list."""
     stacked = isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4
-    made = list(image) if isinstance(image, list | tuple) or stacked else [image]
-    if not made:
+    pictures = list(image) if isinstance(image, list | tuple) or stacked else [image]
+    if not pictures:
         raise ValueError("an empty list of pictures: nothing to look at")
-    return made
+    return pictures
 
 
 def tensor_of(image: Any) -> torch.Tensor:
@@ -177,6 +187,6 @@ def checked(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
     return pictures
 
 
-def bytes_of(picture: torch.Tensor) -> np.ndarray:
+def as_bytes(picture: torch.Tensor) -> np.ndarray:
     """(3, H, W) in [-1, 1] as (H, W, 3) of bytes."""
     return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

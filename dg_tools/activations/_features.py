@@ -1,12 +1,12 @@
-"""Which place in one picture is which place in another? Hidden states of a DiT as features, by DiTF's recipe.
+"""Hidden states of a DiT as features that tell which place in one picture is which place in another (DiTF).
 
-DiTF (arXiv 2505.18584) takes the image tokens at a block's *input*, where massive channels are said to make all tokens
-look alike, sets those channels to zero, and then does what the block itself does first: LayerNorm without weights, and
-the block's own AdaLN, (1 + scale) * x + shift. Each step can also be taken alone.
+DiTF (arXiv 2505.18584) reads the image tokens at a block's *input*, where its authors find that massive channels make
+all tokens look alike. It sets those channels to zero, then applies what the block itself applies first: LayerNorm
+without weights, and the block's own AdaLN, (1 + scale) * x + shift. Each step can also be used alone.
 
 The input of a block is the output of the one before it; that of block 0 is the patch embedding with its positions.
-`capture_image` keeps the raw hidden states of whole runs; here a forward ends as soon as the last block asked for has
-been reached.
+`capture_image` keeps the raw hidden states of whole runs; here a forward ends as soon as the last of the requested
+blocks is reached.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EPSILON = 1e-6  # of the LayerNorm, as in DiTF and in the blocks' own
 
 
 class Entry(NamedTuple):
-    """What a block is given, (rows, tokens, channels), and its AdaLN's shift and scale, each (rows, channels)."""
+    """A block's input, (rows, tokens, channels), and its AdaLN's shift and scale, each (rows, channels)."""
 
     hidden: torch.Tensor
     shift: torch.Tensor
@@ -89,14 +89,14 @@ def features(
     pictures = torch.stack(checked([tensor_of(x) for x in several(images)]))
     height, width = dit.size(*pictures.shape[-2:])
     prompts, seeds = one_each(prompt, len(pictures), "prompts"), one_each(seed, len(pictures), "seeds")
-    made = []
+    parts = []
     for begin in range(0, len(pictures), batch):
         part = slice(begin, begin + batch)
         noised = noisy(encode(dit, pictures[part]), sigma, seeds[part])
         inputs = conditions(dit, prompts[part], height, width, **kwargs)
         entry = entries(dit, noised, sigma, inputs, [block])[block]
-        made.append(modulated(entry, chosen, recipe).cpu())
-    return torch.cat(made).unflatten(1, dit.grid(height, width))
+        parts.append(modulated(entry, chosen, recipe).cpu())
+    return torch.cat(parts).unflatten(1, dit.grid(height, width))
 
 
 def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> list[int]:
@@ -119,10 +119,10 @@ def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> 
 
 def one_each(value: Any, count: int, what: str) -> list[Any]:
     """One value for all pictures, or one for each."""
-    made = [value] * count if isinstance(value, str | int) else list(value)
-    if len(made) != count:
-        raise ValueError(f"{len(made)} {what} for {count} pictures: pass one, or one for each picture")
-    return made
+    values = [value] * count if isinstance(value, str | int) else list(value)
+    if len(values) != count:
+        raise ValueError(f"{len(values)} {what} for {count} pictures: pass one, or one for each picture")
+    return values
 
 
 def noisy(latents: torch.Tensor, sigma: float, seeds: Sequence[int]) -> torch.Tensor:
@@ -135,7 +135,7 @@ def noisy(latents: torch.Tensor, sigma: float, seeds: Sequence[int]) -> torch.Te
 def entries(
     dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any], blocks: Sequence[int]
 ) -> dict[int, Entry]:
-    """What these blocks are given in one forward, which ends where the last of them begins.
+    """The inputs of these blocks in one forward, which ends where the last of them begins.
 
     Args:
         dit: the model.
@@ -144,48 +144,47 @@ def entries(
         inputs: of `dg_tools.onestep.conditions`, for as many prompts.
         blocks: indices.
     """
-    height, width = noised.shape[-2:]
-    rows, columns = dit.grid(height * dit.vae_scale_factor, width * dit.vae_scale_factor)
-    found: dict[int, Entry] = {}
+    rows, columns = dit.grid(*dit.picture_size(noised))
     hidden: dict[int, torch.Tensor] = {}
+    result: dict[int, Entry] = {}
 
-    def keep(at: Block, modulation: torch.Tensor) -> None:
-        chunks = at.record.as_chunks(at.module, modulation, dit.width)
-        if (added := at.record.added(at.module)) is not None:
+    def keep(block: Block, modulation: torch.Tensor) -> None:
+        chunks = block.record.as_chunks(block.module, modulation, dit.width)
+        if (added := block.record.added(block.module)) is not None:
             chunks = added + chunks
-        names = at.record.chunks(at.module)
+        names = block.record.chunks(block.module)
         shift, scale = (chunks[:, first_of(names, kind)].float() for kind in ("shift", "scale"))
-        found[at.index] = Entry(hidden[at.index], shift, scale)
-        if len(found) == len(set(blocks)):
+        result[block.index] = Entry(hidden[block.index], shift, scale)
+        if len(result) == len(set(blocks)):
             raise _Reached
 
-    def entered(at: Block) -> Any:
+    def at_entry(block: Block) -> Any:
         def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            given = bind(module, args, kwargs)
-            image = given["hidden_states"]
-            if at.record.returns == "sequence":  # text tokens first
+            inputs = bind(module, args, kwargs)
+            image = inputs["hidden_states"]
+            if block.record.returns == "sequence":  # text tokens first
                 image = image[:, -rows * columns :]
-            hidden[at.index] = image.detach().float()
-            if at.record.adaln is None:
-                keep(at, given[at.record.given])
+            hidden[block.index] = image.detach().float()
+            if block.record.adaln is None:
+                keep(block, inputs[block.record.given])
 
-        return at.module.register_forward_pre_hook(hook, with_kwargs=True)
+        return block.module.register_forward_pre_hook(hook, with_kwargs=True)
 
-    def regressed(at: Block) -> Any:
-        linear = part_of(at.module, str(at.record.adaln))
-        return linear.register_forward_hook(lambda module, args, output: keep(at, output))
+    def at_adaln(block: Block) -> Any:
+        linear = part_of(block.module, str(block.record.adaln))
+        return linear.register_forward_hook(lambda module, args, output: keep(block, output))
 
     with dit.running(), ExitStack() as stack:
-        for i in sorted(set(blocks)):
-            at = dit.block(i)
-            stack.callback(entered(at).remove)
-            if at.record.adaln is not None:
-                stack.callback(regressed(at).remove)
+        for index in sorted(set(blocks)):
+            block = dit.block(index)
+            stack.callback(at_entry(block).remove)
+            if block.record.adaln is not None:
+                stack.callback(at_adaln(block).remove)
         try:
             velocity(dit, noised, sigma, inputs)
         except _Reached:
             pass
-    return found
+    return result
 
 
 def first_of(names: Sequence[str | None], kind: str) -> int:
@@ -194,7 +193,7 @@ def first_of(names: Sequence[str | None], kind: str) -> int:
 
 
 def modulated(entry: Entry, channels: Sequence[int], recipe: Recipe) -> torch.Tensor:
-    """Features (rows, tokens, channels) of what a block is given, by a recipe."""
+    """Features (rows, tokens, channels) of a block's input, by a recipe."""
     x = entry.hidden
     if recipe in DISCARDS:
         x = x.clone()

@@ -1,4 +1,4 @@
-"""Which hidden states are kept whole, and how much room do they take? Said before the run, and capped."""
+"""Which hidden states are kept whole, and how much memory do they take? Checked and capped before the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNK = 2**20  # values in one chunk of a store: 4 MiB
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawSelection:
     """Blocks, steps, tokens and channels of one stream whose hidden states are kept; None is all of them."""
 
     blocks: tuple[int, ...] = ()
@@ -26,11 +26,11 @@ class Raw:
     stream: Stream = "image"
     shape: tuple[int, int] = (0, 0)  # kept tokens and channels
 
-    def wants(self, step: int, block: int, stream: str) -> bool:
-        """Whether this place is kept."""
+    def includes(self, step: int, block: int, stream: str) -> bool:
+        """Whether hidden states are kept at this step, block and stream."""
         return stream == self.stream and block in self.blocks and step in self.steps
 
-    def of(self, hidden: torch.Tensor) -> torch.Tensor:
+    def part_of(self, hidden: torch.Tensor) -> torch.Tensor:
         """The kept tokens and channels of (tokens, channels), as float32."""
         part = hidden if self.tokens is None else hidden[list(self.tokens)]
         return (part if self.channels is None else part[:, list(self.channels)]).detach().float()
@@ -42,15 +42,15 @@ class Raw:
 
     def coords(self, dit: DiT) -> dict[str, Any]:
         """Labels of these dimensions."""
-        made: dict[str, Any] = {"raw_step": list(self.steps), "raw_site": [dit.sites[b] for b in self.blocks]}
+        labels: dict[str, Any] = {"raw_step": list(self.steps), "raw_site": [dit.sites[b] for b in self.blocks]}
         if self.tokens is not None:
-            made["raw_token"] = list(self.tokens)
+            labels["raw_token"] = list(self.tokens)
         if self.channels is not None:
-            made["raw_channel"] = list(self.channels)
-        return made
+            labels["raw_channel"] = list(self.channels)
+        return labels
 
 
-def raw_of(
+def select_raw(
     dit: DiT,
     blocks: Sequence[int],
     steps: Sequence[int] | None,
@@ -64,8 +64,8 @@ def raw_of(
     count: int,
     cap: int,
     **kwargs: Any,
-) -> Raw:
-    """What is to be kept, checked.
+) -> RawSelection:
+    """The hidden states that a capture keeps, checked.
 
     Args:
         available: steps of the run.
@@ -75,7 +75,7 @@ def raw_of(
         **kwargs: of the pipeline's call; they decide how many text tokens there are.
 
     Raises:
-        IndexError: blocks, steps, tokens or channels that there are not.
+        IndexError: blocks, steps, tokens or channels out of range.
         ValueError: an unknown stream, no tokens or channels at all, the same one twice, or a block without text.
         MemoryError: over the cap, with the size.
     """
@@ -85,37 +85,48 @@ def raw_of(
         dit.block(block)
         if stream == "text" and getattr(dit.block(block).module, "context_pre_only", False):
             raise ValueError(f"raw text of block {block} asked for; this block returns no text stream")
+    options = {"raw_steps": steps, "raw_tokens": tokens, "raw_channels": channels}
     if not blocks:
-        given = {"raw_steps": steps, "raw_tokens": tokens, "raw_channels": channels}
-        named = [name for name, value in given.items() if value is not None]
+        named = [name for name, values in options.items() if values is not None]
         if named:
             raise ValueError(f"{' and '.join(named)} given without raw=: name the blocks to keep, raw=[...]")
-        return Raw()
-    there = dit.grid(*size)[0] * dit.grid(*size)[1]
+        return RawSelection()
+    rows, columns = dit.grid(*size)
+    token_count = rows * columns
     if stream == "text":
-        there = conditions(dit, [""], *size, **kwargs)["encoder_hidden_states"].shape[1]
-    kept = {"raw": blocks, "raw_steps": steps, "raw_tokens": tokens, "raw_channels": channels}
-    limits = {"raw": len(dit.blocks), "raw_steps": available, "raw_tokens": there, "raw_channels": dit.width}
-    for name, values in kept.items():
+        token_count = conditions(dit, [""], *size, **kwargs)["encoder_hidden_states"].shape[1]
+    limits = {"raw": len(dit.blocks), "raw_steps": available, "raw_tokens": token_count, "raw_channels": dit.width}
+    for name, values in {"raw": blocks, **options}.items():
         if values is None:
             continue
         if len(values) == 0 or len(set(values)) != len(values):
             raise ValueError(f"{name}={list(values)}: name at least one, and each once")
         if not all(0 <= v < limits[name] for v in values):
             raise IndexError(f"{name}={list(values)} asked for; there are 0 to {limits[name] - 1}")
-    at = picked(range(available) if steps is None else steps)
-    shape = (there if tokens is None else len(tokens), dit.width if channels is None else len(channels))
-    total = count * len(at) * len(blocks) * shape[0] * shape[1] * 4
+    selection = RawSelection(
+        in_order(blocks),
+        in_order(range(available) if steps is None else steps),
+        None if tokens is None else in_order(tokens),
+        None if channels is None else in_order(channels),
+        stream,
+        (token_count if tokens is None else len(tokens), dit.width if channels is None else len(channels)),
+    )
+    check_cap(selection, runs, count, cap)
+    return selection
+
+
+def check_cap(selection: RawSelection, runs: str, count: int, cap: int) -> None:
+    """Raise MemoryError, with the size, where the hidden states of `count` runs take more than `cap` bytes."""
+    steps, blocks, (tokens, channels) = len(selection.steps), len(selection.blocks), selection.shape
+    total = count * steps * blocks * tokens * channels * 4
     if total > cap:
         raise MemoryError(
-            f"raw hidden states would take {total / 2**20:,.0f} MiB ({runs} x {len(at)} steps x {len(blocks)} blocks x "
-            f"{shape[0]} tokens x {shape[1]} channels x 4 bytes); the cap is {cap / 2**20:,.0f} MiB: ask for fewer, or "
+            f"raw hidden states would take {total / 2**20:,.0f} MiB ({runs} x {steps} steps x {blocks} blocks x "
+            f"{tokens} tokens x {channels} channels x 4 bytes); the cap is {cap / 2**20:,.0f} MiB: ask for fewer, or "
             "raise cap="
         )
-    chosen = [None if values is None else picked(values) for values in (tokens, channels)]
-    return Raw(picked(blocks), at, chosen[0], chosen[1], stream, shape)
 
 
-def picked(values: Sequence[int]) -> tuple[int, ...]:
-    """In order, as plain integers."""
+def in_order(values: Sequence[int]) -> tuple[int, ...]:
+    """Sorted, as plain integers."""
     return tuple(sorted(int(v) for v in values))

@@ -1,25 +1,29 @@
-"""Where do the numbers go while the run goes? Into arrays laid out beforehand, one for each statistic.
+"""Reads every call of the transformer in one run, block by block, and keeps statistics in arrays laid out beforehand.
 
-A recorder is given every call of the transformer, reads the blocks in execution order, and keeps reductions only. What
-it holds is steps x blocks x (channels + tokens). Which call is worth reading is decided here: the first of each step
-and branch; a further one (skip-layer guidance, a disrupted pass, a caller's own) is let through.
+Its memory is steps x blocks x (channels + tokens). It reads the first call of each step and branch; a further call
+(skip-layer guidance, a disrupted pass, a caller's own) passes unread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from dg_tools.activations.raw import Raw
+from dg_tools.activations.raw import RawSelection
 from dg_tools.activations.reduce import CHANNEL, mean_size, statistics
 from dg_tools.activations.store import RawStore
+from dg_tools.forward.call import NOTHING
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.changes import targets
+from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
+
+if TYPE_CHECKING:  # with nnsight
+    from dg_tools.models.tracing import Step
 
 INNER = {  # dimensions of each statistic after branch, step, site and stream or part
     **dict.fromkeys((*CHANNEL, "gate", "shift", "scale", "attn_write", "mlp_write"), ("channel",)),
@@ -33,11 +37,11 @@ WRITES = ("attn_write", "mlp_write")
 
 
 class Recorder:
-    """Reduces what one run passes by, and keeps it until `dataset()`.
+    """Reduces the hidden states of one run, and keeps the statistics until `dataset()`.
 
     Args:
         dit: the model; `edits` made at blocks' outputs while it runs.
-        branches: `cond`, `uncond`, in the order wanted.
+        branches: `cond`, `uncond`, in the order of the result.
         raw: hidden states to keep whole; in `store` at `place` (prompt, seed) where a store is given.
         quantiles: of |x|, see `reduce.statistics`.
         steps: how many there are; None: as many as the scheduler has when the run begins.
@@ -48,33 +52,39 @@ class Recorder:
         dit: DiT,
         edits: Sequence[Disrupt],
         branches: Sequence[str],
-        raw: Raw,
+        raw: RawSelection,
         quantiles: Sequence[float] = (),
         store: RawStore | None = None,
         place: tuple[int, int] = (0, 0),
         steps: int | None = None,
     ) -> None:
-        self.dit, self.edits, self.branches, self.raw = dit, list(edits), list(branches), raw
-        self.quantiles, self.store, self.place, self.steps = tuple(quantiles), store, place, steps
+        self.dit = dit
+        self.edits = list(edits)
+        self.branches = list(branches)
+        self.raw = raw
+        self.quantiles = tuple(quantiles)
+        self.store = store
+        self.place = place
+        self.steps = steps
         self.values: dict[tuple[str, str], torch.Tensor] = {}  # by variable and stream or part
         self.hidden: torch.Tensor | None = None
         self.sigmas: dict[int, float] = {}
         self.seen: set[tuple[int, str]] = set()
         self.touched = [0] * len(self.edits)
-        self.full: OSError | None = None  # what stopped the store
-        self._now: list[tuple[int, int]] = []  # (branch, row) of this call that are wanted, by row
-        self._later: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.store_error: OSError | None = None  # what stopped the store
+        self._now: list[tuple[int, int]] = []  # (branch, row) of this call that are recorded, by row
+        self._later: list[tuple[torch.Tensor, torch.Tensor]] = []  # (where, value) still on the device
 
     # -- one call of the transformer ----------------------------------------------------------------------------------
 
-    def look(self, step: Any) -> None:
+    def record(self, step: Step) -> None:
         """Follow one call through the blocks, inside a trace: edit, then record."""
-        wanted = self.begin(step)
+        recording = self.begin(step)
         for block in self.dit.blocks:
             edits = [e for e in self.edits if e.mode != "gate" and block.index in e.blocks and e.concerns(step.call)]
-            if not wanted and not (edits and step.visits(block)):
+            if not recording and not (edits and step.visits(block)):
                 continue
-            if wanted:
+            if recording:
                 if block.index == 0 and self.dit.family.embedding:
                     self.embedding(step, block.conditioning)
                 gates = self.modulation(step, block, block.modulation)
@@ -86,25 +96,25 @@ class Recorder:
             edited = self.edit(step, block, output) if edits else None
             if edited is not None:
                 block.output = output = edited
-            if wanted:
+            if recording:
                 self.streams(step, block, output)
         self.end(step)
 
-    def begin(self, step: Any) -> bool:
+    def begin(self, step: Step) -> bool:
         """Whether anything of this call is to be recorded."""
         if self.steps is None:
             self.steps = len(self.dit.pipeline.scheduler.timesteps)
-        found = []
+        rows = {"cond": step.cond, "uncond": step.uncond}
+        self._now = []
         for i, branch in enumerate(self.branches):
-            rows = getattr(step, branch)
             fresh = step.branch != "other" and (int(step), branch) not in self.seen
-            if fresh and rows.stop > rows.start:
-                found.append((i, rows.start))
-        self._now = sorted(found, key=lambda pair: pair[1])
-        return bool(found)
+            if fresh and rows[branch] != NOTHING:
+                self._now.append((i, rows[branch].start or 0))
+        self._now.sort(key=lambda pair: pair[1])
+        return bool(self._now)
 
-    def end(self, step: Any) -> None:
-        """What was put off is fetched, in one transfer; the step counts as seen from here on."""
+    def end(self, step: Step) -> None:
+        """Fetch what is still on the device, in one transfer; the step counts as seen from here on."""
         if self._later:
             flat = torch.cat([value.reshape(-1) for _, value in self._later]).cpu()
             sizes = [value.numel() for _, value in self._later]
@@ -116,15 +126,15 @@ class Recorder:
             self.seen |= {(int(step), self.branches[i]) for i, _ in self._now}
         complete = all((int(step), branch) in self.seen for branch in self.branches)
         if self._now and complete and self.store is not None and int(step) in self.raw.steps:
-            self.stored(lambda store: store.done(self.place, int(step)))
+            self.use_store(lambda store: store.step_done(self.place, int(step)))
 
-    def mine(self, value: torch.Tensor) -> torch.Tensor:
-        """The wanted rows of a tensor, as a view."""
+    def recorded_rows(self, value: torch.Tensor) -> torch.Tensor:
+        """The rows of a tensor that are recorded, as a view."""
         rows = [row for _, row in self._now]
         return value[rows[0] : rows[-1] + 1 : (rows[-1] - rows[0]) or 1]
 
     def put(self, variable: str, part: str, step: int, block: int, value: torch.Tensor) -> None:
-        """Keep (rows, ...) of the wanted rows."""
+        """Keep (rows, ...) of the rows that are recorded."""
         key = (variable, part)
         if key not in self.values:
             lead = (len(self.branches), self.steps or 0, len(self.dit.blocks))
@@ -134,43 +144,43 @@ class Recorder:
             longer = torch.full((*array.shape[:3], *inner), torch.nan)
             longer[:, :, :, : array.shape[3]] = array
             array = self.values[key] = longer
-        for (branch, _), kept in zip(self._now, value.detach(), strict=True):
+        for (branch, _), row in zip(self._now, value.detach(), strict=True):
             target = array[branch, step, block]
             target = target[: inner[0]] if inner else target
             if value.device.type == "cpu":
-                target.copy_(kept)
+                target.copy_(row)
             else:
-                self._later.append((target, kept.float().clone()))
+                self._later.append((target, row.float().clone()))
 
     # -- what is recorded ---------------------------------------------------------------------------------------------
 
-    def embedding(self, step: Any, temb: torch.Tensor) -> None:
+    def embedding(self, step: Step, temb: torch.Tensor) -> None:
         """The time-text embedding that every block's AdaLN reads."""
         if temb.ndim == 2:
-            self.put("temb", "", int(step), 0, self.mine(temb))
+            self.put("temb", "", int(step), 0, self.recorded_rows(temb))
 
-    def modulation(self, step: Any, block: Any, chunks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`; gates as edits of mode `gate` leave them."""
-        made = {name: self.mine(value) for name, value in chunks.items()}
+    def modulation(self, step: Step, block: Block, chunks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`; gates after the edits of mode `gate`."""
+        values = {name: self.recorded_rows(value) for name, value in chunks.items()}
         for edit in self.edits:
             if edit.mode == "gate" and block.index in edit.blocks and edit.concerns(step.call):
                 rows = set(range(len(next(iter(chunks.values())))))
                 rows &= set(range(*step.call.rows(edit.rows).indices(len(rows))))
                 concerned = [i for i, (_, row) in enumerate(self._now) if row in rows]
-                for name in [n for n in made if n.startswith("gate")]:
-                    made[name] = made[name].clone()
+                for name in [n for n in values if n.startswith("gate")]:
+                    values[name] = values[name].clone()
                     for i in concerned:
-                        made[name][i, targets(edit, made[name].shape[-1])] = 0
-        for name, value in made.items():
+                        values[name][i, targets(edit, values[name].shape[-1])] = 0
+        for name, value in values.items():
             kind, _, part = name.partition("_")
             self.put(kind, part or "all", int(step), block.index, value)
-        return made
+        return values
 
-    def write(self, step: Any, block: Any, variable: str, output: torch.Tensor, gate: torch.Tensor) -> None:
+    def write(self, step: Step, block: Block, variable: str, output: torch.Tensor, gate: torch.Tensor) -> None:
         """What a branch adds to the stream: mean over tokens of |gate x output|."""
-        self.put(variable, "", int(step), block.index, gate.float().abs() * mean_size(self.mine(output)))
+        self.put(variable, "", int(step), block.index, gate.float().abs() * mean_size(self.recorded_rows(output)))
 
-    def edit(self, step: Any, block: Any, output: tuple) -> tuple | None:
+    def edit(self, step: Step, block: Block, output: tuple) -> tuple | None:
         """The block's output after the edits, or None where no edit is concerned."""
         changed = None
         for i, edit in enumerate(self.edits):
@@ -182,44 +192,45 @@ class Recorder:
                 output = changed = new
         return changed
 
-    def streams(self, step: Any, block: Any, output: tuple) -> None:
-        """Statistics of both streams, and what is kept whole."""
+    def streams(self, step: Step, block: Block, output: tuple) -> None:
+        """Statistics of both streams, and hidden states where they are kept whole."""
         for stream in ("image", "text"):
             hidden = block.record.get(output, stream, step.call.image_tokens)
             if hidden is None:
                 continue
-            for variable, value in statistics(self.mine(hidden), self.quantiles).items():
+            for variable, value in statistics(self.recorded_rows(hidden), self.quantiles).items():
                 self.put(variable, stream, int(step), block.index, value)
-            if self.raw.wants(int(step), block.index, stream):
+            if self.raw.includes(int(step), block.index, stream):
                 for branch, row in self._now:
-                    self.keep(branch, int(step), block.index, self.raw.of(hidden[row]))
+                    self.keep(branch, int(step), block.index, self.raw.part_of(hidden[row]))
 
     def keep(self, branch: int, step: int, block: int, hidden: torch.Tensor) -> None:
         """Hidden states, into the store or into memory."""
         at = (branch, self.raw.steps.index(step), self.raw.blocks.index(block))
         if self.store is not None:
-            self.stored(lambda store: store.write((*self.place, *at), hidden.cpu().numpy()))
+            self.use_store(lambda store: store.write((*self.place, *at), hidden.cpu().numpy()))
             return
         if self.hidden is None:
             lead = (len(self.branches), len(self.raw.steps), len(self.raw.blocks))
             self.hidden = torch.full((*lead, *self.raw.shape), torch.nan)
         self.hidden[at].copy_(hidden)
 
-    def stored(self, action: Any) -> None:
-        """Do something with the store; what stops it is kept, since the trace would rename it."""
+    def use_store(self, action: Callable[[RawStore], None]) -> None:
+        """Do something with the store; its error is kept, because the trace would rename it."""
+        assert self.store is not None
         try:
             action(self.store)
         except OSError as error:
-            self.full = error
+            self.store_error = error
             raise
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
     def finish(self, steps: int) -> None:
-        """Raise where the run did not give what it should have."""
-        wanted = {(s, b) for s in range(steps) for b in self.branches}
-        if self.seen != wanted:
-            missing = sorted(wanted - self.seen) or sorted(self.seen - wanted)
+        """Raise RuntimeError where a step or branch is missing, or an edit touched nothing."""
+        expected = {(s, b) for s in range(steps) for b in self.branches}
+        if self.seen != expected:
+            missing = sorted(expected - self.seen) or sorted(self.seen - expected)
             raise RuntimeError(
                 f"the run gave steps {sorted(self.sigmas)} of {steps}, without {missing[:4]}: it ended early, skipped "
                 "steps, or its scheduler visits a noise level twice"
@@ -258,7 +269,7 @@ class Recorder:
 def stacked(arrays: list[np.ndarray]) -> np.ndarray:
     """Arrays (branch, step, site, ...) along a new fourth axis, filled up with NaN to the longest."""
     longest = [max(sizes) for sizes in zip(*(a.shape[3:] for a in arrays), strict=True)]
-    made = np.full((*arrays[0].shape[:3], len(arrays), *longest), np.nan, np.float32)
+    together = np.full((*arrays[0].shape[:3], len(arrays), *longest), np.nan, np.float32)
     for i, array in enumerate(arrays):
-        made[(slice(None),) * 3 + (i, *(slice(0, n) for n in array.shape[3:]))] = array
-    return made
+        together[(slice(None),) * 3 + (i, *(slice(0, n) for n in array.shape[3:]))] = array
+    return together

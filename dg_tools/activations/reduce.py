@@ -1,4 +1,4 @@
-"""What of a block's hidden states is worth keeping? Reductions over tokens and over channels, in small bites.
+"""Statistics of hidden states: reductions over tokens and over channels, a few hundred tokens at a time.
 
 A full-size stream at 1024 pixels is 25 MB in float32, and a copy of it would be the largest thing a capture holds. So
 tokens are taken a few hundred at a time; temporaries stay in the processor's cache, which is faster too.
@@ -33,18 +33,18 @@ def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[st
     Returns:
         by channel: `mean`, `abs_mean`, `variance`, `positive` (share of tokens above 0), `abs_max`; by token:
         `token_norm`, `token_max`; by rank: `top_value`, `top_channel`, `top_token`; one number: `median_abs_mean`
-        (over channels), `clipped` (values at the dtype's limit or not finite); `quantile` where asked for.
+        (over channels), `clipped` (values at the dtype's limit or not finite); `quantile` where requested.
     """
     if hidden.ndim == 2:
         return {name: value[0] for name, value in statistics(hidden[None], quantiles).items()}
     limit = torch.finfo(hidden.dtype).max
     bins = torch.zeros(hidden.shape[0], 2 ** (8 + BITS), dtype=torch.int64, device=hidden.device) if quantiles else None
-    found: list[dict[str, torch.Tensor]] = []
+    parts: list[dict[str, torch.Tensor]] = []
     for bite in bites(hidden):
         x = bite.float()
         size = x.abs()
         mean = x.mean(1)
-        found.append(
+        parts.append(
             {
                 "mean": mean,
                 "abs_mean": size.mean(1),
@@ -58,13 +58,13 @@ def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[st
         )
         if bins is not None:
             histogram(size, bins)
-    made = joined(found, [x.shape[1] for x in bites(hidden)])
-    made["clipped"] = hidden[0].numel() - made.pop("within")
-    made["median_abs_mean"] = made["abs_mean"].median(1).values
-    made |= largest(hidden, made["token_max"])
+    result = joined(parts, [x.shape[1] for x in bites(hidden)])
+    result["clipped"] = hidden[0].numel() - result.pop("within")
+    result["median_abs_mean"] = result["abs_mean"].median(1).values
+    result |= largest(hidden, result["token_max"])
     if bins is not None:
-        made["quantile"] = from_histogram(bins, quantiles)
-    return made
+        result["quantile"] = from_histogram(bins, quantiles)
+    return result
 
 
 def joined(parts: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str, torch.Tensor]:
@@ -76,12 +76,12 @@ def joined(parts: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str,
     weight = torch.tensor(counts, dtype=torch.float64, device=parts[0]["mean"].device)[:, None, None] / total
     means = stack("mean")
     mean = (weight * means).sum(0)
-    made = {name: (weight * stack(name)).sum(0).float() for name in ("abs_mean", "positive")}
-    made["mean"] = mean.float()
-    made["variance"] = (weight * (stack("variance") + (means - mean).square())).sum(0).float()
-    made["abs_max"] = torch.stack([p["abs_max"] for p in parts]).amax(0)
-    made["within"] = torch.stack([p["within"] for p in parts]).sum(0)
-    return made | {name: torch.cat([p[name] for p in parts], 1) for name in ("token_norm", "token_max")}
+    whole = {name: (weight * stack(name)).sum(0).float() for name in ("abs_mean", "positive")}
+    whole["mean"] = mean.float()
+    whole["variance"] = (weight * (stack("variance") + (means - mean).square())).sum(0).float()
+    whole["abs_max"] = torch.stack([p["abs_max"] for p in parts]).amax(0)
+    whole["within"] = torch.stack([p["within"] for p in parts]).sum(0)
+    return whole | {name: torch.cat([p[name] for p in parts], 1) for name in ("token_norm", "token_max")}
 
 
 def largest(hidden: torch.Tensor, token_max: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -115,8 +115,8 @@ def histogram(size: torch.Tensor, bins: torch.Tensor) -> None:
 def from_histogram(bins: torch.Tensor, quantiles: Sequence[float]) -> torch.Tensor:
     """Quantiles (rows, quantiles): the middle of the bin that holds the value of that rank."""
     below = bins.cumsum(1)
-    asked = torch.tensor(quantiles, dtype=torch.float64, device=bins.device)
-    ranks = (asked * below[:, -1:].double()).ceil().long().clamp(min=1)
+    shares = torch.tensor(quantiles, dtype=torch.float64, device=bins.device)
+    ranks = (shares * below[:, -1:].double()).ceil().long().clamp(min=1)
     index = torch.searchsorted(below, ranks)
     middle = (index.int() << (23 - BITS)) + (1 << (22 - BITS))
     values = middle.view(torch.float32)

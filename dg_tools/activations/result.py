@@ -1,4 +1,4 @@
-"""What a capture gives: one labelled dataset of statistics, with what it is a capture of."""
+"""What a capture returns: one labelled dataset of statistics, with the settings that it was captured with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-PLACE = ("prompt", "seed", "branch", "step", "site", "stream")
+from dg_tools.activations.journal import save
 
 
 @dataclass
@@ -20,9 +20,9 @@ class Activations:
             (image, text), token, channel, rank, part, q. Variables: `mean`, `abs_mean`, `variance`, `positive` (share
             of tokens above 0), `abs_max` over tokens, by channel; `token_norm`, `token_max` over channels, by token
             (NaN beyond a stream's end); `top_value`, `top_channel`, `top_token` of the largest |x|; `median_abs_mean`;
-            `clipped` (values at the dtype's limit or not finite); `quantile` of |x| where asked for; `gate`, `shift`,
+            `clipped` (values at the dtype's limit or not finite); `quantile` of |x| where requested; `gate`, `shift`,
             `scale` of AdaLN by part; `attn_write`, `mlp_write` (mean |gated output| by channel); `temb`, the time-text
-            embedding (embedding); `hidden_states` (raw_step, raw_site, raw_token) where raw was asked for; `picture`.
+            embedding (embedding); `hidden_states` (raw_step, raw_site, raw_token) where requested by `raw=`; `picture`.
             Attributes: settings, model, weights' hash, dtype and versions.
     """
 
@@ -36,7 +36,8 @@ class Activations:
     @property
     def grid(self) -> tuple[int, int]:
         """Image tokens as (rows, columns)."""
-        return tuple(self.data.attrs["grid"])  # type: ignore[return-value]
+        rows, columns = self.data.attrs["grid"]
+        return rows, columns
 
     def save(self, folder: str | Path) -> None:
         """Write a zarr store with a list of its files and their checksums, which `open_activations` reads.
@@ -47,8 +48,6 @@ class Activations:
             FileExistsError: a folder that holds something else.
             OSError: it could not be written whole (a full disk); what stood there before is still there.
         """
-        from dg_tools.activations.store import save
-
         save(self.data, Path(folder))
 
     def to_dataframe(self, variable: str | None = None) -> Any:

@@ -74,7 +74,7 @@ def capture(
 
 def free_for(out: Path, force: bool) -> None:
     """Raise before the run where the store could not be written, or would take the place of another one."""
-    from dg_tools.activations.store import check_target
+    from dg_tools.activations.journal import check_target
 
     check_target(out)
     if out.exists() and any(out.iterdir()) and not force:
