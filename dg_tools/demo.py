@@ -31,6 +31,7 @@ from dg_tools.metrics import bootstrap_interval, describe
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.pictures import pictures as decoded
 from dg_tools.progress import progress_bar
 
 PROMPTS = ("red apple on blue", "penguin on yellow", "strawberry on white", "owl on teal")
@@ -220,9 +221,8 @@ def sample_metrics(dit: DiT, truths: References, chosen: list[Reference], off: D
     table = {"references": describe(truth, truth)}
     for name, guidance in plans.items():
         latents, _ = run(dit, prompts, seed=seeds, steps=STEPS, guidance=guidance)
-        table[name] = describe(
-            decode(dit, spatial(dit, latents, *dit.size(None, None)), output_type="pt").float().cpu() * 2 - 1, truth
-        )
+        samples = decoded(dit, spatial(dit, latents, *dit.size(None, None)), batch=len(latents))
+        table[name] = describe(samples, truth)
     return table
 
 

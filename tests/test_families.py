@@ -14,6 +14,7 @@ import torch
 from diffusers import Flux2Pipeline, FluxTransformer2DModel, SD3Transformer2DModel, modular_pipelines
 
 import dg_tools as dg
+from dg_tools.experiments.matching import match_output, output_change
 from dg_tools.families import FAMILIES, family_of
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import after_each_step
@@ -21,7 +22,7 @@ from dg_tools.generation.sampling import run
 from dg_tools.interventions import attached
 from dg_tools.models.check import check_record
 from dg_tools.models.pictures import spatial
-from dg_tools.onestep import conditions
+from dg_tools.onestep import conditions, velocity
 
 SD3 = {
     "sample_size": 128,
@@ -474,3 +475,19 @@ def test_as_the_guider_of_a_modular_pipeline(name, s, caplog):
     size = dit.size(call.get("height"), call.get("width"))
     wanted = getattr(about, "modular_latents", lambda latents: latents)(spatial(dit, theirs, *size))
     assert near(spatial(dit, ours, *size), wanted)
+
+
+def test_controls_are_matched_on_any_family_of_velocities(subject):
+    """Sizes come from `dit`: Wan's pipeline has another name for its scale factor, and no tokens of its own."""
+    dit = subject.dit
+    if dit.family.prediction != "velocity":
+        return  # refused by `conditions`, above
+    height, width = dit.size(subject.call.get("height"), subject.call.get("width"))
+    side, (prompt, _) = dit.vae_scale_factor, subject.about.PROMPTS
+    z = torch.randn(1, TINY_CHANNELS, height // side, width // side, generator=seeded(3))
+    call = {k: v for k, v in subject.call.items() if k not in ("steps", "height", "width")}
+    inputs = conditions(dit, [prompt], height, width, **call)
+    clean, edit = velocity(dit, z, 0.6, inputs), dg.Disrupt(OFF, 1)
+    (matched,) = match_output(dit, edit, edit.controls(1, "dc"), z, 0.6, inputs, tolerance=0.2)
+    moved, target = (output_change(dit, one, z, 0.6, inputs, clean).item() for one in (matched, edit))
+    assert matched.strength > 0 and moved == pytest.approx(target, rel=0.2)

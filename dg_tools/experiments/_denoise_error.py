@@ -18,11 +18,11 @@ import torch
 
 from dg_tools.datasets.emoji import Reference, References
 from dg_tools.experiments.noised_pictures import as_pictures
-from dg_tools.forward.call import Call
-from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import decode, encode
+from dg_tools.models.pictures import encode
+from dg_tools.models.pictures import pictures as decoded
 from dg_tools.onestep import conditions, velocity
 from dg_tools.progress import progress_bar
 
@@ -151,12 +151,10 @@ def denoise_error(
             inputs = conditions(dit, prompts[part], height, width, **kwargs)
             for sigma in sigmas:
                 noised = (1 - sigma) * latents + sigma * noise
-                call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
                 clean: torch.Tensor | None = None
                 for name, group in zip(names, [[], *([e] for e in edits)], strict=True):
-                    with attached(dit.transformer, dit.family, group, call):
-                        predicted = velocity(dit, noised, sigma, inputs)
-                    picture = decode(dit, noised - sigma * predicted, output_type="pt").cpu().float() * 2 - 1
+                    predicted = velocity(dit, noised, sigma, inputs, group)
+                    picture = decoded(dit, noised - sigma * predicted, batch=batch)
                     clean = picture if clean is None else clean
                     rows += measure(picture, clean, truth[part], axis[part], name, sigma, begin)
                     bar.update()

@@ -25,12 +25,13 @@ from dg_tools.experiments.guidance_outcomes import MARGINS, buys, outcomes, told
 from dg_tools.experiments.guidance_plan import Run, runs
 from dg_tools.experiments.noised_pictures import as_pictures as references_of
 from dg_tools.experiments.noised_pictures import check_truth
-from dg_tools.experiments.perception_distortion import Truth, as_pictures, distortion, perception
+from dg_tools.experiments.perception_distortion import Truth, distortion, perception
 from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.sampling_loop import Source, sample
 from dg_tools.experiments.subject import choose, prompt_of
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import pictures as decoded
 from dg_tools.progress import progress_bar
 
 QUESTION = "What does Detail Guidance buy: the right amount of detail, or the right detail? Is it hidden CFG?"
@@ -250,7 +251,7 @@ def measured(
         elif run.draw >= 0 or (run.role == "DG" and rule.scale > 1 and rule.window == ALWAYS):
             watch = Pushes(["u", rule.worse], [(rule.worse, "u")], fields=False)
         made = sample(dit, prompts, seeds, rule, sources=sources, steps=run.steps, observe=watch, **call)
-        pictures = as_pictures(dit, made.latents, call["batch"])
+        pictures = decoded(dit, made.latents, batch=call["batch"])
         about = {"rule": run.name, "role": run.role, "base": run.base, "draw": run.draw, "varied": run.varied}
         tables.append(pd.DataFrame({**about, "prompt": prompts, "seed": seeds, **distortion(pictures, truth)}))
         each = made.cost.block_calls / len(prompts)

@@ -176,7 +176,8 @@ def edited(
     for part in parts:
         p, s = runs_of(part, seeds)
         for now, (step, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see`)
-            call = Call(step, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
+            call = Call.at(sigma, step=step)
+            # the edits' hooks come first, so that `see` is given what they leave
             with dit.running(), attached(dit.transformer, dit.family, edits, call), watching(dit, see):
                 velocity(dit, latents, sigma, part.inputs)
     return size

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from dg_tools.forward.call import Call
-from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions import Disrupt
 from dg_tools.interventions.rules import WITH_STRENGTH
 from dg_tools.models.dit import DiT
 from dg_tools.onestep import velocity
@@ -30,10 +29,8 @@ def output_change(
     dit: DiT, edit: Disrupt, noised: torch.Tensor, sigma: float, inputs: dict[str, Any], clean: torch.Tensor
 ) -> torch.Tensor:
     """||v - v_edit|| for each picture, (N,), at the same z_t; `clean` is v, as `onestep.velocity` gives it."""
-    call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
-    with dit.running(), attached(dit.transformer, dit.family, [edit], call):
-        made = velocity(dit, noised, sigma, inputs)
-    return (made.double() - clean.double()).flatten(1).norm(dim=1)
+    edited = velocity(dit, noised, sigma, inputs, [edit])
+    return (edited.double() - clean.double()).flatten(1).norm(dim=1)
 
 
 def match_output(
@@ -68,9 +65,8 @@ def match_output(
     """
     if not controls:
         raise ValueError("no controls to match: pass edit.controls(20)")
-    height, width = (side * dit.pipeline.vae_scale_factor for side in noised.shape[-2:])
     for one in (edit, *controls):
-        one.check(dit, None, height, width)
+        one.check(dit, None, *dit.picture_size(noised))
         if one.steps is not None:
             raise ValueError(f"{one.sentence()}: a single forward has a noise level and no steps")
     for control in controls:

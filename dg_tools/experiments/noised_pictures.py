@@ -15,11 +15,11 @@ import torch
 
 from dg_tools.datasets.emoji import Reference, References
 from dg_tools.datasets.emoji import references as embedded_references
-from dg_tools.forward.call import Call
-from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, band_error, coherent_error, region_error
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import decode, encode
+from dg_tools.models.pictures import encode
+from dg_tools.models.pictures import pictures as decoded
 from dg_tools.onestep import conditions, velocity
 
 
@@ -137,16 +137,14 @@ class Pairs:
 
         `pictures=False` leaves the decoding out, and gives no pictures.
         """
-        call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
         velocities, made = [], []
         with self.dit.running():
             for part, inputs in list(zip(self.parts(), self.inputs, strict=True))[:batches]:
                 noised = self.noised(sigma, part)
-                with attached(self.dit.transformer, self.dit.family, edits, call):
-                    predicted = velocity(self.dit, noised, sigma, inputs)
+                predicted = velocity(self.dit, noised, sigma, inputs, edits)
                 velocities.append(predicted.cpu().float())
                 if pictures:
-                    made.append(decode(self.dit, noised - sigma * predicted, output_type="pt").cpu().float() * 2 - 1)
+                    made.append(decoded(self.dit, noised - sigma * predicted, batch=self.batch))
         return torch.cat(velocities), torch.cat(made) if pictures else torch.empty(0)
 
     def error(self, pictures: torch.Tensor) -> np.ndarray:

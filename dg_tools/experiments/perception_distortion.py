@@ -27,7 +27,8 @@ from dg_tools.metrics import (
     statistics_distance,
 )
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import decode, encode
+from dg_tools.models.pictures import encode
+from dg_tools.models.pictures import pictures as decoded
 
 DETAIL = ("high_power", "detail_share", "laplacian_variance", "normalised_laplacian_variance", "contrast")
 
@@ -50,13 +51,7 @@ class Truth:
     def of(cls, dit: DiT, pictures: torch.Tensor, batch: int = 32) -> Truth:
         """Encoded and decoded once."""
         latents = torch.cat([encode(dit, part) for part in pictures.split(batch)])
-        return cls(pictures, latents, as_pictures(dit, latents, batch))
-
-
-def as_pictures(dit: DiT, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
-    """Pictures (N, 3, H, W) in [-1, 1] of latents."""
-    parts = [decode(dit, part, output_type="pt").cpu().float() * 2 - 1 for part in latents.split(batch)]
-    return torch.cat(parts)
+        return cls(pictures, latents, decoded(dit, latents, batch=batch))
 
 
 def distortion(samples: torch.Tensor, truth: Truth) -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ from dg_tools.guidance.cfg import CFG
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import band_correlation, blur_effect, describe, retrieval_rank, structural_similarity
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.pictures import pictures as decoded
+from dg_tools.models.pictures import spatial
 
 RETRIEVAL_SIZE = 16  # side to which pictures are reduced for retrieval: colours and layout, no detail
 
@@ -84,7 +85,7 @@ class Samples:
             arguments = {"seed": self.seeds[part], "steps": self.steps, **self.kwargs}
             latents, _ = run(self.dit, self.prompts[part], edits=edits, guidance=guidance, **arguments)
             latents = spatial(self.dit, latents, self.height, self.width)
-            made.append(decode(self.dit, latents, output_type="pt").cpu().float() * 2 - 1)
+            made.append(decoded(self.dit, latents, batch=self.batch))
         return torch.cat(made)
 
     def candidates(self, clean: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:

@@ -98,7 +98,7 @@ class At:
         blocks = len(dit.blocks)
         inputs = batch.uncond if source == "uncond" else batch.cond
         tokens = dit.family.image_tokens(dit.transformer, self.z)
-        call = Call(self.step, 1000 * self.sigma, self.sigma, "cond", slice(None), slice(0, 0), tokens)
+        call = Call.at(self.sigma, step=self.step, image_tokens=tokens)
         if isinstance(source, torch.nn.Module):
             return self._forward(source, inputs, blocks)
         if isinstance(source, InBlocks):
@@ -149,14 +149,13 @@ class At:
                 handle.remove()
 
     def _forward(self, transformer: torch.nn.Module, inputs: dict[str, Any], blocks: int) -> torch.Tensor:
-        dit, (count, _, height, width) = self._batch.dit, self.z.shape
+        dit, count = self._batch.dit, len(self.z)
         level = self._timestep.expand(count) / (1000.0 / dit.family.timestep_scale)
         state = {"hidden_states": packed(dit, self.z), "timestep": level, "return_dict": False}
         made = transformer(**{**inputs, **state})[0]
         self.cost.forwards += count
         self.cost.block_calls += count * blocks
-        factor = dit.vae_scale_factor
-        return spatial(dit, made, height * factor, width * factor)
+        return spatial(dit, made, *dit.picture_size(self.z))
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 NOTHING = slice(0, 0)  # no row
@@ -45,6 +45,10 @@ class Call:
             'cond'
         """
         return cls(step, 1000.0 * sigma, sigma, "cond", slice(None), NOTHING, image_tokens)
+
+    def alone(self) -> Call:
+        """The same call as its conditional rows see it when they are run on their own."""
+        return replace(self, branch="cond", cond=slice(None), uncond=NOTHING)
 
     def rows(self, which: Literal["all", "cond"]) -> slice:
         """The rows that `which` asks for."""

@@ -20,9 +20,8 @@ import torch
 import xarray as xr
 
 from dg_tools.families import BlockList
-from dg_tools.forward.call import Call
 from dg_tools.forward.clock import after_each_step
-from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions import Disrupt
 from dg_tools.massive import find_massive
 from dg_tools.metrics import band_error
 from dg_tools.models.dit import DiT
@@ -139,9 +138,7 @@ def sweep(
     def errors(edits: list[Disrupt]) -> dict[str, float]:
         total = {"low": 0.0, "high": 0.0}
         for sigma, z in noised.items():
-            call = Call(None, 1000 * sigma, sigma, "cond", slice(None), slice(0, 0))
-            with dit.running(), attached(dit.transformer, dit.family, edits, call):
-                predicted = velocity(dit, z, sigma, inputs)
+            predicted = velocity(dit, z, sigma, inputs, edits)
             picture = decode(dit, z - sigma * predicted, output_type="pt").float().cpu()
             for band in total:
                 total[band] += band_error(picture, truth)[band].mean().item()

@@ -255,16 +255,12 @@ class Fold:
             self.said.add(sentence)
             logger.warning(sentence)
 
-    def alone_call(self, call: Call) -> Call:
-        """The call as the disrupted rows see it: all of them conditional."""
-        return Call(call.step, call.timestep, call.sigma, "cond", slice(None), slice(0, 0), call.image_tokens)
-
     def edit(self, call: Call) -> Any:
         """The disruption of a block's output, as the block returns it."""
         disrupt = self.guider.disrupt
         assert disrupt is not None
         record = self.dit.block(disrupt.block).record
-        return lambda output: disrupt.must_edit(output, record, self.alone_call(call))
+        return lambda output: disrupt.must_edit(output, record, call.alone())
 
     def fork(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward for everything."""
@@ -290,7 +286,7 @@ class Fold:
         else:
             prediction, kept = self.keeping(inputs, call, begin - 1)
             around = starting_after(self.dit.transformer, self.dit.family, begin - 1, kept, lambda output: output)
-        rows, alone = self.rows_of(inputs, call.cond), self.alone_call(call)
+        rows, alone = self.rows_of(inputs, call.cond), call.alone()
         with around:
             return prediction, guider.worse(self.dit, rows, prediction[call.cond], alone, self.again)
 
@@ -313,7 +309,7 @@ class Fold:
         """Two forwards."""
         prediction = self.forward(**inputs)[0]
         disrupt = self.guider.disrupt
-        with attached(self.dit.transformer, self.dit.family, [disrupt], self.alone_call(call)):  # type: ignore[list-item]
+        with attached(self.dit.transformer, self.dit.family, [disrupt], call.alone()):  # type: ignore[list-item]
             return prediction, self.again(self.rows_of(inputs, call.cond))
 
     def again(self, inputs: dict[str, Any]) -> torch.Tensor:

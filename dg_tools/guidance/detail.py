@@ -320,7 +320,7 @@ class DetailGuidance(BaseGuidance):
             self.cleanup_models(denoiser)
             inputs = bind(denoiser, args, kwargs)
             tokens = family.image_tokens(denoiser, inputs["hidden_states"])
-            call = Call(self._step, timestep, timestep / 1000.0, "cond", slice(None), slice(0, 0), tokens)
+            call = Call.at(timestep / 1000.0, step=self._step, image_tokens=tokens)
             whole = (why_not(family, inputs) or self.disrupt.why_whole) is not None  # type: ignore[union-attr]
             disrupted = name == "pred_disrupted"
             with self._disrupting(denoiser, call, whole, inputs) if disrupted else self._keeping(denoiser, whole):
