@@ -19,7 +19,7 @@ _HOME = {
     "detail_guidance": "guidance.classic",
     "generate": "generation._generate",
     "denoise_error": "experiments",
-    "references": "datasets.emoji",
+    "references": "datasets.references",
     "compare": "generation._compare",
     "sweep": "sweeps",
     "features": "activations._features",
@@ -40,7 +40,7 @@ __all__ += ["compare", "features", "generate", "load", "open_activations", "refe
 if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
     from dg_tools.activations._features import features
-    from dg_tools.datasets.emoji import references
+    from dg_tools.datasets.references import references
     from dg_tools.experiments import denoise_error
     from dg_tools.generation._compare import compare
     from dg_tools.generation._generate import generate

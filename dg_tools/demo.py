@@ -19,7 +19,7 @@ import torch
 
 from dg_tools import plots
 from dg_tools.activations import Activations, capture
-from dg_tools.datasets.emoji import Reference, References, references
+from dg_tools.datasets.references import Reference, References, references
 from dg_tools.experiments import denoise_error
 from dg_tools.generation._generate import generate
 from dg_tools.generation.sampling import run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dg_tools.datasets.emoji import Reference, References
+from dg_tools.datasets.references import Reference, References
 
 SEED = 4
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.activations import capture
-from dg_tools.datasets.emoji import Reference, References
+from dg_tools.datasets.references import Reference, References
 from dg_tools.experiments import denoise_error
 from dg_tools.experiments.result import Outcome, Result
 from dg_tools.interventions import Disrupt

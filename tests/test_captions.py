@@ -6,7 +6,7 @@ import pytest
 
 import dg_tools as dg
 from dg_tools.datasets.captions import advice, check_prompt, check_seed, nearest_captions, unknown_words
-from dg_tools.datasets.emoji import caption, references
+from dg_tools.datasets.references import caption, references
 
 
 def test_every_caption_of_training_is_known():

@@ -46,11 +46,12 @@ def test_equals_plain_hooks_at_the_same_noise(dit):
     assert (data["abs_mean"].sel(stream="image").isel(site=1)[2] == 0).item()
 
 
-def test_pictures_in_every_form(dits):
+def test_pictures_in_every_form(dits, tmp_path):
     dit, given = dits("sd3"), picture()
     array = ((given + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     exact = torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 127.5 - 1
-    forms = [exact, exact.numpy(), array, Image.fromarray(array)]
+    Image.fromarray(array).save(tmp_path / "apple.png")
+    forms = [exact, exact.numpy(), array, Image.fromarray(array), tmp_path / "apple.png"]
     all_ = [dg.capture_image(dit, form, progress=False, **WORDS).data for form in forms]
     assert all(one.equals(all_[0]) for one in all_[1:])
     assert np.array_equal(all_[0]["picture"].squeeze(), array)
@@ -64,7 +65,8 @@ def test_what_is_no_picture_or_noise_level(dits):
         ([picture(), torch.zeros(3, 48, 48)], 0.5, ValueError, "one size"),
         (picture() * 3, 0.5, ValueError, r"must lie in \[-1, 1\]"),
         (np.zeros((32, 48), np.uint8), 0.5, ValueError, "no picture"),
-        ("apple.png", 0.5, TypeError, "a str is no picture"),
+        ("apple.png", 0.5, FileNotFoundError, "apple.png: there is no such picture file"),
+        (3, 0.5, TypeError, "a int is no picture"),
         ([], 0.5, ValueError, "empty list"),
         (picture(), 0.0, ValueError, "above 0"),
         (picture(), [0.5, 1.2], ValueError, "above 0"),

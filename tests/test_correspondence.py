@@ -1,4 +1,4 @@
-"""Twins whose map is known, PCK counted by hand, and the experiment on a toy model with planted channels."""
+"""Warped pictures whose map is known, PCK counted by hand, and the experiment on a toy model with planted channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import toy_model
 
 import dg_tools as dg
 from dg_tools import experiments, plots
-from dg_tools.experiments.picture_warps import TASKS, Map, applied, mirror, twins, warp
+from dg_tools.experiments.picture_warps import TASKS, Map, applied, mirror, warp, warped_pictures
 from dg_tools.metrics.keypoints import chance_level, correct_keypoints, match_distance, nearest_tokens, token_centres
 
 GIVEN = {"channels": toy_model.CHANNELS, "block": [1, 2, 3], "sigmas": (0.1, 0.4), "progress": False}
@@ -46,7 +46,7 @@ def test_a_mirror_and_whole_steps_are_exact():
 
 
 def test_a_warp_shows_at_each_token_what_the_original_has_at_the_true_place():
-    """On a picture whose colours are its coordinates: the twin's colours are then the true places."""
+    """On a picture whose colours are its coordinates: its colours are then the true places."""
     height, width, grid = 64, 96, (16, 24)
     places = (token_centres(height, width) + 0.5) / 4 - 0.5  # in tokens
     picture = torch.cat([places.T.view(2, height, width), torch.zeros(1, height, width)])
@@ -59,25 +59,25 @@ def test_a_warp_shows_at_each_token_what_the_original_has_at_the_true_place():
     assert (told - truth)[inside].abs().max() < 0.1, "in tokens"
 
 
-def test_twins_of_pictures_of_ones_own_not_square(dits):
+def test_warped_pictures_of_ones_own_not_square(dits):
     dit = dits("sd3")
     pictures = torch.rand(3, 3, 32, 48) * 2 - 1
     masks = torch.zeros(3, 32, 48)
     masks[:, 8:24, 12:36] = 1
     items = [("a", p, m) for p, m in zip(pictures, masks, strict=True)]
-    originals, made = twins(dit, items, ["flipped", "recoloured"])
+    originals, made = warped_pictures(dit, items, ["flipped", "recoloured"])
     assert torch.equal(originals, pictures) and [t.task for t in made] == ["flipped", "recoloured"]
     assert made[0].keypoints.view(3, 8, 12)[0].nonzero().min(0).values.tolist() == [2, 3]
     assert made[0].keypoints.sum() == 3 * 4 * 6
-    again = twins(dit, items[:2], ["recoloured"])[1][0]
+    again = warped_pictures(dit, items[:2], ["recoloured"])[1][0]
     assert torch.equal(again.pictures, made[1].pictures[:2]), "a picture's warp does not depend on the others"
     assert not torch.allclose(made[1].truth[0], made[1].truth[1])
-    whole = twins(dit, [x[:2] for x in items], ["flipped"])[1][0]
+    whole = warped_pictures(dit, [x[:2] for x in items], ["flipped"])[1][0]
     assert whole.keypoints.all()
     with pytest.raises(ValueError, match="needs references"):
-        twins(dit, items, ["flat"])
+        warped_pictures(dit, items, ["flat"])
     with pytest.raises(ValueError, match=r"pictures \[0\].*nothing to match"):
-        twins(dit, [("a", pictures[0], torch.zeros(32, 48))], ["flipped"])
+        warped_pictures(dit, [("a", pictures[0], torch.zeros(32, 48))], ["flipped"])
 
 
 # -- PCK ------------------------------------------------------------------------------------------------------------
@@ -119,10 +119,10 @@ def test_each_variant_is_scored_where_it_did_best_on_other_pictures(result):
 
 
 def test_pck_equals_features_matched_by_hand(toy, result):
-    """One row of the table anew: from `dg.features`, the twin, and a loop over tokens."""
+    """One row of the table anew: from `dg.features`, the warped picture, and a loop over tokens."""
     items = dg.references(toy).sample(8, seed=2)
     row = result.table[(result.table["variant"] == "ditf") & (result.table["task"] == "flat")].iloc[-1]
-    originals, made = twins(toy, items, list(TASKS))
+    originals, made = warped_pictures(toy, items, list(TASKS))
     kind, i = made[TASKS.index("flat")], int(row["picture"])
     assert items[i].prompt == row["prompt"]
     settings = {"block": int(row["block"]), "sigma": float(row["sigma"]), "channels": toy_model.CHANNELS}

@@ -140,8 +140,8 @@ def test_references_and_split():
     assert len(source.held_out) == len(source.names) // 5
     assert "MIT License" in (source.folder / "LICENSE").read_text(encoding="utf-8")
     apple = source.reference("red apple", "shaded", "blue")
-    assert apple.prompt == "red apple, shaded on blue" and apple.twin.style == "flat"
-    pair = source.pictures([apple, apple.twin])
+    assert apple.prompt == "red apple, shaded on blue" and apple.other_style.style == "flat"
+    pair = source.pictures([apple, apple.other_style])
     assert pair.shape == (2, 3, 64, 64) and (pair[0] != pair[1]).any()
     corner = torch.tensor(source.backgrounds["blue"]) / 127.5 - 1
     assert torch.allclose(pair[:, :, 0, 0], corner.expand(2, 3))

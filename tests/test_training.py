@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
 
 def test_all_five_commands(trained, tmp_path):
     import dg_tools as dg
-    from dg_tools.datasets.emoji import References
+    from dg_tools.datasets.references import References
 
     references = References(trained / "references")
     assert references.names == sorted(NAMES) and len(references.held_out) == 2
@@ -91,7 +91,7 @@ def test_latents_are_normalised_and_folding_changed_nothing(trained):
     from diffusers import AutoencoderKL
     from safetensors.torch import load_file
 
-    from dg_tools.datasets.emoji import STYLES, References
+    from dg_tools.datasets.references import STYLES, References
     from training.data import BACKGROUNDS
 
     latents = load_file(trained / "latents.safetensors")["latents"].float()

@@ -19,7 +19,7 @@ import typer
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dg_tools.datasets.emoji import COLUMNS, STYLES
+from dg_tools.datasets.references import COLUMNS, STYLES
 from training.recipe import Recipe, write_safely
 
 PACKAGES = {"shaded": "@iconify-json/fluent-emoji", "flat": "@iconify-json/fluent-emoji-flat"}

@@ -27,7 +27,7 @@ import typer
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from dg_tools.datasets.emoji import STYLES, References, caption
+from dg_tools.datasets.references import STYLES, References, caption
 from training.architectures import ARCHITECTURES
 from training.data import BACKGROUNDS
 from training.recipe import Recipe, append_json, write_safely

@@ -18,7 +18,7 @@ import pandas as pd
 import typer
 
 import dg_tools as dg
-from dg_tools.datasets.emoji import References
+from dg_tools.datasets.references import References
 from training.card import write_card
 from training.gates import (
     OBJECTIVE,

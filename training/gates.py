@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 import dg_tools as dg
-from dg_tools.datasets.emoji import STYLES, Reference, References
+from dg_tools.datasets.references import STYLES, Reference, References
 from dg_tools.generation.sampling import run
 from dg_tools.massive import Massive
 from dg_tools.metrics import band_correlation, bootstrap_interval
@@ -119,10 +119,10 @@ def retrieval_gate(dit: DiT, references: References, plan: Plan) -> tuple[dict[s
     for side, held_out, count in (("trained", False, plan.retrieval), ("held_out", True, plan.held_out)):
         wanted = references.sample(min(count, len(references.pairs(held_out))), seed=9, held_out=held_out)
         samples, again = sample(dit, wanted), sample(dit, wanted[:50], seed=1)
-        truth, twins = references.pictures(wanted), references.pictures([r.twin for r in wanted])
+        truth, others = references.pictures(wanted), references.pictures([r.other_style for r in wanted])
         ranks = name_ranks(references, wanted, samples)
         bands = band_correlation(samples, truth)
-        nearer = (samples - truth).square().mean((1, 2, 3)) < (samples - twins).square().mean((1, 2, 3))
+        nearer = (samples - truth).square().mean((1, 2, 3)) < (samples - others).square().mean((1, 2, 3))
         result[side] = {
             "pairs": len(wanted),
             "top_1": interval(ranks < 1),

@@ -27,7 +27,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from dg_tools.datasets.emoji import STYLES, References
+from dg_tools.datasets.references import STYLES, References
 from training.data import BACKGROUNDS
 from training.recipe import Recipe, append_json, write_safely
 

@@ -19,6 +19,7 @@ from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
 from dg_tools.activations.runs import check_quantiles, combined, settings
 from dg_tools.activations.store import create_store
+from dg_tools.datasets.pictures import as_pictures
 from dg_tools.forward.call import Call
 from dg_tools.generation._generate import as_list
 from dg_tools.interventions import Disrupt, attached
@@ -54,7 +55,8 @@ def capture_image(
 
     Args:
         dit: from `load`.
-        image: one picture or a list, all of one size: PIL, numpy (H, W, 3) of bytes, or a tensor (3, H, W) in [-1, 1].
+        image: one picture or a list, all of one size: PIL, a path, numpy (H, W, 3) of bytes, or a tensor (3, H, W) in
+            [-1, 1].
         sigma: noise level, or several: 0 < sigma <= 1 (1 is noise alone).
         prompt: one for all pictures, or one each; empty by default.
         seeds: of the noise; every picture and level gets the same noise for the same seed.
@@ -74,7 +76,7 @@ def capture_image(
         raise ValueError(
             f"family {dit.family.name!r} predicts {dit.family.prediction}; sigma is a level of flow matching"
         )
-    pictures = torch.stack(checked([tensor_of(x) for x in several(image)]))
+    pictures = as_pictures(image)
     height, width = dit.size(pictures.shape[2], pictures.shape[3])
     sigmas = sorted({float(s) for s in np.atleast_1d(np.asarray(sigma, float))}, reverse=True)
     if not sigmas or not all(0 < s <= 1 for s in sigmas):
@@ -144,47 +146,6 @@ def trace_forward(dit: DiT, recorder: Recorder, index: int, sigma: float, inputs
         with forward_tracer(dit)(**full) as run:
             run.begin(full)
             recorder.record(Step.of(index, call))
-
-
-def several(image: Any) -> list[Any]:
-    """One picture or several, as a list."""
-    stacked = isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 4
-    pictures = list(image) if isinstance(image, list | tuple) or stacked else [image]
-    if not pictures:
-        raise ValueError("an empty list of pictures: nothing to look at")
-    return pictures
-
-
-def tensor_of(image: Any) -> torch.Tensor:
-    """A picture as (3, H, W) in [-1, 1].
-
-    Raises:
-        TypeError, ValueError: something else.
-    """
-    if isinstance(image, torch.Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(f"a tensor {tuple(image.shape)} of {image.dtype} is no picture; (3, H, W) in [-1, 1] is")
-        if not (image.isfinite().all() and image.abs().max() <= 1.01):
-            low, high = image.min().item(), image.max().item()
-            raise ValueError(f"the picture's values run from {low:g} to {high:g}; they must lie in [-1, 1]")
-        return image.detach().float().cpu()
-    if hasattr(image, "convert"):
-        image = np.asarray(image.convert("RGB"))
-    if not isinstance(image, np.ndarray):
-        raise TypeError(f"a {type(image).__name__} is no picture: pass PIL, numpy or a tensor (3, H, W) in [-1, 1]")
-    if image.dtype != np.uint8 and image.ndim == 3 and image.shape[0] == 3:
-        return tensor_of(torch.from_numpy(np.ascontiguousarray(image)))
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"an array {image.shape} of {image.dtype} is no picture; (H, W, 3) of bytes is")
-    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def checked(pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Raise ValueError for pictures of different sizes."""
-    sizes = {tuple(p.shape[1:]) for p in pictures}
-    if len(sizes) > 1:
-        raise ValueError(f"pictures of sizes {sorted(sizes)} (height, width): bring them to one size first")
-    return pictures
 
 
 def as_bytes(picture: torch.Tensor) -> np.ndarray:

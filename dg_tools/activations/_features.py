@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 
-from dg_tools.activations._capture_image import checked, several, tensor_of
+from dg_tools.datasets.pictures import as_pictures
 from dg_tools.families import bind
 from dg_tools.models.block import Block, part_of
 from dg_tools.models.dit import DiT
@@ -59,7 +59,8 @@ def features(
 
     Args:
         dit: from `load`.
-        images: one picture or a list, all of one size: PIL, numpy (H, W, 3) of bytes, or tensors (3, H, W) in [-1, 1].
+        images: one picture or a list, all of one size: PIL, paths, numpy (H, W, 3) of bytes, or tensors (3, H, W) in
+            [-1, 1].
         block: whose input is read; 0: the patch embedding.
         sigma: noise level, 0 < sigma <= 1.
         prompt: one for all pictures, or one each.
@@ -86,7 +87,7 @@ def features(
         raise ValueError(f"batch={batch} asked for; at least 1")
     dit.block(block)
     chosen = known_channels(dit, channels, recipe)
-    pictures = torch.stack(checked([tensor_of(x) for x in several(images)]))
+    pictures = as_pictures(images)
     height, width = dit.size(*pictures.shape[-2:])
     prompts, seeds = one_each(prompt, len(pictures), "prompts"), one_each(seed, len(pictures), "seeds")
     parts = []

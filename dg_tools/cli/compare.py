@@ -137,7 +137,7 @@ def guider(name: str, cfg: float, weight: float, blocks: list[int]) -> Any:
 
 def with_references(dit: Any, prompts: list[str], size: tuple[int | None, int | None]) -> tuple[list[Any], str]:
     """Each prompt with its reference picture where all have one; else as they are. And a sentence that says which."""
-    from dg_tools.datasets.emoji import references
+    from dg_tools.datasets.references import references
 
     plain = "metrics are of the pictures alone"
     try:

@@ -1,1 +1,1 @@
-"""Prompts with pictures, masks and axes of any origin: the embedded references, captions, pictures of your own."""
+"""Prompts with pictures, masks and axes: the embedded models' references, captions, and a reader's own examples."""

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what a reader typed is checked before torch is loaded
-    from dg_tools.datasets.emoji import References
+    from dg_tools.datasets.references import References
     from dg_tools.models.dit import DiT
 
 
@@ -40,7 +40,7 @@ def check_seed(seed: str | int) -> int:
 
 def unknown_words(prompt: str, known: References) -> list[str]:
     """Words of a prompt that no caption of training has, in order."""
-    from dg_tools.datasets.emoji import STYLES
+    from dg_tools.datasets.references import STYLES
 
     words = {w for name in known.names for w in name.split("-")} | set(STYLES) | set(known.backgrounds) | {"on"}
     return [w for w in dict.fromkeys(re.findall(r"[^\s,]+", prompt.lower())) if w.strip(".") not in words]
@@ -61,7 +61,7 @@ def advice(dit: DiT, prompt: str) -> str | None:
     """A sentence on words that the embedded model never saw, with the nearest captions; None where there is nothing to
     say, or where the model's captions are not known.
     """
-    from dg_tools.datasets.emoji import references
+    from dg_tools.datasets.references import references
 
     try:
         known = references(dit)

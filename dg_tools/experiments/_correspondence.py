@@ -1,10 +1,10 @@
 """Do a DiT's hidden states find the same place in another picture, and do massive channels keep them from it?
 
 DiTF (arXiv 2505.18584) reports that zeroing the massive channels and modulating by the block's own AdaLN turns poor
-features into good ones. Here the correspondences are known exactly (`twins`), so that PCK, the percentage of keypoints
-matched within a threshold, needs no labels. Each variant of the features, controls included, has its own block and
-noise level, the best of all on development pictures, and is scored on other pictures there: no variant searches longer
-than another.
+features into good ones. Here the correspondences are known exactly (`picture_warps`), so that PCK, the percentage of
+keypoints matched within a threshold, needs no labels. Each variant of the features, controls included, has its own
+block and noise level, the best of all on development pictures, and is scored on other pictures there: no variant
+searches longer than another.
 
 The controls of discarding are as many other channels; those of AdaLN are its own shift and scale with the channels
 permuted. Beside them stand two levels that need no model: a token drawn at random (`chance`), and the token at the same
@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 
 from dg_tools.activations._features import Recipe, entries, noisy
-from dg_tools.datasets.emoji import References
+from dg_tools.datasets.examples import Example, examples
+from dg_tools.datasets.references import References
 from dg_tools.experiments.channel_sets import check_controls, draws
-from dg_tools.experiments.noised_pictures import check_truth
 from dg_tools.experiments.pck import THRESHOLDS, Plan, Stage, Variant, levels_of, noise_seed, score
-from dg_tools.experiments.picture_warps import TASKS, twins
+from dg_tools.experiments.picture_warps import TASKS, warped_pictures
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
-from dg_tools.experiments.subject import Subject, check_channels, choose, prompt_of
+from dg_tools.experiments.subject import Subject, check_channels, choose
 from dg_tools.generation._generate import as_list
 from dg_tools.metrics.keypoints import nearest_tokens, token_centres
 from dg_tools.models.dit import DiT
@@ -42,7 +42,7 @@ RECIPES: tuple[Recipe, ...] = ("raw", "discard", "adaln", "ditf")
 
 def correspondence(
     dit: DiT,
-    prompts: Sequence[Any],
+    prompts: Any,
     seeds: int | Sequence[int] = (0,),
     *,
     channels: Sequence[int] | None = None,
@@ -57,20 +57,21 @@ def correspondence(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """PCK of DiTF's features against raw ones, each step alone, and controls, on twins with known correspondences.
+    """PCK of DiTF's features against raw ones, each step alone, and controls, on warped pictures.
 
     Primary: DiTF minus raw, in percentage points within one token, mean over tasks, interval clustered by picture; the
     controls discard as many other channels.
 
     Args:
         dit: any DiT that predicts a velocity.
-        prompts: `Reference`s, (prompt, picture) or (prompt, picture, mask): pictures (3, H, W) in [-1, 1] of one size,
-            masks (H, W) 0..1, the object; without masks every token is a keypoint.
-        seeds: of the noise; a picture and its twin get different noise, else the noise would be what matches.
+        prompts: `Reference`s, (prompt, picture), (prompt, picture, mask) or `Example`s: pictures of one size, PIL,
+            paths or tensors (3, H, W) in [-1, 1], masks (H, W) 0..1, the object; without masks every token is a
+            keypoint.
+        seeds: of the noise; a picture and its warped copy get different noise, else the noise would be what matches.
         channels: massive channels; None: detected on the development pictures.
         block: candidates whose input is read, one or several; None: all.
         sigmas: candidate noise levels, above 0 and up to 1.
-        tasks: of `twins.TASKS`; None: all that these pictures have.
+        tasks: of `picture_warps.TASKS`; None: all that these pictures have.
         develop: share of the pictures on which channels, block and sigma are chosen; the rest is scored.
         controls: draws, each with the same choice of block and sigma.
         batch: pictures a forward; all candidate blocks' inputs of (tasks + 1) x batch pictures are held at a time.
@@ -81,14 +82,13 @@ def correspondence(
     Returns:
         `table`: picture, prompt, seed, task, variant, recipe, role, block, sigma, threshold (tokens), pck (percent).
         `tables`: development (mean PCK by variant, block and sigma), chosen, levels (chance and position by task),
-        matches (of one picture), query and target (its twin and itself).
+        matches (of one picture), query and target (its warped copy and itself).
 
     Raises:
         ValueError, IndexError: too few pictures, no seeds, settings out of range, a block or channels not there.
     """
     check_velocity(dit)
-    items, seeds = list(prompts), as_list(seeds)
-    check_truth(dit, items, folder)
+    items, seeds = examples(dit, prompts, folder, truth=True), as_list(seeds)
     if batch < 1:
         raise ValueError(f"batch={batch} asked for; at least 1")
     blocks = list(range(len(dit.blocks))) if block is None else list(np.atleast_1d(np.asarray(block)).tolist())
@@ -104,7 +104,7 @@ def correspondence(
     check_controls(dit, channels or (), controls)
     if not items:
         raise ValueError("an empty list of prompts: pass at least three, one to choose on and two to test on")
-    whole = Stage(*twins(dit, items, kinds, folder=folder), [prompt_of(x) for x in items], list(range(len(items))))
+    whole = Stage(*warped_pictures(dit, items, kinds), [x.prompt for x in items], list(range(len(items))))
     subject = divided(dit, items, seeds, channels, blocks[0], develop, progress, kwargs)
     check_controls(dit, subject.channels, controls)
     every = variants(dit, subject.channels, controls)
@@ -149,18 +149,17 @@ def correspondence(
     )  # fmt: skip
 
 
-def available(items: Sequence[Any]) -> list[str]:
+def available(items: Sequence[Example]) -> list[str]:
     """The tasks that these pictures have."""
-    return [t for t in TASKS if t != "flat" or not any(isinstance(x, tuple) for x in items)]
+    return [t for t in TASKS if t != "flat" or all(x.reference is not None for x in items)]
 
 
 def divided(
-    dit: DiT, items: list[Any], seeds: Sequence[int], channels: Sequence[int] | None, block: int, develop: float,
+    dit: DiT, items: list[Example], seeds: Sequence[int], channels: Sequence[int] | None, block: int, develop: float,
     progress: bool, kwargs: dict[str, Any],
 ) -> Subject:  # fmt: skip
     """Development pictures in `detection`, the others in `test`, whether or not channels are to be found."""
-    size = {} if not items or not isinstance(items[0], tuple) else dict(
-        zip(("height", "width"), items[0][1].shape[-2:], strict=True))  # fmt: skip
+    size = dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
     if not 0 < develop < 1:
         raise ValueError(f"develop={develop} asked for; a share of the pictures, between 0 and 1")
     settings = {"block": block, "detect": develop, "progress": progress, **kwargs, **size}
@@ -179,7 +178,7 @@ def variants(dit: DiT, channels: Sequence[int], controls: int) -> list[Variant]:
     made = [Variant(r, r, chosen if r in ("discard", "ditf") else ()) for r in RECIPES]
     others = draws([c for c in range(dit.width) if c not in set(chosen)], len(chosen), controls, seed=0)
     for i, drawn in enumerate(others):
-        made += [Variant(f"{r}, control {i}", r, drawn) for r in ("discard", "ditf")]  # type: ignore[arg-type]
+        made += [Variant(f"{r}, control {i}", r, drawn) for r in ("discard", "ditf")]
         made.append(Variant(f"adaln, control {i}", "adaln", (), i))
     return made
 
@@ -221,7 +220,7 @@ def effects(table: pd.DataFrame, levels: pd.DataFrame, controls: int) -> list[Ou
 def example(
     dit: DiT, stage: Stage, seed: int, plan: Plan, words: str, kwargs: dict[str, Any]
 ) -> dict[str, pd.DataFrame]:
-    """Where raw and DiTF's features send the tokens of the first test picture's twin, and the two pictures."""
+    """Where raw and DiTF's features send the tokens of the first test picture's warped copy, and both pictures."""
     originals, kind = stage.originals, stage.kinds[0]
     height, width = originals.shape[-2:]
     inputs = conditions(dit, [words], height, width, **kwargs)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dg_tools.datasets.emoji import Reference, References
+from dg_tools.datasets.examples import examples
+from dg_tools.datasets.references import References
 from dg_tools.experiments.equal_harm import TOLERANCE, Match, matched_controls, reached
-from dg_tools.experiments.noised_pictures import Pairs, check_truth
+from dg_tools.experiments.noised_pictures import Pairs
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.selectivity import Comparison, by_sigma, log_ratios, shares
 from dg_tools.experiments.subject import Subject, choose
@@ -36,7 +37,7 @@ VARIANCE = "like variance"
 
 def denoise(
     dit: DiT,
-    prompts: Sequence[Reference] | Sequence[tuple],
+    prompts: Any,
     seeds: Sequence[int] = (0,),
     *,
     channels: Sequence[int] | None = None,
@@ -61,9 +62,10 @@ def denoise(
 
     Args:
         dit: any DiT.
-        prompts: what to denoise: `Reference`s (`dg.references(dit).sample(24)`), or (prompt, picture) or (prompt,
-            picture, mask): pictures (3, H, W) in [-1, 1] of one size, masks (H, W) 0..1, the object's coverage. Without
-            masks the object and the background are not told apart; without a second style there is no detail axis.
+        prompts: what to denoise: `Reference`s (`dg.references(dit).sample(24)`), (prompt, picture), (prompt, picture,
+            mask) or `Example`s: pictures of one size, PIL, paths or tensors (3, H, W) in [-1, 1], masks (H, W) 0..1,
+            the object's coverage. Without masks the object and the background are not told apart; without a second
+            style there is no detail axis.
         seeds: of the noise; each picture is noised with each.
         channels, block: what to zero and where; None: as `subject.choose` finds them, on a part of the prompts.
         sigmas: noise levels, between 0 and 1.
@@ -81,15 +83,15 @@ def denoise(
     Raises:
         ValueError: prompts without pictures, no seeds, a sigma outside 0..1, no controls or a kind without strength.
     """
-    check_truth(dit, list(prompts), folder)
+    items = examples(dit, prompts, folder, truth=True)
     if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; distinct values between 0 and 1 are needed")
     if controls < 2 or kind not in ("shift", "shift_direction"):
         raise ValueError(f"controls={controls} of kind {kind!r}; at least 2, of kind 'shift' or 'shift_direction'")
-    if prompts and not isinstance(prompts[0], Reference):
-        kwargs |= {"height": prompts[0][1].shape[-2], "width": prompts[0][1].shape[-1]}
+    if items and items[0].reference is None:
+        kwargs |= dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
     check_dose(dit, dose, block)
-    subject = choose(dit, prompts, seeds, channels=channels, block=block, progress=progress, **kwargs)
+    subject = choose(dit, items, seeds, channels=channels, block=block, progress=progress, **kwargs)
     pairs = Pairs(dit, subject.test, seeds, folder=folder, batch=batch, **kwargs)
     off = Disrupt(subject.channels, subject.block)
     off.check(dit, None, pairs.height, pairs.width)

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dg_tools.datasets.emoji import Reference, References
-from dg_tools.experiments.noised_pictures import as_pictures
+from dg_tools.datasets.examples import axes_of, examples, pictures_of
+from dg_tools.datasets.references import References
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
 from dg_tools.models.dit import DiT
@@ -100,7 +100,7 @@ class DenoiseError:
 
 def denoise_error(
     dit: DiT,
-    references: References | Sequence[Reference] | Sequence[tuple[str, torch.Tensor]],
+    references: Any,
     edits: Sequence[Disrupt],
     *,
     pictures: int = 64,
@@ -116,8 +116,8 @@ def denoise_error(
     Args:
         dit: any DiT.
         references: what to denoise: a `References`, from which `pictures` are drawn with `seed`, a list of `Reference`,
-            or for a model of your own a list of (prompt, picture), pictures (3, H, W) in [-1, 1] of one size; without
-            a second style `detail_axis` is NaN.
+            or for a model of your own a list of (prompt, picture) or of `Example`s, pictures of one size: PIL, paths
+            or tensors (3, H, W) in [-1, 1]; without a second style `detail_axis` is NaN.
         edits: edits and controls; `Disrupt.controls` marks its own.
         sigmas: noise levels, 0 to 1.
         folder: where a list of `Reference` has its pictures (default: the embedded ones).
@@ -131,7 +131,12 @@ def denoise_error(
         raise ValueError("no edits: pass at least one Disrupt, with its controls")
     if not all(0 < s < 1 for s in sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; each must lie between 0 and 1")
-    prompts, truth, axis = as_pictures(dit, references, folder, pictures, seed)
+    if isinstance(references, References):
+        references, folder = references.sample(pictures, seed=seed), references
+    items = examples(dit, references, folder, truth=True)
+    if not items:
+        raise ValueError("no references: pass at least two pictures")
+    prompts, truth, axis = [x.prompt for x in items], pictures_of(items), axes_of(items)
     height, width = dit.size(*truth.shape[-2:])
     for edit in edits:
         edit.check(dit, None, height, width)

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from dg_tools.datasets.emoji import References
+from dg_tools.datasets.examples import examples
+from dg_tools.datasets.references import References
 from dg_tools.experiments.equal_harm import TOLERANCE, matched_controls
 from dg_tools.experiments.local_detail import local_losses, local_outcomes
 from dg_tools.experiments.noised_pictures import Pairs
@@ -66,7 +67,7 @@ SEMANTICS = (
 
 def detail(
     dit: DiT,
-    prompts: Sequence[Any],
+    prompts: Any,
     seeds: Sequence[int] = (0,),
     *,
     channels: Sequence[int] | None = None,
@@ -90,8 +91,8 @@ def detail(
 
     Args:
         dit: any DiT.
-        prompts: `Reference`s or (prompt, picture) pairs, which give each sample its truth; or strings: then the clean
-            sample is the reference, and what needs a truth is left out and named in the notes.
+        prompts: `Reference`s, (prompt, picture) pairs or `Example`s, which give each sample its truth; or strings: then
+            the clean sample is the reference, and what needs a truth is left out and named in the notes.
         seeds: of the noise; each prompt is sampled from each.
         channels, block: what to zero and where; None: as `subject.choose` finds them, on a part of the prompts.
         steps: of each run.
@@ -113,9 +114,10 @@ def detail(
     if controls < 2 or kind not in ("shift", "shift_direction"):
         raise ValueError(f"controls={controls} of kind {kind!r}; at least 2, of kind 'shift' or 'shift_direction'")
     if prompts and seeds:  # what is wrong with them shows before the detection run
-        kwargs = Samples(dit, list(prompts), list(seeds), steps=steps, folder=folder, batch=batch, **kwargs).kwargs
+        prompts = examples(dit, prompts, folder)
+        kwargs = Samples(dit, prompts, list(seeds), steps=steps, batch=batch, **kwargs).kwargs
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
-    samples = Samples(dit, subject.test, list(seeds), steps=steps, folder=folder, batch=batch, scores=scores, **kwargs)
+    samples = Samples(dit, subject.test, list(seeds), steps=steps, batch=batch, scores=scores, **kwargs)
     off = Disrupt(subject.channels, subject.block)
     off.check(dit, None, samples.height, samples.width)
 

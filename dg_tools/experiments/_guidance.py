@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dg_tools.datasets.emoji import References, references
+from dg_tools.datasets.examples import prompt_of
+from dg_tools.datasets.references import References, references
 from dg_tools.experiments import searched_baselines as rivals
 from dg_tools.experiments.direction_log import Pushes
 from dg_tools.experiments.directions import ALWAYS, BLUR, Guidance, Window, noised_twin
@@ -28,7 +29,7 @@ from dg_tools.experiments.noised_pictures import check_truth
 from dg_tools.experiments.perception_distortion import Truth, distortion, perception
 from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.sampling_loop import Source, sample
-from dg_tools.experiments.subject import choose, prompt_of
+from dg_tools.experiments.subject import choose
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import pictures as decoded

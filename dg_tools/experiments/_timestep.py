@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dg_tools.datasets.examples import prompt_of
 from dg_tools.experiments.channel_sets import check_controls, draws, largest_others
 from dg_tools.experiments.modulation_swap import REACHES, SWAPS, receiving, relative, swapped
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
-from dg_tools.experiments.subject import choose, prompt_of
+from dg_tools.experiments.subject import choose
 from dg_tools.experiments.trajectories import Batch, evenly, modulated, runs_of, trajectories, watching
 from dg_tools.generation._generate import as_list
 from dg_tools.models.dit import DiT

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dg_tools.datasets.emoji import Reference, References
-from dg_tools.datasets.emoji import references as embedded_references
+from dg_tools.datasets.examples import axes_of, examples, masks_of, pictures_of
+from dg_tools.datasets.references import References
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, band_error, coherent_error, region_error
 from dg_tools.models.dit import DiT
@@ -26,60 +26,14 @@ from dg_tools.onestep import conditions, velocity
 def as_pictures(
     dit: DiT, references: Any, folder: References | None, count: int, seed: int
 ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Prompts, pictures (N, 3, H, W) and the axis shaded - flat of each (zero where there is none)."""
-    if not isinstance(references, References) and len(references) == 0:
-        raise ValueError("no references: pass at least two pictures")
-    if not isinstance(references, References) and isinstance(references[0], tuple):
-        prompts, truth = [p for p, *_ in references], torch.stack([x for _, x, *_ in references])
-        return prompts, truth, torch.zeros_like(truth)
-    source = references if isinstance(references, References) else folder or embedded_references(dit)
-    chosen = source.sample(count, seed=seed) if isinstance(references, References) else list(references)
-    truth = source.pictures(chosen)
-    axis = truth - source.pictures([r.twin for r in chosen])
-    for i, reference in enumerate(chosen):
-        if reference.style == "flat":
-            axis[i] = -axis[i]  # always shaded minus flat
-    return [r.prompt for r in chosen], truth, axis
-
-
-def coverage(dit: DiT, items: Sequence[Any], folder: References | None) -> torch.Tensor | None:
-    """(N, H, W), 0..1: how much of each pixel the object covers; None where nobody says so.
-
-    Raises:
-        ValueError: masks for some pictures only, or of another size than their picture.
-    """
-    if isinstance(items[0], Reference):
-        source = folder or embedded_references(dit)
-        return torch.stack([source.foreground(r) for r in items])
-    given = [item[2] for item in items if len(item) > 2]
-    if not given:
-        return None
-    if len(given) != len(items):
-        raise ValueError(f"{len(given)} masks for {len(items)} pictures: pass one for each, or none")
-    masks = torch.stack([torch.as_tensor(m).float() for m in given])
-    if masks.shape[1:] != items[0][1].shape[1:] or masks.min() < 0 or masks.max() > 1:
-        raise ValueError(f"masks of {tuple(masks.shape[1:])}; (H, W) of the pictures is needed, values 0 to 1")
-    return masks
+    """Goes away: `datasets.examples` does this."""
+    made = examples(dit, references, folder, truth=True)
+    return [x.prompt for x in made], pictures_of(made), axes_of(made)
 
 
 def check_truth(dit: DiT, items: Sequence[Any], folder: References | None) -> None:
-    """Raise ValueError where there is no picture to compare with, or where pictures or masks do not fit together."""
-    for item in items:
-        if not isinstance(item, Reference | tuple):
-            raise ValueError(
-                f"{item!r} has no picture: this experiment needs the truth; pass `dg.references(dit).sample(n)` or "
-                "(prompt, picture) pairs, pictures (3, H, W) in [-1, 1]"
-            )
-    kinds = {isinstance(item, Reference) for item in items}
-    if len(kinds) > 1:
-        raise ValueError("references and (prompt, picture) pairs in one list: pass one kind")
-    if kinds == {False}:
-        shapes = sorted({tuple(item[1].shape) for item in items})
-        if len(shapes) > 1 or len(shapes[0]) != 3 or shapes[0][0] != 3:
-            raise ValueError(f"pictures of shape {', '.join(map(str, shapes))}; one shape (3, H, W) is needed")
-        dit.size(*shapes[0][1:])
-    if items:
-        coverage(dit, items, folder)
+    """Goes away: `datasets.examples` does this."""
+    examples(dit, items, folder, truth=True)
 
 
 class Pairs:
@@ -100,10 +54,10 @@ class Pairs:
         batch: int = 32,
         **kwargs: Any,
     ) -> None:
-        check_truth(dit, items, folder)
+        items = examples(dit, items, folder, truth=True)
         self.dit, self.batch = dit, batch
-        self.prompts, self.truth, self.axis = as_pictures(dit, items, folder, len(items), 0)
-        self.masks = coverage(dit, items, folder)
+        self.prompts = [x.prompt for x in items]
+        self.truth, self.axis, self.masks = pictures_of(items), axes_of(items), masks_of(items)
         self.height, self.width = dit.size(*self.truth.shape[-2:])
         kwargs = {k: v for k, v in kwargs.items() if k not in ("height", "width")}  # the pictures' own
         self.picture = np.repeat(np.arange(len(items)), len(seeds))

@@ -1,7 +1,7 @@
 """How many keypoints does each variant of the features get right, at which block and noise level?
 
-Pictures and their twins are noised, one forward reads the inputs of all blocks asked for, and every variant that the
-plan has there is made from the same hidden states: so variants differ in the recipe and in nothing else.
+Pictures and their warped copies are noised, one forward reads the inputs of all blocks in the plan, and every variant
+that the plan has there is made from the same hidden states: so variants differ in the recipe and in nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from dg_tools.activations._features import Entry, Recipe, entries, modulated, noisy
-from dg_tools.experiments.picture_warps import Twins
+from dg_tools.experiments.picture_warps import Warped
 from dg_tools.metrics.keypoints import chance_level, correct_keypoints, match_distance, nearest_tokens
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
@@ -45,17 +45,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Stage:
-    """Pictures and their twins: those to choose on, or those to report on.
+    """Pictures and their warped copies: those to choose on, or those to report on.
 
     Attributes:
         originals: (N, 3, H, W) in [-1, 1].
-        kinds: their twins, by task.
+        kinds: their warped copies, by task.
         names: (N,) prompts.
-        indices: (N,) their places in the list that was asked for.
+        indices: (N,) their places in the list of prompts.
     """
 
     originals: torch.Tensor
-    kinds: tuple[Twins, ...]
+    kinds: tuple[Warped, ...]
     names: list[str]
     indices: list[int]
 
@@ -136,7 +136,7 @@ def tidy(made: np.ndarray, cells: Sequence[tuple[Variant, int, float]], stage: S
 
 
 def noise_seed(seed: int, stack: int) -> int:
-    """Of the noise of the originals (stack 0) and of each task's twins."""
+    """Of the noise of the originals (stack 0) and of each task's warped copies."""
     return seed + 1_000_003 * stack
 
 

@@ -1,8 +1,8 @@
-"""Pictures whose correspondences are known exactly: a picture and a twin that was made from it by a map.
+"""Pictures whose correspondences are known exactly: a picture, and another made from it by a map.
 
-A twin at place p shows what its original shows at g(p), and g is known, so the right answer for every token of the
-twin is exact and no human label is needed. A twin that only looks different (recoloured, flat) has g = identity, and a
-positional embedding alone would answer it: so those are warped as well.
+A warped picture at place p shows what its original shows at g(p), and g is known. So the right answer for every token
+of the warped picture is exact, and no human label is needed. A picture that only looks different (recoloured, flat) has
+g = identity, and a positional embedding alone would answer it: so those are warped as well.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dg_tools.datasets.emoji import Reference, References
-from dg_tools.datasets.emoji import references as embedded_references
-from dg_tools.experiments.noised_pictures import as_pictures, coverage
+from dg_tools.datasets.examples import Example, examples, masks_of, pictures_of
+from dg_tools.datasets.references import References
 from dg_tools.metrics.keypoints import token_centres
 from dg_tools.models.dit import DiT
 
@@ -28,7 +27,7 @@ TURN, ZOOM, SHIFT, WAVE = 45.0, 1.25, 0.2, 0.05  # of a warp, at most: degrees, 
 
 @dataclass(frozen=True)
 class Map:
-    """g: from places in the twin to places in the original, both (row, column) in tokens from the picture's centre.
+    """g: from places in the warped picture to places in the original, (row, column) in tokens from the centre.
 
     Attributes:
         matrix: (2, 2), turn and zoom, or a mirror.
@@ -62,13 +61,13 @@ def warp(chance: np.random.Generator) -> Map:
 
 
 @dataclass(frozen=True)
-class Twins:
-    """Originals and one kind of twins, on one grid of tokens.
+class Warped:
+    """Warped pictures of one task, on one grid of tokens.
 
     Attributes:
         task: one of `TASKS`.
-        pictures: the twins, (N, 3, H, W) in [-1, 1].
-        truth: (N, tokens, 2): where in the original each token of the twin lies, (row, column) in tokens.
+        pictures: (N, 3, H, W) in [-1, 1].
+        truth: (N, tokens, 2): where in the original each token lies, (row, column) in tokens.
         keypoints: (N, tokens): which of them show the object, and lie within the original.
     """
 
@@ -77,9 +76,9 @@ class Twins:
     truth: torch.Tensor
     keypoints: torch.Tensor
 
-    def part(self, indices: list[int]) -> Twins:
+    def part(self, indices: list[int]) -> Warped:
         """Those of some of the pictures."""
-        return Twins(self.task, self.pictures[indices], self.truth[indices], self.keypoints[indices])
+        return Warped(self.task, self.pictures[indices], self.truth[indices], self.keypoints[indices])
 
 
 def applied(g: Map, picture: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,37 +94,43 @@ def applied(g: Map, picture: torch.Tensor, grid: tuple[int, int]) -> tuple[torch
     return seen, g(token_centres(*grid) - middle, size) + middle
 
 
-def twins(
-    dit: DiT, items: Sequence[Any], tasks: Sequence[str], *, folder: References | None = None, seed: int = 0
-) -> tuple[torch.Tensor, tuple[Twins, ...]]:
-    """Originals (N, 3, H, W) and their twins, one `Twins` a task.
+def warped_pictures(
+    dit: DiT, items: Any, tasks: Sequence[str], *, folder: References | None = None, seed: int = 0
+) -> tuple[torch.Tensor, tuple[Warped, ...]]:
+    """Originals (N, 3, H, W) and their warped pictures, one `Warped` per task.
 
     Args:
         dit: whose token grid counts.
-        items: `Reference`s, (prompt, picture) or (prompt, picture, mask).
-        tasks: of `TASKS`; `flat` takes `Reference`s, and stands for the other style, whichever the original has.
+        items: `Reference`s, (prompt, picture), (prompt, picture, mask) or `Example`s.
+        tasks: of `TASKS`; `flat` needs `Reference`s, and means the other style, whichever the original has.
         folder: where `Reference`s have their pictures.
         seed: of the warps; each picture has its own, which does not depend on the others.
 
     Raises:
         ValueError: an unknown task, `flat` without references, or an object that covers no token.
     """
-    check_tasks(items, tasks)
-    _, pictures, _ = as_pictures(dit, items, folder, len(items), 0)
-    masks = coverage(dit, items, folder)
-    masks = torch.ones(len(items), *pictures.shape[-2:]) if masks is None else masks
-    made = []
+    originals = examples(dit, items, folder, truth=True)
+    check_tasks(originals, tasks)
+    pictures, masks = pictures_of(originals), masks_of(originals)
+    masks = torch.ones(len(originals), *pictures.shape[-2:]) if masks is None else masks
+    warped = []
     for task in tasks:
         source = pictures
         if task == "flat":
-            source = (folder or embedded_references(dit)).pictures([r.twin for r in items])
+            source = torch.stack([in_other_style(x) for x in originals])
         elif task == "recoloured":
             source = pictures[:, [1, 2, 0]]  # red takes green's values, green blue's, blue red's
-        made.append(of_task(dit, task, source, masks, seed))
-    return pictures, tuple(made)
+        warped.append(of_task(dit, task, source, masks, seed))
+    return pictures, tuple(warped)
 
 
-def of_task(dit: DiT, task: str, source: torch.Tensor, masks: torch.Tensor, seed: int) -> Twins:
+def in_other_style(example: Example) -> torch.Tensor:
+    """A reference's picture (3, H, W) in the other style."""
+    assert example.reference is not None and example.references is not None  # `check_tasks` saw to it
+    return example.references.picture(example.reference.other_style)
+
+
+def of_task(dit: DiT, task: str, source: torch.Tensor, masks: torch.Tensor, seed: int) -> Warped:
     """Every picture (N, 3, H, W) with its mask (N, H, W) seen through its own map."""
     height, width = source.shape[-2:]
     grid, seen, places = dit.grid(height, width), [], []
@@ -141,13 +146,13 @@ def of_task(dit: DiT, task: str, source: torch.Tensor, masks: torch.Tensor, seed
     empty = [i for i, one in enumerate(keypoints) if not one.any()]
     if empty:
         raise ValueError(f"pictures {empty}: the object covers no token by half, so there is nothing to match")
-    return Twins(task, stacked[:, :3], truth, keypoints)
+    return Warped(task, stacked[:, :3], truth, keypoints)
 
 
-def check_tasks(items: Sequence[Any], tasks: Sequence[str]) -> None:
-    """Raise ValueError for tasks that there are not, or not for these pictures."""
+def check_tasks(items: Sequence[Example], tasks: Sequence[str]) -> None:
+    """Raise ValueError for unknown tasks, and for those that these pictures do not have."""
     wrong = [t for t in tasks if t not in TASKS]
     if wrong or not tasks or len(set(tasks)) != len(tasks):
         raise ValueError(f"tasks={list(tasks)}; distinct ones of {', '.join(TASKS)} are needed")
-    if "flat" in tasks and not all(isinstance(x, Reference) for x in items):
-        raise ValueError("the task 'flat' needs references, which have a twin in another style: leave it out of tasks=")
+    if "flat" in tasks and not all(x.reference is not None for x in items):
+        raise ValueError("the task 'flat' needs references, which have another style: leave it out of tasks=")

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from dg_tools.datasets.emoji import Reference, References
-from dg_tools.datasets.emoji import references as embedded_references
-from dg_tools.experiments.subject import prompt_of
+from dg_tools.datasets.examples import examples, pictures_of
+from dg_tools.datasets.references import References
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.cfg import CFG
 from dg_tools.interventions import Disrupt
@@ -38,7 +37,7 @@ class Samples:
     """Prompts x seeds, sampled with any edits.
 
     Attributes:
-        items: the prompts, references or pairs, once for each seed; prompts change slowest.
+        items: `Example`s, once for each seed; prompts change slowest.
         prompts, seeds: (items,).
         truth: (items, 3, H, W) in [-1, 1], or None where the prompts are only words.
     """
@@ -46,7 +45,7 @@ class Samples:
     def __init__(
         self,
         dit: DiT,
-        items: Sequence[Any],
+        items: Any,
         seeds: Sequence[int],
         *,
         steps: int,
@@ -57,18 +56,13 @@ class Samples:
     ) -> None:
         self.scores = dict(scores or {})
         self.dit, self.steps, self.batch, self.kwargs = dit, steps, batch, kwargs
-        self.items = [item for item in items for _ in seeds]
-        self.prompts = [prompt_of(x) for x in self.items]
-        self.seeds = [s for _ in items for s in seeds]
+        several = examples(dit, items, folder)
+        self.items = [item for item in several for _ in seeds]
+        self.prompts = [x.prompt for x in self.items]
+        self.seeds = [s for _ in several for s in seeds]
         self.truth: torch.Tensor | None = None
-        self.source: References | None = None
-        if all(isinstance(x, Reference) for x in items):
-            self.source = folder or embedded_references(dit)
-            self.truth = self.source.pictures(self.items)
-        elif all(isinstance(x, tuple) for x in items):
-            self.truth = torch.stack([x[1] for x in self.items])
-        elif not all(isinstance(x, str) for x in items):
-            raise ValueError("strings, references and (prompt, picture) pairs in one list: pass one kind")
+        if several and several[0].picture is not None:
+            self.truth = pictures_of(self.items)
         size = self.truth.shape[-2:] if self.truth is not None else (kwargs.get("height"), kwargs.get("width"))
         self.height, self.width = dit.size(*size)
         self.kwargs = {**kwargs, "height": self.height, "width": self.width}
@@ -91,22 +85,29 @@ class Samples:
     def candidates(self, clean: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
         """For retrieval: each item's set of pictures (M, 3, s, s) and which of them is its own.
 
-        Of references: every name in the item's own style and background. Else the pictures of all prompts asked for,
-        the clean samples where there is no truth.
+        Of references: every name in the item's own style and background. Else the pictures of all prompts, the clean
+        samples where there is no truth.
         """
-        if self.source is None:
-            own = self.truth if self.truth is not None else clean
-            names = list(dict.fromkeys(self.prompts))
-            first = torch.stack([own[self.prompts.index(n)] for n in names])
-            sets = [small(first if self.truth is not None else self.same_seed(own, s, names)) for s in self.seeds]
-            return sets, [names.index(p) for p in self.prompts]
-        known: dict[tuple[str, str], torch.Tensor] = {}
-        for item in self.items:
-            if (item.style, item.background) not in known:
-                every = [self.source.reference(n, item.style, item.background) for n in self.source.names]
-                known[item.style, item.background] = small(self.source.pictures(every))
-        sets = [known[item.style, item.background] for item in self.items]
-        return sets, [self.source.names.index(item.name) for item in self.items]
+        pools: dict[tuple[References, str, str], torch.Tensor] = {}
+        sets, places = [], []
+        for example in self.items:
+            reference, source = example.reference, example.references
+            if reference is None or source is None:
+                return self.pictures_of_all_prompts(clean)
+            key = source, reference.style, reference.background
+            if key not in pools:
+                pools[key] = small(source.pictures([source.reference(n, *key[1:]) for n in source.names]))
+            sets.append(pools[key])
+            places.append(source.names.index(reference.name))
+        return sets, places
+
+    def pictures_of_all_prompts(self, clean: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
+        """As `candidates`, of examples that are not references."""
+        own = self.truth if self.truth is not None else clean
+        names = list(dict.fromkeys(self.prompts))
+        first = torch.stack([own[self.prompts.index(n)] for n in names])
+        sets = [small(first if self.truth is not None else self.same_seed(own, s, names)) for s in self.seeds]
+        return sets, [names.index(p) for p in self.prompts]
 
     def same_seed(self, pictures: torch.Tensor, seed: int, names: list[str]) -> torch.Tensor:
         """The pictures of all prompts from one seed."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dg_tools.activations import capture
+from dg_tools.datasets.examples import as_items, prompts_of
 from dg_tools.massive import Massive, find_massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import provenance
@@ -51,16 +52,11 @@ class Subject:
             "channels": list(self.channels),
             "block": self.block,
             "how": self.how,
-            "test": [prompt_of(x) for x in self.test],
-            "detection": [prompt_of(x) for x in self.detection],
+            "test": prompts_of(self.test),
+            "detection": prompts_of(self.detection),
             "provenance": self.model,
             **more,
         }
-
-
-def prompt_of(item: Any) -> str:
-    """The prompt of a string, a `Reference`, or a (prompt, picture) pair."""
-    return item if isinstance(item, str) else item[0] if isinstance(item, tuple) else item.prompt
 
 
 def choose(
@@ -81,7 +77,7 @@ def choose(
 
     Args:
         dit: any DiT.
-        prompts: strings, `Reference`s, or (prompt, picture) pairs.
+        prompts: strings, `Reference`s, (prompt, picture) pairs or `Example`s.
         seeds: noise seeds of the detection run.
         channels: given channels; no detection, all prompts are for the test.
         block: given block; None: the one of the model's profile, else the middle one.
@@ -97,7 +93,8 @@ def choose(
         IndexError: channels or a block that this model does not have.
     """
     check_velocity(dit)
-    prompts, seeds = list(prompts), list(seeds)
+    prompts, seeds = as_items(prompts), list(seeds)
+    prompts_of(prompts)
     if not prompts:
         raise ValueError("an empty list of prompts: pass at least three (one to detect on, two to test on)")
     if not seeds:
@@ -124,7 +121,7 @@ def choose(
     onset: dict[int, int] = {}
     found: Massive | None = None
     if channels is None:
-        acts = capture(dit, [prompt_of(x) for x in detection], seeds=seeds, steps=steps, progress=progress, **kwargs)
+        acts = capture(dit, prompts_of(detection), seeds=seeds, steps=steps, progress=progress, **kwargs)
         found = find_massive(acts)
         channels, onset = found.channels, found.onset
         what = f"channels: detected on {len(detection)} other prompts ({found.rule})"

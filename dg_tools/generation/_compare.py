@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from diffusers.guiders import BaseGuidance
 
-from dg_tools.datasets.emoji import Reference, References
-from dg_tools.experiments.noised_pictures import as_pictures, check_truth
+from dg_tools.datasets.examples import examples, pictures_of, prompts_of
+from dg_tools.datasets.references import References
 from dg_tools.generation._generate import as_list, generate, name_of
 from dg_tools.metrics import UNITS, describe
 from dg_tools.models.dit import DiT
@@ -79,7 +79,8 @@ def compare(
 
     Args:
         dit: from `load`.
-        prompts: one or several: strings, `Reference`s, or (prompt, picture) pairs, pictures (3, H, W) in [-1, 1].
+        prompts: one or several: strings, `Reference`s, (prompt, picture) pairs or `Example`s; pictures are PIL, paths
+            or tensors (3, H, W) in [-1, 1].
         guidances: by name, or a list of them, named by what they are: None (s = 1), `CFG`, `DetailGuidance`, or one of
             `baselines`.
         seeds: one or several; every prompt with every seed.
@@ -92,7 +93,7 @@ def compare(
         ValueError, TypeError, IndexError: before the first forward, for what this model cannot have, for no guidances,
             or two of one name.
     """
-    items: list[Any] = [prompts] if isinstance(prompts, str | Reference | tuple) else list(prompts)
+    items = examples(dit, prompts, folder)
     given = guidances if isinstance(guidances, Mapping) else None
     named = list(given.items()) if given is not None else [(name_of(g), g) for g in as_list(guidances)]
     names = [name for name, _ in named]
@@ -101,18 +102,24 @@ def compare(
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise ValueError(f"two guidances are called {twice[0]!r}: name them, guidances={{'a': ..., 'b': ...}}")
     truth = None
-    if not all(isinstance(item, str) for item in items):
-        check_truth(dit, items, folder)
-        items, truth, _ = as_pictures(dit, items, folder, len(items), 0)
+    if items[0].picture is not None:
+        truth = pictures_of(items)
         size = tuple(truth.shape[-2:])
         if (height or size[0], width or size[1]) != size:
             raise ValueError(f"height and width {height} x {width}; the reference pictures are {size[0]} x {size[1]}")
         height, width = size
     many = as_list(seeds)
     made = generate(
-        dit, items, seed=many, guidance=[g for _, g in named], steps=steps, height=height, width=width,
-        progress=progress, **kwargs,
-    )  # fmt: skip
+        dit,
+        prompts_of(items),
+        seed=many,
+        guidance=[g for _, g in named],
+        steps=steps,
+        height=height,
+        width=width,
+        progress=progress,
+        **kwargs,
+    )
     pixels = torch.stack([torch.from_numpy(np.array(i.convert("RGB"))) for i in made.images])
     pictures = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
     each = len(many) * len(named)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dg_tools.datasets.emoji import references
+from dg_tools.datasets.references import references
 from dg_tools.generation.sampling import run
 from dg_tools.metrics import describe
 from dg_tools.models._load import load

@@ -9,7 +9,7 @@ import numpy as np
 import tiny
 from PIL import Image
 
-from dg_tools.datasets.emoji import COLUMNS, STYLES, references
+from dg_tools.datasets.references import COLUMNS, STYLES, references
 
 CARD = "---\ndg_tools:\n  call:\n    max_sequence_length: 8\n---\n\n# toy\n"
 CHANNELS, BLOCK, VALUE = [3, 17], 1, 60.0  # planted

@@ -38,7 +38,7 @@ class Reference:
         return caption(self.name, self.style, self.background)
 
     @property
-    def twin(self) -> Reference:
+    def other_style(self) -> Reference:
         """The same name and background in the other style."""
         other = STYLES[1 - STYLES.index(self.style)]
         return Reference(self.name, other, self.background, self.held_out)

@@ -1,0 +1,154 @@
+"""A prompt with what is known of its picture: the one type that every function takes which takes prompts or pictures.
+
+Whatever a reader has (a string, a `Reference`, a pair of prompt and picture, PIL, a path) becomes an `Example` here,
+and is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from dg_tools.datasets.pictures import as_mask, as_picture, stack
+from dg_tools.datasets.references import Reference, References
+from dg_tools.datasets.references import references as embedded_references
+from dg_tools.models.dit import DiT
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A prompt, and its true picture where there is one.
+
+    Attributes:
+        prompt: the words.
+        picture: (3, H, W) in [-1, 1]; PIL, a path and arrays become this.
+        mask: (H, W), 0 to 1, how much of each pixel the object covers; a greyscale picture becomes this.
+        axis: (3, H, W), the direction in which this picture gains detail: shaded minus flat.
+        reference, references: where it comes from one of the embedded models' pictures, which, and of which set.
+    """
+
+    prompt: str
+    picture: Any = None
+    mask: Any = None
+    axis: Any = None
+    reference: Reference | None = None
+    references: References | None = field(default=None, repr=False)
+
+
+def examples(dit: DiT, items: Any, folder: References | None = None, *, truth: bool = False) -> list[Example]:
+    """Examples of prompts and pictures in any form, checked: all of them have a picture, or none.
+
+    Args:
+        dit: the model whose picture sizes and embedded references count.
+        items: one or several: a string, a `Reference`, (prompt, picture), (prompt, picture, mask) or an `Example`.
+        folder: where a `Reference` has its picture (default: the embedded model's).
+        truth: whether every one needs a picture.
+
+    Raises:
+        TypeError, ValueError: an item of another kind; pictures for some only, or for none where they are needed; sizes
+            that differ or do not fit the model; masks for some only, or of another size than their picture.
+        FileNotFoundError: no file at a path, or a `Reference` where there are no references.
+    """
+    made = [example_of(dit, item, folder) for item in as_items(items)]
+    without = [x for x in made if x.picture is None]
+    if truth and without:
+        raise ValueError(
+            f"{without[0].prompt!r} has no picture: this experiment needs the truth; pass "
+            "`dg.references(dit).sample(n)` or (prompt, picture) pairs, pictures (3, H, W) in [-1, 1]"
+        )
+    if without and len(without) < len(made):
+        raise ValueError(f"{without[0].prompt!r} has no picture, and other prompts have one: pass one kind")
+    if made and not without:
+        dit.size(*pictures_of(made).shape[-2:])
+        masks_of(made)
+    return made
+
+
+def as_items(items: Any) -> list[Any]:
+    """One item or several, as a list; a tuple is one item where a picture comes second."""
+    pair = isinstance(items, tuple) and len(items) > 1 and isinstance(items[0], str)
+    if isinstance(items, str | Reference | Example) or (pair and not isinstance(items[1], str | Reference | Example)):
+        return [items]
+    return list(items)
+
+
+def prompt_of(item: Any) -> str:
+    """The prompt of an item; its picture is not looked at.
+
+    Raises:
+        TypeError: an item of another kind.
+    """
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Reference | Example):
+        return item.prompt
+    if isinstance(item, tuple) and len(item) in (2, 3) and isinstance(item[0], str):
+        return item[0]
+    raise TypeError(
+        f"{item!r}: a prompt, a Reference, (prompt, picture), (prompt, picture, mask) or an Example is needed"
+    )
+
+
+def prompts_of(items: Any) -> list[str]:
+    """The prompts of one item or several."""
+    return [prompt_of(item) for item in as_items(items)]
+
+
+def example_of(dit: DiT, item: Any, folder: References | None = None) -> Example:
+    """One item as an `Example` whose picture, mask and axis are tensors."""
+    prompt = prompt_of(item)
+    if isinstance(item, str):
+        return Example(prompt)
+    if isinstance(item, Reference):
+        return of_reference(item, embedded_references(dit) if folder is None else folder)
+    example = item if isinstance(item, Example) else Example(prompt, *item[1:])
+    if example.picture is None:
+        return example
+    picture = as_picture(example.picture)
+    mask = None if example.mask is None else as_mask(example.mask)
+    axis = None if example.axis is None else torch.as_tensor(example.axis).float()
+    if axis is not None and axis.shape != picture.shape:
+        raise ValueError(f"an axis of {tuple(axis.shape)}; the shape of its picture, {tuple(picture.shape)}, is needed")
+    return replace(example, picture=picture, mask=mask, axis=axis)
+
+
+def of_reference(reference: Reference, source: References) -> Example:
+    """A reference with its picture, the object's coverage, and shaded minus flat."""
+    picture = source.picture(reference)
+    axis = picture - source.picture(reference.other_style)
+    axis = -axis if reference.style == "flat" else axis  # always shaded minus flat
+    return Example(reference.prompt, picture, source.foreground(reference), axis, reference, source)
+
+
+def pictures_of(made: Sequence[Example]) -> torch.Tensor:
+    """(N, 3, H, W) in [-1, 1], where all have one.
+
+    Raises:
+        ValueError: pictures of different sizes.
+    """
+    return stack([x.picture for x in made])
+
+
+def axes_of(made: Sequence[Example]) -> torch.Tensor:
+    """(N, 3, H, W), zero where an example has no axis."""
+    return torch.stack([torch.zeros_like(x.picture) if x.axis is None else x.axis for x in made])
+
+
+def masks_of(made: Sequence[Example]) -> torch.Tensor | None:
+    """(N, H, W), 0 to 1; None where there are none.
+
+    Raises:
+        ValueError: masks for some pictures only, or of another size than their picture.
+    """
+    masks = [x.mask for x in made if x.mask is not None]
+    if not masks:
+        return None
+    if len(masks) != len(made):
+        raise ValueError(f"{len(masks)} masks for {len(made)} pictures: pass one for each, or none")
+    for mask, example in zip(masks, made, strict=True):
+        if mask.shape != example.picture.shape[1:]:
+            raise ValueError(f"masks of {tuple(mask.shape)}; (H, W) of the pictures is needed, values 0 to 1")
+    return torch.stack(masks)

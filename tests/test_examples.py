@@ -1,0 +1,146 @@
+"""What a reader passes as prompts and pictures becomes one type, whatever its form; what does not fit is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import toy_model
+from PIL import Image
+
+import dg_tools as dg
+from dg_tools import experiments
+from dg_tools.datasets.examples import Example, axes_of, examples, masks_of, pictures_of, prompts_of
+
+CALL = {"max_sequence_length": 8, "progress": False}
+SETTINGS = {"channels": [3], "block": 1, **CALL}
+SIZE = 32, 48  # not square
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """Two prompts with the same pictures and masks as tensors, PIL, paths and arrays."""
+    folder, chance = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    arrays = [chance.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(2)]
+    masks = [np.zeros(SIZE, np.uint8), np.full(SIZE, 255, np.uint8)]
+    masks[0][:, :24], masks[1][:, :12] = 255, 0
+    shown, covered = [Image.fromarray(a) for a in arrays], [Image.fromarray(m) for m in masks]
+    for i in range(2):
+        shown[i].save(folder / f"{i}.png")
+        covered[i].save(folder / f"{i}-mask.png")
+    tensors = [torch.from_numpy(a.copy()).permute(2, 0, 1).float() / 127.5 - 1 for a in arrays]
+    every = {
+        "tensor": (tensors, [torch.from_numpy(m / 255) for m in masks]),
+        "PIL": (shown, covered),
+        "path": ([folder / f"{i}.png" for i in range(2)], [folder / f"{i}-mask.png" for i in range(2)]),
+        "text": ([str(folder / f"{i}.png") for i in range(2)], [str(folder / f"{i}-mask.png") for i in range(2)]),
+        "array": (arrays, [m / 255 for m in masks]),
+    }
+    return {
+        name: [(f"thing {i}", picture, mask) for i, (picture, mask) in enumerate(zip(*pair, strict=True))]
+        for name, pair in every.items()
+    }
+
+
+def test_every_form_is_the_same_example(dits, forms):
+    plain = examples(dits("sd3"), forms["tensor"], truth=True)
+    assert [x.prompt for x in plain] == ["thing 0", "thing 1"]
+    assert torch.equal(pictures_of(plain), torch.stack([x for _, x, _ in forms["tensor"]]))
+    assert masks_of(plain)[0].mean() == 0.5 and not axes_of(plain).any()
+    for name, items in forms.items():
+        for again in (items, [Example(*item) for item in items], examples(dits("sd3"), items)):
+            made = examples(dits("sd3"), again, truth=True)
+            assert torch.equal(pictures_of(made), pictures_of(plain)), name
+            assert torch.equal(masks_of(made), masks_of(plain)), name
+
+
+def test_a_reference_has_a_mask_and_shaded_minus_flat(dits):
+    source = dg.references()
+    apple = source.reference("red apple", "shaded", "blue")
+    shaded, flat = examples(dits("sd3"), [apple, apple.other_style], source, truth=True)
+    assert torch.equal(shaded.axis, shaded.picture - flat.picture) and torch.equal(shaded.axis, flat.axis)
+    assert torch.equal(shaded.mask, source.foreground(apple)) and shaded.reference is apple
+    with pytest.raises(FileNotFoundError, match="no reference pictures"):
+        examples(dits("sd3"), apple)
+
+
+def test_one_item_is_a_list_of_one(dits, forms):
+    dit = dits("sd3")
+    assert prompts_of("owl") == ["owl"] and prompts_of(("owl", "fish")) == ["owl", "fish"]
+    for one in forms["PIL"]:
+        assert prompts_of(one) == [one[0]] == [x.prompt for x in examples(dit, one)]
+    assert examples(dit, []) == [] and examples(dit, "owl")[0].picture is None
+
+
+def test_what_does_not_fit_is_refused(dits, forms):
+    dit, items = dits("sd3"), forms["tensor"]
+    wide = ("wide", torch.zeros(3, 32, 64))
+    for given, error, words in (
+        ([items[0][:2], "owl"], ValueError, "'owl' has no picture, and other prompts have one"),
+        ([items[0], items[1][:2]], ValueError, "1 masks for 2 pictures"),
+        ([items[0][:2], wide], ValueError, "one shape"),
+        ([(*items[0][:2], torch.zeros(8, 8))], ValueError, r"masks of \(8, 8\)"),
+        ([(*items[0][:2], torch.full(SIZE, 2.0))], ValueError, "values 0 to 1"),
+        ([("odd", torch.zeros(3, 30, 48))], ValueError, "multiples of 4 pixels"),
+        ([("far", torch.full((3, *SIZE), 3.0))], ValueError, r"must lie in \[-1, 1\]"),
+        ([("owl", 5)], TypeError, "no picture"),
+        ([("owl", "no-such.png")], FileNotFoundError, r"no-such\.png"),
+        ([5], TypeError, "a prompt, a Reference"),
+        ([("owl",)], TypeError, "a prompt, a Reference"),
+        ([Example("axis", items[0][1], axis=torch.zeros(3, 8, 8))], ValueError, r"axis of \(3, 8, 8\)"),
+    ):
+        with pytest.raises(error, match=words):
+            examples(dit, given)
+    with pytest.raises(ValueError, match="needs the truth"):
+        examples(dit, ["owl"], truth=True)
+
+
+def test_a_file_that_does_not_hold_a_picture(dits, tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"text\.png does not hold a picture"):
+        examples(dits("sd3"), ("owl", tmp_path / "text.png"))
+
+
+@pytest.mark.parametrize("form", ["PIL", "path"])
+def test_every_function_takes_every_form(form, dits, forms):
+    """Pictures that are not square, as PIL and as paths: the same numbers as from tensors."""
+    dit, tensors, items = dits("sd3"), forms["tensor"], forms[form]
+    off = dg.Disrupt([3], 1)
+
+    def same(function):
+        ours, theirs = function(items), function(tensors)
+        assert len(theirs) and ours.equals(theirs)
+
+    same(lambda x: dg.denoise_error(dit, x, [off], sigmas=[0.5], **CALL).table)
+    same(lambda x: dg.compare(dit, x, [None], steps=1, **CALL).table.drop(columns="seconds"))
+    small = {"sigmas": (0.5,), "controls": 2, "further": False}
+    same(lambda x: experiments.denoise(dit, x, [0], **small, **SETTINGS).table)
+    same(lambda x: experiments.detail(dit, x, [0], steps=2, scales=(1.0,), controls=2, **SETTINGS).table)
+
+
+def test_an_axis_of_ones_own_is_measured_along(dits, forms):
+    items = [Example(prompt, picture, axis=torch.ones(3, *SIZE)) for prompt, picture, _ in forms["tensor"]]
+    made = dg.denoise_error(dits("sd3"), items, [dg.Disrupt([3], 1)], sigmas=[0.5], **CALL)
+    assert made.table["detail_axis"].notna().any()
+
+
+def test_correspondence_takes_paths(dits, forms):
+    settings = {"channels": [3], "block": [1], "sigmas": [0.2], "controls": 2, "tasks": ["flipped"], **CALL}
+    three = lambda form: [(f"{p} {i}", x) for i, (p, x, _) in enumerate([*forms[form], forms[form][0]])]  # noqa: E731
+    ours, theirs = (experiments.correspondence(dits("sd3"), three(f), **settings) for f in ("path", "tensor"))
+    assert ours.table.equals(theirs.table)
+
+
+def test_experiments_that_need_words_only_look_at_no_picture(dits):
+    """References of another model's folder, and a path where there is no file: the words are what counts."""
+    from dg_tools.experiments.subject import choose
+
+    items = [*dg.references().sample(2, seed=0), ("owl", "no-such.png"), "fish"]
+    subject = choose(dits("sd3"), items, channels=[3], block=1, progress=False)
+    assert subject.settings()["test"] == [items[0].prompt, items[1].prompt, "owl", "fish"]
+
+
+def test_the_toy_models_own_references(tmp_path):
+    toy = dg.load(toy_model.write(tmp_path))
+    made = examples(toy, dg.references(toy).sample(2, seed=0), truth=True)
+    assert pictures_of(made).shape == (2, 3, 32, 32) and masks_of(made).shape == (2, 32, 32)
