@@ -1,4 +1,4 @@
-"""Who writes a channel: a planted writer, the sum of the writes on every family, and the lens against the model."""
+"""Who writes a channel: a planted writer, and the sum of the writes on every family."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.experiments import lens, open_result, origin
+from dg_tools.experiments import open_result, origin
 from dg_tools.experiments._origin import elsewhere
 from dg_tools.experiments.trajectories import trajectories
 from dg_tools.onestep import velocity
@@ -105,7 +105,7 @@ def test_elsewhere_gives_distinct_other_blocks():
 def test_bad_input_is_refused_before_any_forward(planted):
     for arguments, error, words in (
         ({"controls": 0}, ValueError, "controls=0"),
-        ({"measured": 4}, ValueError, "there are 1 to 3 to measure at"),
+        ({"measured": 4}, ValueError, "there are 1 to 3 steps to measure at"),
         ({"channels": [32]}, IndexError, r"channels \[32\] asked for"),
         ({"prompts": ["apple"]}, ValueError, "needs at least 2"),
         ({"prompts": []}, ValueError, "empty list of prompts"),
@@ -114,43 +114,3 @@ def test_bad_input_is_refused_before_any_forward(planted):
     ):
         with pytest.raises(error, match=words):
             origin(planted, **{"prompts": PROMPTS, "seeds": [0], "channels": [3], **CALL, **arguments})
-    for arguments, error, words in (
-        ({"prompts": []}, ValueError, "empty list of prompts"),
-        ({"step": 3}, IndexError, "step 3 asked for; there are 0 to 2"),
-        ({"channels": [32]}, IndexError, r"channels \[32\] asked for"),
-    ):
-        with pytest.raises(error, match=words):
-            lens(planted, **{"prompts": PROMPTS, **tiny.CALL, **arguments})
-
-
-def test_the_lens_at_the_last_block_is_the_models_own_prediction(dit):
-    made = lens(dit, PROMPTS[:2], channels=[3], step=1, **tiny.CALL)
-    part = next(trajectories(dit, PROMPTS[:2], [0], steps=3, keep=[1], progress=False, **tiny.SIZE,
-                             max_sequence_length=8))  # fmt: skip
-    _, sigma, z = part.steps[0]
-    assert made.sigma == sigma and made.clean.shape == (len(dit.blocks), *z.shape)
-    assert torch.equal(made.clean[-1], z - sigma * velocity(dit, z, sigma, part.inputs))
-    assert not torch.allclose(made.clean[0], made.clean[-1]) and (made.change() > 0).all()
-    if dit.family.name == "sd3":  # norm_out and proj_out by hand, after block 1, channel 3 at zero
-        kept, model = [], dit.transformer
-        handle = model.transformer_blocks[1].register_forward_hook(lambda m, i, o: kept.append(o[1].clone()))
-        velocity(dit, z, sigma, part.inputs)
-        handle.remove()
-        kept[0][..., 3] = 0
-        with torch.no_grad():
-            temb = model.time_text_embed(torch.full((2,), 1000 * sigma), part.inputs["pooled_projections"])
-            tokens = model.proj_out(model.norm_out(kept[0], temb)).view(2, 8, 12, 2, 2, 4)
-        v = torch.einsum("nhwpqc->nchpwq", tokens).reshape(2, 4, 16, 24)
-        assert made.without is not None and torch.allclose(made.without[1], z - sigma * v, atol=1e-4)
-
-
-def test_lens_decodes_and_draws(planted):
-    made = lens(planted, "apple", channels=[3], **tiny.CALL)
-    assert made.pictures().shape == (4, 1, 3, 32, 48) and len(made.plot().axes) == 8
-    plain = lens(planted, "apple", **tiny.CALL)
-    assert torch.equal(plain.clean, made.clean) and len(plain.plot().axes) == 4
-    for ask in (plain.change, lambda: plain.pictures("without")):
-        with pytest.raises(ValueError, match="channels were named"):
-            ask()
-    count = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in planted.transformer.modules())
-    assert count == 0

@@ -2,7 +2,7 @@
 
 The model's own last layers (`norm_out` and `proj_out`) are applied to each block's output, as the logit lens is in
 language models, and the velocity that comes out is read as a picture, x0 = z - sigma v. Zeroing the massive channels in
-the lens only, with the model's own pass left alone, says what the output layer itself takes from them: the norm's
+the lens only, with the model's own pass left alone, shows what the output layer itself takes from them: the norm's
 statistics and the projection's weights.
 """
 
@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.subject import check_channels
-from dg_tools.experiments.trajectories import trajectories, watching
+from dg_tools.experiments.trajectories import trajectories
 from dg_tools.generation._generate import as_list
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode
@@ -29,7 +30,7 @@ class Lens:
     Attributes:
         clean, without: x0 in latents after each block, (blocks, pictures, C, h, w); `without`: the channels at zero in
             the lens, None where none were named.
-        prompts, seed, sigma, sites, channels: what was looked at; `sites` are the blocks' names.
+        prompts, seed, sigma, sites, channels: what was measured; `sites` are the blocks' names.
     """
 
     clean: torch.Tensor
@@ -53,8 +54,7 @@ class Lens:
         x0 = {"clean": self.clean, "without": self.without}.get(which)
         if x0 is None:
             raise ValueError(f"which={which!r}; there is clean, and without where channels were named")
-        made = [decode(self.dit, block, output_type="pt").float().cpu() for block in x0]
-        return torch.stack(made)
+        return torch.stack([decode(self.dit, block, output_type="pt").float().cpu() for block in x0])
 
     def change(self) -> torch.Tensor:
         """||x0 without - x0 clean|| / ||x0 clean||, (blocks, pictures).
@@ -72,9 +72,8 @@ class Lens:
 
         rows = {"clean": self.pictures()[:, picture]}
         if self.without is not None:
-            rows[f"without {', '.join(map(str, self.channels[:4]))}\nin the lens"] = self.pictures("without")[
-                :, picture
-            ]
+            label = f"without {', '.join(map(str, self.channels[:4]))}\nin the lens"
+            rows[label] = self.pictures("without")[:, picture]
         changes = None if self.without is None else self.change()[:, picture].tolist()
         title = f"x0 as the output layer reads each block, sigma {self.sigma:.2f}: {self.prompts[picture]}"
         return lens_figure({k: v.permute(0, 2, 3, 1).numpy() for k, v in rows.items()}, self.sites, changes, title)
@@ -98,25 +97,26 @@ def lens(
         prompts: one or several.
         channels: set to zero in the lens only; none: the clean lens alone.
         seed: of the noise.
-        steps: of sampling; step: the one to look at, None for the middle one.
+        steps: of sampling; step: which of them; None: the middle one.
         **kwargs: passed to the pipeline's call.
 
     Raises:
         ValueError, IndexError: no prompts, a step or channels that are not there.
     """
-    names, zeroed = as_list(prompts), [int(c) for c in channels]
+    names = as_list(prompts)
+    zeroed = [int(c) for c in channels]
     if not names:
         raise ValueError("an empty list of prompts: pass at least one")
     step = steps // 2 if step is None else step
     if not 0 <= step < steps:
-        raise IndexError(f"step {step} asked for; there are 0 to {steps - 1}")
+        raise IndexError(f"step {step} is out of range; there are 0 to {steps - 1}")
     if zeroed:
         check_channels(dit, zeroed)
     part = next(trajectories(dit, names, [seed], steps=steps, keep=[step], batch=len(names), progress=False, **kwargs))
     _, sigma, latents = part.steps[0]
     streams: list[torch.Tensor] = []
     with dit.running():
-        with watching(dit, lambda block, image, text: streams.append(image.clone())):
+        with on_block_outputs(dit, lambda block, image, text: streams.append(image.clone())):
             velocity(dit, latents, sigma, part.inputs)
 
         def read(stream: torch.Tensor) -> torch.Tensor:
@@ -135,10 +135,10 @@ def through(
     """The velocity that the layers after the last block make of an image stream (rows, tokens, channels)."""
     tail = dit.transformer.get_submodule(dit.family.tail)
 
-    def replaced(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def take_stream(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return (stream, *args[1:]), kwargs
 
-    handle = tail.register_forward_pre_hook(replaced, with_kwargs=True)
+    handle = tail.register_forward_pre_hook(take_stream, with_kwargs=True)
     try:
         return velocity(dit, latents, sigma, inputs)
     finally:

@@ -17,14 +17,16 @@ import pandas as pd
 import torch
 
 from dg_tools.datasets.examples import prompt_of
+from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.channel_sets import check_controls, draws, largest_others
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.subject import choose
-from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories, watching
-from dg_tools.experiments.writers import EMBEDDING, WRITERS, main_blocks, writing
+from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
+from dg_tools.experiments.writers import EMBEDDING, WRITERS, main_blocks, on_writes
 from dg_tools.forward.call import Call
 from dg_tools.generation._generate import as_list
 from dg_tools.interventions import Disrupt, attached
+from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.onestep import velocity
 from dg_tools.progress import progress_bar
@@ -57,9 +59,9 @@ def origin(
         seeds: of the noise.
         channels: massive channels; None: detected.
         block: at whose output the channels are zeroed for the healing curve; None: the profile's, else the middle one.
-        steps: of sampling. measured: at how many of them, evenly spread, the model is looked into.
+        steps: of sampling. measured: at how many of them, evenly spread, the model is measured.
         controls: draws of as many other channels, and of other blocks.
-        batch: runs a forward.
+        batch: runs in one forward.
         **kwargs: passed to the pipeline's call.
 
     Returns:
@@ -71,42 +73,49 @@ def origin(
     Raises:
         ValueError, IndexError: too few prompts, no seeds, settings out of range, channels or a block not there.
     """
-    keep, seeds = evenly(steps, measured), as_list(seeds)
+    keep = evenly(steps, measured)
+    seeds = as_list(seeds)
     if channels is not None:
         check_controls(dit, channels, controls)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
     check_controls(dit, subject.channels, controls)
-    chosen, at, last = list(subject.channels), subject.block, len(dit.blocks) - 1
-    found_on, names = [prompt_of(x) for x in subject.detection], [prompt_of(x) for x in subject.test]
-    every = [*found_on, *names]
-    made = trajectories(dit, every, seeds, steps=steps, keep=keep, batch=batch, progress=progress, **kwargs)
-    parts = list(made)
+    chosen = list(subject.channels)
+    at = subject.block
+    last = len(dit.blocks) - 1
+    detection = [prompt_of(x) for x in subject.detection]
+    names = [prompt_of(x) for x in subject.test]
+    every = [*detection, *names]
+    runs = trajectories(dit, every, seeds, steps=steps, keep=keep, batch=batch, progress=progress, **kwargs)
+    parts = list(runs)
     shape = (len(every), len(seeds), len(keep))
     writes = np.zeros((len(WRITERS), *shape, len(dit.blocks) + 1, dit.width), np.float32)  # the embedding comes last
     sizes = np.zeros((len(WRITERS), *shape, len(dit.blocks) + 1, len(chosen)), np.float32)
     clean, mean = (np.zeros((*shape, len(dit.blocks), dit.width), np.float32) for _ in range(2))
     for part in parts:
-        look(dit, part, len(seeds), chosen, writes, sizes, clean, mean)
-    final, test = mean[:, :, :, -1], slice(len(found_on), None)
-    basis = slice(0, len(found_on)) if found_on else slice(None)
+        measure(dit, part, len(seeds), chosen, writes, sizes, clean, mean)
+    final = mean[:, :, :, -1]
+    test = slice(len(detection), None)
+    basis = slice(0, len(detection)) if detection else slice(None)
     main = main_blocks(writes[:, basis, :, :, :-1].sum(0), final[basis], range(dit.width))
     pool = largest_others(clean[test, :, :, -1].mean((0, 1, 2)), chosen, max(4 * len(chosen), controls))
     sets = draws(pool, len(chosen), controls, seed=0)
     places = elsewhere(len(dit.blocks), [main[c] for c in chosen], controls)
     plan = [
-        *(("own block", one, gated(one, [main[c] for c in one])) for one in [tuple(chosen)]),
-        *(("other channels", one, gated(one, [main[c] for c in one])) for one in sets),
-        *(("other blocks", tuple(chosen), gated(chosen, where)) for where in places),
+        *(("own block", one, gates_off(one, [main[c] for c in one])) for one in [tuple(chosen)]),
+        *(("other channels", one, gates_off(one, [main[c] for c in one])) for one in sets),
+        *(("other blocks", tuple(chosen), gates_off(chosen, where)) for where in places),
         *(("zeroed", one, [Disrupt(one, at)]) for one in [tuple(chosen)]),
         *(("other zeroed", one, [Disrupt(one, at)]) for one in sets),
     ]
-    after = [edited(dit, parts, len(seeds), one, edits, clean.shape[:-1])[test]
-             for _, one, edits in progress_bar(progress, plan, desc="edits")]  # fmt: skip
-    kept = [
+    after = [
+        sizes_under(dit, parts, len(seeds), one, edits, clean.shape[:-1])[test]
+        for _, one, edits in progress_bar(progress, plan, desc="edits")
+    ]
+    relative = [
         size / np.maximum(clean[test][..., list(one)], 1e-12) for (_, one, _), size in zip(plan, after, strict=True)
     ]
-    outcomes = effects(writes[:, test], final[test], plan, kept, chosen, sets, main, names, at)
-    notes = [] if found_on else ["channels given: the blocks that write them were chosen on the prompts of the test"]
+    outcomes = effects(writes[:, test], final[test], plan, relative, chosen, sets, main, names, at)
+    notes = [] if detection else ["channels given: the blocks that write them were chosen on the prompts of the test"]
     notes += [f"{len(places)} other places for the gates are all there are"] if len(places) < controls else []
     notes += [f"block {at} is the last: nothing after it could heal"] if at == last else []
     gap = np.abs(writes[:, test].sum((0, 4)) - final[test]).max() / np.abs(final[test]).max()
@@ -117,79 +126,97 @@ def origin(
         outcomes,
         subject.settings(steps=steps, measured=keep, seeds=list(seeds), writes_at=[main[c] for c in chosen], **kwargs),
         {
-            "gates": gate_table(plan, kept),
-            "healing": healing_table(plan, kept, at),
+            "gates": gate_table(plan, relative),
+            "healing": healing_table(plan, relative, at),
             "sums": pd.DataFrame([{"largest_difference": float(gap), "unit": "of the largest token mean at the end"}]),
         },
         notes,
     )
 
 
-def gated(channels: Sequence[int], blocks: Sequence[int]) -> list[Disrupt]:
+def gates_off(channels: Sequence[int], blocks: Sequence[int]) -> list[Disrupt]:
     """Edits that zero the gates of each channel at its block."""
-    return [Disrupt([c for c, b in zip(channels, blocks, strict=True) if b == block], block, "gate")
-            for block in sorted(set(blocks))]  # fmt: skip
+    return [
+        Disrupt([c for c, b in zip(channels, blocks, strict=True) if b == block], block, "gate")
+        for block in sorted(set(blocks))
+    ]
 
 
 def elsewhere(count: int, blocks: Sequence[int], draws: int) -> list[tuple[int, ...]]:
-    """Other blocks than these, one each: distinct draws, fewer where there are not so many."""
+    """Other blocks than these, one each: distinct draws, fewer where fewer exist."""
     chance = np.random.default_rng(0)
     others = [[b for b in range(count) if b != block] for block in blocks]
     most = min(draws, int(np.prod([len(o) for o in others])))
-    made: dict[tuple[int, ...], None] = {}
-    while len(made) < most:
-        made[tuple(int(chance.choice(o)) for o in others)] = None
-    return list(made)
+    places: dict[tuple[int, ...], None] = {}
+    while len(places) < most:
+        places[tuple(int(chance.choice(o)) for o in others)] = None
+    return list(places)
 
 
 @torch.no_grad()
-def look(
-    dit: DiT, part: Batch, seeds: int, channels: list[int], writes: np.ndarray, sizes: np.ndarray, clean: np.ndarray,
+def measure(
+    dit: DiT,
+    part: Batch,
+    seeds: int,
+    channels: list[int],
+    writes: np.ndarray,
+    sizes: np.ndarray,
+    clean: np.ndarray,
     mean: np.ndarray,
-) -> None:  # fmt: skip
+) -> None:
     """One batch, clean, into the arrays: token means of every write, their sizes, and the stream after each block."""
     p, s = runs_of(part, seeds)
 
-    def wrote(block: int, writer: str, write: torch.Tensor) -> None:
+    def see_write(block: int, writer: str, write: torch.Tensor) -> None:
         i = WRITERS.index(writer)
         writes[i, p, s, now, block] = write.float().mean(1).cpu().numpy()  # EMBEDDING is the last place
         sizes[i, p, s, now, block] = write[..., channels].float().abs().mean(1).cpu().numpy()
 
-    def see(block: Any, image: torch.Tensor, text: torch.Tensor | None) -> None:
+    def see(block: Block, image: torch.Tensor, text: torch.Tensor | None) -> None:
         clean[p, s, now, block.index] = image.float().abs().mean(1).cpu().numpy()
         mean[p, s, now, block.index] = image.float().mean(1).cpu().numpy()
 
-    for now, (_, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see` and `wrote`)
-        with dit.running(), writing(dit, wrote), watching(dit, see):
+    for now, (_, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see` and `see_write`)
+        with dit.running(), on_writes(dit, see_write), on_block_outputs(dit, see):
             velocity(dit, latents, sigma, part.inputs)
 
 
 @torch.no_grad()
-def edited(
+def sizes_under(
     dit: DiT, parts: list[Batch], seeds: int, channels: Sequence[int], edits: list[Disrupt], shape: tuple[int, ...]
 ) -> np.ndarray:
     """Mean |x| of the channels after every block under edits: (prompt, seed, step, block, channel)."""
     size = np.zeros((*shape, len(channels)), np.float32)
 
-    def see(block: Any, image: torch.Tensor, text: torch.Tensor | None) -> None:
+    def see(block: Block, image: torch.Tensor, text: torch.Tensor | None) -> None:
         size[p, s, now, block.index] = image[..., list(channels)].float().abs().mean(1).cpu().numpy()
 
     for part in parts:
         p, s = runs_of(part, seeds)
         for now, (step, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see`)
-            call = Call.at(sigma, step=step)
-            # the edits' hooks come first, so that `see` is given what they leave
-            with dit.running(), attached(dit.transformer, dit.family, edits, call), watching(dit, see):
+            edited = attached(dit.transformer, dit.family, edits, Call.at(sigma, step=step))
+            with dit.running(), edited, on_block_outputs(dit, see):  # hooks run in order: the edits come first
                 velocity(dit, latents, sigma, part.inputs)
     return size
 
 
 def effects(
-    writes: np.ndarray, final: np.ndarray, plan: list[tuple[str, Any, Any]], kept: list[np.ndarray],
-    channels: list[int], sets: list[tuple[int, ...]], main: list[int], prompts: list[str], at: int,
-) -> list[Outcome]:  # fmt: skip
-    """The outcomes, primary first; `kept` are sizes relative to clean, one a row of the plan."""
-    of = lambda kind: [k[:, :, :, -1].mean((1, 2, 3)) for (one, _, _), k in zip(plan, kept, strict=True) if one == kind]  # noqa: E731
+    writes: np.ndarray,
+    final: np.ndarray,
+    plan: list[tuple[str, Any, Any]],
+    relative: list[np.ndarray],
+    channels: list[int],
+    sets: list[tuple[int, ...]],
+    main: list[int],
+    prompts: list[str],
+    at: int,
+) -> list[Outcome]:
+    """The outcomes, primary first; `relative` are sizes relative to clean, one per row of the plan."""
+
+    def of(kind: str) -> list[np.ndarray]:
+        sizes = [size for (one, _, _), size in zip(plan, relative, strict=True) if one == kind]
+        return [size[:, :, :, -1].mean((1, 2, 3)) for size in sizes]
+
     where = ", ".join(f"{c} at block {main[c]}" for c in channels)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = writes.sum(0) / final[..., None, :]  # (prompt, seed, step, block, channel), the embedding last
@@ -216,17 +243,32 @@ def effects(
          [float(x.mean()) for x in of("other zeroed")], f"{NEAREST}, zeroed there", "of the clean size", "below"),
     ]  # fmt: skip
     return [
-        Outcome.from_values(name, claim, values, prompts, null=null, control=control, unit=unit, direction=direction,
-                            margin=HALF, primary=i == 0)
+        Outcome.from_values(
+            name,
+            claim,
+            values,
+            prompts,
+            null=null,
+            control=control,
+            unit=unit,
+            direction=direction,
+            margin=HALF,
+            primary=i == 0,
+        )
         for i, (name, claim, values, null, control, unit, direction) in enumerate(rows)
-    ]  # fmt: skip
+    ]
 
 
 def tidy(
-    writes: np.ndarray, sizes: np.ndarray, final: np.ndarray, channels: list[int], prompts: list[str],
-    seeds: Sequence[int], sigmas: list[float],
-) -> Any:  # fmt: skip
-    """One row a write that there is."""
+    writes: np.ndarray,
+    sizes: np.ndarray,
+    final: np.ndarray,
+    channels: list[int],
+    prompts: list[str],
+    seeds: Sequence[int],
+    sigmas: list[float],
+) -> pd.DataFrame:
+    """One row per write that the model has."""
     order = [EMBEDDING, *range(writes.shape[-2] - 1)]
     levels = [list(WRITERS), prompts, list(seeds), sigmas, order, channels]
     index = pd.MultiIndex.from_product(levels, names=["writer", "prompt", "seed", "sigma", "block", "channel"])
@@ -237,23 +279,30 @@ def tidy(
     return table[there].reset_index(drop=True)
 
 
-def gate_table(plan: list[tuple[str, Any, Any]], kept: list[np.ndarray]) -> Any:
-    """Share of the final size removed by zeroing gates, one row a draw."""
+def gate_table(plan: list[tuple[str, Any, Any]], relative: list[np.ndarray]) -> pd.DataFrame:
+    """Share of the final size removed by zeroing gates, one row per draw."""
     rows = [
-        {"kind": kind, "channels": " ".join(map(str, one)), "blocks": " ".join(str(e.block) for e in edits),
-         "removed": float(1 - k[:, :, :, -1].mean())}
-        for (kind, one, edits), k in zip(plan, kept, strict=True) if "zeroed" not in kind
-    ]  # fmt: skip
+        {
+            "kind": kind,
+            "channels": " ".join(map(str, one)),
+            "blocks": " ".join(str(e.block) for e in edits),
+            "removed": float(1 - size[:, :, :, -1].mean()),
+        }
+        for (kind, one, edits), size in zip(plan, relative, strict=True)
+        if "zeroed" not in kind
+    ]
     return pd.DataFrame(rows)
 
 
-def healing_table(plan: list[tuple[str, Any, Any]], kept: list[np.ndarray], at: int) -> Any:
+def healing_table(plan: list[tuple[str, Any, Any]], relative: list[np.ndarray], at: int) -> pd.DataFrame:
     """Size relative to clean from the disrupted block on: each massive channel, and each control draw."""
     rows = []
-    for draw, ((kind, one, _), k) in enumerate(zip(plan, kept, strict=True)):
-        if "zeroed" in kind:
-            groups = [(str(c), [i]) for i, c in enumerate(one)] if kind == "zeroed" else [("", list(range(len(one))))]
-            rows += [{"kind": kind, "draw": draw, "channel": name, "block": block,
-                      "relative": float(k[:, :, :, block][..., index].mean())}
-                     for name, index in groups for block in range(at, k.shape[3])]  # fmt: skip
+    for draw, ((kind, one, _), size) in enumerate(zip(plan, relative, strict=True)):
+        if "zeroed" not in kind:
+            continue
+        groups = [(str(c), [i]) for i, c in enumerate(one)] if kind == "zeroed" else [("", list(range(len(one))))]
+        for name, index in groups:
+            for block in range(at, size.shape[3]):
+                value = float(size[:, :, :, block][..., index].mean())
+                rows.append({"kind": kind, "draw": draw, "channel": name, "block": block, "relative": value})
     return pd.DataFrame(rows)

@@ -1,12 +1,12 @@
 """Is it the timestep that sets a massive channel's size, and does the size grow as the noise goes?
 
 The paper says so: the modulation follows the timestep embedding, not the text, and the magnitude rises from t = T to 0.
-But z_t's own norm follows t, so a size means something only against the other channels': here it is always log2 of the
-mean |x| over tokens, less the median channel's. Its variance over noise level, prompt and seed says what goes together;
-the swap test says what causes what. The blocks up to the one measured are given the modulation of another timestep with
-the prompt held, or of another prompt with the timestep held, at the same z_t and with all else the same. The time-text
-embedding holds both, so that one can be changed without the other. How much more the first changes the channel than the
-second is the primary outcome, its bound a factor of two.
+But the norm of z_t itself follows t, so a size means something only relative to the other channels: here it is always
+log2 of the mean |x| over tokens, less the median channel's. Its variance over noise level, prompt and seed says what
+goes together; the swap test says what causes what. The blocks up to the one measured get the modulation of another
+timestep with the prompt held, or of another prompt with the timestep held, at the same z_t and with all else the same.
+The time-text embedding holds both, so one can be changed without the other. The primary outcome is how much more the
+first changes the channel than the second; its bound is a factor of two.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import pandas as pd
 import torch
 
 from dg_tools.datasets.examples import prompt_of
+from dg_tools.experiments.block_hooks import on_block_inputs, on_block_outputs, on_modulation
 from dg_tools.experiments.channel_sets import check_controls, draws, largest_others
-from dg_tools.experiments.modulation_swap import REACHES, SWAPS, receiving, relative, swapped
+from dg_tools.experiments.modulation_swap import REACHES, SWAPS, relative, swap_modulation
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.subject import choose
-from dg_tools.experiments.trajectories import Batch, evenly, modulated, runs_of, trajectories, watching
+from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
 from dg_tools.generation._generate import as_list
+from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.onestep import velocity
 
@@ -55,10 +57,10 @@ def timestep(
         seeds: of the noise.
         channels: massive channels; None: detected on other prompts than those measured.
         block: at whose output the size is measured, and up to which the modulation is swapped; None: the profile's.
-        steps: of sampling. measured: at how many of them, evenly spread, the model is looked into (two at least).
+        steps: of sampling. measured: at how many of them, evenly spread, the model is measured (at least two).
         swaps: other timesteps, and other prompts, whose modulation each run is given.
         controls: draws of as many other channels, among those nearest in energy.
-        batch: runs a forward.
+        batch: runs in one forward.
         **kwargs: passed to the pipeline's call.
 
     Returns:
@@ -69,25 +71,30 @@ def timestep(
     Raises:
         ValueError, IndexError: too few prompts or noise levels, settings out of range, channels or a block not there.
     """
-    keep, seeds = evenly(steps, measured), as_list(seeds)
+    keep = evenly(steps, measured)
+    seeds = as_list(seeds)
     if len(keep) < 2:
         raise ValueError(f"measured={measured}: what the timestep does takes two noise levels at least")
     if swaps < 1:
-        raise ValueError(f"swaps={swaps} asked for; at least 1")
+        raise ValueError(f"swaps={swaps}; at least 1 is needed")
     if channels is not None:
         check_controls(dit, channels, controls)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
     check_controls(dit, subject.channels, controls)
-    names, at, chosen = [prompt_of(x) for x in subject.test], subject.block, list(subject.channels)
+    names = [prompt_of(x) for x in subject.test]
+    at = subject.block
+    chosen = list(subject.channels)
     runs = trajectories(dit, names, seeds, steps=steps, keep=keep, batch=batch, progress=progress, **kwargs)
     parts = list(runs)
     sigmas = [sigma for _, sigma, _ in parts[0].steps]
     size = np.zeros((len(names), len(seeds), len(keep), len(dit.blocks), dit.width), np.float32)
     gates: dict[str, np.ndarray] = {}
-    given = [look(dit, part, len(seeds), at, size, gates) for part in parts]
-    conditioning = [[{n: torch.cat([g[t][b][n] for g in given]) for n in given[0][t][b]} for b in range(at + 1)]
-                    for t in range(len(keep))]  # fmt: skip
-    change = swapped(dit, parts, conditioning, size[:, :, :, at], at, swaps)
+    inputs = [measure(dit, part, len(seeds), at, size, gates) for part in parts]
+    conditioning = [
+        [{n: torch.cat([x[t][b][n] for x in inputs]) for n in inputs[0][t][b]} for b in range(at + 1)]
+        for t in range(len(keep))
+    ]
+    change = swap_modulation(dit, parts, conditioning, size[:, :, :, at], at, swaps)
     pool = largest_others(size[:, :, :, at].mean((0, 1, 2)), chosen, max(4 * len(chosen), controls))
     sets = draws(pool, len(chosen), controls, seed=0)
     return Result(
@@ -98,41 +105,41 @@ def timestep(
         subject.settings(steps=steps, measured=keep, seeds=list(seeds), swaps=swaps, **kwargs),
         {
             "variance": variance_table(relative(size[:, :, :, at]), chosen, sets),
-            "gates": pd.DataFrame([{"part": part, "channel": c, "gate": float(value)} for part, gate in gates.items()
-                                   for c, value in enumerate(gate.mean((0, 1, 2)))]),
+            "gates": gate_table(gates),
             "swaps": swap_table(change, chosen, sets, names),
             "slopes": slope_table(size, chosen, sigmas),
         },
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
-def look(
+def measure(
     dit: DiT, part: Batch, seeds: int, at: int, size: np.ndarray, gates: dict[str, np.ndarray]
 ) -> list[list[dict[str, torch.Tensor]]]:
     """One batch, clean: sizes at every block and |gates| at one into the arrays; returns each block's conditioning by
     step and block up to that one.
     """
     p, s = runs_of(part, seeds)
-    made: list[list[dict[str, torch.Tensor]]] = []
+    conditioning: list[list[dict[str, torch.Tensor]]] = []
 
-    def see(block: Any, image: torch.Tensor, text: torch.Tensor | None) -> None:
+    def see(block: Block, image: torch.Tensor, text: torch.Tensor | None) -> None:
         size[p, s, now, block.index] = image.float().abs().mean(1).cpu().numpy()
 
-    def gated(block: Any, chunks: dict[str, torch.Tensor]) -> None:
+    def see_gates(block: Block, chunks: dict[str, torch.Tensor]) -> None:
         for name, value in chunks.items():
             if name.startswith("gate"):
                 gates.setdefault(name, np.zeros((*size.shape[:3], size.shape[-1]), np.float32))
                 gates[name][p, s, now] = value.float().abs().cpu().numpy()
 
-    def keep(module: torch.nn.Module, inputs: dict[str, Any]) -> None:
-        made[-1].append({n: inputs[n].clone() for n in dit.family.conditioning if inputs.get(n) is not None})
+    def keep(block: Block, inputs: dict[str, Any]) -> None:
+        conditioning[-1].append({n: inputs[n].clone() for n in dit.family.conditioning if inputs.get(n) is not None})
 
-    for now, (_, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see` and `gated`)
-        made.append([])
-        with dit.running(), watching(dit, see), modulated(dit, [at], gated), receiving(dit, range(at + 1), keep):
-            velocity(dit, latents, sigma, part.inputs)
-    return made
+    for now, (_, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see` and `see_gates`)
+        conditioning.append([])
+        with dit.running(), on_block_outputs(dit, see), on_modulation(dit, [at], see_gates):
+            with on_block_inputs(dit, range(at + 1), keep):
+                velocity(dit, latents, sigma, part.inputs)
+    return conditioning
 
 
 def shares(y: np.ndarray) -> np.ndarray:
@@ -146,8 +153,8 @@ def shares(y: np.ndarray) -> np.ndarray:
 def bootstrapped(y: np.ndarray, which: int, draws: int = 1000) -> tuple[float, float, float]:
     """One of the shares with its 95% interval over prompts drawn with replacement."""
     chance = np.random.default_rng(0)
-    made = [shares(y[chance.integers(len(y), size=len(y))])[which] for _ in range(draws)]
-    low, high = np.quantile(made, [0.025, 0.975])
+    estimates = [shares(y[chance.integers(len(y), size=len(y))])[which] for _ in range(draws)]
+    low, high = np.quantile(estimates, [0.025, 0.975])
     return float(shares(y)[which]), float(low), float(high)
 
 
@@ -159,20 +166,26 @@ def slopes(y: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
 
 def ranks(gates: dict[str, np.ndarray], channels: Sequence[int]) -> np.ndarray:
     """Share of the other channels whose |gate| is smaller, mean over the gates, steps and seeds, by prompt."""
-    made = []
+    by_gate = []
     for gate in gates.values():
         rest = np.delete(gate, list(channels), axis=-1)
-        made += [(rest < gate[..., c : c + 1]).mean(-1) for c in channels]
-    return np.mean(made, axis=0).mean((1, 2))
+        by_gate += [(rest < gate[..., c : c + 1]).mean(-1) for c in channels]
+    return np.mean(by_gate, axis=0).mean((1, 2))
 
 
 def effects(
-    y: np.ndarray, change: dict[tuple[str, str], np.ndarray], gates: dict[str, np.ndarray], channels: list[int],
-    sets: list[tuple[int, ...]], sigmas: list[float], prompts: list[str], at: int,
-) -> list[Outcome]:  # fmt: skip
+    y: np.ndarray,
+    change: dict[tuple[str, str], np.ndarray],
+    gates: dict[str, np.ndarray],
+    channels: list[int],
+    sets: list[tuple[int, ...]],
+    sigmas: list[float],
+    prompts: list[str],
+    at: int,
+) -> list[Outcome]:
     """The outcomes, primary first; y is the relative size (prompt, seed, step, channel) at the block."""
     shared: dict[str, Any] = {"control": "as many of the channels nearest in energy"}
-    made: list[Outcome] = []
+    outcomes: list[Outcome] = []
 
     def compared(reach: str) -> Callable[[Sequence[int]], np.ndarray]:
         def over(which: Sequence[int]) -> np.ndarray:
@@ -182,13 +195,27 @@ def effects(
         return over
 
     plan: list[tuple[str, str, Callable[[Sequence[int]], np.ndarray], str, Any, float]] = [
-        ("time over prompt", f"after block {at} the timestep changes the channels at least twice as much as the "
-         "prompt, through the modulation of the blocks up to it",
-         compared(REACHES[0]), "log2 of the ratio", "above", TWICE)
-    ]  # fmt: skip
+        (
+            "time over prompt",
+            f"after block {at} the timestep changes the channels at least twice as much as the "
+            "prompt, through the modulation of the blocks up to it",
+            compared(REACHES[0]),
+            "log2 of the ratio",
+            "above",
+            TWICE,
+        )
+    ]
     if (SWAPS[0], REACHES[1]) in change:
-        plan.append(("time over prompt, one block", f"the same through the modulation of block {at} alone",
-                     compared(REACHES[1]), "log2 of the ratio", "above", TWICE))  # fmt: skip
+        plan.append(
+            (
+                "time over prompt, one block",
+                f"the same through the modulation of block {at} alone",
+                compared(REACHES[1]),
+                "log2 of the ratio",
+                "above",
+                TWICE,
+            )
+        )
     plan.append(
         (
             "grows with less noise",
@@ -199,27 +226,47 @@ def effects(
             0.0,
         )
     )
-    plan.append(("gates peak there", f"the gates of block {at} are among the largest at the channels",
-                 lambda which: ranks(gates, which), "of other channels have a smaller gate", "above", TOP))  # fmt: skip
+    plan.append(
+        (
+            "gates peak there",
+            f"the gates of block {at} are among the largest at the channels",
+            lambda which: ranks(gates, which),
+            "of other channels have a smaller gate",
+            "above",
+            TOP,
+        )
+    )
     for name, claim, values, unit, direction, margin in plan:
         null = [float(values(one).mean()) for one in sets]
-        settings = {"unit": unit, "direction": direction, "margin": margin, "primary": not made, **shared}
-        made.append(Outcome.from_values(name, claim, values(channels), prompts, null=null, **settings))
+        settings = {"unit": unit, "direction": direction, "margin": margin, "primary": not outcomes, **shared}
+        outcomes.append(Outcome.from_values(name, claim, values(channels), prompts, null=null, **settings))
     for which, name, words, direction, margin in (
-        (0, "explained by timestep", "more than half of the relative size's variance goes with the timestep",
-         "above", HALF),
-        (1, "explained by prompt", "less than a tenth of the relative size's variance goes with the prompt",
-         "below", TENTH),
-    ):  # fmt: skip
+        (
+            0,
+            "explained by timestep",
+            "more than half of the relative size's variance goes with the timestep",
+            "above",
+            HALF,
+        ),
+        (
+            1,
+            "explained by prompt",
+            "less than a tenth of the relative size's variance goes with the prompt",
+            "below",
+            TENTH,
+        ),
+    ):
         estimate, low, high = bootstrapped(y[..., channels].mean(-1), which)
         null_shares = tuple(float(shares(y[..., list(one)].mean(-1))[which]) for one in sets)
         settings = {"direction": direction, "margin": margin, "null": null_shares, **shared}
-        made.append(Outcome(name, words, estimate, low, high, "of the variance", **settings))
-    return made
+        outcomes.append(Outcome(name, words, estimate, low, high, "of the variance", **settings))
+    return outcomes
 
 
-def tidy(size: np.ndarray, channels: list[int], prompts: list[str], seeds: Sequence[int], sigmas: list[float]) -> Any:
-    """One row a prompt, seed, sigma, block and massive channel."""
+def tidy(
+    size: np.ndarray, channels: list[int], prompts: list[str], seeds: Sequence[int], sigmas: list[float]
+) -> pd.DataFrame:
+    """One row per prompt, seed, sigma, block and massive channel."""
     names = ["prompt", "seed", "sigma", "block", "channel"]
     index = pd.MultiIndex.from_product([prompts, list(seeds), sigmas, range(size.shape[3]), channels], names=names)
     median = np.repeat(np.median(size, axis=-1, keepdims=True), len(channels), axis=-1)
@@ -227,36 +274,65 @@ def tidy(size: np.ndarray, channels: list[int], prompts: list[str], seeds: Seque
     return pd.DataFrame({k: v.ravel() for k, v in columns.items()}, index=index).reset_index()
 
 
-def variance_table(y: np.ndarray, channels: list[int], sets: list[tuple[int, ...]]) -> Any:
+def variance_table(y: np.ndarray, channels: list[int], sets: list[tuple[int, ...]]) -> pd.DataFrame:
     """Shares of variance of the channels and of each control draw."""
     every = [("massive", tuple(channels)), *(("control", one) for one in sets)]
     names = ("timestep", "prompt", "seed", "rest")
     return pd.DataFrame(
-        [{"kind": kind, "channels": " ".join(map(str, one))}
-         | dict(zip(names, shares(y[..., list(one)].mean(-1)).tolist(), strict=True)) for kind, one in every]
-    )  # fmt: skip
+        [
+            {"kind": kind, "channels": " ".join(map(str, one))}
+            | dict(zip(names, shares(y[..., list(one)].mean(-1)).tolist(), strict=True))
+            for kind, one in every
+        ]
+    )
 
 
 def swap_table(
     change: dict[tuple[str, str], np.ndarray], channels: list[int], sets: list[tuple[int, ...]], prompts: list[str]
-) -> Any:
+) -> pd.DataFrame:
     """|Change| of the relative size by swap, reach and prompt: the channels', and each draw's over all prompts."""
     rows = []
     for (swap, reach), value in change.items():
         by_prompt = value[..., channels].mean((1, 2, 3, 4))
-        rows += [{"swap": swap, "reach": reach, "kind": "massive", "prompt": p, "change": float(x)}
-                 for p, x in zip(prompts, by_prompt, strict=True)]  # fmt: skip
-        rows += [{"swap": swap, "reach": reach, "kind": "control", "prompt": "",
-                  "change": float(value[..., list(one)].mean())} for one in sets]  # fmt: skip
+        rows += [
+            {"swap": swap, "reach": reach, "kind": "massive", "prompt": p, "change": float(x)}
+            for p, x in zip(prompts, by_prompt, strict=True)
+        ]
+        rows += [
+            {
+                "swap": swap,
+                "reach": reach,
+                "kind": "control",
+                "prompt": "",
+                "change": float(value[..., list(one)].mean()),
+            }
+            for one in sets
+        ]
     return pd.DataFrame(rows)
 
 
-def slope_table(size: np.ndarray, channels: list[int], sigmas: list[float]) -> Any:
+def gate_table(gates: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Mean |gate| by part and channel."""
+    rows = [
+        {"part": part, "channel": channel, "gate": float(value)}
+        for part, gate in gates.items()
+        for channel, value in enumerate(gate.mean((0, 1, 2)))
+    ]
+    return pd.DataFrame(rows)
+
+
+def slope_table(size: np.ndarray, channels: list[int], sigmas: list[float]) -> pd.DataFrame:
     """Slope against sigma by block: of the relative size, and of log2 of the size itself."""
     rows = []
     for block in range(size.shape[3]):
         for c in channels:
             part = size[:, :, :, block]
-            rows.append({"block": block, "channel": c, "relative": slopes(relative(part)[..., c], sigmas).mean(),
-                         "absolute": slopes(np.log2(np.maximum(part[..., c], 1e-12)), sigmas).mean()})  # fmt: skip
+            rows.append(
+                {
+                    "block": block,
+                    "channel": c,
+                    "relative": slopes(relative(part)[..., c], sigmas).mean(),
+                    "absolute": slopes(np.log2(np.maximum(part[..., c], 1e-12)), sigmas).mean(),
+                }
+            )
     return pd.DataFrame(rows)

@@ -2,11 +2,10 @@
 
 The paper's claim is literal: massive activations sit in fixed channels, on *every* image token, with one sign and a
 nearly constant value, in all layers. So the primary outcome is the share of image tokens whose value in the channel is
-above the detection rule's ratio, in the blocks where the detection prompts find all of the channels massive, and its
-bound is the rule's own 0.95. The controls are the channels nearest in energy,
-which is harder to beat than random ones; those are in the table of controls beside them. Whether it is the same
-channels everywhere is a Jaccard index of the sets that the rule finds, cell by cell, between prompts, seeds, steps and
-blocks.
+above the ratio of the detection rule, in the blocks where the detection prompts find all of the channels massive. Its
+bound is the rule's own 0.95. The controls are the channels nearest in energy, which are harder to beat than random
+ones; the table of controls has both. Whether they are the same channels everywhere is the Jaccard index of the sets
+that the rule finds, between prompts, seeds, steps and blocks.
 """
 
 from __future__ import annotations
@@ -19,11 +18,13 @@ import pandas as pd
 import torch
 
 from dg_tools.datasets.examples import prompt_of
+from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.channel_sets import agreement, check_controls, draws, largest_others
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.subject import choose
-from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories, watching
+from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
 from dg_tools.generation._generate import as_list
+from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode
 from dg_tools.onestep import velocity
@@ -59,10 +60,10 @@ def tokens(
         channels: massive channels; None: detected on other prompts than those measured.
         block: the block of the outcome `at the block`; None: the profile's, else the middle one.
         onset: first block at which each channel is massive, where channels are given (`Massive.onset`); 0 unless said.
-        steps: of sampling. measured: at how many of them, evenly spread, the model is looked into.
+        steps: of sampling. measured: at how many of them, evenly spread, the model is measured.
         ratio: a token is massive in a channel where |x| is at least this many times the median channel's mean |x|.
         controls: draws of as many other channels.
-        batch: runs a forward.
+        batch: runs in one forward.
         **kwargs: passed to the pipeline's call.
 
     Returns:
@@ -73,13 +74,14 @@ def tokens(
     Raises:
         ValueError, IndexError: too few prompts, no seeds, settings out of range, channels or a block not there.
     """
-    keep, seeds = evenly(steps, measured), as_list(seeds)
+    keep = evenly(steps, measured)
+    seeds = as_list(seeds)
     if ratio <= 0:
-        raise ValueError(f"ratio={ratio} asked for; it must be positive")
+        raise ValueError(f"ratio={ratio}; it must be positive")
     if channels is not None:
         check_controls(dit, channels, controls)
-    for known in (onset or {}).values():
-        dit.block(known)
+    for first_block in (onset or {}).values():
+        dit.block(first_block)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
     check_controls(dit, subject.channels, controls)
     names = [prompt_of(x) for x in subject.test]
@@ -90,7 +92,7 @@ def tokens(
     runs = trajectories(dit, names, seeds, steps=steps, keep=keep, batch=batch, progress=progress, **kwargs)
     for part in runs:
         sigmas = [sigma for _, sigma, _ in part.steps]
-        look(dit, part, len(seeds), ratio, subject.channels[0], values, maps)
+        measure(dit, part, len(seeds), ratio, subject.channels[0], values, maps)
     chosen = list(subject.channels)
     first = [(subject.onset or onset or {}).get(c, 0) for c in chosen]
     image = {m: v[0] for m, v in values.items()}
@@ -101,16 +103,16 @@ def tokens(
         "random": draws(others, len(chosen), controls, seed=1),
     }
     outcomes, notes = effects(values, chosen, first, subject.block, sets["energy"], names)
-    agree, matrices = agreement(image, chosen, min(first), sigmas, controls)
-    for factor, (per_prompt, null) in agree.items():
-        if per_prompt is None:
+    stability, matrices = agreement(image, chosen, min(first), sigmas, controls)
+    for factor, (indices, null) in stability.items():
+        if indices is None:
             notes.append(f"no stability over {factor}s: it takes two {factor}s, and channels that the rule finds there")
             continue
         outcomes.append(
             Outcome.from_values(
                 f"same over {factor}s",
                 f"the rule finds the same channels on different {factor}s",
-                per_prompt,
+                indices,
                 names,
                 null=null,
                 unit="Jaccard index",
@@ -124,9 +126,7 @@ def tokens(
         "On which image tokens are the channels massive, and are they the same channels everywhere?",
         tidy(values, chosen, names, seeds, sigmas),
         outcomes,
-        subject.settings(
-            steps=steps, measured=keep, seeds=list(seeds), ratio=ratio, onset=first, **kwargs
-        ),
+        subject.settings(steps=steps, measured=keep, seeds=list(seeds), ratio=ratio, onset=first, **kwargs),
         {
             "controls": control_table(image, sets, chosen, first),
             "by_block": block_table(values, chosen, sets["energy"]),
@@ -135,18 +135,18 @@ def tokens(
             "picture": grid_table(maps["picture"], ["r", "g", "b"]),
         },
         notes,
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
-def look(
+def measure(
     dit: DiT, part: Batch, seeds: int, ratio: float, channel: int, values: Arrays, maps: dict[str, np.ndarray]
 ) -> None:
-    """One batch into the arrays; the first run's map of one channel at its last block and step, and its picture."""
+    """One batch into `values`; into `maps` the first run's picture and one channel at its last block and step."""
     p, s = runs_of(part, seeds)
     now = 0
 
-    def see(block: Any, *streams: torch.Tensor | None) -> None:
+    def see(block: Block, *streams: torch.Tensor | None) -> None:
         for i, hidden in enumerate(streams):
             if hidden is None:
                 continue
@@ -156,14 +156,13 @@ def look(
             maps["map"] = streams[0][0, :, channel].float().cpu().numpy().copy()
 
     for now, (_, sigma, latents) in enumerate(part.steps):  # noqa: B007  (read by `see`)
-        with dit.running(), watching(dit, see):
+        with dit.running(), on_block_outputs(dit, see):
             velocity(dit, latents, sigma, part.inputs)
     if part.rows.start == 0:
         picture = decode(dit, part.final[:1], output_type="pt").float().cpu()
-        side = max(picture.shape[-2:])
-        maps["picture"] = torch.nn.functional.interpolate(
-            picture, scale_factor=min(1.0, 96 / side), mode="area"
-        )[0].permute(1, 2, 0).numpy()  # fmt: skip
+        factor = min(1.0, 96 / max(picture.shape[-2:]))
+        small = torch.nn.functional.interpolate(picture, scale_factor=factor, mode="area")
+        maps["picture"] = small[0].permute(1, 2, 0).numpy()
 
 
 def over_tokens(hidden: torch.Tensor, ratio: float) -> Arrays:
@@ -172,7 +171,7 @@ def over_tokens(hidden: torch.Tensor, ratio: float) -> Arrays:
     size = x.abs().mean(1)
     median = size.quantile(0.5, dim=1, keepdim=True)
     mean, positive = x.mean(1), (x > 0).float().mean(1)
-    made = {
+    statistics = {
         "share": (x.abs() >= ratio * median[:, None]).float().mean(1),
         "one_sign": torch.maximum(positive, 1 - positive),
         "variation": x.std(1, unbiased=False) / mean.abs().clamp_min(1e-12),
@@ -180,7 +179,7 @@ def over_tokens(hidden: torch.Tensor, ratio: float) -> Arrays:
         "size": size,
         "ratio": size / median.clamp_min(1e-12),
     }
-    return {k: v.cpu().numpy() for k, v in made.items()}
+    return {k: v.cpu().numpy() for k, v in statistics.items()}
 
 
 def effects(
@@ -190,10 +189,11 @@ def effects(
     image = {m: values[m][0] for m in MEASURES}
     text = values["share"][1]
     blocks = text.shape[3]
-    spoken = ~np.isnan(text).all((0, 1, 2, 4))  # blocks that have a text output
+    with_text = ~np.isnan(text).all((0, 1, 2, 4))  # blocks that have a text output
     own = np.arange(blocks)[:, None] >= np.array(onset)  # (block, channel): each from its own onset on
     there = own.all(1, keepdims=True) & own  # where every channel is massive
-    everywhere, one = np.ones_like(there), np.arange(blocks)[:, None] == block
+    everywhere = np.ones_like(there)
+    one = np.arange(blocks)[:, None] == block
     over = f"from block {max(onset)} on"
     plan: list[tuple[str, str, np.ndarray, np.ndarray, str, Any, float]] = [
         ("every token", f"the channels are massive on every image token, {over}", image["share"], there,
@@ -209,7 +209,7 @@ def effects(
         ("at the block", f"the channels are massive on every image token after block {block}", image["share"],
          one & everywhere, "of image tokens", "above", EVERY),
         ("image over text", "the channels are massive on more image tokens than text tokens", image["share"] - text,
-         everywhere & spoken[:, None], "of image tokens, less that of text tokens", "above", 0.0),
+         everywhere & with_text[:, None], "of image tokens, less that of text tokens", "above", 0.0),
     ]  # fmt: skip
     outcomes = [
         Outcome.from_values(
@@ -226,8 +226,9 @@ def effects(
         )
         for name, claim, array, mask, unit, direction, margin in plan
     ]
-    silent = [int(b) for b in np.flatnonzero(~spoken)]
-    return outcomes, [f"blocks without a text output, left out of `image over text`: {silent}"] if silent else []
+    left_out = [int(b) for b in np.flatnonzero(~with_text)]
+    notes = [f"blocks without a text output, left out of `image over text`: {left_out}"] if left_out else []
+    return outcomes, notes
 
 
 def per_prompt(array: np.ndarray, channels: Sequence[int], mask: np.ndarray) -> np.ndarray:
@@ -235,8 +236,10 @@ def per_prompt(array: np.ndarray, channels: Sequence[int], mask: np.ndarray) -> 
     return array[..., list(channels)][..., mask].mean((1, 2, 3))
 
 
-def tidy(values: Arrays, channels: list[int], prompts: list[str], seeds: Sequence[int], sigmas: list[float]) -> Any:
-    """One row a prompt, seed, sigma, block, stream and massive channel."""
+def tidy(
+    values: Arrays, channels: list[int], prompts: list[str], seeds: Sequence[int], sigmas: list[float]
+) -> pd.DataFrame:
+    """One row per prompt, seed, sigma, block, stream and massive channel."""
     names = ["stream", "prompt", "seed", "sigma", "block", "channel"]
     levels = [list(STREAMS), prompts, list(seeds), sigmas, range(values["share"].shape[4]), channels]
     index = pd.MultiIndex.from_product(levels, names=names)
@@ -244,7 +247,9 @@ def tidy(values: Arrays, channels: list[int], prompts: list[str], seeds: Sequenc
     return pd.DataFrame(columns, index=index).reset_index().dropna().reset_index(drop=True)
 
 
-def control_table(image: Arrays, sets: dict[str, list[tuple[int, ...]]], channels: list[int], onset: list[int]) -> Any:
+def control_table(
+    image: Arrays, sets: dict[str, list[tuple[int, ...]]], channels: list[int], onset: list[int]
+) -> pd.DataFrame:
     """The same statistics of the channels and of each draw, each from the onset on."""
     mask = np.arange(image["share"].shape[3])[:, None] >= np.array(onset)
     every = [("massive", tuple(channels)), *((kind, one) for kind, group in sets.items() for one in group)]
@@ -257,7 +262,7 @@ def control_table(image: Arrays, sets: dict[str, list[tuple[int, ...]]], channel
     )
 
 
-def block_table(values: Arrays, channels: list[int], sets: list[tuple[int, ...]]) -> Any:
+def block_table(values: Arrays, channels: list[int], sets: list[tuple[int, ...]]) -> pd.DataFrame:
     """Share of massive tokens by stream and block: the channels', and the controls' median and largest."""
     rows = []
     for i, stream in enumerate(STREAMS):
@@ -266,12 +271,19 @@ def block_table(values: Arrays, channels: list[int], sets: list[tuple[int, ...]]
             if np.isnan(share).all():
                 continue
             null = [share[..., list(one)].mean() for one in sets]
-            rows.append({"stream": stream, "block": block, "share": share[..., channels].mean(),
-                         "control_median": np.median(null), "control_most": np.max(null)})  # fmt: skip
+            rows.append(
+                {
+                    "stream": stream,
+                    "block": block,
+                    "share": share[..., channels].mean(),
+                    "control_median": np.median(null),
+                    "control_most": np.max(null),
+                }
+            )
     return pd.DataFrame(rows)
 
 
-def grid_table(array: np.ndarray, names: list[str]) -> Any:
+def grid_table(array: np.ndarray, names: list[str]) -> pd.DataFrame:
     """An array (y, x) or (y, x, values) as tidy rows."""
     y, x = np.indices(array.shape[:2])
     columns = array.reshape(array.shape[0] * array.shape[1], -1)

@@ -1,20 +1,19 @@
-"""The modulation of another timestep, or of another prompt, at the same z_t: what does it do to a channel's size?
+"""Activation patching of the modulation: what do another timestep's or prompt's AdaLN inputs do to a channel's size?
 
-Blocks are handed another run's conditioning (the time-text embedding) in place of their own; z_t, the text tokens, the
-hidden states and every weight stay. The size is always taken against the median channel's.
+Blocks get the conditioning (the time-text embedding) of another run, the donor; z_t, the text tokens, the hidden states
+and every weight stay. The size is always relative to the median channel's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from dg_tools.experiments.trajectories import Batch, run_to, runs_of, watching
-from dg_tools.families import bind
+from dg_tools.experiments.block_hooks import on_block_inputs, on_block_outputs, run_until
+from dg_tools.experiments.trajectories import Batch, runs_of
+from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 
 SWAPS, REACHES = ("timestep", "prompt"), ("blocks up to it", "the block alone")
@@ -26,56 +25,51 @@ def relative(size: np.ndarray) -> np.ndarray:
     return log - np.median(log, axis=-1, keepdims=True)
 
 
-@contextmanager
-def receiving(
-    dit: DiT, blocks: Sequence[int], see: Callable[[torch.nn.Module, dict[str, Any]], dict[str, Any] | None]
-) -> Iterator[None]:
-    """Call `see(block module, inputs by name)` before these blocks; what it returns replaces inputs."""
-
-    def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        named = bind(module, args, kwargs)
-        other = see(module, named)
-        return None if other is None else ((), {**named, **other})
-
-    with ExitStack() as stack:
-        for block in blocks:
-            handle = dit.block(block).module.register_forward_pre_hook(before, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield
-
-
 @torch.no_grad()
-def swapped(
-    dit: DiT, parts: list[Batch], conditioning: list[list[dict[str, torch.Tensor]]], clean: np.ndarray, at: int,
+def swap_modulation(
+    dit: DiT,
+    parts: list[Batch],
+    conditioning: list[list[dict[str, torch.Tensor]]],
+    clean: np.ndarray,
+    at: int,
     swaps: int,
-) -> dict[tuple[str, str], np.ndarray]:  # fmt: skip
-    """|Change| of the relative size, (prompt, seed, step, donor, channel), by swap and reach."""
+) -> dict[tuple[str, str], np.ndarray]:
+    """|Change| of the relative size, (prompt, seed, step, donor, channel), by swap and reach.
+
+    Args:
+        dit: the model.
+        parts: batches of clean runs.
+        conditioning: of all runs, by step and block, up to block `at`.
+        clean: mean |x| over tokens after block `at`, (prompt, seed, step, channel).
+        at: the block after which the size is measured.
+        swaps: how many other timesteps, and other prompts, each run is given.
+    """
     prompts, seeds, steps, width = clean.shape
     base = relative(clean)
     count = {"timestep": min(swaps, steps - 1), "prompt": min(swaps, prompts - 1)}
     reaches = {REACHES[0]: range(at + 1)} | ({REACHES[1]: range(at, at + 1)} if at else {})
-    made = {(k, r): np.zeros((prompts, seeds, steps, count[k], width), np.float32) for k in SWAPS for r in reaches}
-    index = {id(dit.block(b).module): b for b in range(at + 1)}
-    got: list[np.ndarray] = []
+    changes = {(k, r): np.zeros((prompts, seeds, steps, count[k], width), np.float32) for k in SWAPS for r in reaches}
+    size = np.empty(0)
 
-    def see(block: Any, image: torch.Tensor, text: torch.Tensor | None) -> None:
+    def see(block: Block, image: torch.Tensor, text: torch.Tensor | None) -> None:
+        nonlocal size
         if block.index == at:
-            got[:] = [relative(image.float().abs().mean(1).cpu().numpy())]
+            size = relative(image.float().abs().mean(1).cpu().numpy())
 
     for part in parts:
         p, s = runs_of(part, seeds)
         for t, (_, sigma, latents) in enumerate(part.steps):
-            for kind, reach in made:
+            for kind, reach in changes:
                 for j in range(count[kind]):
                     donor_step = (t + 1 + j * (steps - 1) // count[kind]) % steps if kind == "timestep" else t
                     donor_rows = p * seeds + s if kind == "timestep" else ((p + 1 + j) % prompts) * seeds + s
 
-                    def other(
-                        module: torch.nn.Module, inputs: dict[str, Any], step: int = donor_step, rows: Any = donor_rows
+                    def donate(
+                        block: Block, inputs: dict[str, Any], step: int = donor_step, rows: np.ndarray = donor_rows
                     ) -> dict[str, Any]:
-                        return {n: v[rows] for n, v in conditioning[step][index[id(module)]].items()}
+                        return {n: v[rows] for n, v in conditioning[step][block.index].items()}
 
-                    with dit.running(), watching(dit, see), receiving(dit, reaches[reach], other):
-                        run_to(dit, latents, sigma, part.inputs, at)
-                    made[kind, reach][p, s, t, j] = np.abs(got[0] - base[p, s, t])
-    return made
+                    with dit.running(), on_block_outputs(dit, see), on_block_inputs(dit, reaches[reach], donate):
+                        run_until(dit, latents, sigma, part.inputs, at)
+                    changes[kind, reach][p, s, t, j] = np.abs(size - base[p, s, t])
+    return changes

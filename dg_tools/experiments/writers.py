@@ -14,29 +14,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from dg_tools.experiments.trajectories import modulated
+from dg_tools.experiments.block_hooks import on_modulation
 from dg_tools.families import bind
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 
 WRITERS = ("patch", "position", "attention", "attention 2", "MLP", "joint")
-EMBEDDING = -1  # block number of what stands in the stream before the first block
+EMBEDDING = -1  # block number of what is in the stream before the first block
 
 
 def branches(block: Block) -> list[tuple[str, str, str]]:
     """(writer, module path, gate) of what a block adds to the image stream."""
-    record, found = block.record, []
+    record = block.record
+    writes = []
     if record.attn is not None and record.attn_gate is not None:
-        found.append(("attention", record.attn, record.attn_gate))
+        writes.append(("attention", record.attn, record.attn_gate))
     if "gate_msa2" in record.chunks(block.module):
-        found.append(("attention 2", "attn2", "gate_msa2"))
+        writes.append(("attention 2", "attn2", "gate_msa2"))
     if record.mlp is None:
-        raise ValueError(f"{block!r} runs its MLP more than once: what it writes cannot be told apart here")
-    return [*found, ("joint" if record.attn is None else "MLP", record.mlp, record.mlp_gate)]
+        raise ValueError(f"{block!r} runs its MLP more than once: its writes cannot be separated")
+    return [*writes, ("joint" if record.attn is None else "MLP", record.mlp, record.mlp_gate)]
 
 
 @contextmanager
-def writing(dit: DiT, see: Callable[[int, str, torch.Tensor], None]) -> Iterator[None]:
+def on_writes(dit: DiT, see: Callable[[int, str, torch.Tensor], None]) -> Iterator[None]:
     """Call `see(block, writer, write)` with every write (rows, image tokens, channels) of the forwards inside.
 
     `block` is EMBEDDING for the patch projection and the positional embedding.
@@ -73,7 +74,7 @@ def writing(dit: DiT, see: Callable[[int, str, torch.Tensor], None]) -> Iterator
             stack.callback(table.register_forward_hook(projected).remove)
         first = dit.blocks[0].module
         stack.callback(first.register_forward_pre_hook(embedded, with_kwargs=True).remove)
-        stack.enter_context(modulated(dit, range(len(dit.blocks)), lambda b, c: gates.update({b.index: c})))
+        stack.enter_context(on_modulation(dit, range(len(dit.blocks)), lambda b, c: gates.update({b.index: c})))
         for block in dit.blocks:
             for writer, path, gate in branches(block):
                 module = block.module.get_submodule(path)
