@@ -10,12 +10,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 import dg_tools as dg
-from dg_tools.experiments import guidance_outcomes as gains
-from dg_tools.experiments import open_result
+from dg_tools.experiments import guidance_outcomes, open_result
 from dg_tools.experiments._guidance import guidance
-from dg_tools.experiments.directions import Guidance, gaussian_blur, noised_twin
+from dg_tools.experiments.directions import GuidanceRule, gaussian_blur, noised_copy
 from dg_tools.experiments.guidance_plan import block_calls, equal_steps, runs
-from dg_tools.experiments.perception_distortion import Truth, distortion, judged, perception
+from dg_tools.experiments.perception_distortion import Truth, distortion, judgement, perception
 from dg_tools.experiments.sampling_loop import sample
 
 OFF = dg.Disrupt([3, 7], 1)
@@ -47,17 +46,17 @@ def result(dits):
 
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 def test_parts_of_dg_are_the_projection_and_add_up(dits, name):
-    whole, along, across = (Guidance(p, S, W, part=p) for p in ("whole", "along", "across"))
+    whole, along, across = (GuidanceRule(p, S, W, part=p) for p in ("whole", "along", "across"))
     checked = []
 
     def observe(at, velocity):
-        push, cfg = flat(at["c"] - at["d"]), flat(at["c"] - at["u"])
-        share = (push * cfg).sum(1) / (cfg * cfg).sum(1)
+        dg_direction, cfg = flat(at["c"] - at["d"]), flat(at["c"] - at["u"])
+        share = (dg_direction * cfg).sum(1) / (cfg * cfg).sum(1)
         assert np.allclose(flat(along.term(at)), W * share[:, None] * cfg, rtol=1e-3, atol=1e-5)
         both = flat(along.term(at)) + flat(across.term(at))
         assert np.allclose(both, flat(whole.term(at)), atol=1e-5)
         assert np.abs((flat(across.term(at)) * cfg).sum(1)).max() < 1e-4 * np.linalg.norm(cfg)
-        expected = flat(at["u"] + S * (at["c"] - at["u"])) + W * push
+        expected = flat(at["u"] + S * (at["c"] - at["u"])) + W * dg_direction
         assert np.allclose(flat(velocity), expected, atol=1e-4)
         checked.append(at.step)
 
@@ -67,27 +66,27 @@ def test_parts_of_dg_are_the_projection_and_add_up(dits, name):
 
 def test_matched_norm_holds_for_each_picture_at_every_step(dits):
     dit = dits("sd3")
-    twins = {"control": OFF.controls(1)[0], "twin": noised_twin(dit.transformer, 0.1)}
+    sources = {"control": OFF.controls(1)[0], "twin": noised_copy(dit.transformer, 0.1)}
     ratios = []
 
     def observe(at, velocity):
-        wanted = W * np.linalg.norm(flat(at["c"] - at["d"]), axis=1)
-        for worse in ("control", "twin", "blur"):
-            rule = Guidance(worse, S, W, worse=worse, norm_of="d")
-            ratios.append(np.linalg.norm(flat(rule.term(at)), axis=1) / wanted)
-            other = np.linalg.norm(flat(Guidance(worse, S, W, worse=worse).term(at)), axis=1)
-            assert np.abs(other / wanted - 1).max() > 0.01  # without it they are not equal
+        target = W * np.linalg.norm(flat(at["c"] - at["d"]), axis=1)
+        for name in ("control", "twin", "blur"):
+            rule = GuidanceRule(name, S, W, degraded=name, norm_of="d")
+            ratios.append(np.linalg.norm(flat(rule.term(at)), axis=1) / target)
+            other = np.linalg.norm(flat(GuidanceRule(name, S, W, degraded=name).term(at)), axis=1)
+            assert np.abs(other / target - 1).max() > 0.01  # without it they are not equal
 
-    run(dit, Guidance("DG", S, W), observe, **twins)
+    run(dit, GuidanceRule("DG", S, W), observe, **sources)
     assert len(ratios) == 9 and np.allclose(ratios, 1, rtol=1e-5)
 
 
 def test_w_zero_and_steps_outside_the_window_are_cfg_bit_for_bit(dits):
     dit = dits("flux")
-    cfg = run(dit, Guidance("CFG", S)).latents
-    assert torch.equal(run(dit, Guidance("off", S, 0.0)).latents, cfg)
-    assert not torch.equal(run(dit, Guidance("on", S, W)).latents, cfg)
-    inside = run(dit, Guidance("late", S, W, window=(0.5, 1.0), cfg_window=(0.0, 0.5)))
+    cfg = run(dit, GuidanceRule("CFG", S)).latents
+    assert torch.equal(run(dit, GuidanceRule("off", S, 0.0)).latents, cfg)
+    assert not torch.equal(run(dit, GuidanceRule("on", S, W)).latents, cfg)
+    inside = run(dit, GuidanceRule("late", S, W, window=(0.5, 1.0), cfg_window=(0.0, 0.5)))
     theirs = dg.DetailGuidance(1.0, W, disrupt=OFF, detail_guidance_start=0.5)
     assert [n for n in range(3) if "pred_disrupted" in theirs.passes(n, 3)] == [2]
     assert inside.cost.block_calls == 2 * (3 * 5 + 2 * 5 + 1 * 3)
@@ -106,23 +105,23 @@ def test_blur_guidance_is_unsharp_masking_of_x0(dits):
         sharp = x0 + W * (x0 - gaussian_blur(x0, 1.0))
         assert np.allclose(flat(at.x0(velocity)), flat(sharp), atol=1e-4)
 
-    made = run(dits("sd3"), Guidance("blur", 1.0, W, worse="blur"), observe)
-    assert made.cost.forwards == 3 * 2  # no second forward
+    sampled = run(dits("sd3"), GuidanceRule("blur", 1.0, W, degraded="blur"), observe)
+    assert sampled.cost.forwards == 3 * 2  # no second forward
 
 
-def test_noised_twin_is_a_copy_with_noise_of_the_asked_size(dits):
+def test_a_noised_copy_has_noise_of_the_given_size(dits):
     original = dits("flux").transformer
-    kept = {k: v.clone() for k, v in original.state_dict().items()}
-    twin, again = noised_twin(original, 0.1, seed=3), noised_twin(original, 0.1, seed=3)
+    before = {k: v.clone() for k, v in original.state_dict().items()}
+    copy, again = noised_copy(original, 0.1, seed=3), noised_copy(original, 0.1, seed=3)
     for name, value in original.named_parameters():
-        other = twin.get_parameter(name)
-        assert torch.equal(other, again.get_parameter(name)) and torch.equal(value, kept[name])
+        other = copy.get_parameter(name)
+        assert torch.equal(other, again.get_parameter(name)) and torch.equal(value, before[name])
         if value.ndim > 1 and value.numel() > 500:
             assert (other - value).std().item() == pytest.approx(0.1 * value.std().item(), rel=0.15)
         elif value.ndim == 1:
             assert torch.equal(other, value)
     with pytest.raises(ValueError, match="more than 0"):
-        noised_twin(original, 0.0)
+        noised_copy(original, 0.0)
 
 
 # -- the plan ---------------------------------------------------------------------------------------------------------
@@ -130,13 +129,13 @@ def test_noised_twin_is_a_copy_with_noise_of_the_asked_size(dits):
 
 def test_costs_and_equal_compute_by_hand():
     sources = {"d": dg.Disrupt([3], 2)}
-    both, cfg = Guidance("DG+CFG", S, W), Guidance("CFG", S)
+    both, cfg = GuidanceRule("DG+CFG", S, W), GuidanceRule("CFG", S)
     assert block_calls(both, sources, 12, 20) == 20 * (12 + 12 + 9) == 660
     assert block_calls(cfg, sources, 12, 20) == 480
     assert equal_steps(cfg, 660, sources, 12, 20) == 28  # 648 and 672 are as near: the more, against DG
-    half = Guidance("CFG", S, cfg_window=(0.25, 0.75))
+    half = GuidanceRule("CFG", S, cfg_window=(0.25, 0.75))
     assert block_calls(half, sources, 12, 20) == 20 * 12 + 10 * 12
-    assert block_calls(Guidance("along", 1.0, W, part="along"), sources, 12, 20) == 660  # u is needed to project
+    assert block_calls(GuidanceRule("along", 1.0, W, part="along"), sources, 12, 20) == 660  # u is needed to project
 
 
 def test_a_run_that_is_there_already_is_refused():
@@ -165,8 +164,9 @@ def test_rows_are_what_the_loop_gives(result, dits):
     dit, (words, truth) = dits("sd3"), zip(*pairs(), strict=True)
     off = dg.Disrupt([3, 7], 1)
     call = {"height": 32, "width": 48, "steps": 2, "max_sequence_length": 8}
-    made = dg.generate(dit, list(words), seed=[0, 1], guidance=dg.DetailGuidance(S, W, disrupt=off), progress=False,
-                       **call)  # fmt: skip
+    made = dg.generate(
+        dit, list(words), seed=[0, 1], guidance=dg.DetailGuidance(S, W, disrupt=off), progress=False, **call
+    )
     pictures = torch.stack([torch.tensor(np.asarray(i)) for i in made.images]).permute(0, 3, 1, 2) / 127.5 - 1
     expected = distortion(pictures, Truth.of(dit, torch.stack(truth).repeat_interleave(2, 0)))
     rows = result.table[result.table["rule"] == "CFG 3 + DG 0.5"]
@@ -174,12 +174,12 @@ def test_rows_are_what_the_loop_gives(result, dits):
     assert np.allclose(rows["amount"], expected["amount"], atol=2e-2)
 
 
-def test_pushes_hold_cosines_and_norms_of_every_step(result):
-    pushes = result.tables["pushes"]
-    part = pushes[(pushes["rule"] == "CFG 3") & (pushes["quantity"] == "cosine")]
+def test_the_direction_log_holds_cosines_and_norms_of_every_step(result):
+    log = result.tables["pushes"]
+    part = log[(log["rule"] == "CFG 3") & (log["quantity"] == "cosine")]
     assert len(part) == 2 * 4 * 6 and part["value"].between(-1, 1).all()
     assert result.outcome("hidden CFG").estimate == pytest.approx(
-        pushes.query("rule == 'CFG 3 + DG 0.5' and quantity == 'cosine'")["value"].mean()
+        log.query("rule == 'CFG 3 + DG 0.5' and quantity == 'cosine'")["value"].mean()
     )
     spectra, maps = result.tables["spectra"], result.tables["maps"]
     assert set(spectra["of"]) == {"u", "d", "blur", "twin", "control 0"}
@@ -190,8 +190,19 @@ def test_a_detection_gives_the_control_matched_in_variance(dits):
     pipeline = tiny.sd3()
     tiny.plant(pipeline, 0, [5], 60.0)
     dit = dg.load(pipeline)
-    made = guidance(dit, pairs(3), [0], block=1, steps=2, controls=1, progress=False, scales=(), windows=(), blocks=(),
-                    max_sequence_length=8)  # fmt: skip
+    made = guidance(
+        dit,
+        pairs(3),
+        [0],
+        block=1,
+        steps=2,
+        controls=1,
+        progress=False,
+        scales=(),
+        windows=(),
+        blocks=(),
+        max_sequence_length=8,
+    )
     assert made.settings["channels"] == [5] and len(made.settings["detection"]) == 1
     assert set(made.table["prompt"]) == set(made.settings["test"]) and len(made.settings["test"]) == 2
     assert "CFG 3 + variance control, norm of DG" in set(made.table["rule"])
@@ -232,7 +243,7 @@ def built(right=0.0, amount=0.0, drawn=0.0, controls=20):
     """A table in which DG changes the correlation by `right`, the amount error by `amount`; draws by `drawn`."""
     sources = {"d": OFF, "control 0": OFF, "twin": OFF}
     plan = runs(sources, 4, steps=4, scale=S, weight=W, window=(0.2, 0.8), blur_sigma=1.0, controls=controls)
-    chance, rows, pushes = np.random.default_rng(0), [], []
+    chance, rows, directions = np.random.default_rng(0), [], []
     for one in plan:
         for prompt in range(12):
             gain = right if one.role in ("DG", "part of DG") else drawn if one.draw >= 0 else 0.0
@@ -241,8 +252,8 @@ def built(right=0.0, amount=0.0, drawn=0.0, controls=20):
             common = {"rule": one.name, "prompt": prompt, "seed": 0}
             high, error = 0.4 + gain + noise[0], 1.0 + less + noise[1]
             rows.append({**common, "high_correlation": high, "amount_error": error})
-            pushes.append({**common, "quantity": "cosine", "with": "u", "value": 0.9 if one.draw < 0 else 0.1})
-    return pd.DataFrame(rows), pd.DataFrame(pushes), plan
+            directions.append({**common, "quantity": "cosine", "with": "u", "value": 0.9 if one.draw < 0 else 0.1})
+    return pd.DataFrame(rows), pd.DataFrame(directions), plan
 
 
 @pytest.mark.parametrize(
@@ -257,25 +268,28 @@ def built(right=0.0, amount=0.0, drawn=0.0, controls=20):
     ],
 )
 def test_the_verdict_can_come_out_every_way(settings, opening):
-    made = gains.outcomes(*built(**settings))
-    primary = next(o for o in made if o.primary)
+    primary = next(o for o in guidance_outcomes.outcomes(*built(**settings)) if o.primary)
     assert primary.sentence().startswith(opening)
 
 
-def test_amount_and_rightness_are_told_side_by_side():
-    table, pushes, plan = built(right=-0.1, amount=-0.4)
-    made = {o.name: o for o in gains.outcomes(table, pushes, plan)}
-    assert made["rightness"].status == "fails" and made["amount"].status == "holds"
-    assert made["rightness, CFG direction removed"].status == "holds" and made["hidden CFG"].status == "holds"
-    bought = gains.buys(table, plan)
-    assert set(bought["amount_is"]) == {"gained"} and set(bought["rightness_is"]) == {"lost"}
-    line = gains.told(bought, "a model")[0]
+def test_amount_and_rightness_stand_side_by_side():
+    table, directions, plan = built(right=-0.1, amount=-0.4)
+    effects = {o.name: o for o in guidance_outcomes.outcomes(table, directions, plan)}
+    assert effects["rightness"].status == "fails" and effects["amount"].status == "holds"
+    assert effects["rightness, CFG direction removed"].status == "holds" and effects["hidden CFG"].status == "holds"
+    comparison = guidance_outcomes.compare(table, plan)
+    assert set(comparison["amount_is"]) == {"gained"} and set(comparison["rightness_is"]) == {"lost"}
+    line = guidance_outcomes.sentences(comparison, "a model")[0]
     assert "amount of detail comes nearer (+0.39" in line and "rightness falls (-0.1" in line
 
 
-def test_an_interval_in_a_word():
-    assert [judged(*x, 0.1) for x in ((0.2, 0.3), (-0.3, -0.2), (-0.05, 0.1), (0.05, 0.2))] == [
-        "gained", "lost", "same", "undecided"]  # fmt: skip
+def test_an_interval_in_one_word():
+    assert [judgement(*x, 0.1) for x in ((0.2, 0.3), (-0.3, -0.2), (-0.05, 0.1), (0.05, 0.2))] == [
+        "gained",
+        "lost",
+        "same",
+        "undecided",
+    ]
 
 
 def test_bad_input_is_refused_before_any_forward(dits):
@@ -298,8 +312,8 @@ def test_bad_input_is_refused_before_any_forward(dits):
         ("outside 0..1", {"windows": [(0.5, 1.2)]}),
         ("is there twice", {"scales": [0.5]}),
         ("is there twice", {"blocks": [2, 2]}),
-        ("more than 0", {"twin_noise": 0.0}),
-        ("twin is a Linear", {"twin": torch.nn.Linear(2, 2)}),
+        ("more than 0", {"noise": 0.0}),
+        ("weak_model is a Linear", {"weak_model": torch.nn.Linear(2, 2)}),
     ):
         call = {"prompts": pairs(2), "seeds": [0], **good, **given}
         with pytest.raises(ValueError, match=message):

@@ -23,8 +23,9 @@ def planted():
 
 def test_the_lens_at_the_last_block_is_the_models_own_prediction(dit):
     made = lens(dit, PROMPTS[:2], channels=[3], step=1, **tiny.CALL)
-    part = next(trajectories(dit, PROMPTS[:2], [0], steps=3, keep=[1], progress=False, **tiny.SIZE,
-                             max_sequence_length=8))  # fmt: skip
+    part = next(
+        trajectories(dit, PROMPTS[:2], [0], steps=3, keep=[1], progress=False, **tiny.SIZE, max_sequence_length=8)
+    )
     _, sigma, z = part.steps[0]
     assert made.sigma == sigma and made.clean.shape == (len(dit.blocks), *z.shape)
     assert torch.equal(made.clean[-1], z - sigma * velocity(dit, z, sigma, part.inputs))

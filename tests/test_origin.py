@@ -45,8 +45,9 @@ def test_the_planted_writer_is_found_and_causes_the_channel(result):
 
 def test_the_gate_is_zeroed_as_a_plain_hook_would(planted, result):
     """The size at the end with both gates of block 1 at zero in channel 3 and 7, against `gates`."""
-    part = next(trajectories(planted, PROMPTS[:2], [0], steps=3, keep=[0], progress=False, **tiny.SIZE,
-                             max_sequence_length=8))  # fmt: skip
+    part = next(
+        trajectories(planted, PROMPTS[:2], [0], steps=3, keep=[0], progress=False, **tiny.SIZE, max_sequence_length=8)
+    )
     _, sigma, z = part.steps[0]
     blocks, seen = planted.transformer.transformer_blocks, []
 

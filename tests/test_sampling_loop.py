@@ -7,7 +7,7 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.experiments.directions import noised_twin
+from dg_tools.experiments.directions import noised_copy
 from dg_tools.experiments.sampling_loop import sample
 
 OFF = dg.Disrupt([3, 7], 1)
@@ -58,14 +58,22 @@ def test_same_batch_shape_is_bit_equal(dit):
 
 def test_counts_are_what_plain_hooks_count(dits):
     dit, counted, rows = dits("flux"), [0], 2
-    twin = noised_twin(dit.transformer, 0.1)
-    mine = [b for r in dit.family.lists for t in (dit.transformer, twin) for b in getattr(t, r.path)]
-    handles = [b.register_forward_pre_hook(lambda m, a, k: counted.__setitem__(0, counted[0] + rows), with_kwargs=True)
-               for b in mine]  # fmt: skip
-    disrupted = {"d": OFF, "several": dg.Disrupt([3], [0, 2]), "twin": twin}
+    weak = noised_copy(dit.transformer, 0.1)
+    mine = [b for r in dit.family.lists for t in (dit.transformer, weak) for b in getattr(t, r.path)]
+    handles = [
+        b.register_forward_pre_hook(lambda m, a, k: counted.__setitem__(0, counted[0] + rows), with_kwargs=True)
+        for b in mine
+    ]
+    disrupted = {"d": OFF, "several": dg.Disrupt([3], [0, 2]), "weak": weak}
     try:
-        made = sample(dit, ["a", "b"], [0, 1], lambda at: at["c"] + at["d"] + at["several"] + at["twin"],
-                      sources=disrupted, **tiny.CALL)  # fmt: skip
+        made = sample(
+            dit,
+            ["a", "b"],
+            [0, 1],
+            lambda at: at["c"] + at["d"] + at["several"] + at["weak"],
+            sources=disrupted,
+            **tiny.CALL,
+        )
     finally:
         for handle in handles:
             handle.remove()

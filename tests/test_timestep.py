@@ -9,8 +9,8 @@ import torch
 
 import dg_tools as dg
 from dg_tools.experiments import open_result, timestep
-from dg_tools.experiments._timestep import ranks, shares, slopes
 from dg_tools.experiments.modulation_swap import relative
+from dg_tools.experiments.timestep_outcomes import ranks, shares, slopes
 
 PROMPTS = ["apple", "tree", "house"]
 CALL = {**tiny.CALL, "measured": 3, "swaps": 2, "progress": False, "channels": [5], "controls": 20}
@@ -78,8 +78,15 @@ def test_the_swap_written_out(dits):
         lambda m, a, k: latents.append((k["hidden_states"].clone(), k["timestep"].clone())), with_kwargs=True
     )
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    dit.pipeline(PROMPTS[:2], generator=generators, num_inference_steps=2, guidance_scale=1.0, max_sequence_length=8,
-                 **tiny.SIZE, output_type="latent")  # fmt: skip
+    dit.pipeline(
+        PROMPTS[:2],
+        generator=generators,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        max_sequence_length=8,
+        **tiny.SIZE,
+        output_type="latent",
+    )
     handle.remove()
     embeds, _, pooled, _ = dit.pipeline.encode_prompt(
         PROMPTS[:2], None, None, do_classifier_free_guidance=False, max_sequence_length=8

@@ -71,8 +71,15 @@ def test_statistics_equal_the_ones_written_out(planted, result):
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
     generator = [torch.Generator().manual_seed(1)]
-    planted.pipeline(prompts[:1], generator=generator, num_inference_steps=3, guidance_scale=1.0, max_sequence_length=8,
-                     **tiny.SIZE, output_type="latent")  # fmt: skip
+    planted.pipeline(
+        prompts[:1],
+        generator=generator,
+        num_inference_steps=3,
+        guidance_scale=1.0,
+        max_sequence_length=8,
+        **tiny.SIZE,
+        output_type="latent",
+    )
     handle.remove()
     embeds, _, pooled, _ = planted.pipeline.encode_prompt(
         prompts[:1], None, None, do_classifier_free_guidance=False, max_sequence_length=8

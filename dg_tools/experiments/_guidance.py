@@ -1,39 +1,35 @@
 """What does Detail Guidance buy: the right amount of detail, or the right detail? And is it more than hidden CFG?
 
-Every guidance runs in one loop from the same noise (`plan`): cond, CFG, DG and DG+CFG; CFG with more steps for the same
-block calls; DG's own formula with another worse twin (blurred prediction, a noised copy, matched channels), at the same
-w and at the same norm per step; and DG split into its part along CFG's direction and the rest. Each is placed in the
-perception-distortion plane (`plane`): near the references as a set, and near its own prompt's reference. Two numbers
-are always told side by side, because one can rise while the other falls: the *amount* of detail (high-band power
-against the own reference's) and its *rightness* (high-band correlation with it).
+Every guidance runs in one loop from the same noise (`guidance_plan`): cond, CFG, DG and DG+CFG; CFG with more steps for
+the same block calls; DG's own formula with another degraded prediction (blurred, of a weak model, of matched channels),
+at the same w and at the same norm per step; and DG split into its part along CFG's direction and the rest. Each is
+measured by perception and distortion: near the references as a set, and near its own prompt's reference. Two numbers
+always stand side by side, because one can rise while the other falls: the *amount* of detail (high-band power against
+the own reference's) and its *rightness* (high-band correlation with it).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import torch
 
-from dg_tools.datasets.examples import prompt_of
-from dg_tools.datasets.references import References, references
-from dg_tools.experiments import searched_baselines as rivals
-from dg_tools.experiments.direction_log import Pushes
-from dg_tools.experiments.directions import ALWAYS, BLUR, Guidance, Window, noised_twin
-from dg_tools.experiments.guidance_outcomes import MARGINS, buys, outcomes, told
-from dg_tools.experiments.guidance_plan import Run, runs
-from dg_tools.experiments.noised_pictures import as_pictures as references_of
-from dg_tools.experiments.noised_pictures import check_truth
-from dg_tools.experiments.perception_distortion import Truth, distortion, perception
+from dg_tools.datasets.examples import examples, pictures_of, prompts_of
+from dg_tools.datasets.references import References
+from dg_tools.experiments import searched_baselines
+from dg_tools.experiments.directions import WEAK, GuidanceRule, Window, noised_copy
+from dg_tools.experiments.guidance_outcomes import MARGINS, compare, outcomes, sentences
+from dg_tools.experiments.guidance_plan import runs
+from dg_tools.experiments.guidance_runs import measure
+from dg_tools.experiments.perception_distortion import Truth
 from dg_tools.experiments.result import CONTROLS, Result
-from dg_tools.experiments.sampling_loop import Source, sample
+from dg_tools.experiments.sampling_step import Source
 from dg_tools.experiments.subject import choose
 from dg_tools.interventions import Disrupt
+from dg_tools.massive import Massive
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import pictures as decoded
-from dg_tools.progress import progress_bar
 
 QUESTION = "What does Detail Guidance buy: the right amount of detail, or the right detail? Is it hidden CFG?"
 
@@ -53,11 +49,11 @@ def guidance(
     blocks: Sequence[int] | None = None,
     windows: Sequence[Window] = ((0.0, 0.5), (0.5, 1.0)),
     blur_sigma: float = 1.0,
-    twin: torch.nn.Module | None = None,
-    twin_noise: float = 0.1,
+    weak_model: torch.nn.Module | None = None,
+    noise: float = 0.1,
     baselines: Sequence[str] = (),
     controls: int = CONTROLS,
-    like: Any = None,
+    like: Massive | None = None,
     batch: int = 32,
     folder: References | None = None,
     negative_prompt: str = "",
@@ -74,7 +70,7 @@ def guidance(
 
     Args:
         dit: any DiT.
-        prompts: `Reference`s or (prompt, picture) pairs, pictures (3, H, W) in [-1, 1] of one size; a truth is needed.
+        prompts: with pictures of one size: `Reference`s, (prompt, picture) pairs or `Example`s.
         seeds: noise seeds; every prompt with every seed.
         channels, block, detect, split_seed: as in `subject.choose`.
         scale: CFG's s, more than 1; weight: DG's w, more than 0.
@@ -82,82 +78,106 @@ def guidance(
         window: of the comparison in which CFG and DG act in one window only, as fractions of the steps.
         scales, blocks, windows: what the sweep varies, one at a time, under DG+CFG; blocks None: the middle one.
         blur_sigma: of the blurred prediction, in latent pixels.
-        twin: auto-guidance's worse model, a transformer of the same class such as an early checkpoint; None: a copy
-            with noise of `twin_noise` times the weights' standard deviation.
-        baselines: rivals by name, `"PAG"`, `"SLG"`, `"SEG"`, `"blur"`, `"noised twin"`, each searched as hard as DG (in
-            `rivals`); none by default, since each takes as many runs as DG's sweep and one more.
+        weak_model: auto-guidance's weak model, a transformer of the same class such as an early checkpoint; None: a
+            copy of this one with noise on its weights.
+        noise: of that copy, as a share of each weight matrix's standard deviation.
+        baselines: `"PAG"`, `"SLG"`, `"SEG"`, `"blur"`, `"noised twin"` (the weak model), each searched as hard as DG
+            (`searched_baselines`); none by default: each takes as many runs as DG's sweep, plus one.
         controls: control draws of the primary outcome, at least 1; a verdict takes 19 or more.
         like: the `Massive` of `find_massive`, for a control matched in variance over tokens; None: the detection's.
-        batch: pictures a forward.
+        batch: pictures in one forward.
         folder: where `Reference`s have their pictures (default: the embedded ones).
         negative_prompt: what the unconditional prediction is conditional on.
         **kwargs: passed to the pipeline's call.
 
     Returns:
-        A `Result`; `table` has one row a run and picture, `tables` are `runs` (the plan with costs), `plane`, `bought`,
-        `pushes` (cosines and norms by step), `spectra`, `maps`, and with baselines `search`; pictures are not kept.
+        A `Result`; `table` has one row per run and picture. `tables` are `runs` (the plan with costs), `plane`
+        (perception), `bought` (amount and rightness), `pushes` (cosines and norms by step), `spectra`, `maps`, and with
+        baselines `search`; pictures are not kept.
 
     Raises:
         ValueError: prompts without pictures, empty lists, fewer than two test prompts, scales out of range.
         IndexError: channels or blocks that this model does not have.
     """
-    check(prompts, seeds, scale, steps, controls, twin_noise)
-    check_sweep(dit, weight, window, blur_sigma, scales, blocks or (), windows, twin)
-    rivals.check(dit, baselines)
-    check_truth(dit, prompts, folder)
-    size = dict(zip(("height", "width"), dit.size(*picture_size(prompts, dit, folder)), strict=True))
-    more = {**size, **kwargs}
+    check(prompts_of(prompts), seeds, scale, steps, controls, noise)
+    check_sweep(dit, weight, window, blur_sigma, scales, blocks or (), windows, weak_model)
+    searched_baselines.check(dit, baselines)
+    items = examples(dit, prompts, folder, truth=True)
+    height, width = dit.size(*pictures_of(items).shape[-2:])
+    more = {"height": height, "width": width, **kwargs}
     subject = choose(
-        dit, prompts, seeds, channels=channels, block=block, steps=steps, detect=detect, split_seed=split_seed,
-        progress=progress, **more,
-    )  # fmt: skip
+        dit,
+        items,
+        seeds,
+        channels=channels,
+        block=block,
+        steps=steps,
+        detect=detect,
+        split_seed=split_seed,
+        progress=progress,
+        **more,
+    )
     off = Disrupt(subject.channels, subject.block)
     others = [len(dit.blocks) // 2] if blocks is None else list(blocks)
     others = [b for b in others if b != subject.block or blocks is not None]
     like = subject.found if like is None else like
-    sources = sources_of(dit, off, others, controls, like, twin, twin_noise)
-    sources |= rivals.sources_of(baselines, [*others, subject.block])
+    sources = sources_of(dit, off, others, controls, like, weak_model, noise)
+    sources |= searched_baselines.sources_of(baselines, [*others, subject.block])
     plan = runs(
-        sources, len(dit.blocks), steps=steps, scale=scale, weight=weight, window=window, blur_sigma=blur_sigma,
-        controls=controls, scales=scales, others=[(f"block {b}", b) for b in others], windows=windows,
-    )  # fmt: skip
+        sources,
+        len(dit.blocks),
+        steps=steps,
+        scale=scale,
+        weight=weight,
+        window=window,
+        blur_sigma=blur_sigma,
+        controls=controls,
+        scales=scales,
+        others=[(f"block {b}", b) for b in others],
+        windows=windows,
+    )
     whole = next(r.guidance for r in plan if r.role == "DG" and r.guidance.scale > 1)
-    plan += rivals.runs_of(baselines, subject.block, others, whole, steps, scales, windows)
+    plan += searched_baselines.runs_of(baselines, subject.block, others, whole, steps, scales, windows)
 
-    words, truth, _ = references_of(dit, list(subject.test), folder, len(subject.test), 0)
-    pairs = [(w, s, i) for i, w in enumerate(words) for s in seeds]
-    texts, noise = [p[0] for p in pairs], [p[1] for p in pairs]
-    truths = Truth.of(dit, truth[[p[2] for p in pairs]], batch)
+    jobs = [(example, seed) for example in subject.test for seed in seeds]
+    words, noise_seeds = [example.prompt for example, _ in jobs], [seed for _, seed in jobs]
+    truth = Truth.of(dit, pictures_of([example for example, _ in jobs]), batch)
     call = {"negative_prompt": negative_prompt, "batch": batch, **more}
-    made = measured(dit, plan, sources, texts, noise, truths, call, progress)
-    gained = buys(made.table, plan)
+    data = measure(dit, plan, sources, words, noise_seeds, truth, call, progress)
+    comparison = compare(data.table, plan)
     settings = subject.settings(
-        steps=steps, scale=scale, weight=weight, window=list(window), seeds=list(seeds),
-        blur_sigma=blur_sigma, baselines=list(baselines),
-        twin=f"noise of {twin_noise:g} x std on every weight matrix" if twin is None else "given",
-        controls=controls, margins=MARGINS, negative_prompt=negative_prompt, batch=batch, **more,
-    )  # fmt: skip
-    tables = {"runs": made.runs, "plane": made.plane, "bought": gained, "pushes": made.pushes}
-    tables |= {"spectra": made.spectra, "maps": made.maps}
-    notes = told(gained, str(subject.model["model"]))
+        steps=steps,
+        scale=scale,
+        weight=weight,
+        window=list(window),
+        seeds=list(seeds),
+        blur_sigma=blur_sigma,
+        baselines=list(baselines),
+        twin=f"noise of {noise:g} x std on every weight matrix" if weak_model is None else "given",
+        controls=controls,
+        margins=MARGINS,
+        negative_prompt=negative_prompt,
+        batch=batch,
+        **more,
+    )
+    tables = {"runs": data.runs, "plane": data.plane, "bought": comparison, "pushes": data.directions}
+    tables |= {"spectra": data.spectra, "maps": data.maps}
+    notes = sentences(comparison, str(subject.model["model"]))
     if baselines:
-        tables["search"] = rivals.searched(made.table, made.runs, plan, whole)
-        notes += rivals.told(tables["search"])
+        tables["search"] = searched_baselines.search_table(data.table, data.runs, plan, whole)
+        notes += searched_baselines.sentences(tables["search"])
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
         notes.append("no control matched in variance over tokens: it takes a detection, or like=")
-    found = outcomes(made.table, made.pushes, plan)
-    return Result("guidance", QUESTION, made.table, found, settings, tables, notes)
+    effects = outcomes(data.table, data.directions, plan)
+    return Result("guidance", QUESTION, data.table, effects, settings, tables, notes)
 
 
-def check(
-    prompts: Sequence[Any], seeds: Sequence[int], scale: float, steps: int, controls: int, twin_noise: float
-) -> None:
+def check(prompts: Sequence[str], seeds: Sequence[int], scale: float, steps: int, controls: int, noise: float) -> None:
     """Raise before any forward for pictures and settings that cannot be measured."""
     if not len(prompts):
         raise ValueError("an empty list of prompts: pass References or (prompt, picture) pairs, at least three")
-    words = [prompt_of(p) for p in prompts]
-    twice = sorted({w for w in words if words.count(w) > 1})
+    twice = sorted({p for p in prompts if prompts.count(p) > 1})
     if twice:
         raise ValueError(f"prompts given twice: {twice[:3]}; pass each once, with several seeds")
     if not len(seeds) or len(set(seeds)) != len(seeds):
@@ -166,8 +186,8 @@ def check(
         raise ValueError(f"scale={scale}; the usual CFG scale s must be more than 1 (1 = off), or there is no CFG")
     if steps < 2 or controls < 1:
         raise ValueError(f"steps={steps}, controls={controls}; at least 2 steps and 1 control draw")
-    if twin_noise <= 0:
-        raise ValueError(f"twin_noise={twin_noise}: relative to the weights' standard deviation, more than 0")
+    if noise <= 0:
+        raise ValueError(f"noise={noise}: relative to the weights' standard deviation, more than 0")
 
 
 def check_sweep(
@@ -178,9 +198,9 @@ def check_sweep(
     scales: Sequence[float],
     blocks: Sequence[int],
     windows: Sequence[Window],
-    twin: torch.nn.Module | None,
+    weak_model: torch.nn.Module | None,
 ) -> None:
-    """Raise for scales, windows or blocks out of range or repeated, and for a twin of another class."""
+    """Raise for scales, windows or blocks out of range or repeated, and for a weak model of another class."""
     weights = [weight, *scales]
     if min(weights) <= 0:
         raise ValueError(f"weight={weight}, scales={list(scales)}; the paper's w must be more than 0 (0 = off)")
@@ -188,87 +208,30 @@ def check_sweep(
         if len(set(values)) < len(values):
             raise ValueError(f"{what} {values}: one is there twice")
     for span in (window, *windows):
-        Guidance("guidance", window=span, blur_sigma=blur_sigma)
+        GuidanceRule("guidance", window=span, blur_sigma=blur_sigma)
     for block in blocks:
         dit.block(block)
-    if twin is not None and type(twin) is not type(dit.transformer):
-        raise ValueError(f"twin is a {type(twin).__name__}; another {type(dit.transformer).__name__} is needed")
-
-
-def picture_size(prompts: Sequence[Any], dit: DiT, folder: References | None) -> tuple[int, int]:
-    """Height and width of the references, which are all of one size."""
-    if isinstance(prompts[0], tuple):
-        return tuple(prompts[0][1].shape[-2:])
-    side = (folder or references(dit)).size
-    return side, side
+    if weak_model is not None and type(weak_model) is not type(dit.transformer):
+        raise ValueError(
+            f"weak_model is a {type(weak_model).__name__}; another {type(dit.transformer).__name__} is needed"
+        )
 
 
 def sources_of(
-    dit: DiT, off: Disrupt, others: Sequence[int], controls: int, like: Any, twin: Any, noise: float
-) -> dict[str, Source]:
-    """The worse twins by name."""
-    made: dict[str, Source] = {"d": off}
-    made |= {f"control {i}": control for i, control in enumerate(off.controls(controls))}
-    if like is not None:
-        made["variance"] = off.controls(1, "variance", like=like)[0]
-    made |= {f"block {b}": replace(off, block=b) for b in others}
-    for source in made.values():
-        if isinstance(source, Disrupt):
-            source.check(dit)
-    return {**made, "twin": noised_twin(dit.transformer, noise) if twin is None else twin}
-
-
-@dataclass
-class Measured:
-    """Everything that the plan's runs gave, as tidy tables."""
-
-    table: pd.DataFrame
-    runs: pd.DataFrame
-    plane: pd.DataFrame
-    pushes: pd.DataFrame
-    spectra: pd.DataFrame
-    maps: pd.DataFrame
-
-
-def measured(
     dit: DiT,
-    plan: Sequence[Run],
-    sources: Mapping[str, Source],
-    prompts: list[str],
-    seeds: list[int],
-    truth: Truth,
-    call: dict[str, Any],
-    progress: bool,
-) -> Measured:
-    """Run the plan."""
-    tables, costs, plane, pushes, spectra, maps = [], [], [], [], [], []
-    watched = ["u", "d", BLUR, "twin", "control 0"]
-    crossed = [("d", "u"), ("d", BLUR), ("d", "twin"), ("d", "control 0"), (BLUR, "u"), ("control 0", "u")]
-    for run in progress_bar(progress, iterable=plan, desc="guidance", unit="run"):
-        rule = run.guidance
-        watch = None
-        if run.role == "base" and rule.cfg_window == ALWAYS:
-            watch = Pushes(watched, crossed, rule.blur_sigma)
-        elif run.draw >= 0 or (run.role == "DG" and rule.scale > 1 and rule.window == ALWAYS):
-            watch = Pushes(["u", rule.worse], [(rule.worse, "u")], fields=False)
-        made = sample(dit, prompts, seeds, rule, sources=sources, steps=run.steps, observe=watch, **call)
-        pictures = decoded(dit, made.latents, batch=call["batch"])
-        about = {"rule": run.name, "role": run.role, "base": run.base, "draw": run.draw, "varied": run.varied}
-        tables.append(pd.DataFrame({**about, "prompt": prompts, "seed": seeds, **distortion(pictures, truth)}))
-        each = made.cost.block_calls / len(prompts)
-        costs.append({**about, "steps": run.steps, "block_calls": each, "forwards": made.cost.forwards / len(prompts)})
-        plane.append({**about, **perception(dit, pictures, truth, call["batch"])})
-        if watch is not None:
-            pushes.append(watch.table(prompts, seeds).assign(rule=run.name))
-        if watch is not None and watch.fields:
-            spectra.append(watch.spectra().assign(rule=run.name))
-            maps.append(watch.maps().assign(rule=run.name))
-    joint = pd.concat
-    return Measured(
-        joint(tables, ignore_index=True),
-        pd.DataFrame(costs),
-        pd.DataFrame(plane),
-        joint(pushes, ignore_index=True),
-        joint(spectra, ignore_index=True),
-        joint(maps, ignore_index=True),
-    )
+    off: Disrupt,
+    others: Sequence[int],
+    controls: int,
+    like: Massive | None,
+    weak_model: torch.nn.Module | None,
+    noise: float,
+) -> dict[str, Source]:
+    """The degraded predictions by name."""
+    disrupted = {"d": off}
+    disrupted |= {f"control {i}": control for i, control in enumerate(off.controls(controls))}
+    if like is not None:
+        disrupted["variance"] = off.controls(1, "variance", like=like)[0]
+    disrupted |= {f"block {b}": replace(off, block=b) for b in others}
+    for edit in disrupted.values():
+        edit.check(dit)
+    return {**disrupted, WEAK: noised_copy(dit.transformer, noise) if weak_model is None else weak_model}

@@ -1,15 +1,16 @@
-"""Which way do guidances push, and what is left of one when the part that it shares with another is taken out?
+"""The direction of each guidance, and its part along CFG's direction.
 
-Every guidance here is the same formula with another worse twin (the paper's is the disrupted prediction):
+Every guidance here is the same formula with another degraded prediction (the paper's is the disrupted one):
 
-    v = c  or  u + s (c - u),   plus   w (c - worse)
+    v = c  or  u + s (c - u),   plus   w (c - degraded)
 
-    worse = d       the massive channels disrupted: Detail Guidance
-    worse = d'      a matched control disrupted instead
-    worse = blur    the picture that c predicts, blurred: no second forward, unsharp masking of x0
-    worse = twin    the same transformer with noise on its weights, or an earlier checkpoint: auto-guidance
+    degraded = d       the massive channels disrupted: Detail Guidance
+    degraded = d'      a matched control disrupted instead
+    degraded = blur    the picture that c predicts, blurred: no second forward, unsharp masking of x0
+    degraded = twin    of a weak model, the same transformer with noise on its weights or an earlier checkpoint:
+                       auto-guidance (`twin` is its name in saved tables)
 
-The direction c - worse can be split into the part along c - u, which CFG has already, and the part across it; and its
+The direction c - degraded can be split into the part along c - u, which CFG has already, and the part across it. Its
 size can be set, for each picture and step, to that of w (c - d), so that only the direction differs.
 """
 
@@ -20,26 +21,26 @@ from typing import Any, Literal
 
 import torch
 
-from dg_tools.experiments.sampling_loop import At
+from dg_tools.experiments.sampling_step import SamplingStep
 from dg_tools.guidance.baselines.auto_guidance import noised
 from dg_tools.guidance.baselines.smooth import gaussian_blur
 
 Part = Literal["whole", "along", "across"]
 Window = tuple[float, float]
 ALWAYS: Window = (0.0, 1.0)
-BLUR = "blur"
+BLUR, WEAK = "blur", "twin"  # degraded predictions by their names in saved tables
 
 
 @dataclass(frozen=True)
-class Guidance:
-    """One rule of the loop.
+class GuidanceRule:
+    """A rule of the sampling loop: CFG, plus w times one direction.
 
     Attributes:
         name: in words, unique within an experiment.
         scale: the usual CFG scale s; 1 is off.
         weight: the paper's w; 0 is off.
-        worse: name of the worse twin's prediction among the loop's sources, or `blur`.
-        part: of c - worse: the `whole`, its part `along` c - u, or the rest, `across` it.
+        degraded: name of the degraded prediction among the loop's sources, or `blur`.
+        part: of c - degraded: the `whole`, its part `along` c - u, or the rest, `across` it.
         norm_of: another prediction's name: w is then set for each picture and step so that the term has the norm of
             `weight` (c - norm_of).
         window: of the term with w, as fractions of the steps.
@@ -50,7 +51,7 @@ class Guidance:
     name: str
     scale: float = 1.0
     weight: float = 0.0
-    worse: str = "d"
+    degraded: str = "d"
     part: Part = "whole"
     norm_of: str | None = None
     window: Window = ALWAYS
@@ -69,15 +70,15 @@ class Guidance:
             if not 0 <= start < stop <= 1:
                 raise ValueError(f"{self.name}: {what} [{start}, {stop}) is empty or outside 0..1")
 
-    def __call__(self, at: At) -> torch.Tensor:
+    def __call__(self, at: SamplingStep) -> torch.Tensor:
         """The velocity of a step."""
         cond = at["c"]
-        made = cond
+        velocity = cond
         if self.scale > 1 and inside(self.cfg_window, at.step, at.steps):
-            made = at["u"] + self.scale * (cond - at["u"])
+            velocity = at["u"] + self.scale * (cond - at["u"])
         if self.weight and inside(self.window, at.step, at.steps):
-            made = made + self.term(at)
-        return made
+            velocity = velocity + self.term(at)
+        return velocity
 
     def passes(self, step: int, steps: int) -> list[str]:
         """Names of the forwards that step `step` of `steps` needs, those of measuring the norm included."""
@@ -85,21 +86,21 @@ class Guidance:
         if self.scale > 1 and inside(self.cfg_window, step, steps):
             names.append("u")
         if self.weight and inside(self.window, step, steps):
-            names += [self.worse, *(["u"] if self.part != "whole" else []), *filter(None, [self.norm_of])]
+            names += [self.degraded, *(["u"] if self.part != "whole" else []), *filter(None, [self.norm_of])]
         return [n for n in dict.fromkeys(names) if n != BLUR]
 
-    def term(self, at: At) -> torch.Tensor:
+    def term(self, at: SamplingStep) -> torch.Tensor:
         """What is added for w, (N, C, h, w)."""
-        push = direction(at, self.worse, self.blur_sigma)
+        difference = direction(at, self.degraded, self.blur_sigma)
         if self.part != "whole":
-            along = projection(push, at["c"] - at["u"])
-            push = along if self.part == "along" else push - along
+            along = projection(difference, at["c"] - at["u"])
+            difference = along if self.part == "along" else difference - along
         if self.norm_of is None:
-            return self.weight * push
-        wanted = self.weight * norms(direction(at, self.norm_of, self.blur_sigma))
-        have = norms(push)
-        factor = torch.where(have > 0, wanted / have.clamp_min(torch.finfo(have.dtype).tiny), torch.zeros_like(have))
-        return factor[:, None, None, None].to(push.dtype) * push
+            return self.weight * difference
+        target = self.weight * norms(direction(at, self.norm_of, self.blur_sigma))
+        size = norms(difference)
+        factor = torch.where(size > 0, target / size.clamp_min(torch.finfo(size.dtype).tiny), torch.zeros_like(size))
+        return factor[:, None, None, None].to(difference.dtype) * difference
 
 
 def inside(window: Window, step: int, steps: int) -> bool:
@@ -107,12 +108,12 @@ def inside(window: Window, step: int, steps: int) -> bool:
     return window[0] * steps <= step < window[1] * steps
 
 
-def direction(at: At, worse: str, blur_sigma: float = 1.0) -> torch.Tensor:
-    """C - worse, (N, C, h, w); for `u` the direction of CFG."""
-    return at["c"] - (blurred(at, blur_sigma) if worse == BLUR else at[worse])
+def direction(at: SamplingStep, degraded: str, blur_sigma: float = 1.0) -> torch.Tensor:
+    """C - degraded, (N, C, h, w); for `u` the direction of CFG."""
+    return at["c"] - (blurred(at, blur_sigma) if degraded == BLUR else at[degraded])
 
 
-def blurred(at: At, sigma: float) -> torch.Tensor:
+def blurred(at: SamplingStep, sigma: float) -> torch.Tensor:
     """The velocity of the conditional prediction whose x0 is blurred, in latents; c minus it grows as 1 / sigma."""
     return (at.z - gaussian_blur(at.x0(at["c"]), sigma)) / at.sigma
 
@@ -139,22 +140,22 @@ def cosine(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return inner(x, y) / (norms(x) * norms(y)).masked_fill((norms(x) == 0) | (norms(y) == 0), torch.nan)
 
 
-def noised_twin(transformer: Any, size: float, seed: int = 0) -> Any:
-    """A degraded copy for auto-guidance: every weight matrix plus normal noise of `size` times its own spread.
+def noised_copy(transformer: Any, size: float, seed: int = 0) -> Any:
+    """A weak model for auto-guidance: every weight matrix plus normal noise of `size` times its own spread.
 
-    Karras et al. (arXiv 2406.02507) guide away from a smaller or less trained model; where none is at hand this is a
-    stand-in, and whether it errs as such a model would is not known.
+    Karras et al. (arXiv 2406.02507) guide away from a smaller or less trained model. This copy replaces it where there
+    is none; whether it errs as such a model would is not known.
 
     Raises:
         ValueError: a size that is not positive.
     """
     if size <= 0:
         raise ValueError(f"size={size}: noise relative to the weights' standard deviation, more than 0")
-    twin = type(transformer).from_config(transformer.config)  # not a deep copy: that would take hooks along
-    twin.load_state_dict(transformer.state_dict())
+    copy = type(transformer).from_config(transformer.config)  # not a deep copy: that would take hooks along
+    copy.load_state_dict(transformer.state_dict())
     first = next(transformer.parameters())
-    torch.nn.Module.to(twin, first.device, first.dtype).eval().requires_grad_(False)
-    matrices = [p for p in twin.parameters() if p.ndim > 1]
+    torch.nn.Module.to(copy, first.device, first.dtype).eval().requires_grad_(False)
+    matrices = [p for p in copy.parameters() if p.ndim > 1]
     for parameter, value in zip(matrices, noised(matrices, size, seed), strict=True):
         parameter.copy_(value)
-    return twin
+    return copy

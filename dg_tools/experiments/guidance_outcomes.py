@@ -1,6 +1,6 @@
-"""From the table of a guidance experiment to its outcomes: what did DG buy, against what, and what does a control buy?
+"""The outcomes of a guidance experiment from its table: what DG improves, over what, beside which controls.
 
-The margins are the meaning of the quantities, set before any run: a high-band correlation is said to change from one
+The margins come from what the quantities mean and are set before any run: a high-band correlation changes from one
 hundredth of its range on, the high-band power from a tenth of a doubling on.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.experiments.guidance_plan import Run
-from dg_tools.experiments.perception_distortion import bought, difference
+from dg_tools.experiments.perception_distortion import amount_and_rightness, difference
 from dg_tools.experiments.result import Outcome
 
 RIGHTNESS = 0.02  # high-band correlation: one hundredth of its range, -1..1
@@ -23,63 +23,72 @@ MARGINS = {"rightness": RIGHTNESS, "amount": AMOUNT}
 UNITS = {"rightness": "high-band correlation", "amount": "doublings of high-band power"}
 
 
-def find(plan: Sequence[Run], role: str, base: str) -> str:
+def run_name(plan: Sequence[Run], role: str, base: str) -> str:
     """Name of the first run of a role that is compared with a base."""
     return next(run.name for run in plan if run.role == role and run.base == base)
 
 
-def outcomes(table: pd.DataFrame, pushes: pd.DataFrame, plan: Sequence[Run]) -> list[Outcome]:
-    """Effects of DG under CFG and without, at equal compute; beside other twins; and whether it is hidden CFG."""
+def outcomes(table: pd.DataFrame, directions: pd.DataFrame, plan: Sequence[Run]) -> list[Outcome]:
+    """Effects of DG with CFG and without, at equal compute; beside other degraded predictions; is it hidden CFG?"""
     cond, cfg, windowed = [run.name for run in plan if run.role == "base"]
     draws = [run.name for run in plan if run.draw >= 0]
-    drawn = "matched channels disrupted instead, at DG's norm in every step"
-    dg, fair = find(plan, "DG", cfg), find(plan, "equal compute", cfg)
-    made = [
+    control = "matched channels disrupted instead, at DG's norm in every step"
+    dg, fair = run_name(plan, "DG", cfg), run_name(plan, "equal compute", cfg)
+    results = [
         change(table, dg, fair, "rightness", "DG+CFG buys right detail: its high band follows the own reference more "
-               "than that of CFG with as many block calls", null=draws, control=drawn, primary=True),
+               "than that of CFG with as many block calls", null=draws, control=control, primary=True),
         change(table, dg, fair, "amount", "DG+CFG buys the right amount of detail: its high-band power is nearer to "
-               "the own reference's than that of CFG with as many block calls", null=draws, control=drawn),
+               "the own reference's than that of CFG with as many block calls", null=draws, control=control),
     ]  # fmt: skip
     for base, words in ((cond, "without CFG"), (windowed, "both within one window")):
-        ours, equal = find(plan, "DG", base), find(plan, "equal compute", base)
+        ours, equal = run_name(plan, "DG", base), run_name(plan, "equal compute", base)
         for what in UNITS:
-            said = {"rightness": "right detail", "amount": "the right amount of detail"}[what]
-            claim = f"DG buys {said}, {words}, at equal block calls"
-            made.append(change(table, ours, equal, what, claim, name=f"{what}, {words}"))
-    twins = [r for r in plan if r.role == "control guidance" and r.base == cfg and r.guidance.norm_of]
-    for run in twins:
-        twin = run.name.removeprefix(f"{cfg} + ").removesuffix(", norm of DG")
+            detail = {"rightness": "right detail", "amount": "the right amount of detail"}[what]
+            claim = f"DG buys {detail}, {words}, at equal block calls"
+            results.append(change(table, ours, equal, what, claim, name=f"{what}, {words}"))
+    alternatives = [r for r in plan if r.role == "control guidance" and r.base == cfg and r.guidance.norm_of]
+    for run in alternatives:
+        other = run.name.removeprefix(f"{cfg} + ").removesuffix(", norm of DG")
         for what in UNITS:
-            claim = f"DG buys more {what} than guiding away from the {twin} at the same norm per step"
-            made.append(change(table, dg, run.name, what, claim, name=f"{what}, beside {twin}"))
+            claim = f"DG buys more {what} than guiding away from the {other} at the same norm per step"
+            results.append(change(table, dg, run.name, what, claim, name=f"{what}, beside {other}"))
     across = next(r.name for r in plan if r.role == "part of DG" and r.base == cfg and r.guidance.part == "across")
     for what in UNITS:
         claim = f"without its part along CFG, DG buys as much {what}"
-        made.append(change(table, across, dg, what, claim, name=f"{what}, CFG direction removed", direction="within"))
-    return [*made, hidden(pushes, dg, draws)]
+        results.append(
+            change(table, across, dg, what, claim, name=f"{what}, CFG direction removed", direction="within")
+        )
+    return [*results, hidden_cfg(directions, dg, draws)]
 
 
 def change(
-    table: pd.DataFrame, rule: str, base: str, what: str, claim: str, *, null: Sequence[str] = (), name: str = "",
+    table: pd.DataFrame,
+    rule: str,
+    base: str,
+    what: str,
+    claim: str,
+    *,
+    null: Sequence[str] = (),
+    name: str = "",
     **settings: Any,
-) -> Outcome:  # fmt: skip
-    """Gain of a rule over a base in rightness (rise of the correlation) or amount (fall of the amount error)."""
-    values, prompts = gain(table, rule, base, what)
-    drawn = [float(np.mean(gain(table, draw, base, what)[0])) for draw in null]
+) -> Outcome:
+    """A rule over a base in rightness (rise of the correlation) or amount (fall of the amount error)."""
+    values, prompts = improvement(table, rule, base, what)
+    controls = [float(np.mean(improvement(table, draw, base, what)[0])) for draw in null]
     settings = {"direction": "above", "margin": MARGINS[what], "unit": UNITS[what], **settings}
-    return Outcome.from_values(name or what, claim, values, prompts, null=drawn, **settings)
+    return Outcome.from_values(name or what, claim, values, prompts, null=controls, **settings)
 
 
-def gain(table: pd.DataFrame, rule: str, base: str, what: str) -> tuple[np.ndarray, np.ndarray]:
+def improvement(table: pd.DataFrame, rule: str, base: str, what: str) -> tuple[np.ndarray, np.ndarray]:
     """The same picture by picture, with the pictures' prompts."""
     column, sign = {"rightness": ("high_correlation", 1), "amount": ("amount_error", -1)}[what]
     values, prompts = difference(table, rule, base, column)
     return sign * values, prompts
 
 
-def hidden(pushes: pd.DataFrame, dg: str, draws: Sequence[str]) -> Outcome:
+def hidden_cfg(directions: pd.DataFrame, dg: str, draws: Sequence[str]) -> Outcome:
     """Is c - d the direction of CFG? Mean cosine over the steps, along the run's own trajectory."""
-    cosines = pushes[(pushes["quantity"] == "cosine") & (pushes["with"] == "u")]
+    cosines = directions[(directions["quantity"] == "cosine") & (directions["with"] == "u")]
 
     def of(rule: str) -> pd.Series:
         part = cosines[(cosines["rule"] == rule)]
@@ -99,21 +108,21 @@ def hidden(pushes: pd.DataFrame, dg: str, draws: Sequence[str]) -> Outcome:
     )
 
 
-def told(buys: pd.DataFrame, model: str) -> list[str]:
-    """What DG buys on this model, in sentences, amount and rightness always side by side; then the sweep."""
+def sentences(comparison: pd.DataFrame, model: str) -> list[str]:
+    """What DG improves on this model, amount and rightness always side by side; then the sweep."""
     words = {"gained": "comes nearer", "lost": "moves away", "same": "stays", "undecided": "is undecided"}
     lines = []
-    for row in buys[buys["varied"] == ""].to_dict("records"):
+    for row in comparison[comparison["varied"] == ""].to_dict("records"):
         lines.append(
             f"{model}, {row['rule']} against {row['base']}: the amount of detail {words[row['amount_is']]} "
             f"({row['amount']:+.3f} doublings, {row['amount_low']:+.3f} to {row['amount_high']:+.3f}); its rightness "
             f"{words[row['rightness_is']].replace('comes nearer', 'rises').replace('moves away', 'falls')} "
             f"({row['rightness']:+.3f} of correlation, {row['rightness_low']:+.3f} to {row['rightness_high']:+.3f})"
         )
-    swept = buys[buys["varied"] != ""]
-    if len(swept):
+    sweep = comparison[comparison["varied"] != ""]
+    if len(sweep):
         for what in UNITS:
-            best = swept.loc[swept[what].idxmax()]
+            best = sweep.loc[sweep[what].idxmax()]
             lines.append(
                 f"exploratory, over the sweep: DG buys most {what} at {best['varied']} "
                 f"({best[what]:+.3f}, {best[f'{what}_low']:+.3f} to {best[f'{what}_high']:+.3f})"
@@ -121,9 +130,9 @@ def told(buys: pd.DataFrame, model: str) -> list[str]:
     return lines
 
 
-def buys(table: pd.DataFrame, plan: Sequence[Run]) -> pd.DataFrame:
-    """`bought` for DG under each base at equal compute, and for the sweep against CFG with as many steps."""
-    pairs = [(r.name, find(plan, "equal compute", r.base), "") for r in plan if r.role == "DG"]
+def compare(table: pd.DataFrame, plan: Sequence[Run]) -> pd.DataFrame:
+    """`amount_and_rightness` of DG over each base at equal compute, and of the sweep over CFG with as many steps."""
+    pairs = [(r.name, run_name(plan, "equal compute", r.base), "") for r in plan if r.role == "DG"]
     pairs += [(r.name, r.base, r.varied) for r in plan if r.role == "sweep"]
-    made = bought(table, [(rule, base) for rule, base, _ in pairs], MARGINS)
-    return made.assign(varied=[varied for _, _, varied in pairs])
+    comparison = amount_and_rightness(table, [(rule, base) for rule, base, _ in pairs], MARGINS)
+    return comparison.assign(varied=[varied for _, _, varied in pairs])

@@ -1,4 +1,4 @@
-"""Which sampling runs answer what Detail Guidance buys? The list, with what each costs, before anything is run."""
+"""The planned sampling runs of the guidance experiment, with the cost of each, before anything is run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dg_tools.experiments.directions import BLUR, Guidance, Window
-from dg_tools.experiments.sampling_loop import Source
+from dg_tools.experiments.directions import BLUR, WEAK, GuidanceRule, Window
+from dg_tools.experiments.sampling_step import Source
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.interventions import Disrupt
 
@@ -26,7 +26,7 @@ class Run:
         method: of a baseline, its name.
     """
 
-    guidance: Guidance
+    guidance: GuidanceRule
     steps: int
     role: Role
     base: str = ""
@@ -45,7 +45,7 @@ def joined(*parts: str) -> str:
     return " + ".join(p for p in parts if p) or "cond"
 
 
-def block_calls(guidance: Guidance, sources: Mapping[str, Source], blocks: int, steps: int) -> int:
+def block_calls(guidance: GuidanceRule, sources: Mapping[str, Source], blocks: int, steps: int) -> int:
     """Blocks that one picture costs: all of them for c and u, those after the disrupted one for a disruption."""
     total = 0
     for step in range(steps):
@@ -53,12 +53,14 @@ def block_calls(guidance: Guidance, sources: Mapping[str, Source], blocks: int, 
             source = sources.get(name)
             if isinstance(source, InBlocks):
                 total += source.calls(blocks)
+            elif isinstance(source, Disrupt):
+                total += blocks - source.block - 1
             else:
-                total += blocks - source.block - 1 if isinstance(source, Disrupt) else blocks  # type: ignore[operator]
+                total += blocks
     return total
 
 
-def equal_steps(base: Guidance, cost: int, sources: Mapping[str, Source], blocks: int, steps: int) -> int:
+def equal_steps(base: GuidanceRule, cost: int, sources: Mapping[str, Source], blocks: int, steps: int) -> int:
     """How many steps of `base` cost nearest to `cost` block calls, the more where two are as near; at least `steps`."""
     many = range(steps, 4 * steps + 1)
     return min(many, key=lambda n: (abs(block_calls(base, sources, blocks, n) - cost), -n))
@@ -81,7 +83,7 @@ def runs(
     """The plan.
 
     Args:
-        sources: of the loop: `d`, `twin`, `control 0` and on, `variance` where there is one.
+        sources: of the loop: `d`, `twin` (the weak model), `control 0` and on, `variance` where there is one.
         blocks: of the transformer.
         steps: of every run but those of equal compute.
         scale, weight: s and w.
@@ -92,24 +94,24 @@ def runs(
     """
     plan: list[Run] = []
     detail = f"DG {weight:g}"
-    worse = [BLUR, "twin", "control 0", *(["variance"] if "variance" in sources else [])]
-    words = {BLUR: "blur", "twin": "noised twin", "control 0": "shift control", "variance": "variance control"}
+    alternatives = [BLUR, WEAK, "control 0", *(["variance"] if "variance" in sources else [])]
+    words = {BLUR: "blur", WEAK: "noised twin", "control 0": "shift control", "variance": "variance control"}
 
-    def equal(name: str, to: Guidance, base: Guidance) -> Run:
+    def equal(name: str, to: GuidanceRule, base: GuidanceRule) -> Run:
         n = equal_steps(base, block_calls(to, sources, blocks, steps), sources, blocks, steps)
         return Run(replace(base, name=f"{name}, {n} steps"), n, "equal compute", base.name)
 
     for s in (1.0, scale):
         cfg = f"CFG {s:g}" if s > 1 else ""
-        base = Guidance(joined(cfg), s, blur_sigma=blur_sigma)
+        base = GuidanceRule(joined(cfg), s, blur_sigma=blur_sigma)
         dg = replace(base, name=joined(cfg, detail), weight=weight)
         fair = equal(base.name, dg, base)
         plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), fair]
-        for twin in worse:
-            against = replace(dg, worse=twin)
-            same = replace(against, name=joined(cfg, f"{words[twin]} {weight:g}"))
-            matched = replace(against, name=joined(cfg, f"{words[twin]}, norm of DG"), norm_of="d")
-            draw = 0 if twin == "control 0" and s > 1 else -1
+        for name in alternatives:
+            against = replace(dg, degraded=name)
+            same = replace(against, name=joined(cfg, f"{words[name]} {weight:g}"))
+            matched = replace(against, name=joined(cfg, f"{words[name]}, norm of DG"), norm_of="d")
+            draw = 0 if name == "control 0" and s > 1 else -1
             plan += [
                 Run(same, steps, "control guidance", base.name),
                 Run(matched, steps, "control guidance", base.name, draw),
@@ -119,22 +121,22 @@ def runs(
             plan.append(Run(split, steps, "part of DG", base.name))
 
     cfg, within = f"CFG {scale:g}", f"in {window[0]:g} to {window[1]:g}"
-    base = Guidance(f"{cfg}, {within}", scale, cfg_window=window, blur_sigma=blur_sigma)
+    base = GuidanceRule(f"{cfg}, {within}", scale, cfg_window=window, blur_sigma=blur_sigma)
     dg = replace(base, name=f"{cfg} + {detail}, {within}", weight=weight, window=window)
     plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), equal(base.name, dg, base)]
 
-    whole = Guidance(joined(cfg, detail), scale, weight, blur_sigma=blur_sigma)
+    whole = GuidanceRule(joined(cfg, detail), scale, weight, blur_sigma=blur_sigma)
     for w in scales:
         plan.append(sweep(replace(whole, weight=w, name=joined(cfg, f"DG {w:g}")), steps, cfg, f"w = {w:g}"))
     for name, block in others:
-        said = f"block {block}"
-        plan.append(sweep(replace(whole, worse=name, name=f"{whole.name}, {said}"), steps, cfg, said))
+        change = f"block {block}"
+        plan.append(sweep(replace(whole, degraded=name, name=f"{whole.name}, {change}"), steps, cfg, change))
     for span in windows:
-        said = f"DG in {span[0]:g} to {span[1]:g}"
-        plan.append(sweep(replace(whole, window=span, name=f"{whole.name}, {said}"), steps, cfg, said))
+        change = f"DG in {span[0]:g} to {span[1]:g}"
+        plan.append(sweep(replace(whole, window=span, name=f"{whole.name}, {change}"), steps, cfg, change))
     for i in range(1, controls):  # the first is among the control guidances
-        drawn = replace(whole, worse=f"control {i}", norm_of="d", name=f"{cfg} + control draw {i}, norm of DG")
-        plan.append(Run(drawn, steps, "control draw", cfg, i))
+        control = replace(whole, degraded=f"control {i}", norm_of="d", name=f"{cfg} + control draw {i}, norm of DG")
+        plan.append(Run(control, steps, "control draw", cfg, i))
     names = [run.name for run in plan]
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:
@@ -142,6 +144,6 @@ def runs(
     return plan
 
 
-def sweep(guidance: Guidance, steps: int, base: str, varied: str) -> Run:
+def sweep(guidance: GuidanceRule, steps: int, base: str, varied: str) -> Run:
     """A run of the sweep."""
     return Run(guidance, steps, "sweep", base, varied=varied)

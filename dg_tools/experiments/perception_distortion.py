@@ -1,4 +1,4 @@
-"""The perception-distortion plane: is a set of samples like the references, and is each sample like its own?
+"""Perception and distortion: is a set of samples like the references, and is each sample like its own?
 
 Perception compares two *sets*, whichever picture is which: mean spectrum, spread of the detail statistics, a kernel
 distance on the VAE encoder's features. Distortion compares each sample with the reference of the *same prompt*. A
@@ -40,7 +40,7 @@ class Truth:
     Attributes:
         pictures: (N, 3, H, W) in [-1, 1].
         latents: (N, C, h, w), the VAE encoder's features.
-        reconstruction: what the VAE makes of them: no latent model can come nearer.
+        reconstruction: encoded and decoded by the VAE: no latent model can come nearer.
     """
 
     pictures: torch.Tensor
@@ -61,18 +61,18 @@ def distortion(samples: torch.Tensor, truth: Truth) -> dict[str, np.ndarray]:
     size; `*_correlation` is -1..1 by band, with `_vae` against the reference's reconstruction; errors are mean squares.
     """
     correlation, error = band_correlation(samples, truth.pictures), band_error(samples, truth.pictures)
-    power, wanted = band_power(samples)["high"], band_power(truth.pictures)["high"]
-    amount = (power.clamp_min(1e-12) / wanted.clamp_min(1e-12)).log2()
-    found = {f"{band}_correlation": value for band, value in correlation.items()}
-    found["high_correlation_vae"] = band_correlation(samples, truth.reconstruction)["high"]
-    found |= {
+    power, reference = band_power(samples)["high"], band_power(truth.pictures)["high"]
+    amount = (power.clamp_min(1e-12) / reference.clamp_min(1e-12)).log2()
+    values = {f"{band}_correlation": value for band, value in correlation.items()}
+    values["high_correlation_vae"] = band_correlation(samples, truth.reconstruction)["high"]
+    values |= {
         "error": torch.stack(list(error.values())).sum(0),
         "high_error": error["high"],
         "amount": amount,
         "amount_error": amount.abs(),
     }
-    found |= {name: value for name, value in describe(samples, truth.pictures).items() if name not in found}
-    return {name: np.asarray(torch.as_tensor(value), np.float64) for name, value in found.items()}
+    values |= {name: value for name, value in describe(samples, truth.pictures).items() if name not in values}
+    return {name: np.asarray(torch.as_tensor(value), np.float64) for name, value in values.items()}
 
 
 def perception(dit: DiT, samples: torch.Tensor, truth: Truth, batch: int = 32, seed: int = 0) -> dict[str, float]:
@@ -85,14 +85,14 @@ def perception(dit: DiT, samples: torch.Tensor, truth: Truth, batch: int = 32, s
     ours, theirs = ({k: v for k, v in describe(x).items() if k in DETAIL} for x in (samples, truth.pictures))
     features = torch.cat([encode(dit, part) for part in samples.split(batch)])
     rings = min(16, min(samples.shape[-2:]) // 4)  # a ring narrower than this may hold no frequency
-    found = {
+    distances = {
         "spectrum": log_spectral_distance(samples, truth.pictures, rings),
         "statistics": float(np.mean(list(statistics_distance(ours, theirs).values()))),
     }
     if len(samples) < 4:
-        return {**found, "kernel": np.nan, "kernel_low": np.nan, "kernel_high": np.nan}
-    distance = kernel_distance(features, truth.latents, seed=seed)
-    return {**found, "kernel": distance.estimate, "kernel_low": distance.low, "kernel_high": distance.high}
+        return {**distances, "kernel": np.nan, "kernel_low": np.nan, "kernel_high": np.nan}
+    kernel = kernel_distance(features, truth.latents, seed=seed)
+    return {**distances, "kernel": kernel.estimate, "kernel_low": kernel.low, "kernel_high": kernel.high}
 
 
 def difference(table: pd.DataFrame, rule: str, base: str, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -101,8 +101,10 @@ def difference(table: pd.DataFrame, rule: str, base: str, column: str) -> tuple[
     return (wide[rule] - wide[base]).to_numpy(), wide.index.get_level_values("prompt").to_numpy()
 
 
-def bought(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], margins: dict[str, float]) -> pd.DataFrame:
-    """For each (rule, base): what the rule buys, the right amount of detail, or the right detail, or neither.
+def amount_and_rightness(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], margins: dict[str, float]
+) -> pd.DataFrame:
+    """For each (rule, base): does the rule improve the amount of detail, its rightness, both or neither?
 
     Columns: rule, base, and for `amount` (fall of the amount error: how much nearer to the reference's high-band power,
     in doublings) and `rightness` (rise of the high-band correlation): change, its interval, and `gained`, `lost`,
@@ -115,13 +117,13 @@ def bought(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], margins: dict[
             change, prompts = difference(table, rule, base, column)
             value, low, high = bootstrap_interval(sign * change, prompts)
             row |= {what: value, f"{what}_low": low, f"{what}_high": high}
-            row[f"{what}_is"] = judged(low, high, margins[what])
+            row[f"{what}_is"] = judgement(low, high, margins[what])
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def judged(low: float, high: float, margin: float) -> str:
-    """An interval of a gain in a word."""
+def judgement(low: float, high: float, margin: float) -> str:
+    """The interval of an improvement in one word."""
     if low > margin or high < -margin:
         return "gained" if low > margin else "lost"
     return "same" if -margin <= low and high <= margin else "undecided"
