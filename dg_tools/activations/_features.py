@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 
 from dg_tools.datasets.pictures import as_pictures
 from dg_tools.families import bind
-from dg_tools.models.block import Block, part_of
+from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
 from dg_tools.onestep import check_velocity, conditions, velocity
@@ -150,11 +151,8 @@ def entries(
     result: dict[int, Entry] = {}
 
     def keep(block: Block, modulation: torch.Tensor) -> None:
-        chunks = block.record.as_chunks(block.module, modulation, dit.width)
-        if (added := block.record.added(block.module)) is not None:
-            chunks = added + chunks
-        names = block.record.chunks(block.module)
-        shift, scale = (chunks[:, first_of(names, kind)].float() for kind in ("shift", "scale"))
+        chunks = block.record.modulated(block.module, modulation, dit.width)
+        shift, scale = (first_of(chunks, kind).float() for kind in ("shift", "scale"))
         result[block.index] = Entry(hidden[block.index], shift, scale)
         if len(result) == len(set(blocks)):
             raise _Reached
@@ -166,21 +164,14 @@ def entries(
             if block.record.returns == "sequence":  # text tokens first
                 image = image[:, -rows * columns :]
             hidden[block.index] = image.detach().float()
-            if block.record.adaln is None:
-                keep(block, inputs[block.record.given])
 
         return block.module.register_forward_pre_hook(hook, with_kwargs=True)
-
-    def at_adaln(block: Block) -> Any:
-        linear = part_of(block.module, str(block.record.adaln))
-        return linear.register_forward_hook(lambda module, args, output: keep(block, output))
 
     with dit.running(), ExitStack() as stack:
         for index in sorted(set(blocks)):
             block = dit.block(index)
             stack.callback(at_entry(block).remove)
-            if block.record.adaln is not None:
-                stack.callback(at_adaln(block).remove)
+            stack.callback(block.record.on_modulation(block.module, partial(keep, block)).remove)
         try:
             velocity(dit, noised, sigma, inputs)
         except _Reached:
@@ -188,9 +179,9 @@ def entries(
     return result
 
 
-def first_of(names: Sequence[str | None], kind: str) -> int:
-    """Position of the chunk that the block's first LayerNorm takes: `shift_msa`, or `shift` where there is one only."""
-    return next(i for i, name in enumerate(names) if name in (kind, f"{kind}_msa"))
+def first_of(chunks: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
+    """The chunk that the block's first LayerNorm takes: `shift_msa`, or `shift` where there is only one."""
+    return next(value for name, value in chunks.items() if name in (kind, f"{kind}_msa"))
 
 
 def modulated(entry: Entry, channels: Sequence[int], recipe: Recipe) -> torch.Tensor:

@@ -83,7 +83,7 @@ def select_raw(
         raise ValueError(f"raw_stream={stream!r}; allowed: image, text")
     for block in blocks:
         dit.block(block)
-        if stream == "text" and getattr(dit.block(block).module, "context_pre_only", False):
+        if stream == "text" and not dit.block(block).has_text:
             raise ValueError(f"raw text of block {block} asked for; this block returns no text stream")
     options = {"raw_steps": steps, "raw_tokens": tokens, "raw_channels": channels}
     if not blocks:

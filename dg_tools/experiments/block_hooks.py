@@ -71,23 +71,9 @@ def on_modulation(
             block = dit.block(index)
 
             def named(value: torch.Tensor, block: Block = block) -> None:
-                parts, added = block.record.as_chunks(block.module, value, dit.width), block.record.added(block.module)
-                parts = parts if added is None else parts + added.reshape(1, -1, dit.width)[:, : parts.shape[1]]
-                names = block.record.chunks(block.module)
-                see(block, {n: parts[:, i] for i, n in enumerate(names) if n is not None})
+                see(block, block.record.modulated(block.module, value, dit.width))
 
-            if block.record.adaln is not None:
-                linear = block.module.get_submodule(block.record.adaln)
-                hook = lambda module, inputs, output, named=named: named(output)  # noqa: E731
-                stack.callback(linear.register_forward_hook(hook).remove)
-            else:
-
-                def given(
-                    module: torch.nn.Module, args: tuple, kwargs: dict, named: Callable = named, block: Block = block
-                ) -> None:
-                    named(bind(module, args, kwargs)[str(block.record.given)])
-
-                stack.callback(block.module.register_forward_pre_hook(given, with_kwargs=True).remove)
+            stack.callback(block.record.on_modulation(block.module, named).remove)
         yield
 
 

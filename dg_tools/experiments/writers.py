@@ -24,16 +24,14 @@ EMBEDDING = -1  # block number of what is in the stream before the first block
 
 
 def branches(block: Block) -> list[tuple[str, str, str]]:
-    """(writer, module path, gate) of what a block adds to the image stream."""
-    record = block.record
-    writes = []
-    if record.attn is not None and record.attn_gate is not None:
-        writes.append(("attention", record.attn, record.attn_gate))
-    if "gate_msa2" in record.chunks(block.module):
-        writes.append(("attention 2", "attn2", "gate_msa2"))
-    if record.mlp is None:
+    """(writer, module path, gate) of what a block adds to the image stream.
+
+    Raises:
+        ValueError: a block whose MLP runs for both streams.
+    """
+    if block.record.mlp is None:
         raise ValueError(f"{block!r} runs its MLP more than once: its writes cannot be separated")
-    return [*writes, ("joint" if record.attn is None else "MLP", record.mlp, record.mlp_gate)]
+    return block.record.branches(block.module)
 
 
 @contextmanager
@@ -51,7 +49,7 @@ def on_writes(dit: DiT, see: Callable[[int, str, torch.Tensor], None]) -> Iterat
         patch.clear()
 
     def projected(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        patch[:] = [output.flatten(2).transpose(1, 2)]
+        patch[:] = [output if output.ndim == 3 else output.flatten(2).transpose(1, 2)]
 
     def embedded(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         stream = bind(module, args, kwargs)["hidden_states"][:, -tokens[0] :]
@@ -67,11 +65,11 @@ def on_writes(dit: DiT, see: Callable[[int, str, torch.Tensor], None]) -> Iterat
         return hook
 
     # a table of positions is added to the projection inside one module; rotary positions (FLUX) write nothing
-    table = getattr(getattr(dit.transformer, "pos_embed", None), "proj", None)
+    path = dit.family.patch_projection
     with ExitStack() as stack:
         stack.callback(dit.transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
-        if table is not None:
-            stack.callback(table.register_forward_hook(projected).remove)
+        if path:
+            stack.callback(dit.transformer.get_submodule(path).register_forward_hook(projected).remove)
         first = dit.blocks[0].module
         stack.callback(first.register_forward_pre_hook(embedded, with_kwargs=True).remove)
         stack.enter_context(on_modulation(dit, range(len(dit.blocks)), lambda b, c: gates.update({b.index: c})))

@@ -13,8 +13,9 @@ import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dg_tools.families.block_list import BlockList, Stream, bind
 from dg_tools.families.flux import FAMILY as FLUX
-from dg_tools.families.records import BlockList, Family, Rows, Stream, bind
+from dg_tools.families.records import Family, Rows
 from dg_tools.families.sd3 import FAMILY as SD3
 
 if TYPE_CHECKING:  # a record is read without torch

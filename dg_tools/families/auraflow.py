@@ -29,4 +29,5 @@ FAMILY = Family(
     positions_are_flat=True,
     pipelines=("AuraFlowPipeline",),
     defaults=Defaults(steps=50, pixels=(1024, 1024), text=(8, 256)),
+    patch_projection="pos_embed.proj",
 )

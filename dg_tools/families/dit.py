@@ -45,4 +45,6 @@ FAMILY = Family(
     pipelines=("DiTPipeline",),
     latents=Scaled(),
     defaults=Defaults(steps=50, text=(0, 0)),
+    patch_projection="pos_embed.proj",
+    class_count="num_embeds_ada_norm",
 )

@@ -7,7 +7,7 @@ FAMILY = Family(
     name="flux",
     transformer="FluxTransformer2DModel",
     lists=(
-        BlockList("transformer_blocks", label="double"),
+        BlockList("transformer_blocks", label="double", products=("attn",)),
         BlockList(
             "single_transformer_blocks",
             label="single",
@@ -18,6 +18,7 @@ FAMILY = Family(
             mlp="proj_out",
             mlp_gate="gate",
             mlp_is_concatenated=True,
+            products=("attn",),
         ),
     ),
     rows="sequential",
@@ -28,4 +29,6 @@ FAMILY = Family(
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance"),
     latents=PACKED,
     defaults=Defaults(latent_side=128),
+    image_first=False,
+    positions="img_ids",
 )

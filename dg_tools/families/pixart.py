@@ -34,4 +34,5 @@ FAMILY = Family(
     call={"use_resolution_binning": False},
     pipelines=("PixArtSigmaPipeline",),
     defaults=Defaults(steps=20, text=(0, 300)),
+    patch_projection="pos_embed.proj",
 )

@@ -1,127 +1,20 @@
-"""What a record says: `BlockList` of one list of blocks, `Family` of the whole model and its pipeline."""
+"""What a record says of a whole model and its pipeline."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from dg_tools.families.block_list import SIX, BlockList
 from dg_tools.families.latents import PLAIN, Latents
 
 if TYPE_CHECKING:  # a record is read without torch
     import torch
 
+__all__ = ["SIX", "BlockList", "Defaults", "Family", "Rows"]
+
 Rows = Literal["batched", "batched_cond_first", "sequential"]
-Stream = Literal["image", "text"]
-SIX = ("shift_msa", "scale_msa", "gate_msa", "shift_mlp", "scale_mlp", "gate_mlp")
-
-
-def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's inputs by name, however they were passed."""
-    if not args:
-        return kwargs
-    named = inspect.signature(type(module).forward).bind_partial(module, *args).arguments
-    return {**kwargs, **{name: value for name, value in named.items() if value is not module}}
-
-
-@dataclass(frozen=True)
-class BlockList:
-    """One list of blocks, all of one kind.
-
-    Attributes:
-        path: the list's attribute on the transformer, `transformer_blocks`.
-        label: prefix of the site names; empty: `3`, `single`: `single.3`.
-        returns: `tuple`, both streams; `tensor`, the image stream alone (text is only attended to); `sequence`, one
-            tensor with the text tokens first and the image tokens after them.
-        image, text: position of the image and the text hidden states (rows, tokens, channels) in a returned tuple. The
-            text position may hold None (SD3's last block).
-        adaln: path of the block's linear layer that gives the AdaLN chunks of the image stream; None where the chunks
-            come from outside.
-        given: then the block's input that holds them, (rows, chunks x channels) or (rows, chunks, channels), the image
-            stream's first; `table` is the block's parameter (chunks, channels) that is added to it, if any.
-        modulation: names of the chunks (rows, channels), in order; None for a chunk of the text stream.
-        modulation_dual: the same where the block has a second image attention (SD3.5-medium).
-        attn: path of the attention module; `attn_gate` the chunk that scales its image output, None where attention
-            reaches the stream through the MLP alone.
-        mlp: path of the last module of the MLP branch, None where it runs more than once in a block (a trace could not
-            tell the runs apart); `mlp_gate` the chunk that scales its output. Where attention and MLP are written
-            together (FLUX single blocks) `attn` is None and `mlp` is the joint projection.
-        mlp_is_concatenated: the outputs of `attn` and `mlp` hold the text tokens too, before the image tokens.
-        text_only: names of the block's parts that see the text stream and nothing else, where they have LayerNorms.
-        length: the transformer's configuration that says how many blocks these are.
-    """
-
-    path: str
-    label: str = ""
-    returns: Literal["tuple", "tensor", "sequence"] = "tuple"
-    image: int = 1
-    text: int = 0
-    adaln: str | None = "norm1.linear"
-    given: str = ""
-    table: str = ""
-    modulation: tuple[str | None, ...] = SIX
-    modulation_dual: tuple[str | None, ...] | None = None
-    attn: str | None = "attn"
-    attn_gate: str | None = "gate_msa"
-    mlp: str | None = "ff"
-    mlp_gate: str = "gate_mlp"
-    mlp_is_concatenated: bool = False
-    text_only: tuple[str, ...] = ("norm1_context", "norm2_context")
-    length: str = "num_layers"
-
-    # -- AdaLN --------------------------------------------------------------------------------------------------------
-
-    def chunks(self, block: torch.nn.Module) -> tuple[str | None, ...]:
-        """Names of this block's AdaLN chunks, in order; None for one of the text stream."""
-        if self.modulation_dual and getattr(block, "use_dual_attention", False):
-            return self.modulation_dual
-        return self.modulation
-
-    def as_chunks(self, block: torch.nn.Module, value: torch.Tensor, width: int) -> torch.Tensor:
-        """A view (rows, chunks, channels) of what `adaln` gives, or of the block's input `given`."""
-        return value.view(value.shape[0], -1, width)[:, : len(self.chunks(block))]
-
-    def added(self, block: torch.nn.Module) -> torch.Tensor | None:
-        """What the block itself adds to its chunks, (chunks, channels) or (1, chunks, channels)."""
-        return getattr(block, self.table) if self.table else None
-
-    # -- streams ------------------------------------------------------------------------------------------------------
-
-    def get(self, output: Any, stream: Stream, image_tokens: int | None = None) -> torch.Tensor | None:
-        """One stream (rows, tokens, channels) of what a block returned; None where the block has none.
-
-        Raises:
-            RuntimeError: both streams are one sequence, and how many of its tokens are the image's is not known.
-        """
-        if self.returns == "tuple":
-            return output[getattr(self, stream)]
-        if self.returns == "tensor":
-            return output if stream == "image" else None
-        at = -known(image_tokens)
-        return output[:, at:] if stream == "image" else output[:, :at]
-
-    def put(self, output: Any, stream: Stream, value: torch.Tensor, image_tokens: int | None = None) -> Any:
-        """What a block returned, with one stream replaced."""
-        if self.returns == "tuple":
-            at = getattr(self, stream)
-            return tuple(value if i == at else kept for i, kept in enumerate(output))
-        if self.returns == "tensor":
-            return value
-        import torch
-
-        at = -known(image_tokens)
-        return torch.cat([output[:, :at], value] if stream == "image" else [value, output[:, at:]], dim=1)
-
-
-def known(image_tokens: int | None) -> int:
-    """The count of image tokens, which must be there."""
-    if not image_tokens:
-        raise RuntimeError(
-            "this block returns text and image tokens in one sequence, and how many are the image's is not known here: "
-            "the transformer was not called as a module, or its Call has no image_tokens"
-        )
-    return image_tokens
 
 
 @dataclass(frozen=True)
@@ -179,6 +72,12 @@ class Family:
         rescaling: what the pipeline does to the guided prediction afterwards, as a sentence; empty: nothing. It must
             depend on the conditional prediction that the transformer returned and on the guided one only.
         defaults: of the pipeline's call.
+        image_first: whether the image tokens come before the text in a joint attention; None: not known.
+        positions: the transformer's input with a row and a column for each image token, as columns 1 and 2, where
+            latents come as tokens.
+        patch_projection: path of the module that projects patches, where a table of positions is added to its output.
+        class_count: the transformer's configuration that says how many classes there are.
+        input_sizes: the transformer's configuration that its inputs depend on.
     """
 
     name: str
@@ -206,6 +105,14 @@ class Family:
     latents: Latents = PLAIN
     rescaling: str = ""
     defaults: Defaults = Defaults()
+    image_first: bool | None = None
+    positions: str = ""
+    patch_projection: str = ""
+    class_count: str = ""
+    input_sizes: tuple[str, ...] = (
+        *("in_channels", "out_channels", "patch_size"),
+        *("joint_attention_dim", "pooled_projection_dim"),
+    )
 
     def blocks(self, transformer: torch.nn.Module) -> Iterator[tuple[str, BlockList, torch.nn.Module]]:
         """(site name, record, module) of every block, in execution order."""
@@ -233,3 +140,25 @@ class Family:
             return hidden_states.shape[1]
         patch = self.patch(transformer)
         return (hidden_states.shape[-2] // patch) * (hidden_states.shape[-1] // patch)
+
+    def grid(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
+        """Image tokens as (rows, columns), from the transformer's own inputs.
+
+        Raises:
+            ValueError: more image tokens than those of one picture.
+        """
+        hidden = inputs["hidden_states"]
+        if hidden.ndim != 3:
+            patch = self.patch(transformer)
+            return hidden.shape[-2] // patch, hidden.shape[-1] // patch
+        ids = inputs[self.positions].reshape(-1, inputs[self.positions].shape[-1])
+        rows, columns = (int(ids[:, i].max()) + 1 for i in (1, 2))
+        if rows * columns != hidden.shape[1]:
+            raise ValueError(
+                f"{hidden.shape[1]} image tokens are no {rows} x {columns} picture: only plain text-to-image"
+            )
+        return rows, columns
+
+    def image_rows(self, tokens: int, image_tokens: int) -> slice:
+        """Which of the `tokens` of a joint attention are the image's."""
+        return slice(0, image_tokens) if self.image_first else slice(tokens - image_tokens, tokens)

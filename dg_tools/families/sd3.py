@@ -5,7 +5,15 @@ from dg_tools.families.records import SIX, BlockList, Defaults, Family
 FAMILY = Family(
     name="sd3",
     transformer="SD3Transformer2DModel",
-    lists=(BlockList("transformer_blocks", modulation_dual=(*SIX, "shift_msa2", "scale_msa2", "gate_msa2")),),
+    lists=(
+        BlockList(
+            "transformer_blocks",
+            modulation_dual=(*SIX, "shift_msa2", "scale_msa2", "gate_msa2"),
+            attn_dual="attn2",
+            products=("attn", "attn2"),
+            drops_text="context_pre_only",
+        ),
+    ),
     rows="batched",
     timestep_scale=1000.0,
     packing=None,
@@ -13,4 +21,6 @@ FAMILY = Family(
     guidance_argument="guidance_scale",
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),
     defaults=Defaults(text=(0, 256), padded=True),
+    image_first=True,
+    patch_projection="pos_embed.proj",
 )

@@ -94,17 +94,9 @@ class Attachment:
         return value
 
     def gate_hook(self, block: int) -> Any:
-        """A hook where the block's AdaLN chunks come from: its linear layer, or its own input; the handle."""
+        """A hook where the block's AdaLN chunks come from; the handle."""
         record, module = self.blocks[block]
-        if record.adaln is not None:
-            linear = module.get_submodule(record.adaln)
-            return linear.register_forward_hook(lambda module, inputs, output: self.ungated(block, output))
-
-        def given(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            named = bind(module, args, kwargs)
-            return (), {**named, record.given: self.ungated(block, named[record.given])}
-
-        return module.register_forward_pre_hook(given, with_kwargs=True)
+        return record.on_modulation(module, lambda value: self.ungated(block, value))
 
     def hooks(self, outputs: bool) -> Iterator[Any]:
         """Register every hook; yields the handles."""

@@ -35,10 +35,4 @@ def without_gates(
     rows = call.rows(edit.rows)
     if not edit.concerns(call) or modulation[rows].shape[0] == 0:
         return None
-    edited = modulation.clone()
-    parts, channels, added = record.as_chunks(block, edited, width), targets(edit, width), record.added(block)
-    for i, name in enumerate(record.chunks(block)):
-        if name is not None and name.startswith("gate"):
-            zero = 0 if added is None else -added.reshape(-1, width)[i, channels].to(edited.dtype)
-            parts[rows, i, channels] = zero  # a view of `edited`
-    return edited
+    return record.closed(block, modulation, width, rows, targets(edit, width))

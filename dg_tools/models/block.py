@@ -28,6 +28,11 @@ class Block:
     def __repr__(self) -> str:
         return f"Block({self.index}, site {self.name!r}, {type(self.module).__name__})"
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the block returns a text stream."""
+        return self.record.has_text(self.module)
+
     def _envoy(self, rank: int, what: str) -> Any:
         self.dit.guard(self.index, rank, what)
         envoy = getattr(self.dit.nnsight.transformer, self.record.path)
@@ -46,11 +51,7 @@ class Block:
             value = part_of(envoy, record.adaln).output
         else:
             value = bind(self.module, *envoy.inputs)[record.given]
-        chunks = record.as_chunks(self.module, value, self.dit.width)
-        if (added := record.added(self.module)) is not None:
-            chunks = added + chunks
-        names = record.chunks(self.module)
-        return {name: chunks[:, i] for i, name in enumerate(names) if name is not None}
+        return record.modulated(self.module, value, self.dit.width)
 
     @property
     def gates(self) -> dict[str, torch.Tensor]:

@@ -46,7 +46,7 @@ def check_record(family: Family, transformer: torch.nn.Module) -> None:
                 raise wrong(f"block {name}: {size} AdaLN outputs are no {len(chunks)} chunks of {width}")
         elif record.given not in inspect.signature(type(block).forward).parameters:
             raise wrong(f"block {name} takes no {record.given!r}")
-        if (added := record.added(block)) is not None and tuple(added.shape[-2:]) != (len(chunks), width):
+        if (table := record.table_of(block)) is not None and tuple(table.shape[-2:]) != (len(chunks), width):
             raise wrong(
-                f"block {name}: its {record.table} is {tuple(added.shape)}, not {len(chunks)} chunks of {width}"
+                f"block {name}: its {record.table} is {tuple(table.shape)}, not {len(chunks)} chunks of {width}"
             )

@@ -270,7 +270,7 @@ class DiT:
             return prompt
         made = []
         for one in prompt if isinstance(prompt, list | tuple | range) else [prompt]:
-            labels, count = getattr(self.pipeline, "labels", {}), self.transformer.config.num_embeds_ada_norm
+            labels, count = getattr(self.pipeline, "labels", {}), self.transformer.config[self.family.class_count]
             number = labels.get(one) if isinstance(one, str) else one
             if number is None or not 0 <= number < count:
                 known = (

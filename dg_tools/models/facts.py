@@ -178,9 +178,7 @@ def statistics_size(
     """Bytes of what a capture of one run with the default steps keeps: float32 by step and block."""
     streams = 1 if all(r.returns == "tensor" for r in family.lists) else 2
     tokens = max(grid[0] * grid[1], text if streams == 2 else 0)
-    dual = bool(config.get("dual_attention_layers"))
-    chunks = [r.modulation_dual if dual and r.modulation_dual else r.modulation for r in family.lists]
-    kinds = {name for names in chunks for name in names if name}
+    kinds = {name for record in family.lists for name in record.most_chunks(config) if name}
     attn = any(r.attn and r.attn_gate for r in family.lists)
     mlp = any(r.mlp for r in family.lists)
     values = streams * (5 * width + 2 * tokens + 3 * 3 + 2) + (len(kinds) + attn + mlp) * width

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from dg_tools.guidance.baselines.perturbed import IMAGE_FIRST
 from dg_tools.models.dit import DiT
 
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -39,18 +38,8 @@ class Caught(TorchFunctionMode):
 
 def attentions(dit: DiT, blocks: Sequence[int]) -> list[torch.nn.Module]:
     """The attention modules of some blocks that see image tokens: two each where a block has dual attention."""
-    found = []
-    for block in blocks:
-        module = dit.block(block).module
-        found += [part for name in ("attn", "attn2") if (part := getattr(module, name, None)) is not None]
-    return found
-
-
-def image_rows(dit: DiT, tokens: int, image_tokens: int) -> slice:
-    """Which of the `tokens` of an attention are the image's."""
-    if IMAGE_FIRST[dit.family.name]:
-        return slice(0, image_tokens)
-    return slice(tokens - image_tokens, tokens)
+    chosen = [dit.block(block) for block in blocks]
+    return [part for block in chosen for part in block.record.attentions(block.module)]
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class AutoGuidance(Perturbed):
             raise ValueError("the twin is the model itself: pass a worse one, such as an earlier checkpoint")
         if type(self.twin) is not type(own):
             raise ValueError(f"twin is a {type(self.twin).__name__}; another {type(own).__name__} is needed")
-        for name in ("in_channels", "out_channels", "patch_size", "joint_attention_dim", "pooled_projection_dim"):
+        for name in dit.family.input_sizes:
             ours, theirs = (getattr(t.config, name, None) for t in (own, self.twin))
             if ours != theirs:
                 raise ValueError(f"the twin has {name}={theirs}, the model {ours}: they cannot take the same inputs")

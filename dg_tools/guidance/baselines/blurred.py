@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dg_tools.forward.call import Call
-from dg_tools.guidance.baselines.perturbed import Again, Perturbed, grid_of
+from dg_tools.guidance.baselines.perturbed import Again, Perturbed
 from dg_tools.guidance.baselines.smooth import gaussian_blur
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import packed, spatial
@@ -42,7 +42,7 @@ class Blurred(Perturbed):
     def worse(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
         """The velocity of the blurred x0; no forward."""
         side = dit.pixels_per_token
-        height, width = (side * n for n in grid_of(dit, rows))
+        height, width = (side * n for n in dit.family.grid(dit.transformer, rows))
         z, velocity = (spatial(dit, x.float(), height, width) for x in (rows["hidden_states"], cond))
         x0 = z - call.sigma * velocity
         return packed(dit, (z - gaussian_blur(x0, self.sigma)) / call.sigma).to(cond.dtype)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dg_tools.forward.call import Call
-from dg_tools.guidance.baselines.attention import changed, image_rows
+from dg_tools.guidance.baselines.attention import changed
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.models.dit import DiT
 
@@ -37,7 +37,7 @@ class PAG(InBlocks):
 
         def identity(given: dict[str, Any]) -> dict[str, Any]:
             tokens, mask = given["query"].shape[-2], given.get("attn_mask")
-            image = image_rows(dit, tokens, image_tokens)
+            image = dit.family.image_rows(tokens, image_tokens)
             seen = torch.ones(tokens, tokens, dtype=torch.bool, device=given["query"].device)
             seen[image, image] = torch.eye(image_tokens, dtype=torch.bool, device=seen.device)
             if mask is not None:

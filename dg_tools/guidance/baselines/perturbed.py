@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
+from dg_tools.families import FAMILIES
 from dg_tools.forward.call import Call
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.models.dit import DiT
-
-IMAGE_FIRST = {"sd3": True, "flux": False}  # family -> is the image before the text in a joint attention?
 
 Again = Callable[[dict[str, Any]], torch.Tensor]
 
@@ -46,7 +45,8 @@ class Perturbed(Settings, DetailGuidance):
     """
 
     disrupts = False
-    layouts: Sequence[str] | None = tuple(IMAGE_FIRST)  # families that it knows; None: any
+    # families whose joint attention is known; None: any
+    layouts: Sequence[str] | None = tuple(f.name for f in FAMILIES if f.image_first is not None)
 
     def __init__(
         self,
@@ -137,20 +137,3 @@ class InBlocks(Perturbed):
         super().check(dit, steps, height, width)
         for block in self.blocks:
             dit.block(block)
-
-
-def grid_of(dit: DiT, rows: dict[str, Any]) -> tuple[int, int]:
-    """Image tokens as (rows, columns), from the transformer's own inputs.
-
-    Raises:
-        ValueError: more image tokens than those of one picture.
-    """
-    z = rows["hidden_states"]
-    if z.ndim == 4:
-        patch = dit.family.patch(dit.transformer)
-        return z.shape[-2] // patch, z.shape[-1] // patch
-    ids = rows["img_ids"].reshape(-1, rows["img_ids"].shape[-1])
-    grid = int(ids[:, 1].max()) + 1, int(ids[:, 2].max()) + 1
-    if grid[0] * grid[1] != z.shape[1]:
-        raise ValueError(f"{z.shape[1]} image tokens are no {grid[0]} x {grid[1]} picture: only plain text-to-image")
-    return grid

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from dg_tools.forward.call import Call
-from dg_tools.guidance.baselines.attention import changed, image_rows
-from dg_tools.guidance.baselines.perturbed import InBlocks, grid_of
+from dg_tools.guidance.baselines.attention import changed
+from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.guidance.baselines.smooth import gaussian_blur
 from dg_tools.models.dit import DiT
 
@@ -51,11 +51,11 @@ class SEG(InBlocks):
     @contextmanager
     def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
         """Image queries are blurred."""
-        height, width = grid_of(dit, rows)
+        height, width = dit.family.grid(dit.transformer, rows)
 
         def blur(given: dict[str, Any]) -> dict[str, Any]:
             query = given["query"].clone()
-            part = query[..., image_rows(dit, query.shape[-2], height * width), :]
+            part = query[..., dit.family.image_rows(query.shape[-2], height * width), :]
             if self.sigma is None:
                 part[:] = part.mean(-2, keepdim=True)
             else:

@@ -1,0 +1,203 @@
+"""What a record says of one list of blocks: its streams, its AdaLN chunks, its branches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:  # a record is read without torch
+    import torch
+    from torch.utils.hooks import RemovableHandle
+
+Stream = Literal["image", "text"]
+SIX = ("shift_msa", "scale_msa", "gate_msa", "shift_mlp", "scale_mlp", "gate_mlp")
+
+
+def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's inputs by name, however they were passed."""
+    if not args:
+        return kwargs
+    named = inspect.signature(type(module).forward).bind_partial(module, *args).arguments
+    return {**kwargs, **{name: value for name, value in named.items() if value is not module}}
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """One list of blocks, all of one kind.
+
+    Attributes:
+        path: the list's attribute on the transformer, `transformer_blocks`.
+        label: prefix of the site names; empty: `3`, `single`: `single.3`.
+        returns: `tuple`, both streams; `tensor`, the image stream alone (text is only attended to); `sequence`, one
+            tensor with the text tokens first and the image tokens after them.
+        image, text: position of the image and the text hidden states (rows, tokens, channels) in a returned tuple. The
+            text position may hold None (SD3's last block).
+        adaln: path of the block's linear layer that gives the AdaLN chunks of the image stream; None where the chunks
+            come from outside.
+        given: then the block's input that holds them, (rows, chunks x channels) or (rows, chunks, channels), the image
+            stream's first; `table` is the block's parameter (chunks, channels) that is added to it, if any.
+        modulation: names of the chunks (rows, channels), in order; None for a chunk of the text stream.
+        modulation_dual: the same where the block has a second image attention (SD3.5-medium), at the path `attn_dual`,
+            with the gate `gate_msa2`.
+        attn: path of the attention module; `attn_gate` the chunk that scales its image output, None where attention
+            reaches the stream through the MLP alone.
+        mlp: path of the last module of the MLP branch, None where it runs more than once in a block (a trace could not
+            tell the runs apart); `mlp_gate` the chunk that scales its output. Where attention and MLP are written
+            together (FLUX single blocks) `attn` is None and `mlp` is the joint projection.
+        mlp_is_concatenated: the outputs of `attn` and `mlp` hold the text tokens too, before the image tokens.
+        products: paths of the modules that compute attention over image tokens, where a block has them; empty: not
+            known.
+        text_only: names of the block's parts that see the text stream and nothing else, where they have LayerNorms.
+        drops_text: a block's attribute that is true where it returns no text stream (SD3's last block).
+        length: the transformer's configuration that says how many blocks these are.
+    """
+
+    path: str
+    label: str = ""
+    returns: Literal["tuple", "tensor", "sequence"] = "tuple"
+    image: int = 1
+    text: int = 0
+    adaln: str | None = "norm1.linear"
+    given: str = ""
+    table: str = ""
+    modulation: tuple[str | None, ...] = SIX
+    modulation_dual: tuple[str | None, ...] | None = None
+    attn_dual: str = ""
+    attn: str | None = "attn"
+    attn_gate: str | None = "gate_msa"
+    mlp: str | None = "ff"
+    mlp_gate: str = "gate_mlp"
+    mlp_is_concatenated: bool = False
+    products: tuple[str, ...] = ()
+    text_only: tuple[str, ...] = ("norm1_context", "norm2_context")
+    drops_text: str = ""
+    length: str = "num_layers"
+
+    # -- AdaLN --------------------------------------------------------------------------------------------------------
+
+    def chunks(self, block: torch.nn.Module) -> tuple[str | None, ...]:
+        """Names of this block's AdaLN chunks, in order; None for one of the text stream."""
+        if self.modulation_dual and getattr(block, "use_dual_attention", False):
+            return self.modulation_dual
+        return self.modulation
+
+    def most_chunks(self, config: Mapping[str, Any]) -> tuple[str | None, ...]:
+        """The chunks of the block with most of them, by a transformer's configuration alone."""
+        return self.modulation_dual if self.modulation_dual and config.get("dual_attention_layers") else self.modulation
+
+    def table_of(self, block: torch.nn.Module) -> torch.Tensor | None:
+        """What the block itself adds to its chunks, (chunks, channels) or (1, chunks, channels)."""
+        return getattr(block, self.table) if self.table else None
+
+    def modulated(self, block: torch.nn.Module, value: torch.Tensor, width: int) -> dict[str, torch.Tensor]:
+        """AdaLN chunks (rows, channels) by name, as they act: with the block's table.
+
+        Args:
+            block: of this list.
+            value: what `adaln` gives, (rows, chunks x channels), or the block's input `given`.
+            width: channels of the stream.
+        """
+        names = self.chunks(block)
+        parts = value.view(value.shape[0], -1, width)[:, : len(names)]
+        if (table := self.table_of(block)) is not None:
+            parts = table + parts
+        return {name: parts[:, i] for i, name in enumerate(names) if name is not None}
+
+    def closed(
+        self, block: torch.nn.Module, value: torch.Tensor, width: int, rows: slice, channels: list[int]
+    ) -> torch.Tensor:
+        """A copy of `value` (see `modulated`) with every gate at zero in these rows and channels.
+
+        Where the block adds a table, the copy holds what cancels it.
+        """
+        edited, table = value.clone(), self.table_of(block)
+        parts = edited.view(value.shape[0], -1, width)
+        for i, name in enumerate(self.chunks(block)):
+            if name is not None and name.startswith("gate"):
+                zero = 0 if table is None else -table.reshape(-1, width)[i, channels].to(edited.dtype)
+                parts[rows, i, channels] = zero
+        return edited
+
+    def on_modulation(
+        self, block: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor | None]
+    ) -> RemovableHandle:
+        """A hook where the block's chunks come from: its linear layer, or its own input. Returns the handle.
+
+        Args:
+            block: of this list.
+            function: is given the chunks (see `modulated`); what it returns replaces them, None leaves them.
+        """
+        if self.adaln is not None:
+            return block.get_submodule(self.adaln).register_forward_hook(lambda module, args, output: function(output))
+
+        def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+            inputs = bind(module, args, kwargs)
+            value = function(inputs[self.given])
+            return None if value is None else ((), {**inputs, self.given: value})
+
+        return block.register_forward_pre_hook(before, with_kwargs=True)
+
+    # -- branches -----------------------------------------------------------------------------------------------------
+
+    def branches(self, block: torch.nn.Module) -> list[tuple[str, str, str]]:
+        """(branch, module path, gate) of what a block adds to the image stream, in order.
+
+        Branches are `attention`, `attention 2`, `MLP`, and `joint` where attention and MLP are written together. One
+        that a trace cannot tell from another run of the same module is left out.
+        """
+        found = []
+        if self.attn is not None and self.attn_gate is not None:
+            found.append(("attention", self.attn, self.attn_gate))
+        if self.attn_dual and "gate_msa2" in self.chunks(block):
+            found.append(("attention 2", self.attn_dual, "gate_msa2"))
+        if self.mlp is not None:
+            found.append(("joint" if self.attn is None else "MLP", self.mlp, self.mlp_gate))
+        return found
+
+    def attentions(self, block: torch.nn.Module) -> list[torch.nn.Module]:
+        """The block's modules that compute attention over image tokens."""
+        parts = (getattr(block, path, None) for path in self.products)
+        return [part for part in parts if part is not None]
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def has_text(self, block: torch.nn.Module) -> bool:
+        """Whether the block returns a text stream."""
+        return self.returns != "tensor" and not (self.drops_text and getattr(block, self.drops_text))
+
+    def get(self, output: Any, stream: Stream, image_tokens: int | None = None) -> torch.Tensor | None:
+        """One stream (rows, tokens, channels) of what a block returned; None where the block has none.
+
+        Raises:
+            RuntimeError: both streams are one sequence, and how many of its tokens are the image's is not known.
+        """
+        if self.returns == "tuple":
+            return output[getattr(self, stream)]
+        if self.returns == "tensor":
+            return output if stream == "image" else None
+        at = -count_known(image_tokens)
+        return output[:, at:] if stream == "image" else output[:, :at]
+
+    def put(self, output: Any, stream: Stream, value: torch.Tensor, image_tokens: int | None = None) -> Any:
+        """What a block returned, with one stream replaced."""
+        if self.returns == "tuple":
+            at = getattr(self, stream)
+            return tuple(value if i == at else part for i, part in enumerate(output))
+        if self.returns == "tensor":
+            return value
+        import torch
+
+        at = -count_known(image_tokens)
+        return torch.cat([output[:, :at], value] if stream == "image" else [value, output[:, at:]], dim=1)
+
+
+def count_known(image_tokens: int | None) -> int:
+    """The count of image tokens, which must be there."""
+    if not image_tokens:
+        raise RuntimeError(
+            "this block returns text and image tokens in one sequence, and how many are the image's is not known here: "
+            "the transformer was not called as a module, or its Call has no image_tokens"
+        )
+    return image_tokens
