@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL ?=
+MODELS := $(notdir $(patsubst %/model_index.json,%,$(wildcard dg_tools/zoo/*/model_index.json)))
 
 # On a CPU half the time of a forward goes to page faults unless the allocator keeps its memory (glibc only).
 export MALLOC_MMAP_THRESHOLD_ = 8589934592
@@ -50,8 +51,8 @@ lab: install
 	$(BIN)/jupyter lab notebooks
 
 notebooks: install
-	$(BIN)/python tools/regenerate_notebooks.py
-	$(BIN)/python tools/notebook_thumbnails.py
+	$(BIN)/python -m tools.regenerate_notebooks
+	$(BIN)/python -m tools.notebook_thumbnails
 
 # Notebooks with their kept outputs and the API, as pages that open from the file system: build/docs/index.html.
 docs: install
@@ -82,7 +83,7 @@ wheel: install
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv --clear build/wheel
 	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	cd build && wheel/bin/python ../tools/wheel_check.py ../dist/*.whl
+	cd build && wheel/bin/python ../tools/wheel_check.py ../dist/*.whl $(MODELS)
 
 clean:
 	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache

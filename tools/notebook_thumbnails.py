@@ -6,6 +6,7 @@ shows one from `images/`.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import re
@@ -41,6 +42,7 @@ def thumbnail(path: Path) -> Image.Image:
 
 def main() -> None:
     """Draw them all."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     THUMBNAILS.mkdir(parents=True, exist_ok=True)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         thumbnail(path).save(THUMBNAILS / f"{path.stem}.png", optimize=True)

@@ -1,17 +1,21 @@
-"""Run every notebook from top to bottom in a fresh kernel and keep the outputs: `make notebooks`."""
+"""Run every notebook from top to bottom in a fresh kernel and keep the outputs: `make notebooks`.
+
+    python -m tools.regenerate_notebooks 00_start_here
+
+Without names all of them are run.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
+import argparse
 import os
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
+import nbformat
+from nbclient import NotebookClient
+
+from tools.shrink import shrink_outputs
 
 ENVIRONMENT = {
     "TQDM_DISABLE": "1",
@@ -20,52 +24,39 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-FAITHFUL = 45.0  # dB of peak signal to noise: charts are beyond it with 256 colours, grids of pictures are not
 
 
-def smaller(png: bytes) -> bytes:
-    """The same picture with 256 colours where nobody could tell, else as it is."""
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    few = picture.quantize(256, dither=Image.Dither.NONE)
-    error = np.square(np.asarray(picture, float) - np.asarray(few.convert("RGB"), float)).mean()
-    if error > 255**2 / 10 ** (FAITHFUL / 10):
-        return png
-    into = io.BytesIO()
-    few.save(into, "png", optimize=True)
-    return min(png, into.getvalue(), key=len)
-
-
-def shrink(notebook: Any) -> None:
-    """Every kept PNG through `smaller`."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if png := output.get("data", {}).get("image/png"):
-                output["data"]["image/png"] = base64.b64encode(smaller(base64.b64decode(png))).decode()
+def regenerate(path: Path) -> None:
+    """Run one notebook in its folder and write it with what came out."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        store_widget_state=False,
+        record_timing=False,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    )
+    client.execute()
+    for i, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{i:02d}"  # stable, so that a rerun changes outputs only
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    shrink_outputs(notebook)
+    nbformat.write(notebook, path)
 
 
 def main() -> None:
-    """Run every notebook and keep what comes out."""
-    os.environ.update(ENVIRONMENT)  # before anything starts a kernel: it inherits these
-    import nbformat
-    from nbclient import NotebookClient
-
-    wanted = [NOTEBOOKS / f"{name}.ipynb" for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb"))
-    for path in wanted:
-        notebook = nbformat.read(path, as_version=4)
+    """Run notebooks and keep what comes out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="notebooks without .ipynb; all of them if none is named")
+    names = parser.parse_args().names
+    os.environ.update(ENVIRONMENT)  # a kernel inherits these
+    for path in [NOTEBOOKS / f"{name}.ipynb" for name in names] or sorted(NOTEBOOKS.glob("*.ipynb")):
         began = time.perf_counter()
-        client = NotebookClient(
-            notebook, timeout=300, kernel_name="python3", store_widget_state=False, record_timing=False,
-            resources={"metadata": {"path": str(NOTEBOOKS)}},
-        )  # fmt: skip
-        client.execute()
-        for i, cell in enumerate(notebook.cells):
-            cell["id"] = f"cell-{i:02d}"  # stable, so that a rerun changes outputs only
-        notebook.metadata = {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-        shrink(notebook)
-        nbformat.write(notebook, path)
+        regenerate(path)
         print(f"{path.name}: {time.perf_counter() - began:.0f} s, {path.stat().st_size / 1024:.0f} kB")
 
 
