@@ -16,7 +16,7 @@ from PIL import Image
 import dg_tools as dg
 from dg_tools.plots import explorers as explore
 from dg_tools.widgets import ActivationExplorer
-from dg_tools.widgets.lookup import Point, raw_at
+from dg_tools.widgets.capture_lookup import Point, hidden_at
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.png import draw
 
@@ -105,7 +105,7 @@ def test_without_hidden_states_the_statistics_are_shown_and_what_to_capture(dits
     assert made.surface.figure is None and "raw=[2], raw_steps=[2]" in made.surface.children[0].value
     norms = acts.data["token_norm"].isel(prompt=0, seed=0, branch=0, step=2, site=2).sel(stream="image").values
     assert np.array_equal(made.render().map.axes[0].images[-1].get_array().ravel(), norms[:96])
-    assert raw_at(acts, made.state) is None
+    assert hidden_at(acts, made.state) is None
 
 
 def test_some_tokens_and_channels_and_the_text_stream(dits):

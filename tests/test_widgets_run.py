@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tiny
 import traitlets
-from PIL import Image
+from test_cli import called
 
 import dg_tools as dg
+from dg_tools.generation.recipes import read_picture
 from dg_tools.models.profiles import read_profile
 from dg_tools.widgets import ActivationExplorer, GuidanceExplorer, InterventionExplorer
-from dg_tools.widgets.edit_settings import OWN
+from dg_tools.widgets.edit_settings import EDIT_MODES
 from dg_tools.widgets.watch import watched
 
 SIZE = tiny.SIZE
@@ -59,7 +60,7 @@ def test_capture_from_the_button_is_the_capture_and_has_a_picture_at_every_step(
 
 
 def test_a_large_capture_keeps_what_fits(dit):
-    from dg_tools.widgets.live import affordable
+    from dg_tools.widgets.live_capture import affordable
 
     one = 64 * dit.width * 4
     assert affordable(dit, 3, 64, 1, cap=one * 12) == ([0, 1, 2, 3], None)
@@ -71,7 +72,7 @@ def test_cancelling_keeps_what_was_there(dit):
     made = InterventionExplorer(dit, steps=3, **SIZE)
     made.run()
     before, code = dict(made.images), made.code.value
-    made.asked.seed.value = "1"
+    made.run_fields.seed.value = "1"
     at_step, go_on = threading.Event(), threading.Event()
     tick = made.runner.tick
 
@@ -100,8 +101,9 @@ def test_cancelling_keeps_what_was_there(dit):
 def test_an_error_in_the_run_is_told_and_raised_headless(dit):
     made = ActivationExplorer(dit, steps=3, **SIZE)
     for field, value, words in (
-        (made.asked.text, "   ", "the prompt is empty"), (made.asked.seed, "abc", "the seed 'abc' is no whole number"),
-    ):  # fmt: skip
+        (made.run_fields.text, "   ", "the prompt is empty"),
+        (made.run_fields.seed, "abc", "the seed 'abc' is no whole number"),
+    ):
         kept = field.value
         field.value = value
         press(made.runner)
@@ -121,7 +123,7 @@ def test_intervention_edit_is_what_the_controls_say(dit):
     made.rho_field.value, made.step_range.value = 0.25, (1, 2)
     off, control = made.state.edits()
     assert off == dg.Disrupt([5], 1, "scale", rho=0.25, steps=[1, 2]) and control.control
-    for mode in OWN:
+    for mode in EDIT_MODES:
         made.mode = mode
         assert made.messages.text == "" and made.state.edits()[0].mode == mode
         assert made.rho_field.disabled == (mode != "scale")
@@ -212,12 +214,37 @@ def test_guidance_pictures_code_and_exports(dit, tmp_path):
     made.folder.value = str(tmp_path / "out")
     made.export_button.click()
     assert "Written to" in made.messages.text
-    image = Image.open(tmp_path / "out" / "dg_cfg.png")
-    said = json.loads(image.text["dg_tools"])
-    assert same(image, made.images["DG + CFG"]) and said["seed"] == 0 and said["guidance"] == "DG + CFG"
+    image, recipe = read_picture(tmp_path / "out" / "dg_cfg.png")
+    guidance = recipe["guidance"]
+    assert same(image, made.images["DG + CFG"]) and recipe["seed"] == 0 and guidance["name"] == "DetailGuidance"
+    assert (guidance["guidance_scale"], guidance["detail_guidance_scale"]) == (3.0, 0.5)
     file = tmp_path / "out" / "profile.json"
     assert read_profile(file)["channels"] == [5, 20]
     assert dg.DetailGuidance(1.0, 0.5, disrupt=str(file)).disrupt == dg.Disrupt([5, 20], 2)
+
+
+def test_an_exported_profile_gives_the_guidance_of_the_picture(dit, tmp_path):
+    made = GuidanceExplorer(dit, steps=3, **SIZE)
+    made.weight, made.window.value = 1.5, (0.35, 1.0)
+    made.run()
+    guider = dg.DetailGuidance.from_profile(made.export(tmp_path)[-1])
+    assert guider.config == dg.DetailGuidance(3.0, 1.5, dg.Disrupt([5, 20], 2), 0.35, 1.0).config
+    own = dg.generate(dit, "red apple on blue", steps=3, **SIZE, guidance=guider, progress=False)
+    assert same(own.images[0], made.images["DG + CFG"])
+
+
+def test_exported_pictures_are_made_again_by_the_command_line(tmp_path, monkeypatch, capsys):
+    model = tmp_path / "model"
+    tiny.sd3().save_pretrained(model)
+    made = GuidanceExplorer(dg.load(model), channels=[5], block=1, steps=2, **SIZE)
+    made.run()
+    *pictures, _ = made.export(tmp_path / "out")
+    assert len(pictures) == 4
+    for picture in pictures:
+        order = ["generate", "--from", picture, "-m", model, "-o", tmp_path / "again", "--json"]
+        code, printed, error = called(monkeypatch, capsys, *order)
+        assert code == 0 and json.loads(printed)["same"], error
+    assert [p.name for p in made.export(tmp_path / "out")][:2] == ["cond-2.png", "cfg-2.png"], "no file is replaced"
 
 
 def test_guidance_bad_input(dit, tmp_path):
@@ -261,7 +288,7 @@ def test_cancelled_guidance_shows_the_pictures_that_were_finished(dit):
 def test_every_family_runs(dits, name):
     dit = dits(name)
     made = InterventionExplorer(dit, massive=[3], steps=2, **SIZE)
-    made.asked.scale.value = 2.0
+    made.run_fields.scale.value = 2.0
     made.run()
     assert not same(made.images["clean"], made.images["disrupted"])
     guided = GuidanceExplorer(dit, channels=[3], block=1, steps=2, **SIZE)
@@ -278,6 +305,6 @@ def test_watched_counts_steps_and_is_taken_off(dits):
 
 def test_unknown_words_are_told_and_the_picture_is_drawn():
     made = GuidanceExplorer(dg.load(), steps=1)
-    made.asked.text.value = "red appel"
+    made.run_fields.text.value = "red appel"
     press(made.runner)
     assert made.messages.kind == "warning" and "'appel'" in made.messages.text and len(made.images) == 4

@@ -20,8 +20,8 @@ from dg_tools.sweeps.choose import best
 from dg_tools.sweeps.config import BASELINES
 from dg_tools.sweeps.settings import settings_of
 from dg_tools.widgets import ComparisonExplorer
-from dg_tools.widgets.gallery import MOST_COLUMNS
-from dg_tools.widgets.stored import guidance_code
+from dg_tools.widgets.sweep_code import guidance_code
+from dg_tools.widgets.sweep_view import MOST_COLUMNS
 
 WORDS = ("red apple", "owl", "a tree", "sun on blue", "fish")
 SETTINGS = {

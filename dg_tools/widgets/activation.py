@@ -1,4 +1,4 @@
-"""What is in the residual stream at this block, step, token and channel?
+"""The explorer of a capture: what is in the residual stream at this block, step, token and channel?
 
 Everything that a slider shows is looked up in a capture; the button makes a new one. `render` is the view of a point,
 as figures; the widget only keeps the point and puts the figures on the page.
@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 import traitlets as t
 
@@ -20,20 +19,19 @@ from dg_tools.activations import Activations
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.plots.surface import spike
-from dg_tools.widgets import lookup
-from dg_tools.widgets.lookup import Point
-from dg_tools.widgets.parts import control, panel, panels, row, slider, words, write
-from dg_tools.widgets.picture import Picture
+from dg_tools.widgets import capture_lookup as lookup
+from dg_tools.widgets.activation_page import ActivationPage
+from dg_tools.widgets.capture_lookup import Point
+from dg_tools.widgets.capture_view import CaptureView, render
+from dg_tools.widgets.parts import set_text
 from dg_tools.widgets.png import draw
-from dg_tools.widgets.run_fields import AskedFields
-from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
-from dg_tools.widgets.surface import Turning
-from dg_tools.widgets.view import View, render
+from dg_tools.widgets.runner import guarded
+from dg_tools.widgets.watch import Tick
 
 FIELDS = ("prompt", "seed", "branch", "step", "block", "stream", "channel", "token", "log")
 
 
-class ActivationExplorer(widgets.VBox):
+class ActivationExplorer(ActivationPage):
     """Look through a capture, or capture with a button.
 
     Args:
@@ -47,13 +45,19 @@ class ActivationExplorer(widgets.VBox):
         stream: `image` or `text`.
         token, channel: numbers.
         log: logarithmic scales.
-        activations: what is looked at; None before the first capture.
+        activations: the capture on the page; None before the first one.
         massive: channels that `find_massive` finds in it.
     """
 
-    prompt, seed, branch = t.Int(0), t.Int(0), t.Int(0)
-    step, block, token, channel = t.Int(0), t.Int(0), t.Int(0), t.Int(0)
-    stream, log = t.Enum(("image", "text"), "image"), t.Bool(False)
+    prompt = t.Int(0)
+    seed = t.Int(0)
+    branch = t.Int(0)
+    step = t.Int(0)
+    block = t.Int(0)
+    token = t.Int(0)
+    channel = t.Int(0)
+    stream = t.Enum(("image", "text"), "image")
+    log = t.Bool(False)
     activations = t.Any(None, allow_none=True)
     massive = t.List(t.Int(), [])
 
@@ -66,19 +70,14 @@ class ActivationExplorer(widgets.VBox):
         height: int | None = None,
         width: int | None = None,
     ) -> None:
-        super().__init__()
-        self.add_class("dg-explorer")
-        self.add_class("dg-activation-explorer")
-        self.lock, self._moving = RLock(), False
-        self.messages = Messages()
         if source is None or isinstance(source, DiT):
-            self.dit: DiT | None = source or load()
+            dit = source or load()
             source = None
-        else:
-            self.dit = dit
-        self.asked = AskedFields(self.dit, steps, height, width)
-        self._build()
-        self.observe(guarded(self.messages, lambda change: self.refresh()), names=list(FIELDS))
+        super().__init__(dit, self._capture, steps, height, width)
+        self.dit = dit
+        self.lock = RLock()
+        self._moving = False
+        self._connect()
         if source is not None:
             guarded(self.messages, self.show)(source)
         else:
@@ -93,7 +92,7 @@ class ActivationExplorer(widgets.VBox):
         )
 
     @t.validate("prompt", "seed", "branch", "step", "block", "token", "channel")
-    def _inside(self, proposal: Any) -> int:
+    def _in_range(self, proposal: Any) -> int:
         name, value = proposal["trait"].name, proposal["value"]
         if self.activations is not None:
             count = self.activations.data.sizes["site" if name == "block" else name]
@@ -105,10 +104,10 @@ class ActivationExplorer(widgets.VBox):
 
     @property
     def state(self) -> Point:
-        """Where the reader looks."""
+        """The point on the page."""
         return Point(**{name: getattr(self, name) for name in FIELDS})
 
-    def render(self, state: Point | None = None) -> View:
+    def render(self, state: Point | None = None) -> CaptureView:
         """The view of a point, without a change to the widget.
 
         Raises:
@@ -119,7 +118,7 @@ class ActivationExplorer(widgets.VBox):
         return render(self.activations, state or self.state, list(self.massive))
 
     def show(self, source: Any) -> None:
-        """Look at an `Activations`, or at the folder of a saved one.
+        """Put an `Activations`, or the folder of a saved one, on the page.
 
         Raises:
             ValueError: a folder that is no capture.
@@ -134,12 +133,14 @@ class ActivationExplorer(widgets.VBox):
         massive = lookup.massive_channels(acts)
         with self.lock:
             first = self.activations is None
-            self.activations, self.massive, self._moving = acts, massive, True
+            self._moving = True
+            self.activations = acts
+            self.massive = massive
             point = lookup.clipped(acts, self.state)
             if first:
                 point = self._opening(acts, point)
-            self._ranges(acts)
-            self.move(**dict(zip(FIELDS, astuple(point), strict=True)))
+            self.set_ranges(acts, massive, self.channel)
+            self._move_to(point)
         self.messages.say("")
 
     def move(self, **fields: Any) -> None:
@@ -153,8 +154,11 @@ class ActivationExplorer(widgets.VBox):
                 self._moving = False
             self.refresh()
 
+    def _move_to(self, point: Point) -> None:
+        self.move(**dict(zip(FIELDS, astuple(point), strict=True)))
+
     def _opening(self, acts: Activations, point: Point) -> Point:
-        """The first look: the most massive channel, at a block and step whose hidden states were kept, if any were."""
+        """The first view: the most massive channel, at a block and step with raw hidden states where there are any."""
         data = acts.data
         block, step = data.sizes["site"] // 2, data.sizes["step"] // 2
         if "hidden_states" in data:
@@ -173,136 +177,77 @@ class ActivationExplorer(widgets.VBox):
         with self.lock:
             point = lookup.clipped(self.activations, self.state)
             if point != self.state:  # the streams differ in length
-                asked = self.token
-                self.move(**dict(zip(FIELDS, astuple(point), strict=True)))
-                self.messages.say(f"The {point.stream} stream ends at token {point.token}; there is no token {asked}.")
+                token = self.token
+                self._move_to(point)
+                self.messages.say(f"The {point.stream} stream ends at token {point.token}; there is no token {token}.")
                 return
-            view, sizes = self.render(point), self.activations.data.sizes
-            tokens = lookup.token_count(self.activations, point)
-            cells = self.activations.grid if point.stream == "image" else (1, max(tokens, 1))
-            self.map.draw(draw(view.map, cells), point.token)
-            self.map.label = f"{point.stream} tokens: arrow keys or a click choose one"
-            self.channels.draw(draw(view.channels, (1, sizes["channel"])), point.channel)
-            self.blocks.draw(draw(view.blocks, (1, sizes["site"])), point.block)
-            self.steps.draw(draw(view.steps, (1, sizes["step"])), point.step)
-            write(self.numbers, view.sentence)
-            if view.surface is None:
-                self.surface.say(lookup.advice_on_raw(self.activations, point))
-            else:
-                self.surface.draw(view.surface)
+            self._draw(self.activations, point)
 
-    def _picked(self, channel: int, token: int, pooled: bool) -> None:
-        """A point of the surface; where a cell stands for several tokens and channels, the largest of these."""
-        assert self.activations is not None
-        raw = lookup.raw_at(self.activations, self.state)
-        if pooled and raw is not None:
-            row, column = np.searchsorted(raw.tokens, token), np.searchsorted(raw.channels, channel)
-            y, x = spike(np.abs(raw.values), int(row), int(column))
-            channel, token = int(raw.channels[x]), int(raw.tokens[y])
-        self.move(channel=channel, token=token)
+    def _draw(self, acts: Activations, point: Point) -> None:
+        view, sizes = self.render(point), acts.data.sizes
+        cells = acts.grid if point.stream == "image" else (1, max(lookup.token_count(acts, point), 1))
+        self.map.draw(draw(view.map, cells), point.token)
+        self.map.label = f"{point.stream} tokens: arrow keys or a click choose one"
+        self.channels.draw(draw(view.channels, (1, sizes["channel"])), point.channel)
+        self.blocks.draw(draw(view.blocks, (1, sizes["site"])), point.block)
+        self.steps.draw(draw(view.steps, (1, sizes["step"])), point.step)
+        set_text(self.numbers, view.sentence)
+        if view.surface is None:
+            self.surface.say(lookup.advice_on_raw(acts, point))
+        else:
+            self.surface.draw(view.surface)
 
     # -- a live model -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Capture what the fields say, here and now; errors are raised."""
+        """Capture with the settings of the fields, here and now; errors are raised."""
         self.runner.run()
 
     def _capture(self, tick: Tick) -> None:
         if self.dit is None:
             raise ValueError("this explorer has a capture and no model: pass dit= to capture more")
-        from dg_tools.widgets.live import capture_run  # with diffusers; a stored capture does without
+        from dg_tools.widgets.live_capture import capture_run  # imports diffusers, which a stored capture never needs
 
-        self.show(capture_run(self.dit, self.asked.read(), self.block, tick))
-        self.asked.warn(self.messages)
+        self.show(capture_run(self.dit, self.run_fields.read(), self.block, tick))
+        self.run_fields.warn(self.messages)
 
-    # -- the page -----------------------------------------------------------------------------------------------------
+    # -- controls and clicks ------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
-        self.runner = Runner("Capture", self._capture, self.messages)
-        self.folder = control(widgets.Text, "Saved capture", "300px", placeholder="folder that Activations.save wrote")
-        opening = widgets.Button(description="Open", icon="folder-open", layout={"width": "90px"})
-        opening.on_click(guarded(self.messages, lambda _: self.show(self.folder.value)))
-        self.opening = opening
+    def _connect(self) -> None:
+        say = self.messages
+        self.opening.on_click(guarded(say, lambda _: self.show(self.folder.value)))
+        for name, field in self.controls.items():
+            field.observe(guarded(say, partial(self._set, name)), names="value")
+            self.observe(partial(self._follow, field), names=name)
+        self.offered.observe(guarded(say, self._choose_offered), names="value")
+        pictures = {"token": self.map, "channel": self.channels, "block": self.blocks, "step": self.steps}
+        for name, picture in pictures.items():
+            picture.observe(guarded(say, partial(self._clicked, name)), names="cell")
+        self.surface.on_point = lambda *point: guarded(say, lambda _: self._surface_clicked(*point))(None)
+        self.observe(guarded(say, lambda change: self.refresh()), names=list(FIELDS))
 
-        self.prompts = control(widgets.Dropdown, "Run: prompt", "280px", options=[("none yet", 0)])
-        self.seeds = control(widgets.Dropdown, "seed", "120px", options=[("none yet", 0)])
-        self.branches = control(widgets.Dropdown, "branch", "150px", options=[("cond", 0)])
-        self.block_slider, self.step_slider = slider("Block", 0), slider("Step", 0)
-        self.channel_field = control(widgets.BoundedIntText, "Channel", "140px", min=0, max=0)
-        self.token_field = control(widgets.BoundedIntText, "Token", "130px", min=0, max=0)
-        self.offered = control(widgets.ToggleButtons, "Massive", options=[])
-        self.offered.style.button_width = "56px"
-        self.stream_buttons = control(widgets.ToggleButtons, "Stream", options=["image", "text"])
-        self.stream_buttons.style.button_width = "64px"
-        self.log_box = widgets.Checkbox(False, description="log scale", indent=False, layout={"width": "110px"})
-        pairs = {
-            "prompt": self.prompts, "seed": self.seeds, "branch": self.branches, "block": self.block_slider,
-            "step": self.step_slider, "channel": self.channel_field, "token": self.token_field,
-            "stream": self.stream_buttons, "log": self.log_box,
-        }  # fmt: skip
-        self.controls = pairs
-        for name, made in pairs.items():
-            made.observe(guarded(self.messages, partial(self._set, name)), names="value")
-            self.observe(partial(self._follow, made), names=name)
-        self.offered.observe(guarded(self.messages, self._offer), names="value")
+    def _set(self, name: str, change: Any) -> None:
+        setattr(self, name, change["new"])
 
-        self.map, self.channels = Picture(width=400), Picture(width=500, label="channels: arrow keys or a click")
-        self.blocks, self.steps = Picture(width=400, label="blocks"), Picture(width=400, label="steps")
-        for picture, field in (
-            (self.map, "token"),
-            (self.channels, "channel"),
-            (self.blocks, "block"),
-            (self.steps, "step"),
-        ):
-            picture.observe(guarded(self.messages, partial(self._point, field)), names="cell")
-        picked = self._picked
-        self.surface = Turning(lambda *point: guarded(self.messages, lambda _: picked(*point))(None))
-        self.numbers = words("")
-        live = [self.asked.row, self.runner] if self.dit else []
-        self.views = widgets.VBox(
-            [
-                row(self.prompts, self.seeds, self.branches, self.stream_buttons),
-                row(self.block_slider, self.step_slider, self.token_field, self.channel_field, self.log_box),
-                self.offered,
-                self.numbers,
-                panels(
-                    panel("Where on the picture? (click a token)", self.map),
-                    panel("Token x channel (drag to turn, click a point)", self.surface),
-                    panel("Which channels? (click one)", self.channels),
-                    panel("At which block? (click one)", self.blocks),
-                    panel("At which step? (click one)", self.steps),
-                ),
-            ],
-            layout={"display": "none"},
-        )
-        self.children = [*live, row(self.folder, opening), self.messages, self.views]
+    def _follow(self, field: Any, change: Any) -> None:
+        """A control shows the trait; `set_ranges` has made room for it."""
+        if field.value != change["new"]:
+            field.value = change["new"]
 
-    def _set(self, field: str, change: Any) -> None:
-        setattr(self, field, change["new"])
-
-    def _point(self, field: str, change: Any) -> None:
-        if change["new"] >= 0:
-            setattr(self, field, change["new"])
-
-    def _follow(self, made: Any, change: Any) -> None:
-        """A control shows the trait; `_ranges` has made room for it."""
-        if made.value != change["new"]:
-            made.value = change["new"]
-
-    def _offer(self, change: Any) -> None:
+    def _choose_offered(self, change: Any) -> None:
         if change["new"] is not None:
             self.channel = change["new"]
 
-    def _ranges(self, acts: Activations) -> None:
-        """What the controls can be set to."""
-        data = acts.data
-        for made, dim in ((self.prompts, "prompt"), (self.seeds, "seed"), (self.branches, "branch")):
-            made.options = [(str(v), i) for i, v in enumerate(data[dim].values)]
-        self.block_slider.max, self.step_slider.max = data.sizes["site"] - 1, data.sizes["step"] - 1
-        self.channel_field.max = data.sizes["channel"] - 1
-        self.token_field.max = data.sizes["token"] - 1
-        self.stream_buttons.options = [str(s) for s in data["stream"].values]
-        self.offered.options = [(str(c), c) for c in self.massive]
-        self.offered.value = self.channel if self.channel in self.massive else None
-        self.offered.layout.display = "" if self.massive else "none"
-        self.views.layout.display = ""
+    def _clicked(self, name: str, change: Any) -> None:
+        if change["new"] >= 0:
+            setattr(self, name, change["new"])
+
+    def _surface_clicked(self, channel: int, token: int, pooled: bool) -> None:
+        """Choose a point of the surface; where a cell covers several tokens and channels, the largest of these."""
+        assert self.activations is not None
+        hidden = lookup.hidden_at(self.activations, self.state)
+        if pooled and hidden is not None:
+            row, column = np.searchsorted(hidden.tokens, token), np.searchsorted(hidden.channels, channel)
+            y, x = spike(np.abs(hidden.values), int(row), int(column))
+            channel, token = int(hidden.channels[x]), int(hidden.tokens[y])
+        self.move(channel=channel, token=token)

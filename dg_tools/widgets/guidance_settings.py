@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.guiders import BaseGuidance
-from PIL.PngImagePlugin import PngInfo
 
+from dg_tools.generation._generate import Generation
+from dg_tools.generation.recipes import free, recipe, write_picture
 from dg_tools.guidance.cfg import CFG
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
+from dg_tools.models.dit import DiT
 from dg_tools.widgets.png import picture_png
-from dg_tools.widgets.run_fields import Asked
+from dg_tools.widgets.run_fields import RunSettings
 
-WAYS = ("cond", "CFG", "DG", "DG + CFG")
+VARIANTS = ("cond", "CFG", "DG", "DG + CFG")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Detail Guidance as settings: w, what is disrupted where, and the window as fractions of the steps."""
+class GuidanceSettings:
+    """Detail Guidance as settings: w, the channels and block to disrupt, and the window as fractions of the steps."""
 
     weight: float
     channels: tuple[int, ...]
@@ -34,11 +36,11 @@ class Settings:
         return DetailGuidance(scale, self.weight, Disrupt(self.channels, self.block), self.start, self.stop)
 
     def guidances(self, scale: float) -> list[BaseGuidance | None]:
-        """Of the four pictures, in the order of `WAYS`."""
+        """Of the four pictures, in the order of `VARIANTS`."""
         return [None, CFG(scale), self.guider(1.0), self.guider(scale)]
 
 
-def code(settings: Settings, asked: Asked) -> str:
+def code(settings: GuidanceSettings, run: RunSettings) -> str:
     """The same four pictures in the library's own words."""
     window = ""
     if (settings.start, settings.stop) != (0.0, 1.0):
@@ -46,21 +48,21 @@ def code(settings: Settings, asked: Asked) -> str:
     dg = f"{settings.weight:g}, disrupt=off{window})"
     return (
         f"off = dg.Disrupt({list(settings.channels)}, block={settings.block})\n"
-        f"both = [dg.DetailGuidance(1.0, {dg}, dg.DetailGuidance({asked.scale:g}, {dg}]\n"
-        f"guidance = [None, dg.CFG({asked.scale:g}), *both]\n"
-        f"made = dg.generate({asked.code()}, guidance=guidance)\n"
+        f"both = [dg.DetailGuidance(1.0, {dg}, dg.DetailGuidance({run.scale:g}, {dg}]\n"
+        f"guidance = [None, dg.CFG({run.scale:g}), *both]\n"
+        f"made = dg.generate({run.code()}, guidance=guidance)\n"
         "made.grid()"
     )
 
 
 def render(images: dict[str, Any], after: str) -> tuple[dict[str, bytes], bytes]:
     """PNG bytes of the pictures by name, and of the one that the slider uncovers."""
-    made = {name: picture_png(image) for name, image in images.items()}
-    return made, made.get(after, b"")
+    pngs = {name: picture_png(image) for name, image in images.items()}
+    return pngs, pngs.get(after, b"")
 
 
-def export_pictures(folder: Path, images: dict[str, Any], settings: dict[str, Any]) -> list[Path]:
-    """Write each picture as PNG with its settings in the metadata (key `dg_tools`, JSON).
+def export(folder: Path, dit: DiT, generation: Generation, settings: GuidanceSettings, run: RunSettings) -> list[Path]:
+    """Write each picture as PNG with its recipe, and the guidance as `profile.json`; the paths.
 
     Raises:
         ValueError: the folder is a file.
@@ -69,28 +71,26 @@ def export_pictures(folder: Path, images: dict[str, Any], settings: dict[str, An
         raise ValueError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, image in images.items():
-        info = PngInfo()
-        info.add_text("dg_tools", json.dumps({**settings, "guidance": name}))
-        path = folder / f"{name.replace(' + ', '_').lower()}.png"
-        image.save(path, pnginfo=info)
-        paths.append(path)
-    return paths
+    guidances = settings.guidances(run.scale)
+    for name, image, made_with, guidance in zip(
+        VARIANTS, generation.images, generation.settings, guidances, strict=False
+    ):
+        file = folder / f"{name.replace(' + ', '_').lower()}.png"
+        paths.append(write_picture(image, file, recipe(dit, made_with, guidance)))
+    profile = free(folder / "profile.json")
+    profile.write_text(json.dumps(profile_of(dit, settings, run), indent=1) + "\n", encoding="utf-8")
+    return [*paths, profile]
 
 
-def export_profile(file: Path, settings: Settings, asked: Asked, model: str) -> Path:
-    """Write a profile that `DetailGuidance(disrupt=str(file))` reads: channels, block, and how they were chosen."""
-    profile = {
+def profile_of(dit: DiT, settings: GuidanceSettings, run: RunSettings) -> dict[str, Any]:
+    """The settings as a profile, which `DetailGuidance.from_profile` reads."""
+    model = Path(str(getattr(dit.pipeline, "name_or_path", "") or "")).name or type(dit.pipeline).__name__
+    return {
+        "model": model,
         "channels": list(settings.channels),
         "block": settings.block,
-        "source": f"chosen by eye in GuidanceExplorer on {model}, prompt {asked.prompt!r}, seed {asked.seed}",
-        "guidance": {
-            "guidance_scale": asked.scale,
-            "detail_guidance_scale": settings.weight,
-            "detail_guidance_start": settings.start,
-            "detail_guidance_stop": settings.stop,
-        },
+        "guidance_scale": run.scale,
+        "detail_guidance_scale": settings.weight,
+        "window": [settings.start, settings.stop],
+        "source": f"chosen by eye in GuidanceExplorer on {model}, prompt {run.prompt!r}, seed {run.seed}",
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
-    return file

@@ -1,7 +1,7 @@
-"""What does this edit take away, and does a control of the same size take away the same?
+"""The explorer of edits: what does this edit take away, and does a control of the same size take away the same?
 
-The reader builds a `Disrupt`; the button draws clean, disrupted and control from the same noise. `render` compares the
-pictures; `code` writes the edit out, so that what was found here can be run elsewhere.
+The reader builds a `Disrupt`; the button makes clean, disrupted and control pictures from the same noise. `render`
+compares the pictures; `code` writes the edit out, so that it can be run elsewhere.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from threading import RLock
 from typing import Any
 
-import ipywidgets as widgets
-import numpy as np
 import traitlets as t
 
 from dg_tools.activations import capture
@@ -21,18 +19,18 @@ from dg_tools.interventions import Disrupt
 from dg_tools.massive import find_massive
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
-from dg_tools.widgets.edit_settings import CONTROL_KINDS, NAMES, OWN, Comparison, Plan, code, render
-from dg_tools.widgets.parts import control, numbers, panel, panels, row, slider, table, within, words, write
-from dg_tools.widgets.picture import Picture
-from dg_tools.widgets.png import draw, picture_png
-from dg_tools.widgets.run_fields import Asked, AskedFields, across
-from dg_tools.widgets.runner import Messages, Runner, Tick, guarded
-from dg_tools.widgets.watch import watched
+from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES, EditSettings, code
+from dg_tools.widgets.intervention_page import InterventionPage
+from dg_tools.widgets.parts import check_range, parse_numbers, set_text
+from dg_tools.widgets.picture_changes import PictureChanges, compare_pictures
+from dg_tools.widgets.run_fields import RunSettings
+from dg_tools.widgets.runner import guarded
+from dg_tools.widgets.watch import Tick, across, watched
 
 FIELDS = ("channels", "block", "mode", "rho", "steps", "tokens", "kind", "draw")
 
 
-class InterventionExplorer(widgets.VBox):
+class InterventionExplorer(InterventionPage):
     """Build an edit, and see clean, disrupted and control from the same noise.
 
     Args:
@@ -47,10 +45,14 @@ class InterventionExplorer(widgets.VBox):
         images: PIL pictures of the last run by name.
     """
 
-    channels, block = t.List(t.Int(), []), t.Int(0)
-    mode, rho = t.Enum(OWN, "zero"), t.Float(0.5)
-    steps, tokens = t.List(t.Int(), []), t.List(t.Int(), [])
-    kind, draw = t.Enum(CONTROL_KINDS, "shift"), t.Int(0)
+    channels = t.List(t.Int(), [])
+    block = t.Int(0)
+    mode = t.Enum(EDIT_MODES, "zero")
+    rho = t.Float(0.5)
+    steps = t.List(t.Int(), [])
+    tokens = t.List(t.Int(), [])
+    kind = t.Enum(CONTROL_KINDS, "shift")
+    draw = t.Int(0)
     images = t.Dict({})
 
     def __init__(
@@ -62,32 +64,32 @@ class InterventionExplorer(widgets.VBox):
         height: int | None = None,
         width: int | None = None,
     ) -> None:
-        super().__init__()
-        self.add_class("dg-explorer")
-        self.add_class("dg-intervention-explorer")
-        self.dit = load() if dit is None else dit
-        self.lock, self.messages = RLock(), Messages()
-        known = self.dit.profile or {}
-        self._clean: tuple[Asked, Any] | None = None
-        self._build(steps, (height, width))
-        block = known.get("block")
-        self.block = len(self.dit.blocks) // 2 if block is None else block
-        self.offer(list(massive) if massive is not None else list(known.get("channels", [])))
-        self.observe(guarded(self.messages, lambda change: self.check()), names=list(FIELDS))
-        self.asked.observe(guarded(self.messages, lambda change: self.check()))
-        guarded(self.messages, lambda _: self.check())(None)
+        dit = load() if dit is None else dit
+        super().__init__(dit, self._generate, self._detect, steps, height, width)
+        self.dit = dit
+        self.lock = RLock()
+        self._clean: tuple[RunSettings, Any] | None = None
+        self._connect()
+        profile = dit.profile or {}
+        block = profile.get("block")
+        self.block = len(dit.blocks) // 2 if block is None else block
+        self.offer(list(massive) if massive is not None else list(profile.get("channels", [])))
+        check = guarded(self.messages, lambda change: self.check())
+        self.observe(check, names=list(FIELDS))
+        self.run_fields.observe(check)
+        check(None)
 
     def __repr__(self) -> str:
         return f"InterventionExplorer({self.mode} channels {list(self.channels)}, block {self.block})"
 
     @t.validate("block", "rho", "draw")
-    def _possible(self, proposal: Any) -> Any:
-        return within(getattr(self, "links", {}).get(proposal["trait"].name), proposal)
+    def _in_range(self, proposal: Any) -> Any:
+        return check_range(getattr(self, "links", {}).get(proposal["trait"].name), proposal)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> Plan:
+    def state(self) -> EditSettings:
         """The edit and its control.
 
         Raises:
@@ -95,35 +97,35 @@ class InterventionExplorer(widgets.VBox):
         """
         if not self.channels:
             raise ValueError("no channel chosen: press Detect, or write channel numbers such as 3, 7")
-        steps = (self.steps[0], self.steps[1]) if self.steps and self.steps != [0, self.asked.steps.value - 1] else None
+        every_step = not self.steps or self.steps == [0, self.run_fields.steps.value - 1]
+        steps = None if every_step else (self.steps[0], self.steps[1])
         tokens = tuple(self.tokens) or None
-        return Plan(tuple(self.channels), self.block, self.mode, self.rho, steps, tokens, self.kind, self.draw)
+        return EditSettings(tuple(self.channels), self.block, self.mode, self.rho, steps, tokens, self.kind, self.draw)
 
-    def render(self, images: Sequence[Any] | None = None) -> Comparison:
-        """The comparison of the last run, or of pictures given (the clean one first).
+    def render(self, images: Sequence[Any] | None = None) -> PictureChanges:
+        """What changed in the last run's pictures, or in pictures passed in (the clean one first).
 
         Raises:
             RuntimeError: nothing was run yet.
         """
         if images is None and not self.images:
             raise RuntimeError("nothing drawn yet: press Run, or call .run()")
-        return render(list(self.images.values()) if images is None else images)
+        return compare_pictures(list(self.images.values()) if images is None else images)
 
-    def check(self) -> tuple[Plan, Asked]:
+    def check(self) -> tuple[EditSettings, RunSettings]:
         """The settings, checked on this model, written out as a sentence and as code.
 
         Raises:
             ValueError, IndexError: what this model cannot take.
         """
-        asked = self.asked.read()
-        self.step_range.max = asked.steps - 1
-        plan = self.state
-        off, _ = plan.edits()
-        height, width = self.asked.size
-        off.check(self.dit, asked.steps, height, width)
-        write(self.words, off.sentence())
-        self.code.value = code(plan, asked)
-        return plan, asked
+        run = self.run_fields.read()
+        self.step_range.max = run.steps - 1
+        settings = self.state
+        off, _ = settings.edits()
+        off.check(self.dit, run.steps, *self.run_fields.size)
+        set_text(self.words, off.sentence())
+        self.code.value = code(settings, run)
+        return settings, run
 
     def offer(self, channels: Sequence[int]) -> None:
         """Offer detected channels, and choose them."""
@@ -135,146 +137,80 @@ class InterventionExplorer(widgets.VBox):
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Draw what the fields say, here and now; errors are raised."""
+        """Generate with the settings of the fields, here and now; errors are raised."""
         self.runner.run()
 
-    def _draw(self, tick: Tick) -> None:
-        plan, asked = self.check()
-        self.asked.warn(self.messages)
-        edits: list[Disrupt | None] = list(plan.edits())
-        known = self._clean[1] if self._clean and self._clean[0] == asked else None
-        if known is None:
+    def _generate(self, tick: Tick) -> None:
+        settings, run = self.check()
+        self.run_fields.warn(self.messages)
+        edits: list[Disrupt | None] = list(settings.edits())
+        clean = self._clean[1] if self._clean and self._clean[0] == run else None
+        if clean is None:
             edits.insert(0, None)
-        guidance = CFG(asked.scale) if asked.scale > 1 else None
+        guidance = CFG(run.scale) if run.scale > 1 else None
         with watched(self.dit, across(tick, len(edits))):
-            made = generate(
-                self.dit, asked.prompt, **asked.call, guidance=guidance, edits=edits,
-                progress=False,
-            )  # fmt: skip
-        images = made.images if known is None else [known, *made.images]
-        self._clean = (asked, images[0])
+            generation = generate(self.dit, run.prompt, **run.call, guidance=guidance, edits=edits, progress=False)
+        images = generation.images if clean is None else [clean, *generation.images]
+        self._clean = (run, images[0])
         with self.lock:
             self.images = dict(zip(NAMES, images, strict=True))
-            self._show()
+            self.show_pictures(self.images, self.render())
 
     def _detect(self, tick: Tick) -> None:
-        asked = self.asked.read()
+        run = self.run_fields.read()
         with watched(self.dit, tick):
             acts = capture(
-                self.dit, asked.prompt, seeds=asked.seed, steps=asked.steps, height=asked.height, width=asked.width,
+                self.dit,
+                run.prompt,
+                seeds=run.seed,
+                steps=run.steps,
+                height=run.height,
+                width=run.width,
                 progress=False,
-            )  # fmt: skip
-        found = find_massive(acts, blocks=min(2, len(self.dit.blocks)))
-        if not found.channels:
-            raise ValueError(f"no massive channel on this prompt ({found.rule}): write channel numbers yourself")
-        self.offer(found.channels)
-        self.messages.say(f"Detected: channels {found.channels} ({found.rule}).")
+            )
+        massive = find_massive(acts, blocks=min(2, len(self.dit.blocks)))
+        if not massive.channels:
+            raise ValueError(f"no massive channel on this prompt ({massive.rule}): write channel numbers yourself")
+        self.offer(massive.channels)
+        self.messages.say(f"Detected: channels {massive.channels} ({massive.rule}).")
 
-    def _show(self) -> None:
-        """Put the pictures of the last run on the page."""
-        view = self.render()
-        for name, image in self.images.items():
-            self.pictures[name].png = picture_png(image)
-        for picture, figure in zip(self.differences, view.differences, strict=True):
-            picture.draw(draw(figure))
-        self.spectrum.draw(draw(view.spectrum))
-        self.table.value = table(view.rows)
-        self.below.layout.display = ""
+    # -- controls and clicks ------------------------------------------------------------------------------------------
 
-    # -- the page -----------------------------------------------------------------------------------------------------
-
-    def _build(self, steps: int | None, size: tuple[int | None, int | None]) -> None:
-        self.asked = AskedFields(self.dit, steps, *size)
-        self.runner = Runner("Run", self._draw, self.messages)
-        self.detector = Runner("Detect channels", self._detect, self.messages)
-        self.detector.button.icon, self.detector.button.button_style = "search", ""
-        self.channels_field = control(widgets.Text, "Channels", "220px", continuous_update=False)
-        self.offered = control(widgets.SelectMultiple, "Detected", "170px", options=[], rows=2)
-        self.block_slider = slider("Block", len(self.dit.blocks) - 1)
-        self.mode_field = control(widgets.Dropdown, "Mode", "150px", options=OWN)
-        self.rho_field = control(widgets.FloatSlider, "rho", "220px", min=0, max=2, step=0.05, value=0.5)
-        last = self.asked.steps.value - 1
-        self.step_range = control(
-            widgets.IntRangeSlider, "Steps of the edit", "320px", min=0, max=last, value=(0, last),
-            continuous_update=False,
-        )  # fmt: skip
-        self.kind_field = control(widgets.Dropdown, "Control", "200px", options=CONTROL_KINDS)
-        self.draw_field = control(widgets.BoundedIntText, "Draw", "120px", min=0, max=9999)
-        self.everywhere = widgets.Button(description="All tokens", layout={"width": "110px"})
-        self.region = words("Edit acts on all tokens.")
-
-        self.links: dict[str, Any] = {"block": self.block_slider, "mode": self.mode_field, "rho": self.rho_field}
-        self.links |= {"kind": self.kind_field, "draw": self.draw_field}
-        for name, made in self.links.items():
-            t.link((made, "value"), (self, name))
-        self.rho_field.disabled = True  # `scale` is the one mode that reads it
-        self.observe(lambda c: setattr(self.rho_field, "disabled", c["new"] != "scale"), names="mode")
+    def _connect(self) -> None:
         say = self.messages
-        self.channels_field.observe(
-            guarded(say, lambda c: setattr(self, "channels", numbers(c["new"], "channels"))), names="value"
-        )
+        for name, field in self.links.items():
+            t.link((field, "value"), (self, name))
+        self.observe(lambda c: setattr(self.rho_field, "disabled", c["new"] != "scale"), names="mode")
+        self.channels_field.observe(guarded(say, lambda c: self._set_channels(c["new"])), names="value")
         self.observe(lambda c: setattr(self.channels_field, "value", ", ".join(map(str, c["new"]))), names="channels")
-        self.offered.observe(guarded(say, lambda c: self._offered(c["new"])), names="value")
+        self.offered.observe(guarded(say, lambda c: self._choose_offered(c["new"])), names="value")
         self.step_range.observe(guarded(say, lambda c: setattr(self, "steps", list(c["new"]))), names="value")
         self.everywhere.on_click(guarded(say, lambda _: setattr(self, "tokens", [])))
-        self.observe(guarded(say, lambda c: self._mark(c["new"])), names="tokens")
-
-        rows, columns = self.dit.grid(*self.asked.size)
-        self.pictures = {n: Picture(width=210, pixelated=True, label=f"picture: {n}") for n in NAMES}
+        self.observe(guarded(say, lambda c: self.show_token_count(len(c["new"]))), names="tokens")
         clean = self.pictures["clean"]
-        clean.grid, clean.boxes = [rows, columns], True
-        clean.label = "clean picture: drag a box over the tokens to edit, or press Shift and arrow keys; Escape for all"
         clean.observe(guarded(say, lambda c: self._boxed(c["new"])), names="box")
         clean.observe(guarded(say, lambda c: self._clicked()), names="clicks")
-        self.differences = [Picture(width=290, label=f"difference: {n}") for n in NAMES[1:]]
-        self.spectrum, self.table = Picture(width=400, label="spectra"), widgets.HTML()
-        self.words = words("")
-        self.code = control(widgets.Textarea, "Code", "100%", rows=6)
-        titles = {"clean": "clean (drag a box)", "disrupted": "disrupted", "control": "matched control"}
-        self.below = widgets.VBox(
-            [
-                panels(*(panel(titles[n], p) for n, p in self.pictures.items())),
-                row(self.everywhere, self.region),
-                panels(
-                    *(panel("What changed?", p) for p in self.differences),
-                    panel("Which detail is gone?", self.spectrum),
-                ),
-                panel("Numbers", self.table),
-            ],
-            layout={"display": "none"},
-        )
-        self.children = [
-            self.asked.row,
-            row(self.channels_field, self.offered, self.detector),
-            row(self.block_slider, self.mode_field, self.rho_field),
-            row(self.step_range, self.kind_field, self.draw_field),
-            self.words, self.runner, self.messages, self.below, self.code,
-        ]  # fmt: skip
+
+    def _set_channels(self, text: str) -> None:
+        self.channels = parse_numbers(text, "channels")
+
+    def _choose_offered(self, channels: Sequence[int]) -> None:
+        if channels:
+            self.channels = list(channels)
 
     def _boxed(self, box: list[float]) -> None:
+        """A box chooses the tokens that it touches."""
         if not box:
             self.tokens = []
             return
-        height, width = self.asked.size
+        height, width = self.run_fields.size
         left, top, right, bottom = box
-        inside = self.dit.tokens(
-            [(left * width, top * height, right * width, bottom * height)], height=height, width=width
-        )
-        self.tokens = inside
-
-    def _offered(self, chosen: Sequence[int]) -> None:
-        if chosen:
-            self.channels = list(chosen)
+        pixels = (left * width, top * height, right * width, bottom * height)
+        self.tokens = self.dit.tokens([pixels], height=height, width=width)
 
     def _clicked(self) -> None:
-        """A click on a token takes that one."""
+        """A click on a token chooses that one."""
         picture = self.pictures["clean"]
         rows, columns = picture.grid
         y, x = divmod(picture.cell, columns)
         picture.box = [x / columns, y / rows, (x + 1) / columns, (y + 1) / rows]
-
-    def _mark(self, tokens: list[int]) -> None:
-        if not tokens:
-            self.pictures["clean"].box = []
-        count, whole = len(tokens), int(np.prod(self.dit.grid(*self.asked.size)))
-        write(self.region, f"Edit acts on {count} of {whole} tokens." if tokens else "Edit acts on all tokens.")

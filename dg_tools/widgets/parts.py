@@ -1,4 +1,4 @@
-"""What the explorers are put together from: labelled controls, rows that wrap, panels with a title."""
+"""The parts of every explorer's page: labelled controls, rows that wrap, panels with a title, text and tables."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def panels(*children: Any) -> Any:
 
 def panel(title: str, *children: Any) -> Any:
     """A titled part."""
-    made = widgets.VBox([words(title, "title"), *children], layout={"flex": "0 1 auto"})
-    made.add_class("dg-panel")
-    return made
+    box = widgets.VBox([text_block(title, "title"), *children], layout={"flex": "0 1 auto"})
+    box.add_class("dg-panel")
+    return box
 
 
-def words(text: str, kind: str = "text") -> Any:
+def text_block(text: str, kind: str = "text") -> Any:
     """Text in the theme's colour."""
     return widgets.HTML(f'<div class="dg-{kind}">{html.escape(text)}</div>')
 
 
-def write(into: Any, text: str, kind: str = "text") -> None:
-    """Change what `words` says."""
-    into.value = f'<div class="dg-{kind}">{html.escape(text)}</div>'
+def set_text(block: Any, text: str, kind: str = "text") -> None:
+    """Change the text of a `text_block`."""
+    block.value = f'<div class="dg-{kind}">{html.escape(text)}</div>'
 
 
 def table(rows: list[list[str]]) -> str:
@@ -57,20 +57,20 @@ def table(rows: list[list[str]]) -> str:
     return '<table class="dg-text">' + "".join(f"<tr>{line}</tr>" for line in cells) + "</table>"
 
 
-def within(made: Any, proposal: Any) -> Any:
-    """The value of a trait's validator, where its control can show it; a control would clip it in silence.
+def check_range(field: Any, proposal: Any) -> Any:
+    """The value of a trait's validator, where its control can show it; the control would clip it without an error.
 
     Raises:
         TraitError: outside the control's range.
     """
     value = proposal["value"]
-    if made is not None and not made.min <= value <= made.max:
+    if field is not None and not field.min <= value <= field.max:
         name = proposal["trait"].name
-        raise TraitError(f"{name} {value:g} asked for; this explorer has {made.min:g} to {made.max:g}")
+        raise TraitError(f"{name} {value:g} asked for; this explorer has {field.min:g} to {field.max:g}")
     return value
 
 
-def numbers(text: str, what: str) -> list[int]:
+def parse_numbers(text: str, what: str) -> list[int]:
     """Whole numbers from `3, 7`.
 
     Raises:

@@ -1,17 +1,18 @@
-"""How does a reader point at a token? A picture over a grid of cells that can be clicked, walked, boxed and compared.
+"""A picture over a grid of cells: the reader clicks a cell, walks to it by keys, drags a box, or compares two pictures.
 
 One small front end serves every explorer: a map of tokens (rows x columns), a chart over channels (1 x channels, inside
 the chart's axes), a region dragged on a picture, and two pictures under one sliding edge. Keys do what the pointer
-does. It is an anywidget: its script travels with the widget, so nothing is fetched from elsewhere.
+does. It is an anywidget: its script travels with the widget, so nothing is loaded from the network.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import anywidget
 import traitlets as t
+
+from dg_tools.widgets.png import Drawing
 
 HERE = Path(__file__).parent
 
@@ -52,7 +53,10 @@ class Picture(anywidget.AnyWidget):
     def __repr__(self) -> str:
         return f"Picture({self.label!r}, {self.grid[0]} x {self.grid[1]} cells, cell {self.cell})"
 
-    def draw(self, drawn: Any, cell: int = -1) -> None:
-        """Show a `Drawn`, with one cell marked; one message to the front end."""
+    def draw(self, drawing: Drawing, cell: int = -1) -> None:
+        """Show a drawing with one cell marked; one message to the front end."""
         with self.hold_sync():
-            self.png, self.grid, self.frame, self.cell = drawn.png, list(drawn.grid), list(drawn.frame), cell
+            self.png = drawing.png
+            self.grid = list(drawing.grid)
+            self.frame = list(drawing.frame)
+            self.cell = cell

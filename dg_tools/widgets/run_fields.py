@@ -1,4 +1,4 @@
-"""What every run is asked for: prompt, seed, steps, CFG scale; read with care, because people type."""
+"""The fields of every run: prompt, seed, steps and CFG scale, checked because people type them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dg_tools.widgets.parts import control, row
 from dg_tools.widgets.runner import Messages
 
 
-class Asked(NamedTuple):
+class RunSettings(NamedTuple):
     """One run's settings; `scale` is the usual CFG scale s, 1 is off; `own_size`: not the model's default one."""
 
     prompt: str
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
     @property
     def call(self) -> dict[str, Any]:
-        """What a run is given besides the prompt."""
+        """The arguments of a run besides the prompt."""
         return {"seed": self.seed, "steps": self.steps, "height": self.height, "width": self.width}
 
     def code(self) -> str:
@@ -34,8 +34,8 @@ class Asked(NamedTuple):
         return f"dit, {self.prompt!r}, seed={self.seed}, steps={self.steps}{size}"
 
 
-class AskedFields:
-    """The four fields.
+class RunFields:
+    """The four fields of a run.
 
     Args:
         dit: the model; None where nothing can be run.
@@ -58,7 +58,8 @@ class AskedFields:
         scale: float = 1.0,
     ) -> None:
         default = steps or (min(20, dit.default_steps) if dit else 20)
-        self.dit, self.size = dit, dit.size(height, width) if dit else (0, 0)
+        self.dit = dit
+        self.size = dit.size(height, width) if dit else (0, 0)
         self.own_size = dit is not None and self.size != dit.size()
         self.text = control(widgets.Text, "Prompt", "300px", value="red apple on blue")
         self.seed = control(widgets.Text, "Seed", "110px", value="0")
@@ -71,29 +72,17 @@ class AskedFields:
         for field in (self.text, self.seed, self.steps, self.scale):
             field.observe(act, names="value")
 
-    def read(self) -> Asked:
-        """The settings.
+    def read(self) -> RunSettings:
+        """The settings in the fields.
 
         Raises:
             ValueError: an empty prompt, or a seed that is no number.
         """
         prompt, seed = check_prompt(self.text.value), check_seed(self.seed.value)
-        return Asked(prompt, seed, self.steps.value, self.scale.value, *self.size, self.own_size)
+        return RunSettings(prompt, seed, self.steps.value, self.scale.value, *self.size, self.own_size)
 
     def warn(self, messages: Messages) -> None:
-        """Say so where the prompt has words that the model never saw."""
+        """Warn where the prompt has words that the model never saw."""
         warning = advice(self.dit, self.text.value) if self.dit is not None else None
         if warning:
             messages.say(warning, "warning")
-
-
-def across(tick: Any, runs: int) -> Any:
-    """One bar over several runs: a callback for `watched` that counts steps through all of them."""
-    finished = -1
-
-    def on_step(done: int, total: int) -> None:
-        nonlocal finished
-        finished += done == 1
-        tick(finished * total + done, runs * total)
-
-    return on_step

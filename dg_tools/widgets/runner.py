@@ -15,10 +15,9 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets as t
 
-from dg_tools.widgets.watch import Cancelled
+from dg_tools.widgets.watch import Cancelled, Tick
 
 logger = logging.getLogger("dg_tools")
-Tick = Callable[[int, int], None]
 
 
 class Messages(widgets.HTML):
@@ -29,10 +28,11 @@ class Messages(widgets.HTML):
 
     def say(self, text: str, kind: str = "note") -> None:
         """Show a sentence; an empty one clears."""
-        self.kind, self.text = kind, text
+        self.kind = kind
+        self.text = text
         role = "alert" if kind == "error" else "status"
-        shown = html.escape(text).replace("\n", "<br>")
-        self.value = f'<div role="{role}" class="dg-message dg-{kind}">{shown}</div>' if text else ""
+        escaped = html.escape(text).replace("\n", "<br>")
+        self.value = f'<div role="{role}" class="dg-message dg-{kind}">{escaped}</div>' if text else ""
 
     def complain(self, error: BaseException) -> None:
         """Show an exception's own sentence; the log has where it came from."""
@@ -52,10 +52,12 @@ class Runner(widgets.HBox):
         ended: how many runs are over, finished or not.
     """
 
-    busy, ended = t.Bool(False), t.Int(0)
+    busy = t.Bool(False)
+    ended = t.Int(0)
 
     def __init__(self, label: str, work: Callable[[Tick], None], messages: Messages) -> None:
-        self.work, self.messages = work, messages
+        self.work = work
+        self.messages = messages
         self.button = widgets.Button(description=label, button_style="primary", icon="play", tooltip=label)
         self.stop = widgets.Button(description="Cancel", icon="stop", disabled=True, tooltip="Stop after this step")
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "160px"})
@@ -72,7 +74,7 @@ class Runner(widgets.HBox):
         return f"Runner({self.button.description!r}, {'running' if self.busy else 'idle'})"
 
     def tick(self, done: int, total: int) -> None:
-        """Move the bar; raises `Cancelled` where that was asked for."""
+        """Move the bar; raises `Cancelled` after `cancel()`."""
         self.bar.max, self.bar.value = max(total, 1), done
         self.words.value = f"{done} of {total} steps"
         if self._cancel.is_set():
@@ -96,17 +98,17 @@ class Runner(widgets.HBox):
             self._end()
 
     def start(self) -> threading.Thread | None:
-        """Work in a thread; errors and a cancelled run are told in the messages. None: a run is on already."""
+        """Work in a thread; the messages show errors and a cancelled run. None: a run is on already."""
         try:
             self._begin()
         except RuntimeError as error:
             self.messages.complain(error)
             return None
-        self.thread = threading.Thread(target=self._told, name="dg_tools explorer", daemon=True)
+        self.thread = threading.Thread(target=self._run_in_thread, name="dg_tools explorer", daemon=True)
         self.thread.start()
         return self.thread
 
-    def _told(self) -> None:
+    def _run_in_thread(self) -> None:
         try:
             self.work(self.tick)
         except KeyboardInterrupt:
@@ -134,7 +136,7 @@ class Runner(widgets.HBox):
 
 
 def guarded(messages: Messages, act: Callable[[Any], Any]) -> Callable[[Any], None]:
-    """A callback that tells its errors to the reader; an error that was told before is over."""
+    """A callback that shows its errors to the reader; an error that was shown before is cleared."""
 
     def call(change: Any) -> None:
         if messages.kind == "error":

@@ -1,9 +1,9 @@
 """The surface that can be turned: a plotly figure on the page, or a sentence where there is nothing to turn.
 
-A plotly widget brings its script along, 5 MB once for each widget; so there is one in an explorer, its data are
-replaced and the reader's angle stays. FigureWidget is imported with this module and not when a figure is drawn: in a
-kernel the first picture came three seconds sooner. The library behind it that costs the time (a grammar that jsonschema
-compiles) takes one to four seconds, as its objects happen to lie in memory.
+A plotly widget brings its script along, 5 MB once for each widget. An explorer therefore has one: its data are replaced
+and the reader's angle stays. FigureWidget is imported with this module and not when a figure is drawn: in a kernel the
+first picture came three seconds sooner. The library behind it that costs the time (a grammar that jsonschema compiles)
+takes one to four seconds, depending on how its objects lie in memory.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from typing import Any
 import ipywidgets as widgets
 from plotly.graph_objects import FigureWidget
 
-from dg_tools.widgets.parts import words
+from dg_tools.widgets.parts import text_block
 
 CHANGING = ("x", "y", "z", "surfacecolor", "text", "name")
 
 
-class Turning(widgets.Box):
+class Surface(widgets.Box):
     """A place for a surface.
 
-    Args:
+    Attributes:
         on_point: called with (x, y, whether it is a point of the surface itself) of a point that was clicked.
     """
 
-    def __init__(self, on_point: Callable[[int, int, bool], None]) -> None:
+    def __init__(self) -> None:
         super().__init__([], layout={"max_width": "100%", "overflow": "hidden"})
-        self.on_point = on_point
+        self.on_point: Callable[[int, int, bool], None] = lambda x, y, own: None
         self.figure: Any = None
 
     def __repr__(self) -> str:
-        return f"Turning({'empty' if self.figure is None else 'a surface'})"
+        return f"Surface({'empty' if self.figure is None else 'a figure'})"
 
     def say(self, sentence: str) -> None:
         """A sentence in the surface's place."""
-        note = words(sentence)
+        note = text_block(sentence)
         note.layout.width = "300px"
-        self.children, self.figure = (note,), None
+        self.children = (note,)
+        self.figure = None
 
     def draw(self, figure: Any) -> None:
         """Show a plotly figure; one with as many traces as the last takes its place without a new widget."""

@@ -1,6 +1,6 @@
-"""How far is a run, may it go on, and what does the model believe the picture to be at this step?
+"""Progress of a run, a way to cancel it, and the picture that the model expects at each step.
 
-Read at the scheduler's step, which every pipeline calls once a step whatever runs the blocks: plain, traced or guided.
+Read at the scheduler's step, which every pipeline calls once per step, in plain, traced and guided runs.
 A flow-matching model at z_t = (1 - sigma) x + sigma noise predicts v = noise - x, so x = z_t - sigma v.
 """
 
@@ -15,15 +15,15 @@ import torch
 from dg_tools.forward.clock import replaced_step
 from dg_tools.models.dit import DiT
 
+Tick = Callable[[int, int], None]  # called with steps done and their total
+
 
 class Cancelled(KeyboardInterrupt):
     """Raised inside a run that was cancelled; what catches Ctrl-C catches this, and keeps what it keeps then."""
 
 
 @contextmanager
-def watched(
-    dit: DiT, on_step: Callable[[int, int], None], estimates: dict[int, torch.Tensor] | None = None
-) -> Iterator[None]:
+def watched(dit: DiT, on_step: Tick, estimates: dict[int, torch.Tensor] | None = None) -> Iterator[None]:
     """Call `on_step(done, total)` before each scheduler step of the runs inside; it may raise `Cancelled`.
 
     Args:
@@ -48,3 +48,15 @@ def watched(
 
     with replaced_step(scheduler, around):
         yield
+
+
+def across(tick: Tick, runs: int) -> Tick:
+    """One bar over several runs: a callback for `watched` that counts steps through all of them."""
+    finished = -1
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal finished
+        finished += done == 1
+        tick(finished * total + done, runs * total)
+
+    return on_step

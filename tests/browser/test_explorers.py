@@ -128,7 +128,7 @@ def test_a_run_can_be_cancelled(notebook):
     explorer = notebook.explorer("activation")
     explorer.get_by_label("Steps", exact=True).fill("100")
     explorer.get_by_label("Steps", exact=True).press("Tab")
-    notebook.until("acts.asked.steps.value", "100")
+    notebook.until("acts.run_fields.steps.value", "100")
     explorer.get_by_role("button", name="Capture").click()
     notebook.until("acts.runner.bar.value > 0")
     assert explorer.get_by_role("button", name="Capture").is_disabled()

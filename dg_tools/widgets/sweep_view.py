@@ -1,4 +1,4 @@
-"""What does one look at a stored sweep show? A grid of thumbnails as data, and the place looked at in full."""
+"""The view of a stored sweep: a grid of thumbnails as data, and the current place in full."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dg_tools.plots.thumbnails import thumbnail_grid
-from dg_tools.widgets.stored import AXES, OF_SETTING, Found, Look, Stored, code, label, unit
+from dg_tools.widgets.sweep_code import code
+from dg_tools.widgets.sweep_lookup import AXES, OF_SETTING, CellContent, Selection, StoredSweep, label, unit
 
 MOST_ROWS, MOST_COLUMNS = 6, 5  # more could not be read at half a screen
 SIDE = 256  # pixels of a thumbnail, at most
@@ -50,14 +51,14 @@ class Page:
 
 
 @dataclass(frozen=True)
-class View:
-    """One look.
+class SweepView:
+    """The view of a selection.
 
     Attributes:
         page: the grid of thumbnails.
-        cell: index of the place looked at in it, row * columns + column.
+        cell: index of the current place in it, row * columns + column.
         places: the place of every cell, in that order, as values of the two axes.
-        title: setting, prompt, seed and split of the place looked at, or why nothing is there.
+        title: setting, prompt, seed and split of the current place, or why nothing is there.
         picture, unguided: PNG bytes there, and without guidance from the same noise; empty where there are none.
         numbers: rows of a table; the first is its head.
         code: that makes the same picture; empty where there is no such setting.
@@ -75,74 +76,76 @@ class View:
     note: str
 
 
-def render(stored: Stored, look: Look) -> View:
-    """The view of a look, from what is stored."""
-    rows, row = part(stored, look, look.rows, MOST_ROWS)
-    columns, column = part(stored, look, look.columns, MOST_COLUMNS)
-    found = [[stored.find(look, **{look.rows: r, look.columns: c}) for c in columns] for r in rows]
-    page = page_of(stored, look, found, rows, columns)
-    here = found[row][column]
+def render(stored: StoredSweep, selection: Selection) -> SweepView:
+    """The view of a selection, from what is stored."""
+    rows, row = page_values(stored, selection, selection.rows, MOST_ROWS)
+    columns, column = page_values(stored, selection, selection.columns, MOST_COLUMNS)
+    cells = [[stored.find(selection, **{selection.rows: r, selection.columns: c}) for c in columns] for r in rows]
+    page = page_of(stored, selection, cells, rows, columns)
+    here = cells[row][column]
     file = readable(here)
     cond = stored.rows.get((0, here.at["prompt"], here.at["seed"]), {}).get("picture")
     plain = stored.sweep.folder / cond if isinstance(cond, str) else None
     setting = None if here.number is None else stored.plan.settings[here.number]
-    return View(
+    return SweepView(
         page=page,
         cell=row * len(columns) + column,
-        places=[{look.rows: r, look.columns: c} for r in rows for c in columns],
+        places=[{selection.rows: r, selection.columns: c} for r in rows for c in columns],
         title=title_of(stored, here),
         picture=b"" if file is None else file.read_bytes(),
         unguided=b"" if plain is None or thumbnail(plain) is None else plain.read_bytes(),
         numbers=numbers_of(stored, here),
         code="" if setting is None else code(stored.plan, setting, here.at["prompt"], here.at["seed"]),
-        note=note_of(stored, look, [f for line in found for f in line]),
+        note=note_of(stored, selection, [cell for line in cells for cell in line]),
     )
 
 
-def part(stored: Stored, look: Look, axis: str, most: int) -> tuple[list[Any], int]:
-    """The values of an axis that are on the page with the one looked at, and where it is among them."""
-    values = stored.values(axis, look)
-    index = values.index(look.at[axis])
+def page_values(stored: StoredSweep, selection: Selection, axis: str, most: int) -> tuple[list[Any], int]:
+    """The values of an axis that are on the page with the current one, and where that is among them."""
+    values = stored.values(axis, selection)
+    index = values.index(selection.at[axis])
     start = index // most * most
     return values[start : start + most], index - start
 
 
-def page_of(stored: Stored, look: Look, found: list[list[Found]], rows: list[Any], columns: list[Any]) -> Page:
+def page_of(
+    stored: StoredSweep, selection: Selection, cells: list[list[CellContent]], rows: list[Any], columns: list[Any]
+) -> Page:
     """The grid as data."""
     marked = set(stored.chosen.values()) - {0, None}
 
-    def said(cell: Found) -> str:
-        value = stored.value(look, cell)
-        shown = "" if value is None else f"{value:.3g}"
+    def caption(cell: CellContent) -> str:
+        value = stored.value(selection, cell)
+        number = "" if value is None else f"{value:.3g}"
         if readable(cell) is None:
-            return f"{cell.words or UNREADABLE}\n{shown}".strip()
-        return shown
+            return f"{cell.words or UNREADABLE}\n{number}".strip()
+        return number
 
-    of = "mean of the split's pictures" if look.mean else "this picture"
+    of = "mean of the split's pictures" if selection.mean else "this picture"
     return Page(
-        files=tuple(tuple(readable(c) for c in line) for line in found),
-        words=tuple(tuple(said(c) for c in line) for line in found),
-        rows=tuple(label(look.rows, r) for r in rows),
-        columns=tuple(label(look.columns, c) for c in columns),
-        marked=tuple((y, x) for y, line in enumerate(found) for x, c in enumerate(line) if c.number in marked),
-        names=(AXES[look.rows], AXES[look.columns]),
-        title=f"{unit(look.measure)}: {of}",
+        files=tuple(tuple(readable(c) for c in line) for line in cells),
+        words=tuple(tuple(caption(c) for c in line) for line in cells),
+        rows=tuple(label(selection.rows, r) for r in rows),
+        columns=tuple(label(selection.columns, c) for c in columns),
+        marked=tuple((y, x) for y, line in enumerate(cells) for x, c in enumerate(line) if c.number in marked),
+        names=(AXES[selection.rows], AXES[selection.columns]),
+        title=f"{unit(selection.measure)}: {of}",
     )
 
 
-def title_of(stored: Stored, here: Found) -> str:
+def title_of(stored: StoredSweep, here: CellContent) -> str:
     """The place in words."""
     at = here.at
     where = f"{at['prompt']!r}, seed {at['seed']}, {at['split']} prompts"
     if here.number is None:
-        asked = [f"{AXES[a].lower()} {label(a, at[a])}" for a in OF_SETTING[1:] if a in stored.varying]
-        return f"{here.words[0].upper()}{here.words[1:]}: {', '.join([at['guidance'], *asked])}; {where}"
+        axes = [f"{AXES[a].lower()} {label(a, at[a])}" for a in OF_SETTING[1:] if a in stored.varying]
+        return f"{here.words[0].upper()}{here.words[1:]}: {', '.join([at['guidance'], *axes])}; {where}"
     star = ", chosen" if here.number in set(stored.chosen.values()) - {0} else ""
     missing = here.words if here.file is None else UNREADABLE if readable(here) is None else ""
     return f"{stored.plan.settings[here.number]}{star}; {where}" + (f". Nothing to see: {missing}." if missing else "")
 
 
-def numbers_of(stored: Stored, here: Found) -> list[list[str]]:
+def numbers_of(stored: StoredSweep, here: CellContent) -> list[list[str]]:
     """Each measure of the picture, of the unguided one from the same noise, and of all pictures of the split."""
     if not here.row:
         return []
@@ -153,31 +156,33 @@ def numbers_of(stored: Stored, here: Found) -> list[list[str]]:
     return [head, *([unit(m), *(f"{c.get(m, np.nan):.3g}" for c in columns)] for m in stored.measures if m in here.row)]
 
 
-def note_of(stored: Stored, look: Look, found: list[Found]) -> str:
+def note_of(stored: StoredSweep, selection: Selection, cells: list[CellContent]) -> str:
     """What a reader must know of this grid."""
-    said = []
+    notes = []
     if stored.missing:
-        said.append(f"Nothing is chosen yet: {stored.missing} of {stored.total} development cells are missing.")
+        notes.append(f"Nothing is chosen yet: {stored.missing} of {stored.total} development cells are missing.")
     elif any(n for g, n in stored.chosen.items() if g != "cond"):
-        said.append("Framed: a setting that was chosen for its guidance, on the development prompts.")
+        notes.append("Framed: a setting that was chosen for its guidance, on the development prompts.")
     else:
-        said.append("No setting of any guidance holds the objective's guard: none is chosen.")
-    there = sorted({f.number for f in found if f.number is not None})
-    for axis in [a for a in look.axes if a in OF_SETTING[1:]]:
-        same = [n for n in there if look.chosen or stored.has[n][axis] is None]
+        notes.append("No setting of any guidance holds the objective's guard: none is chosen.")
+    numbers = sorted({c.number for c in cells if c.number is not None})
+    for axis in [a for a in selection.axes if a in OF_SETTING[1:]]:
+        same = [n for n in numbers if selection.chosen or stored.coordinates[n][axis] is None]
         names = list(dict.fromkeys(stored.plan.settings[n].guidance for n in same))
         if names:
-            why = "in the chosen setting" if look.chosen else f"without a {AXES[axis].lower()}"
-            said.append(f"{', '.join(names)} {why}: the same picture for each {AXES[axis].lower()}.")
-    for axis, most in ((look.rows, MOST_ROWS), (look.columns, MOST_COLUMNS)):
-        if (count := len(stored.values(axis, look))) > most:
-            said.append(f"At most {most} of {count} are shown of {AXES[axis].lower()}: its control moves on to others.")
-    return " ".join(said)
+            why = "in the chosen setting" if selection.chosen else f"without a {AXES[axis].lower()}"
+            notes.append(f"{', '.join(names)} {why}: the same picture for each {AXES[axis].lower()}.")
+    for axis, most in ((selection.rows, MOST_ROWS), (selection.columns, MOST_COLUMNS)):
+        if (count := len(stored.values(axis, selection))) > most:
+            notes.append(
+                f"At most {most} of {count} are shown of {AXES[axis].lower()}: its control moves on to others."
+            )
+    return " ".join(notes)
 
 
-def readable(found: Found) -> Path | None:
-    """The picture's file, where it is a picture."""
-    return found.file if found.file is not None and thumbnail(found.file) is not None else None
+def readable(content: CellContent) -> Path | None:
+    """The picture's file, where it can be read as a picture."""
+    return content.file if content.file is not None and thumbnail(content.file) is not None else None
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
-"""What does a capture hold at one point? Pure reads of an `Activations`, which never compute a model.
+"""What a capture holds at one point: pure reads of an `Activations`; no model runs.
 
 A point is prompt, seed, branch, step, block, stream, token, channel. Raw hidden states may be missing, or kept for some
-blocks, steps, tokens or channels only; then what the statistics say is shown instead, with the line that captures more.
+blocks, steps, tokens or channels only; then statistics are shown instead, with the line of code that captures more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SMALL = 2**29  # bytes that are read into memory at once
 
 @dataclass(frozen=True)
 class Point:
-    """Where the reader looks; indices, but for `stream`, and `token` and `channel`, which are numbers of the model."""
+    """A point of a capture; indices, but for `stream`, and `token` and `channel`, which are numbers of the model."""
 
     prompt: int = 0
     seed: int = 0
@@ -35,7 +35,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Raw:
+class HiddenStates:
     """Hidden states at a point: (tokens, channels), and the numbers of both."""
 
     values: np.ndarray
@@ -44,17 +44,17 @@ class Raw:
 
     def row(self, token: int) -> np.ndarray | None:
         """All kept channels of a token; None where it was not kept."""
-        found = np.flatnonzero(self.tokens == token)
-        return self.values[found[0]] if len(found) else None
+        rows = np.flatnonzero(self.tokens == token)
+        return self.values[rows[0]] if len(rows) else None
 
     def column(self, channel: int) -> np.ndarray | None:
         """A channel at all kept tokens; None where it was not kept."""
-        found = np.flatnonzero(self.channels == channel)
-        return self.values[:, found[0]] if len(found) else None
+        columns = np.flatnonzero(self.channels == channel)
+        return self.values[:, columns[0]] if len(columns) else None
 
 
 def read_capture(folder: Any) -> Activations:
-    """`open_activations` with one kind of error for everything that is no capture.
+    """`open_activations`, with a ValueError for every folder that cannot be read as a capture.
 
     Raises:
         ValueError: no such folder, a folder that is no capture, or one without what an explorer shows.
@@ -99,14 +99,14 @@ def run_at(acts: Activations, point: Point) -> Any:
 
 
 def clipped(acts: Activations, point: Point) -> Point:
-    """The point with what another capture may not have brought back into range."""
+    """The point, brought into the range of this capture."""
     sizes = acts.data.sizes
     most = {"prompt": "prompt", "seed": "seed", "branch": "branch", "step": "step", "block": "site"}
-    kept: dict[str, Any] = {f: min(getattr(point, f), sizes[d] - 1) for f, d in most.items()}
+    indices: dict[str, Any] = {f: min(getattr(point, f), sizes[d] - 1) for f, d in most.items()}
     stream = point.stream if point.stream in acts.data["stream"].values else "image"
-    tokens = token_count(acts, replace(point, **kept, stream=stream))
+    tokens = token_count(acts, replace(point, **indices, stream=stream))
     channel = min(point.channel, sizes["channel"] - 1)
-    return replace(point, **kept, stream=stream, token=min(point.token, max(tokens - 1, 0)), channel=channel)
+    return replace(point, **indices, stream=stream, token=min(point.token, max(tokens - 1, 0)), channel=channel)
 
 
 def token_norms(acts: Activations, point: Point) -> np.ndarray:
@@ -123,7 +123,7 @@ def token_count(acts: Activations, point: Point) -> int:
     return rows * columns if point.stream == "image" else len(token_norms(acts, point))
 
 
-def raw_at(acts: Activations, point: Point) -> Raw | None:
+def hidden_at(acts: Activations, point: Point) -> HiddenStates | None:
     """Hidden states at a point, where they were kept."""
     data = run_at(acts, point)
     if "hidden_states" not in data:
@@ -139,7 +139,7 @@ def raw_at(acts: Activations, point: Point) -> Raw | None:
     numbers = [np.asarray(part[d].values) if d in part.coords else np.arange(part.sizes[d]) for d in (tokens, channels)]
     values = part.values.astype(np.float32)
     whole = np.isfinite(values).any(1)  # rows of NaN are padding
-    return Raw(values[whole], numbers[0][whole], numbers[1]) if whole.any() else None
+    return HiddenStates(values[whole], numbers[0][whole], numbers[1]) if whole.any() else None
 
 
 def raw_stream(acts: Activations) -> str:

@@ -1,0 +1,117 @@
+"""The page of the activation explorer: its controls and pictures, and how they stand beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets as widgets
+
+from dg_tools.activations import Activations
+from dg_tools.models.dit import DiT
+from dg_tools.widgets.parts import control, panel, panels, row, slider, text_block
+from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.run_fields import RunFields
+from dg_tools.widgets.runner import Messages, Runner
+from dg_tools.widgets.surface import Surface
+from dg_tools.widgets.watch import Tick
+
+
+class ActivationPage(widgets.VBox):
+    """Controls and pictures, not yet connected to anything.
+
+    Args:
+        dit: the model; None where nothing can be run.
+        capture: what the button does.
+        steps, height, width: of new captures, as in `RunFields`.
+
+    Attributes:
+        run_fields: prompt, seed, steps and scale of a new capture.
+        controls: each control of a point, by the name of the point's field.
+        map, channels, blocks, steps: pictures; a click on one chooses a token, channel, block or step.
+        surface: token x channel, to turn.
+    """
+
+    def __init__(
+        self,
+        dit: DiT | None,
+        capture: Callable[[Tick], None],
+        steps: int | None,
+        height: int | None,
+        width: int | None,
+    ) -> None:
+        super().__init__()
+        self.add_class("dg-explorer")
+        self.add_class("dg-activation-explorer")
+        self.messages = Messages()
+        self.run_fields = RunFields(dit, steps, height, width)
+        self.runner = Runner("Capture", capture, self.messages)
+        self.folder = control(widgets.Text, "Saved capture", "300px", placeholder="folder that Activations.save wrote")
+        self.opening = widgets.Button(description="Open", icon="folder-open", layout={"width": "90px"})
+        self._build_controls()
+        self._build_pictures()
+        self.views = widgets.VBox(
+            [
+                row(self.prompts, self.seeds, self.branches, self.stream_buttons),
+                row(self.block_slider, self.step_slider, self.token_field, self.channel_field, self.log_box),
+                self.offered,
+                self.numbers,
+                panels(
+                    panel("Where on the picture? (click a token)", self.map),
+                    panel("Token x channel (drag to turn, click a point)", self.surface),
+                    panel("Which channels? (click one)", self.channels),
+                    panel("At which block? (click one)", self.blocks),
+                    panel("At which step? (click one)", self.steps),
+                ),
+            ],
+            layout={"display": "none"},
+        )
+        live = [self.run_fields.row, self.runner] if dit else []
+        self.children = [*live, row(self.folder, self.opening), self.messages, self.views]
+
+    def _build_controls(self) -> None:
+        self.prompts = control(widgets.Dropdown, "Run: prompt", "280px", options=[("none yet", 0)])
+        self.seeds = control(widgets.Dropdown, "seed", "120px", options=[("none yet", 0)])
+        self.branches = control(widgets.Dropdown, "branch", "150px", options=[("cond", 0)])
+        self.block_slider = slider("Block", 0)
+        self.step_slider = slider("Step", 0)
+        self.channel_field = control(widgets.BoundedIntText, "Channel", "140px", min=0, max=0)
+        self.token_field = control(widgets.BoundedIntText, "Token", "130px", min=0, max=0)
+        self.offered = control(widgets.ToggleButtons, "Massive", options=[])
+        self.offered.style.button_width = "56px"
+        self.stream_buttons = control(widgets.ToggleButtons, "Stream", options=["image", "text"])
+        self.stream_buttons.style.button_width = "64px"
+        self.log_box = widgets.Checkbox(False, description="log scale", indent=False, layout={"width": "110px"})
+        self.controls = {
+            "prompt": self.prompts,
+            "seed": self.seeds,
+            "branch": self.branches,
+            "block": self.block_slider,
+            "step": self.step_slider,
+            "channel": self.channel_field,
+            "token": self.token_field,
+            "stream": self.stream_buttons,
+            "log": self.log_box,
+        }
+
+    def _build_pictures(self) -> None:
+        self.map = Picture(width=400)
+        self.channels = Picture(width=500, label="channels: arrow keys or a click")
+        self.blocks = Picture(width=400, label="blocks")
+        self.steps = Picture(width=400, label="steps")
+        self.surface = Surface()
+        self.numbers = text_block("")
+
+    def set_ranges(self, acts: Activations, massive: list[int], channel: int) -> None:
+        """Let the controls offer what a capture has, and its massive channels; `channel` is the current one."""
+        data = acts.data
+        for dropdown, dim in ((self.prompts, "prompt"), (self.seeds, "seed"), (self.branches, "branch")):
+            dropdown.options = [(str(v), i) for i, v in enumerate(data[dim].values)]
+        self.block_slider.max = data.sizes["site"] - 1
+        self.step_slider.max = data.sizes["step"] - 1
+        self.channel_field.max = data.sizes["channel"] - 1
+        self.token_field.max = data.sizes["token"] - 1
+        self.stream_buttons.options = [str(s) for s in data["stream"].values]
+        self.offered.options = [(str(c), c) for c in massive]
+        self.offered.value = channel if channel in massive else None
+        self.offered.layout.display = "" if massive else "none"
+        self.views.layout.display = ""

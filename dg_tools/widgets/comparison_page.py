@@ -1,0 +1,107 @@
+"""The page of the comparison explorer: its controls, the grid and the current cell, and how they stand."""
+
+from __future__ import annotations
+
+import io
+
+import ipywidgets as widgets
+from PIL import Image
+
+from dg_tools.widgets.parts import control, panel, panels, row, set_text, table, text_block
+from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.runner import Messages
+from dg_tools.widgets.sweep_lookup import AXES, StoredSweep, unit
+from dg_tools.widgets.sweep_view import SweepView
+
+
+class ComparisonPage(widgets.VBox):
+    """Controls and pictures, not yet connected to anything.
+
+    Attributes:
+        controls: the control of each field of a selection, by name.
+        places: the control of the current value on each axis, by the axis's name.
+        grid: thumbnails; a click chooses a cell.
+        picture, unguided: the current cell's picture, and the one without guidance from the same noise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_class("dg-explorer")
+        self.add_class("dg-comparison-explorer")
+        self.messages = Messages()
+        self.folder = control(widgets.Text, "Stored sweep", "400px", placeholder="folder that dg.sweep wrote")
+        self.opening = widgets.Button(description="Open", icon="folder-open", layout={"width": "90px"})
+        self.opening.tooltip = "Read the folder, or read it again"
+        self._build_controls()
+        self._build_pictures()
+        details = widgets.VBox(
+            [self.title, self.sides, panel("Its numbers", self.numbers)], layout={"flex": "1 1 400px"}
+        )
+        details.add_class("dg-details")
+        self.views = widgets.VBox(
+            [
+                row(self.rows_field, self.columns_field, self.measure_field, self.mean_box, self.chosen_box),
+                self.held,
+                self.note,
+                panels(panel("Which setting? (click a cell)", self.grid), details),
+                self.code,
+            ],
+            layout={"display": "none"},
+        )
+        self.children = [row(self.folder, self.opening), self.messages, self.views]
+
+    def _build_controls(self) -> None:
+        self.rows_field = control(widgets.Dropdown, "Rows", "220px")
+        self.columns_field = control(widgets.Dropdown, "Columns", "240px")
+        self.measure_field = control(widgets.Dropdown, "Measure", "340px")
+        self.mean_box = widgets.Checkbox(False, description="mean of the split", indent=False)
+        self.mean_box.layout.width = "160px"
+        self.chosen_box = widgets.Checkbox(False, description="chosen settings only", indent=False)
+        self.chosen_box.layout.width = "190px"
+        self.controls = {
+            "rows": self.rows_field,
+            "columns": self.columns_field,
+            "measure": self.measure_field,
+            "mean": self.mean_box,
+            "chosen": self.chosen_box,
+        }
+        self.places = {axis: control(widgets.Dropdown, name, "auto") for axis, name in AXES.items()}
+        for field in self.places.values():
+            field.layout.max_width = "330px"
+            field.layout.margin = "2px 12px 2px 2px"
+        self.held = row()
+
+    def _build_pictures(self) -> None:
+        self.note = text_block("")
+        self.title = text_block("")
+        self.numbers = widgets.HTML("")
+        self.grid = Picture(width=600, label="cells of the sweep: arrow keys or a click choose one")
+        self.picture = Picture(label="picture of the chosen cell")
+        self.unguided = Picture(label="picture: unguided")
+        self.beside = [panel("The cell", self.picture), panel("Without guidance, same noise", self.unguided)]
+        self.sides = panels(*self.beside)
+        self.code = control(widgets.Textarea, "Code", "100%", rows=5)
+
+    def set_ranges(self, stored: StoredSweep) -> None:
+        """Let the controls offer what a sweep has."""
+        axes = [(AXES[a], a) for a in stored.varying]
+        self.rows_field.options = axes
+        self.columns_field.options = axes
+        self.measure_field.options = [(unit(m), m) for m in stored.measures]
+        self.chosen_box.disabled = not stored.chosen
+        self.held.children = [field for axis, field in self.places.items() if axis in stored.varying]
+        self.views.layout.display = ""
+
+    def show_cell(self, view: SweepView) -> None:
+        """Put the current cell on the page: its pictures, numbers and code."""
+        for picture, png in ((self.picture, view.picture), (self.unguided, view.unguided)):
+            picture.png = png
+            width = Image.open(io.BytesIO(png)).width if png else 0
+            picture.width = min(max(width, 256), 512)
+            picture.pixelated = width < 256
+        self.sides.children = self.beside if view.unguided else self.beside[:1]
+        set_text(self.title, view.title)
+        set_text(self.note, view.note)
+        self.numbers.value = table(view.numbers) if view.numbers else ""
+        self.code.value = view.code
+        self.code.layout.display = "" if view.code else "none"

@@ -1,0 +1,104 @@
+"""The page of the guidance explorer: its controls, four pictures, and how they stand beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets as widgets
+
+from dg_tools.models.dit import DiT
+from dg_tools.widgets.guidance_settings import VARIANTS
+from dg_tools.widgets.parts import control, panel, panels, row, slider, text_block
+from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.run_fields import RunFields
+from dg_tools.widgets.runner import Messages, Runner
+from dg_tools.widgets.watch import Tick
+
+
+class GuidancePage(widgets.VBox):
+    """Controls and pictures, not yet connected to anything.
+
+    Args:
+        dit: the model.
+        generate: what the button does.
+        steps, height, width: of the pictures, as in `RunFields`.
+
+    Attributes:
+        run_fields: prompt, seed, steps and scale of a run.
+        links: controls that share their value with the trait of the same name.
+        pictures, captions: by variant.
+        slide: two pictures under one edge.
+    """
+
+    def __init__(
+        self, dit: DiT, generate: Callable[[Tick], None], steps: int | None, height: int | None, width: int | None
+    ) -> None:
+        super().__init__()
+        self.add_class("dg-explorer")
+        self.add_class("dg-guidance-explorer")
+        self.messages = Messages()
+        self.run_fields = RunFields(dit, steps, height, width, scale=3.0)
+        self.runner = Runner("Run", generate, self.messages)
+        self._build_controls(len(dit.blocks))
+        self._build_pictures()
+        variants = [widgets.VBox([self.captions[n], self.pictures[n]]) for n in VARIANTS]
+        for box in variants:
+            box.add_class("dg-panel")
+        edge = [row(self.before_field, self.after_field), self.slide, self.sides]
+        self.below = widgets.VBox(
+            [
+                self.zoom,
+                panels(*variants),
+                panel("Before and after (drag the edge)", *edge),
+                row(self.folder, self.export_button),
+            ],
+            layout={"display": "none"},
+        )
+        self.children = [
+            self.run_fields.row,
+            row(self.weight_slider, self.window),
+            row(self.channels_field, self.block_slider),
+            self.runner,
+            self.messages,
+            self.below,
+            self.code,
+        ]
+
+    def _build_controls(self, blocks: int) -> None:
+        self.weight_slider = control(
+            widgets.FloatSlider, "DG weight w", "300px", min=0, max=5, step=0.1, value=0.5, continuous_update=False
+        )
+        self.channels_field = control(widgets.Text, "Channels", "220px", continuous_update=False)
+        self.block_slider = slider("Block", blocks - 1)
+        self.window = control(
+            widgets.FloatRangeSlider,
+            "DG window",
+            "320px",
+            min=0,
+            max=1,
+            step=0.05,
+            value=(0, 1),
+            continuous_update=False,
+        )
+        self.links = {"weight": self.weight_slider, "block": self.block_slider}
+        self.zoom = control(widgets.IntSlider, "Zoom (pixels wide)", "320px", min=100, max=1000, step=10, value=210)
+        self.before_field = control(widgets.Dropdown, "Left", "170px", options=VARIANTS)
+        self.after_field = control(widgets.Dropdown, "Right", "170px", options=VARIANTS)
+        self.folder = control(widgets.Text, "Export to", "260px", value="guided")
+        self.export_button = widgets.Button(description="PNG and profile", icon="download", layout={"width": "160px"})
+        self.code = control(widgets.Textarea, "Code", "100%", rows=6)
+
+    def _build_pictures(self) -> None:
+        self.captions = {name: text_block(name, "title") for name in VARIANTS}
+        label = "picture: {}; Enter shows it right of the edge"
+        self.pictures = {name: Picture(width=210, pixelated=True, label=label.format(name)) for name in VARIANTS}
+        for picture in self.pictures.values():
+            picture.grid = [1, 1]
+        self.slide = Picture(width=320, pixelated=True)
+        self.sides = text_block("")
+
+    def set_zoom(self, width: int) -> None:
+        """Show the pictures at a width in pixels; the two under the edge half as wide again."""
+        for picture in self.pictures.values():
+            picture.width = width
+        self.slide.width = round(1.5 * width)

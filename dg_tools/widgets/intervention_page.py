@@ -1,0 +1,138 @@
+"""The page of the intervention explorer: its controls, three pictures with what changed, and how they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from dg_tools.models.dit import DiT
+from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES
+from dg_tools.widgets.parts import control, panel, panels, row, set_text, slider, table, text_block
+from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.picture_changes import PictureChanges
+from dg_tools.widgets.png import draw, picture_png
+from dg_tools.widgets.run_fields import RunFields
+from dg_tools.widgets.runner import Messages, Runner
+from dg_tools.widgets.watch import Tick
+
+
+class InterventionPage(widgets.VBox):
+    """Controls and pictures, not yet connected to anything.
+
+    Args:
+        dit: the model.
+        generate, detect: what the two buttons do.
+        steps, height, width: of the pictures, as in `RunFields`.
+
+    Attributes:
+        run_fields: prompt, seed, steps and scale of a run.
+        links: controls that share their value with the trait of the same name.
+        pictures: by name; a box on the clean one, or a click, chooses tokens.
+        differences: disrupted and control, each minus the clean picture.
+    """
+
+    def __init__(
+        self,
+        dit: DiT,
+        generate: Callable[[Tick], None],
+        detect: Callable[[Tick], None],
+        steps: int | None,
+        height: int | None,
+        width: int | None,
+    ) -> None:
+        super().__init__()
+        self.add_class("dg-explorer")
+        self.add_class("dg-intervention-explorer")
+        self.messages = Messages()
+        self.run_fields = RunFields(dit, steps, height, width)
+        self.runner = Runner("Run", generate, self.messages)
+        self.detector = Runner("Detect channels", detect, self.messages)
+        self.detector.button.icon = "search"
+        self.detector.button.button_style = ""
+        self._build_controls(len(dit.blocks), self.run_fields.steps.value - 1)
+        self._build_pictures(dit.grid(*self.run_fields.size))
+        titles = {"clean": "clean (drag a box)", "disrupted": "disrupted", "control": "matched control"}
+        self.below = widgets.VBox(
+            [
+                panels(*(panel(titles[n], p) for n, p in self.pictures.items())),
+                row(self.everywhere, self.region),
+                panels(
+                    *(panel("What changed?", p) for p in self.differences),
+                    panel("Which detail is gone?", self.spectrum),
+                ),
+                panel("Numbers", self.table),
+            ],
+            layout={"display": "none"},
+        )
+        self.children = [
+            self.run_fields.row,
+            row(self.channels_field, self.offered, self.detector),
+            row(self.block_slider, self.mode_field, self.rho_field),
+            row(self.step_range, self.kind_field, self.draw_field),
+            self.words,
+            self.runner,
+            self.messages,
+            self.below,
+            self.code,
+        ]
+
+    def _build_controls(self, blocks: int, last_step: int) -> None:
+        self.channels_field = control(widgets.Text, "Channels", "220px", continuous_update=False)
+        self.offered = control(widgets.SelectMultiple, "Detected", "170px", options=[], rows=2)
+        self.block_slider = slider("Block", blocks - 1)
+        self.mode_field = control(widgets.Dropdown, "Mode", "150px", options=EDIT_MODES)
+        self.rho_field = control(widgets.FloatSlider, "rho", "220px", min=0, max=2, step=0.05, value=0.5)
+        self.rho_field.disabled = True  # `scale` is the one mode that reads it
+        self.step_range = control(
+            widgets.IntRangeSlider,
+            "Steps of the edit",
+            "320px",
+            min=0,
+            max=last_step,
+            value=(0, last_step),
+            continuous_update=False,
+        )
+        self.kind_field = control(widgets.Dropdown, "Control", "200px", options=CONTROL_KINDS)
+        self.draw_field = control(widgets.BoundedIntText, "Draw", "120px", min=0, max=9999)
+        self.everywhere = widgets.Button(description="All tokens", layout={"width": "110px"})
+        self.region = text_block("Edit acts on all tokens.")
+        self.words = text_block("")
+        self.code = control(widgets.Textarea, "Code", "100%", rows=6)
+        self.links: dict[str, Any] = {
+            "block": self.block_slider,
+            "mode": self.mode_field,
+            "rho": self.rho_field,
+            "kind": self.kind_field,
+            "draw": self.draw_field,
+        }
+
+    def _build_pictures(self, grid: tuple[int, int]) -> None:
+        self.pictures = {n: Picture(width=210, pixelated=True, label=f"picture: {n}") for n in NAMES}
+        clean = self.pictures["clean"]
+        clean.grid = list(grid)
+        clean.boxes = True
+        clean.label = "clean picture: drag a box over the tokens to edit, or press Shift and arrow keys; Escape for all"
+        self.differences = [Picture(width=290, label=f"difference: {n}") for n in NAMES[1:]]
+        self.spectrum = Picture(width=400, label="spectra")
+        self.table = widgets.HTML()
+
+    def show_pictures(self, images: dict[str, Any], changes: PictureChanges) -> None:
+        """Put the pictures of a run on the page, with what changed."""
+        for name, image in images.items():
+            self.pictures[name].png = picture_png(image)
+        for picture, figure in zip(self.differences, changes.differences, strict=True):
+            picture.draw(draw(figure))
+        self.spectrum.draw(draw(changes.spectrum))
+        self.table.value = table(changes.rows)
+        self.below.layout.display = ""
+
+    def show_token_count(self, count: int) -> None:
+        """Say on how many tokens the edit acts; 0: all of them, and the clean picture has no box."""
+        clean = self.pictures["clean"]
+        if not count:
+            clean.box = []
+        rows, columns = clean.grid
+        sentence = f"Edit acts on {count} of {rows * columns} tokens." if count else "Edit acts on all tokens."
+        set_text(self.region, sentence)

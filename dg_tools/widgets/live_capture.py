@@ -1,0 +1,51 @@
+"""One run of a live model for the activation explorer: statistics everywhere, raw hidden states while they fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dg_tools.activations import Activations, capture
+from dg_tools.guidance.cfg import CFG
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, spatial
+from dg_tools.widgets.run_fields import RunSettings
+from dg_tools.widgets.watch import Tick, watched
+
+CAP = 2**28  # bytes of raw hidden states
+
+
+def affordable(dit: DiT, steps: int, tokens: int, block: int, cap: int = CAP) -> tuple[list[int], list[int] | None]:
+    """Blocks and steps whose raw hidden states fit under the cap: all; else one block; else that at the middle step."""
+    one = tokens * dit.width * 4
+    if one * steps * len(dit.blocks) <= cap:
+        return list(range(len(dit.blocks))), None
+    if one * steps <= cap:
+        return [block], None
+    return ([block], [steps // 2]) if one <= cap else ([], [])
+
+
+def capture_run(dit: DiT, settings: RunSettings, block: int, tick: Tick, cap: int = CAP) -> Activations:
+    """Capture one prompt and seed, with the expected picture at every step as variable `step_picture`."""
+    height, width = settings.height, settings.width
+    raw, raw_steps = affordable(dit, settings.steps, int(np.prod(dit.grid(height, width))), block, cap)
+    estimates: dict[int, torch.Tensor] = {}
+    guidance = CFG(settings.scale) if settings.scale > 1 else None
+    with watched(dit, tick, estimates):
+        acts = capture(
+            dit,
+            [settings.prompt],
+            seeds=[settings.seed],
+            steps=settings.steps,
+            height=height,
+            width=width,
+            guidance=guidance,
+            raw=raw,
+            raw_steps=raw_steps if raw else None,
+            cap=cap,
+            progress=False,
+        )
+    pictures = [decode(dit, spatial(dit, estimates[i], height, width), output_type="np")[0] for i in sorted(estimates)]
+    as_bytes = (np.stack(pictures) * 255).round().astype(np.uint8)[None, None]
+    acts.data["step_picture"] = (("prompt", "seed", "step", "y", "x", "rgb"), as_bytes)
+    return acts

@@ -1,0 +1,36 @@
+"""Code that makes one picture of a sweep again, in the library's own words."""
+
+from __future__ import annotations
+
+import json
+
+from dg_tools.sweeps.result import Plan
+from dg_tools.sweeps.settings import IN_BLOCKS, SCALED, WEIGHTED, Setting
+
+
+def code(plan: Plan, setting: Setting, prompt: str, seed: int) -> str:
+    """Lines that make one picture of a sweep; `dit` is the sweep's model."""
+    fixed = json.loads(plan.fixed)
+    call = {k: fixed[k] for k in ("steps", "height", "width")} | fixed["call"]
+    if fixed["negative_prompt"]:
+        call["negative_prompt"] = fixed["negative_prompt"]
+    arguments = ", ".join(f"{k}={v!r}" for k, v in call.items())
+    line = f"made = dg.generate(dit, {prompt!r}, seed={seed}, {arguments}, guidance=guidance)"
+    return "\n".join([*guidance_code(setting), line, "made.grid()"])
+
+
+def guidance_code(setting: Setting) -> list[str]:
+    """Lines that end in `guidance = ...`, for the guider of `Setting.guider`."""
+    name, s, w, window = setting.guidance, setting.s, setting.w, setting.window
+    if name in SCALED:
+        return [f"guidance = {'dg.CFG' if name == 'CFG' else f'dg.baselines.{name}'}({s!r})"]
+    if not w:
+        return ["guidance = None"]
+    if name in IN_BLOCKS + WEIGHTED:
+        where = f"blocks={setting.block}, " if name in IN_BLOCKS else ""
+        return [f"guidance = dg.baselines.{name}({s!r}, {w!r}, {where}window={window!r})"]
+    off = f"off = dg.Disrupt({list(setting.channels)}, block={setting.block})"
+    off += ".controls(1)[0]" if name == "control" else ""
+    start, stop = window
+    when = f", detail_guidance_start={start!r}, detail_guidance_stop={stop!r}" if (start, stop) != (0.0, 1.0) else ""
+    return [off, f"guidance = dg.DetailGuidance({s!r}, {w!r}, off{when})"]
