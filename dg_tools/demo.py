@@ -1,7 +1,7 @@
-"""What do this model's massive activations look like, what goes when they are off, and what does guidance buy?
+"""The demo: a model's massive activations, what is lost when they are off, and what guidance gains.
 
-The whole way through in one call: detect on some prompts, choose nothing by eye, look and measure on others. Writes
-pictures and `summary.json`; every figure that is printed stands in the summary, and the last line says what was found,
+One call from detection to measurement: detect on some prompts, choose nothing by eye, draw and measure on others. It
+writes pictures and `summary.json`. Every number that is printed is in the summary, and the last line is the verdict,
 which may be that Detail Guidance does not help here.
 """
 
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dg_tools import plots
@@ -30,8 +31,7 @@ from dg_tools.massive import Massive, find_massive
 from dg_tools.metrics import bootstrap_interval, describe
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import decode, spatial
-from dg_tools.models.pictures import pictures as decoded
+from dg_tools.models.pictures import decode, pictures, spatial
 from dg_tools.progress import progress_bar
 
 PROMPTS = ("red apple on blue", "penguin on yellow", "strawberry on white", "owl on teal")
@@ -47,7 +47,8 @@ class Report:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.summary: dict[str, Any] = {"figures": {}, "seconds": {}, "pictures": []}
-        self.began = self.last = time.perf_counter()
+        self.began = time.perf_counter()
+        self.last = self.began
 
     def say(self, key: str, sentence: str, value: Any) -> None:
         """Print a sentence and keep it with its value."""
@@ -93,12 +94,19 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
     except FileNotFoundError:
         truths = None
     report.part("load")
-    off, hidden = look(dit, report)
-    pictures(dit, off, hidden, report)
+    off, hidden = detect(dit, report)
+    draw_guidance(dit, off, hidden, report)
+    draw_disruption(dit, off, report)
     verdict = measure(dit, truths, off, report) if truths else "No reference pictures: shown only, nothing measured."
+    finish(report, str(model or "embedded default"), verdict)
+    return report.summary
+
+
+def finish(report: Report, model: str, verdict: str) -> None:
+    """Write the summary, and print how long the demo took and its verdict."""
     seconds = time.perf_counter() - report.began
     report.summary |= {
-        "model": str(model or "embedded default"),
+        "model": model,
         "verdict": verdict,
         "total_seconds": round(seconds, 1),
         "limit_seconds": LIMIT,
@@ -106,29 +114,30 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "diffusers", "transformers", "nnsight")},
     }
-    (out / "summary.json").write_text(json.dumps(report.summary, indent=1) + "\n", encoding="utf-8")
+    (report.out / "summary.json").write_text(json.dumps(report.summary, indent=1) + "\n", encoding="utf-8")
     print(f"\nIn {seconds:.0f} s (goal: at most {LIMIT} s on two cores). {verdict}")
-    print(f"Pictures and summary.json are in {out.resolve()}")
-    return report.summary
+    print(f"Pictures and summary.json are in {report.out.resolve()}")
 
 
-def look(dit: DiT, report: Report) -> tuple[Disrupt, Any]:
-    """Detect on prompts that nothing else uses; draw the magnitudes; give the disruption and the hidden states
-    (tokens, channels) of one prompt at its block, half-way through.
+def detect(dit: DiT, report: Report) -> tuple[Disrupt, np.ndarray]:
+    """Detect massive channels on prompts that nothing else uses, and draw their magnitudes.
+
+    Returns:
+        The disruption, and the hidden states (tokens, channels) of one prompt at its block, half-way through.
     """
     middle = STEPS // 2
-    known = dit.profile if dit.profile and dit.profile["block"] is not None else None
-    block = known["block"] if known else len(dit.blocks) // 2
+    profile = dit.profile if dit.profile and dit.profile["block"] is not None else None
+    block = profile["block"] if profile else len(dit.blocks) // 2
     acts = capture(dit, DETECTION, steps=STEPS, raw=[block], raw_steps=[middle])
-    found = find_massive(acts)
-    channels = known["channels"] if known else found.channels
+    massive = find_massive(acts)
+    channels = profile["channels"] if profile else massive.channels
     if not channels:
         channels = find_massive(acts, rule="outlier").channels[:3] or [top_channel(acts, block)]
     off = Disrupt(channels, block)
-    report.say("massive", f"Detected on {len(DETECTION)} other prompts: {found!r}", found.channels)
-    where = "from profile.json" if known else "detected here; block: the middle one, not chosen by any objective"
+    report.say("massive", f"Detected on {len(DETECTION)} other prompts: {massive!r}", massive.channels)
+    where = "from profile.json" if profile else "detected here; block: the middle one, not chosen by any objective"
     report.say("disrupt", f"The disruption ({where}): {off}", off.to_json())
-    describe_massive(found, channels, report)
+    describe_massive(massive, channels, report)
     hidden = acts.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=0, raw_site=0).values
     level = float(acts.data["sigma"].values[middle])
     title = f"{DETECTION[0]!r}, after block {block}, sigma {level:.2f}"
@@ -145,9 +154,9 @@ def top_channel(acts: Activations, block: int) -> int:
     return int(size.mean([d for d in size.dims if d != "channel"]).values.argmax())
 
 
-def describe_massive(found: Massive, channels: list[int], report: Report) -> None:
+def describe_massive(massive: Massive, channels: list[int], report: Report) -> None:
     """The largest row of the table for each channel."""
-    table = found.to_frame()
+    table = massive.to_frame()
     for channel in channels:
         rows = table[table["channel"] == channel]
         if not len(rows):
@@ -162,8 +171,8 @@ def describe_massive(found: Massive, channels: list[int], report: Report) -> Non
         report.say(f"channel {channel}", sentence, row)
 
 
-def pictures(dit: DiT, off: Disrupt, hidden: Any, report: Report) -> None:
-    """The prompts under guidance beside what is disrupted, and clean against disrupted against matched controls."""
+def draw_guidance(dit: DiT, off: Disrupt, hidden: np.ndarray, report: Report) -> None:
+    """Draw the prompts under each guidance, beside the hidden states that DG disrupts."""
     guidance = [None, CFG(SCALE), DetailGuidance(1.0, WEIGHT, off), DetailGuidance(SCALE, WEIGHT, off)]
     guided = generate(dit, PROMPTS, seed=0, steps=STEPS, guidance=guidance)
     names = [s["guidance"] for s in guided.settings[: len(guidance)]]
@@ -175,6 +184,10 @@ def pictures(dit: DiT, off: Disrupt, hidden: Any, report: Report) -> None:
         seconds = sum(guided.seconds[i :: len(guidance)]) / len(PROMPTS)
         report.say(f"cost {name}", f"  {name}: {guided.forwards[i]} forwards, {seconds:.2f} s a picture", seconds)
     report.part("guidance")
+
+
+def draw_disruption(dit: DiT, off: Disrupt, report: Report) -> None:
+    """Draw the prompts clean, disrupted, and under matched controls, from the same noise."""
     names = ["clean", "channels zeroed", "control 1", "control 2", "control 3"]
     columns = []
     for edit in progress_bar(True, [None, off, *off.controls(3)], desc="disruption"):
@@ -192,6 +205,14 @@ def measure(dit: DiT, truths: References, off: Disrupt, report: Report) -> str:
     """One step with 20 controls; then guidance against the references. Returns the verdict."""
     used = {p.rsplit(" on ", 1)[0].replace(" ", "-") for p in (*PROMPTS, *DETECTION)}
     chosen = [r for r in truths.sample(MEASURED + len(used), seed=1) if r.name not in used][:MEASURED]
+    measure_one_step(dit, chosen, off, report)
+    table = sample_metrics(dit, truths, chosen, off)
+    report.part("samples")
+    return compare(table, report)
+
+
+def measure_one_step(dit: DiT, chosen: list[Reference], off: Disrupt, report: Report) -> None:
+    """How much zeroing multiplies the error of one step, by frequency band, beside 20 matched controls."""
     result = denoise_error(dit, chosen, [off, *off.controls(20)], sigmas=(0.3, 0.7))
     report.picture(result.plot(), "one_step.png")
     rows = result.summary().set_index("band").to_dict("index")
@@ -203,13 +224,10 @@ def measure(dit: DiT, truths: References, off: Disrupt, report: Report) -> str:
         )
         report.say(f"one step {band}", sentence, {k: v for k, v in row.items() if k != "edit"})
     report.part("one step")
-    table = sample_metrics(dit, truths, chosen, off)
-    report.part("samples")
-    return compare(table, report)
 
 
 def sample_metrics(dit: DiT, truths: References, chosen: list[Reference], off: Disrupt) -> dict[str, Any]:
-    """Detail metrics of one sample a reference under each guidance, and of the references themselves."""
+    """Detail metrics of one sample per reference under each guidance, and of the references themselves."""
     truth = truths.pictures(chosen)
     prompts, seeds = [r.prompt for r in chosen], list(range(100, 100 + len(chosen)))
     plans = {
@@ -221,7 +239,7 @@ def sample_metrics(dit: DiT, truths: References, chosen: list[Reference], off: D
     table = {"references": describe(truth, truth)}
     for name, guidance in plans.items():
         latents, _ = run(dit, prompts, seed=seeds, steps=STEPS, guidance=guidance)
-        samples = decoded(dit, spatial(dit, latents, *dit.size(None, None)), batch=len(latents))
+        samples = pictures(dit, spatial(dit, latents, *dit.size(None, None)), batch=len(latents))
         table[name] = describe(samples, truth)
     return table
 
@@ -229,7 +247,7 @@ def sample_metrics(dit: DiT, truths: References, chosen: list[Reference], off: D
 def compare(table: dict[str, dict[str, torch.Tensor]], report: Report) -> str:
     """DG against its base, paired by picture: amount of detail, and whether it is the right detail."""
     target = table["references"]["high_power"].mean().item()
-    found = []
+    findings = []
     for base, name in (("cond", "DG"), ("CFG", "CFG + DG")):
         amounts = [table[k]["high_power"].mean().item() / target for k in (base, name)]
         change = paired(table, base, name, "high_correlation")
@@ -242,8 +260,10 @@ def compare(table: dict[str, dict[str, torch.Tensor]], report: Report) -> str:
         amount = "more detail" if amounts[1] > amounts[0] else "no more detail"
         nearer = "nearer to" if abs(amounts[1] - 1) < abs(amounts[0] - 1) else "further from"
         right = "more" if change[1] > 0 else "less" if change[2] < 0 else "not clearly more or less"
-        found.append(f"{name} against {base} gives {amount}, {nearer} the references' amount, {right} like their own")
-    return "Found, on this model at w = " + f"{WEIGHT:g}: " + "; ".join(found) + "."
+        findings.append(
+            f"{name} against {base} gives {amount}, {nearer} the references' amount, {right} like their own"
+        )
+    return "Found, on this model at w = " + f"{WEIGHT:g}: " + "; ".join(findings) + "."
 
 
 def paired(table: dict[str, dict[str, torch.Tensor]], base: str, name: str, metric: str) -> tuple[float, ...]:

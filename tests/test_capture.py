@@ -8,6 +8,7 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.datasets.examples import Example
 
 
 def hooked(dit, prompt, seed, s):
@@ -102,6 +103,12 @@ def test_capture_sees_edits(dit):
     made = dg.generate(dit, "apple", edits=off, progress=False, **tiny.CALL)
     assert np.array_equal(acts.data["picture"].squeeze().values, np.asarray(made.images[0]))
     assert acts.data.attrs["edits"] == [off.sentence()]
+
+
+def test_prompts_of_every_form(dits):
+    items = ["apple", Example("tree"), ("owl", np.zeros((32, 48, 3), np.uint8))]
+    acts = dg.capture(dits("sd3"), items, steps=1, **tiny.SIZE, progress=False, max_sequence_length=8)
+    assert list(acts.data["prompt"].values) == ["apple", "tree", "owl"]
 
 
 def test_save_and_open(dits, tmp_path):

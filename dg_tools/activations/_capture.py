@@ -17,6 +17,7 @@ from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
 from dg_tools.activations.runs import check_quantiles, combined, settings, unfinished
 from dg_tools.activations.store import create_store
+from dg_tools.datasets.examples import as_items, prompt_of
 from dg_tools.forward.clock import Clock, after_each_step
 from dg_tools.generation._generate import as_list
 from dg_tools.generation.sampling import guidance_scale, windowed
@@ -36,7 +37,7 @@ class CaptureInterrupted(KeyboardInterrupt):
 
 def capture(
     dit: DiT,
-    prompts: str | Sequence[str],
+    prompts: Any,
     *,
     seeds: int | Sequence[int] = 0,
     steps: int | None = None,
@@ -60,7 +61,9 @@ def capture(
 
     Args:
         dit: from `load`.
-        prompts, seeds: one or several.
+        prompts: one or several: strings, `Reference`s, (prompt, picture) pairs or `Example`s; class numbers too, for a
+            model of classes.
+        seeds: one or several.
         steps, height, width: the pipeline's defaults where None.
         guidance: None (s = 1) or `CFG(s)`. Inside `with dg.detail_guidance(dit, guider):` the clean passes are
             captured, and the disrupted ones let through.
@@ -83,7 +86,7 @@ def capture(
         RuntimeError: an edit that touched nothing, or a run that ended early.
         CaptureInterrupted: on Ctrl-C; the finished runs are in `.kept`.
     """
-    prompts, seeds = as_list(prompts), as_list(seeds)
+    prompts, seeds = prompt_list(prompts), as_list(seeds)
     disruptions = [e for e in as_list(edits) if e is not None]
     check_request(prompts, seeds, guidance, rows, quantiles)
     scale = guidance_scale(guidance)
@@ -147,6 +150,12 @@ def trace_run(dit: DiT, prompt: str, recorder: Recorder, arguments: dict[str, An
             for step in run.calls:
                 recorder.record(step)
     return final[-1]
+
+
+def prompt_list(prompts: Any) -> list[Any]:
+    """The prompts of one item or several, as strings or class numbers."""
+    items = [prompts] if isinstance(prompts, int) else as_items(prompts)
+    return [item if isinstance(item, int) else prompt_of(item) for item in items]
 
 
 def check_request(
