@@ -26,7 +26,7 @@ def number(value: float) -> str:
     return "-" if not np.isfinite(value) else f"{value:.3g}"
 
 
-def asked(outcome: Outcome) -> str:
+def bound(outcome: Outcome) -> str:
     """The bound that was set beforehand: `> 0.95`."""
     return f"{BOUND[outcome.direction]}{' ' if outcome.direction != 'within' else ''}{number(outcome.margin)}"
 
@@ -34,7 +34,7 @@ def asked(outcome: Outcome) -> str:
 def effect(outcome: Outcome) -> str:
     """Effect, unit, interval and bound."""
     interval = f"({number(outcome.low)} to {number(outcome.high)})"
-    return f"{number(outcome.estimate)} {outcome.unit} {interval}; asked {asked(outcome)}"
+    return f"{number(outcome.estimate)} {outcome.unit} {interval}; asked {bound(outcome)}"
 
 
 def draws(outcome: Outcome) -> str:
@@ -57,18 +57,18 @@ def find(claim: Claim, parts: dict[str, Result]) -> Outcome | None:
 
 
 def claim_row(claim: Claim, results: Results) -> list[str]:
-    """A claim's row of the main table: what is asked and what the controls are, then one short cell a model.
+    """A claim's row of the main table: what is asked and what the controls are, then one short cell per model.
 
     What is not the same for all models stands in their own cells.
     """
-    found = [find(claim, parts) for parts in results.values()]
-    some = [o for o in found if o is not None]
+    outcomes = [find(claim, parts) for parts in results.values()]
+    some = [o for o in outcomes if o is not None]
     head = claim.text
     kinds = {o.control for o in some if o.null}
     if some:
-        head += f"<br>Asked: {asked(some[0])} {some[0].unit}."
+        head += f"<br>Asked: {bound(some[0])} {some[0].unit}."
         head += f"<br>Controls: {kinds.copy().pop()}." if len(kinds) == 1 else ""
-    return [claim.section, head, f"[{claim.part}](#{claim.part})", *(cell(o, kinds) for o in found)]
+    return [claim.section, head, f"[{claim.part}](#{claim.part})", *(cell(o, kinds) for o in outcomes)]
 
 
 def cell(outcome: Outcome | None, kinds: set[str]) -> str:

@@ -33,13 +33,13 @@ def logs(seeds: Path, shipped: Results) -> Logs:
 
 
 def largest(log: pd.DataFrame, sigma: float = SIGMA) -> pd.DataFrame:
-    """One row a step: the block at which the top channel stands out most; of a step logged twice, the later rows."""
+    """One row per step: the block at which the top channel stands out most; of a step logged twice, the later rows."""
     rows = log[log["sigma"] == sigma].drop_duplicates(["step", "block"], keep="last")
     return rows.loc[rows.groupby("step")["ratio"].idxmax()].sort_values("step").reset_index(drop=True)
 
 
 def draw(logs: Logs) -> Figure:
-    """Ratio of the top channel against the step, a line a model; open marks: another channel than at the end."""
+    """Ratio of the top channel against the step, one line per model; open marks: another channel than at the end."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     for (name, log), colour in zip(logs.items(), COLOURS * len(logs), strict=False):
         top = largest(log)
@@ -82,13 +82,13 @@ def section(logs: Logs, picture: str) -> str:
     header += ["on top since step", "on top at noise levels", "tokens of one sign", "std / |mean| over tokens"]
     ends = {name: int(top["channel"].iloc[-1]) for name, top in tops.items()}
     grown = sum(top["ratio"].iloc[-1] > top["ratio"].iloc[0] for top in tops.values())
-    kept = sum(since(top) < top["step"].iloc[-1] for top in tops.values())
+    steady = sum(since(top) < top["step"].iloc[-1] for top in tops.values())
     passed = sum(top["ratio"].iloc[-1] > STANDS_OUT for top in tops.values())
     lines += [table(header, [row(name, log) for name, log in logs.items()]), ""]
     lines += [
         f"- At the end the ratio is larger than at the first logged step in {grown} of {len(logs)} trainings, and "
         f"more than {STANDS_OUT:g} in {passed}.",
-        f"- The channel on top at the end was so at the logged step before already in {kept} of {len(logs)}.",
+        f"- The channel on top at the end was so at the logged step before already in {steady} of {len(logs)}.",
         f"- Top channels at the end: {', '.join(f'{c} (`{name}`)' for name, c in ends.items())}; "
         f"{len(set(ends.values()))} different numbers in {len(ends)} trainings. First weights are random, so a number "
         "means nothing outside its own training, with one reserve: all of SD3's class start from the same fixed "

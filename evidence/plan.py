@@ -34,7 +34,7 @@ class Part:
         name: of its folder.
         experiment: name in `dg_tools.experiments`.
         full, quick, toy, seeds: `pictures` (how many of the part), `seeds` (how many), and the experiment's own
-            arguments; `dose: True` stands for the doses that this model has, `doses`. None: not run at that size.
+            arguments; `dose: True` means the doses that this model has, `doses`. None: not run at that size.
         split: `test` (trained pairs) or `held_out`.
     """
 
@@ -52,9 +52,9 @@ class Part:
         Raises:
             KeyError: this part is not run at that size.
         """
-        if (found := getattr(self, size)) is None:
+        if (settings := getattr(self, size)) is None:
             raise KeyError(f"{self.name} is not run at size {size!r}")
-        return dict(found)
+        return dict(settings)
 
 
 PLAN: tuple[Part, ...] = (

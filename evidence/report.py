@@ -37,14 +37,14 @@ def load_all(folder: Path) -> Results:
         FileNotFoundError: nothing is stored there.
     """
     order = ["subject", *(p.name for p in PLAN)]
-    found: Results = {}
+    results: Results = {}
     for model in sorted((p for p in folder.glob("*") if p.is_dir()), key=lambda p: (p.name != DEFAULT, p.name)):
         parts = {name: open_result(model / name) for name in order if (model / name / "result.json").is_file()}
         if "subject" in parts:
-            found[model.name] = parts
-    if not found:
+            results[model.name] = parts
+    if not results:
         raise FileNotFoundError(f"no evidence in {folder}: run `make evidence`")
-    return found
+    return results
 
 
 def models_table(results: Results) -> str:
@@ -52,8 +52,8 @@ def models_table(results: Results) -> str:
     rows = []
     for model, parts in results.items():
         subject = parts["subject"].settings
-        made, origin = subject["evidence"], subject["provenance"]
-        host = made["machine"]
+        run, origin = subject["evidence"], subject["provenance"]
+        host = run["machine"]
         seconds, cpu = (sum(r.settings["evidence"][k] for r in parts.values()) for k in ("seconds", "cpu_seconds"))
         rows.append(
             [
@@ -61,7 +61,7 @@ def models_table(results: Results) -> str:
                 f"{origin['transformer']}, weights `{origin['weights']}`",
                 f"{subject['channels']}" + ("" if subject["massive"] else " (outliers, not massive)"),
                 f"{subject['block']}",
-                f"{seconds / 60:.0f} min ({cpu / 60:.0f} min of CPU), size `{made['size']}`",
+                f"{seconds / 60:.0f} min ({cpu / 60:.0f} min of CPU), size `{run['size']}`",
                 f"{host['threads']} threads of {host['cores']} cores, {host['architecture']}, {host['system']}",
                 ", ".join(f"{k} {v}" for k, v in origin["versions"].items()) + f", Python {host['python']}",
             ]
@@ -69,29 +69,31 @@ def models_table(results: Results) -> str:
     return table(["model", "transformer", "channels", "block", "time", "machine", "versions"], rows)
 
 
-def mixed(results: Results) -> list[str]:
+def inconsistencies(results: Results) -> list[str]:
     """Sentences about results of one model that were not made alike."""
-    found = []
+    sentences = []
     for model, parts in results.items():
         for what in ("size", "weights"):
             values = Counter(str(r.settings["evidence"][what]) for r in parts.values())
             if len(values) > 1:
-                found.append(f"`{model}`: results of more than one {what}: {dict(values)}; run `make evidence` again.")
+                sentences.append(
+                    f"`{model}`: results of more than one {what}: {dict(values)}; run `make evidence` again."
+                )
         missing = [p.name for p in run_at(parts["subject"].settings["evidence"]["size"]) if p.name not in parts]
         if missing:
-            found.append(f"`{model}`: not run: {', '.join(missing)}.")
-    return found
+            sentences.append(f"`{model}`: not run: {', '.join(missing)}.")
+    return sentences
 
 
 def disagreements(results: Results) -> str:
     """The paper's claims that did not come out, by model: those that do not hold, then those that were not shown."""
     lines = []
     for model, parts in results.items():
-        found = [(c, find(c, parts)) for c in CLAIMS if c.source == PAPER]
-        against = [(c, o) for c, o in found if o is not None and o.status == "fails"]
-        open_ = [(c, o) for c, o in found if o is not None and o.status not in ("fails", "holds")]
+        claims = [(c, find(c, parts)) for c in CLAIMS if c.source == PAPER]
+        against = [(c, o) for c, o in claims if o is not None and o.status == "fails"]
+        open_ = [(c, o) for c, o in claims if o is not None and o.status not in ("fails", "holds")]
         for words, rows in (("disagrees with the paper", against), ("neither agrees nor disagrees", open_)):
-            lines += [f"**`{model}` {words}** in {len(rows)} of {len(found)} claims:", ""]
+            lines += [f"**`{model}` {words}** in {len(rows)} of {len(claims)} claims:", ""]
             lines += [
                 f"- {c.section}: *{c.text}* {WORDS[o.status].capitalize()}: {effect(o)}. Controls: {controls(o)}."
                 for c, o in rows
@@ -99,10 +101,14 @@ def disagreements(results: Results) -> str:
     return "\n".join(lines).rstrip()
 
 
-def apart(results: Results) -> str:
+def trained_and_held_out(results: Results) -> str:
     """Outcomes that were measured on trained and on held-out pairs, side by side."""
-    pairs = [(p.name, q.name) for p in PLAN for q in PLAN
-             if p.experiment == q.experiment and (p.split, q.split) == ("test", "held_out")]  # fmt: skip
+    pairs = [
+        (p.name, q.name)
+        for p in PLAN
+        for q in PLAN
+        if p.experiment == q.experiment and (p.split, q.split) == ("test", "held_out")
+    ]
     rows = []
     for model, parts in results.items():
         for trained, held_out in pairs:
@@ -128,7 +134,7 @@ def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
         if name not in parts:
             continue
         result = parts[name]
-        made = result.settings["evidence"]
+        run = result.settings["evidence"]
         lines += [f"**{result.question}** `{model}`: {result.verdict}", ""]
         picture = figures / model / f"{name}.png"
         if picture.is_file():
@@ -140,10 +146,8 @@ def experiment(name: str, results: Results, figures: Path, page: Path) -> str:
         lines += [table(["outcome", "claim", "verdict", "effect", "controls"], rows), ""]
         lines += unjudged(result)
         lines += [f"- {note}" for note in result.notes]
-        pictures = (
-            f"{made['pictures']} pictures of `{made['split']}`, {made['seeds']} seed(s), " if "split" in made else ""
-        )
-        lines += [f"- {pictures}{made['seconds']:.0f} s, of CPU {made['cpu_seconds']:.0f} s: `{made['command']}`", ""]
+        pictures = f"{run['pictures']} pictures of `{run['split']}`, {run['seeds']} seed(s), " if "split" in run else ""
+        lines += [f"- {pictures}{run['seconds']:.0f} s, of CPU {run['cpu_seconds']:.0f} s: `{run['command']}`", ""]
     return "\n".join(lines)
 
 
@@ -166,7 +170,7 @@ def unjudged(result: Result) -> list[str]:
 def page_text(results: Results, figures: Path, page: Path, seeds: Path) -> str:
     """The whole page; `seeds` is the folder of digests of small models."""
     parts = [INTRODUCTION, "## What was measured", "", models_table(results), ""]
-    parts += [f"- {sentence}" for sentence in mixed(results)] + [""]
+    parts += [f"- {sentence}" for sentence in inconsistencies(results)] + [""]
     for source in dict.fromkeys(c.source for c in CLAIMS):
         rows = [claim_row(claim, results) for claim in CLAIMS if claim.source == source]
         parts += [f"## {source}", "", table(["", "claim", "experiment", *(f"`{m}`" for m in results)], rows), ""]
@@ -175,7 +179,7 @@ def page_text(results: Results, figures: Path, page: Path, seeds: Path) -> str:
     parts += [growth.section(growth.logs(seeds, results), beside(figures / growth.FIGURE, page)), ""]
     parts += ["## Recalled and invented detail", ""]
     parts += ["The embedded models memorise their training pictures; on held-out pairs they must invent.", ""]
-    parts += [apart(results), "", "## Experiments", ""]
+    parts += [trained_and_held_out(results), "", "## Experiments", ""]
     names = [n for n in ("subject", *(p.name for p in PLAN)) if any(n in p for p in results.values())]
     parts += [experiment(name, results, figures, page) for name in names]
     return "\n".join(parts).rstrip() + "\n"
@@ -187,10 +191,10 @@ def write(results: Path, figures: Path, page: Path, seeds: Path) -> str:
     Raises:
         FileNotFoundError: nothing is stored.
     """
-    found = load_all(results)
-    if logs := growth.logs(seeds, found):
+    stored = load_all(results)
+    if logs := growth.logs(seeds, stored):
         store.save_figure(growth.draw(logs), figures / growth.FIGURE)
-    text = page_text(found, figures, page, seeds)
+    text = page_text(stored, figures, page, seeds)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
     return text

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -58,45 +58,49 @@ def run_model(
     for part in run_at(size):
         if only and part.name not in only:
             continue
-        asked = {**common, "channels": channels, "block": block, "split": part.split, **part.settings(size)}
+        settings = {**common, "channels": channels, "block": block, "split": part.split, **part.settings(size)}
         make = lambda part=part: run_part(part, dit, parts[part.split], subject, source.size, size, progress)  # noqa: E731
-        step(folder, places, part.name, make, asked, parts, resume)
+        step(folder, places, part.name, make, settings, parts, resume)
 
 
 def run_part(
     part: Part, dit: DiT, pictures: list[Any], subject: Result, pixels: int, size: Size, progress: bool
 ) -> Result:
     """One experiment, on the channels and the block of the subject, at the size of the references (`pixels`)."""
-    settings, found = part.settings(size), as_massive(subject, dit)
-    chosen, seeds = pictures[: settings.pop("pictures")], list(range(settings.pop("seeds")))
+    settings, massive = part.settings(size), as_massive(subject, dit)
+    examples, seeds = pictures[: settings.pop("pictures")], list(range(settings.pop("seeds")))
     block = subject.settings["block"]
     if settings.pop("dose", False):
-        settings["dose"] = doses(len(found.channels), len(dit.blocks) - block)
+        settings["dose"] = doses(len(massive.channels), len(dit.blocks) - block)
     if part.experiment in ("tokens", "timestep", "origin"):  # the others take the size from the pictures
         settings |= {"height": pixels, "width": pixels}
     if part.experiment == "tokens":
-        settings["onset"] = found.onset
+        settings["onset"] = massive.onset
     if part.experiment == "guidance":
-        settings["like"] = found
+        settings["like"] = massive
     function = getattr(experiments, part.experiment)
-    return function(dit, chosen, seeds, channels=found.channels, block=block, progress=progress, **settings)
+    return function(dit, examples, seeds, channels=massive.channels, block=block, progress=progress, **settings)
 
 
 def step(
-    folder: Path, places: Places, name: str, make: Any, asked: dict[str, Any], parts: dict[str, list], resume: bool
+    folder: Path, places: Places, name: str, make: Any, settings: dict[str, Any], parts: dict[str, list], resume: bool
 ) -> Result:
     """Run, mark with what made it, store, draw; or take what is there."""
-    if resume and store.is_done(folder, name, asked):
+    if resume and store.is_done(folder, name, settings):
         print(f"{folder.name} / {name}: kept from before", flush=True)
         return open_result(folder / name)
     began, cpu = time.perf_counter(), time.process_time()
     result = make()
     seconds, cpu = round(time.perf_counter() - began, 1), round(time.process_time() - cpu, 1)
-    drawn = {key: [r.prompt for r in refs] for key, refs in parts.items() if key in ("detection", "development")}
+    prompts = {key: [r.prompt for r in refs] for key, refs in parts.items() if key in ("detection", "development")}
     result.settings["evidence"] = {
-        **asked, "seconds": seconds, "cpu_seconds": cpu, "machine": store.machine(), "splits": {"seed": SEED, **drawn},
+        **settings,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "machine": store.machine(),
+        "splits": {"seed": SEED, **prompts},
         "command": f"python -m evidence.run --model {folder.name} --only {name}",
-    }  # fmt: skip
+    }
     store.save(result, folder, name)
     if name != "subject":
         store.save_figure(result.plot(), places.figures / folder.name / f"{name}.png")
@@ -112,7 +116,7 @@ def models(model: str | None) -> list[str]:
     """
     names = embedded()
     if model and model not in names and not (Path(model) / "model_index.json").is_file():
-        raise SystemExit(f"{model!r} is no embedded model and no folder of one; there are {', '.join(names)}")
+        raise SystemExit(f"{model!r} is neither an embedded model nor a folder of one; there are {', '.join(names)}")
     return [model] if model else names
 
 
@@ -131,7 +135,8 @@ def main(
     known = ["subject", *(p.name for p in PLAN)]
     if wrong := [o for o in only if o not in known]:
         raise SystemExit(f"--only {', '.join(wrong)}: there are {', '.join(known)}")
-    places = Places(size, out)  # type: ignore[arg-type]
+    kind = cast(Size, size)
+    places = Places(kind, out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the process was told to end"))
     began, names = time.perf_counter(), [] if report_only else models(model)
     try:
@@ -139,13 +144,11 @@ def main(
             store.check_space(places.results)
         for name in names:
             dit = dg.load(name)
-            run_model(
-                Path(name).name, dit, size, places, only=only, resume=resume, progress=progress  # type: ignore[arg-type]
-            )  # fmt: skip
+            run_model(Path(name).name, dit, kind, places, only=only, resume=resume, progress=progress)
     except (KeyboardInterrupt, SystemExit, store.DiskFull) as stop:
-        kept = {p.name: store.kept(p) for p in sorted(places.results.glob("*")) if p.is_dir()}
-        said = "; ".join(f"{m}: {', '.join(done)}" for m, done in kept.items() if done) or "nothing yet"
-        raise SystemExit(f"\nStopped ({stop or 'interrupted'}). Stored: {said}. Go on with --resume.") from None
+        parts = {p.name: store.stored(p) for p in sorted(places.results.glob("*")) if p.is_dir()}
+        words = "; ".join(f"{m}: {', '.join(names)}" for m, names in parts.items() if names) or "nothing yet"
+        raise SystemExit(f"\nStopped ({stop or 'interrupted'}). Stored: {words}. Go on with --resume.") from None
     report.write(places.results, places.figures, places.page, places.seeds)
     seconds = "" if report_only else f" in {time.perf_counter() - began:.0f} s"
     print(f"{places.page.name} written{seconds}: {places.page}")

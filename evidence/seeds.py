@@ -23,7 +23,7 @@ import typer
 
 import dg_tools as dg
 from dg_tools.experiments.result import open_result
-from dg_tools.models.files import ZOO
+from dg_tools.models.files import DEFAULT, ZOO
 from evidence import across, report, run, store
 from evidence.plan import Size, run_at
 from training import data, dit, export, vae
@@ -74,7 +74,7 @@ class Chain:
         return self.runs / "export" / job.name
 
     @property
-    def wanted(self) -> list[str]:
+    def part_names(self) -> list[str]:
         """Parts of the evidence."""
         return [p.name for p in run_at(self.size) if not self.parts or p.name in self.parts]
 
@@ -102,8 +102,8 @@ def state(run: Path) -> tuple[int, list[dict[str, Any]]]:
     """Steps done and the history of a run folder; (0, []) where no training was begun."""
     if not (run / "dit.pt").is_file():
         return 0, []
-    kept = torch.load(run / "dit.pt", weights_only=True, mmap=True)
-    return kept["step"], json.loads(kept["history"])
+    checkpoint = torch.load(run / "dit.pt", weights_only=True, mmap=True)
+    return checkpoint["step"], json.loads(checkpoint["history"])
 
 
 def train(chain: Chain, job: Job) -> None:
@@ -117,8 +117,8 @@ def train(chain: Chain, job: Job) -> None:
         dit.main(recipe=job.recipe, run=folder, warm_start=None, minutes=None, compile=False, seed=job.seed)
     steps, history = state(folder)
     record = chain.exported(job) / "training.json"
-    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    if (made.get("steps"), made.get("runs")) != (steps, history):
+    before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if (before.get("steps"), before.get("runs")) != (steps, history):
         export.main(recipe=job.recipe, run=folder, to=chain.exported(job), references=None)
 
 
@@ -127,14 +127,19 @@ def claims(chain: Chain, job: Job) -> None:
     own = run.Places(chain.size, chain.runs)
     store.check_space(own.results)
     model = dg.load(chain.exported(job))
-    run.run_model(job.name, model, chain.size, own, only=chain.wanted, resume=True, progress=chain.progress)
-    parts = {name: open_result(own.results / job.name / name) for name in ("subject", *chain.wanted)}
+    run.run_model(job.name, model, chain.size, own, only=chain.part_names, resume=True, progress=chain.progress)
+    parts = {name: open_result(own.results / job.name / name) for name in ("subject", *chain.part_names)}
     settings, log = Recipe.load(job.recipe), chain.runs / job.name
     steps, history = state(log)
     last = json.loads((log / "validation.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    training = {"recipe": settings.name, "seed": job.seed, "steps": steps, "dual": settings.dit.dual_attention,
-                "seconds": sum(r["seconds"] for r in history),
-                "validation": {k: round(last[k], 4) for k in ("trained", "held_out")}}  # fmt: skip
+    training = {
+        "recipe": settings.name,
+        "seed": job.seed,
+        "steps": steps,
+        "dual": settings.dit.dual_attention,
+        "seconds": sum(r["seconds"] for r in history),
+        "validation": {k: round(last[k], 4) for k in ("trained", "held_out")},
+    }
     record = across.digest(job.name, parts, training)
     text = json.dumps(record, indent=0, ensure_ascii=False)
     write_safely(chain.places.seeds / f"{job.name}.json", lambda p: p.write_text(text + "\n", encoding="utf-8"))
@@ -144,16 +149,16 @@ def claims(chain: Chain, job: Job) -> None:
 def missing(chain: Chain) -> list[str]:
     """Sentences about jobs without a digest, or with one that lacks parts."""
     stored = {s.name: s.parts for s in across.load(chain.places.seeds)}
-    found = []
+    sentences = []
     for job in chain.jobs:
         steps, total = state(chain.runs / job.name)[0], Recipe.load(job.recipe).dit.steps
-        trained = "trained" if steps >= total else f"trained to step {steps} of {total}" if steps else "not trained"
-        lacks = [name for name in ("subject", *chain.wanted) if name not in stored.get(job.name, {})]
+        training = "trained" if steps >= total else f"trained to step {steps} of {total}" if steps else "not trained"
+        lacks = [name for name in ("subject", *chain.part_names) if name not in stored.get(job.name, {})]
         if job.name not in stored:
-            found.append(f"{job.name}: {trained} in {chain.runs}, no claims stored")
+            sentences.append(f"{job.name}: {training} in {chain.runs}, no claims stored")
         elif lacks:
-            found.append(f"{job.name}: {trained}, not run: {', '.join(lacks)}")
-    return found
+            sentences.append(f"{job.name}: {training}, not run: {', '.join(lacks)}")
+    return sentences
 
 
 def follow(chain: Chain, only: list[str]) -> None:
@@ -169,7 +174,7 @@ def follow(chain: Chain, only: list[str]) -> None:
 def main(
     icons: Path = typer.Option(Path("runs/icons"), help="where `npm install --prefix` put the icon packages"),
     runs: Path = typer.Option(Path("runs"), help="run folders, weights and whole results"),
-    take: Path = typer.Option(ZOO / "emoji-sd3", help="the model whose VAE is used"),
+    take: Path = typer.Option(ZOO / DEFAULT, help="the model whose VAE is used"),
     only: list[str] = typer.Option([], help="models to make (default: all), such as small-1"),
     report_only: bool = typer.Option(False, "--report", help="only write the page, and say what is missing"),
     progress: bool = typer.Option(True, help="show bars"),

@@ -30,23 +30,23 @@ def split(references: References, sizes: Sizes, seed: int = SEED) -> dict[str, l
     """Parts by name; trained pairs, but for `held_out`. A name that is in one part is in no other, in either style.
 
     Raises:
-        ValueError: fewer names than are asked for, with how many there are.
+        ValueError: fewer names than the parts need, with how many there are.
     """
     parts: dict[str, list[Reference]] = {}
     used: set[str] = set()
     # held-out pairs first: there are few of them
     for part in ("held_out", "detection", "development", "test"):
-        held_out, wanted = part == "held_out", getattr(sizes, part)
-        drawn = references.sample(len(references.pairs(held_out)), seed=seed, held_out=held_out)
-        chosen: list[Reference] = []
-        for reference in drawn:
-            if reference.name not in used and len(chosen) < wanted:
-                chosen.append(reference)
+        held_out, count = part == "held_out", getattr(sizes, part)
+        candidates = references.sample(len(references.pairs(held_out)), seed=seed, held_out=held_out)
+        pictures: list[Reference] = []
+        for reference in candidates:
+            if reference.name not in used and len(pictures) < count:
+                pictures.append(reference)
                 used.add(reference.name)
-        if len(chosen) < wanted:
+        if len(pictures) < count:
             raise ValueError(
-                f"{wanted} names asked for the part {part!r}; {len(chosen)} are left of the {len(references.names)} "
+                f"{count} names asked for the part {part!r}; {len(pictures)} are left of the {len(references.names)} "
                 f"in {references!r}"
             )
-        parts[part] = chosen
+        parts[part] = pictures
     return parts

@@ -22,7 +22,7 @@ from PIL import Image
 from dg_tools.experiments.result import Result, open_result
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-LEAST_FREE = 20 * 2**20  # bytes on the disk, asked for before any work
+LEAST_FREE = 20 * 2**20  # bytes on the disk, checked before any work
 CELLS = 10_000  # of a stored table
 AXES = {"sigma", "frequency", "first", "second"}  # columns of numbers that are settings, not measurements
 COUNTS = {"retrieval_rank"}  # whole numbers that are measurements
@@ -58,7 +58,7 @@ def check_space(folder: Path) -> None:
         )
 
 
-def kept(folder: Path) -> list[str]:
+def stored(folder: Path) -> list[str]:
     """Names of the whole results in a folder."""
     return sorted(p.parent.name for p in folder.glob("*/result.json"))
 
@@ -84,7 +84,7 @@ def save(result: Result, folder: Path, name: str) -> None:
             raise
         raise DiskFull(
             errno.ENOSPC,
-            f"no space left while storing {name!r}; kept in {folder}: {', '.join(kept(folder)) or 'nothing yet'}. "
+            f"no space left while storing {name!r}; kept in {folder}: {', '.join(stored(folder)) or 'nothing yet'}. "
             "Free some space and start again with --resume",
         ) from error
 
@@ -94,16 +94,16 @@ def slim(result: Result) -> Result:
 
     Outcomes are not touched, and figures are drawn before.
     """
-    tables = {"table": result.table, **result.tables}
-    small = {name: thinned(table, CELLS) for name, table in tables.items()}
-    cut = [name for name in tables if len(small[name]) < len(tables[name])]
+    whole = {"table": result.table, **result.tables}
+    small = {name: thinned(table, CELLS) for name, table in whole.items()}
+    cut = [name for name in whole if len(small[name]) < len(whole[name])]
     out = [name for name in result.tables if small[name].size > CELLS]
     notes = [f"stored as means over seeds, or over seeds and prompts: {', '.join(n for n in cut if n not in out)}"]
     notes = (notes if set(cut) - set(out) else []) + (
         [f"shown in the figure only, too long to store: {', '.join(out)}"] if out else []
     )
-    kept = {name: table for name, table in small.items() if name not in out}
-    return replace(result, table=kept.pop("table"), tables=kept, notes=[*result.notes, *notes])
+    tables = {name: table for name, table in small.items() if name not in out}
+    return replace(result, table=tables.pop("table"), tables=tables, notes=[*result.notes, *notes])
 
 
 def thinned(table: pd.DataFrame, cells: int) -> pd.DataFrame:
@@ -118,13 +118,13 @@ def thinned(table: pd.DataFrame, cells: int) -> pd.DataFrame:
     return table
 
 
-def is_done(folder: Path, name: str, wanted: dict[str, Any]) -> bool:
+def is_done(folder: Path, name: str, settings: dict[str, Any]) -> bool:
     """Whether a whole result is there that was made from the same weights with the same settings."""
     try:
-        made = open_result(folder / name).settings["evidence"]
+        before = open_result(folder / name).settings["evidence"]
     except (FileNotFoundError, KeyError, json.JSONDecodeError):
         return False
-    return all(made.get(key) == value for key, value in json.loads(json.dumps(wanted)).items())
+    return all(before.get(key) == value for key, value in json.loads(json.dumps(settings)).items())
 
 
 def save_figure(figure: Any, path: Path, dpi: int = 100) -> None:

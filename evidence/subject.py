@@ -47,11 +47,11 @@ def find_subject(
     acts = capture(
         dit, prompts, seeds=list(range(seeds)), steps=steps, height=folder.size, width=folder.size, progress=progress
     )
-    found = find_massive(acts)
-    channels, massive = found.channels, bool(found.channels)
+    detected = find_massive(acts)
+    channels, massive = detected.channels, bool(detected.channels)
     if not massive:
         channels = find_massive(acts, rule="outlier").channels[:3] or find_massive(acts, rule="top", k=1).channels
-    candidates = blocks_with(found, len(dit.blocks)) if massive else list(range(len(dit.blocks)))
+    candidates = blocks_with(detected, len(dit.blocks)) if massive else list(range(len(dit.blocks)))
     rows = [sweep_block(dit, development, folder, channels, b, controls, progress) for b in candidates]
     by_block = pd.DataFrame(rows)
     block = int(by_block.loc[by_block["objective"].idxmax(), "block"])
@@ -72,8 +72,8 @@ def find_subject(
         "channels": channels,
         "block": block,
         "massive": massive,
-        "onset": {str(c): found.onset.get(c, 0) for c in channels},
-        "rule": found.rule,
+        "onset": {str(c): detected.onset.get(c, 0) for c in channels},
+        "rule": detected.rule,
         "objective": OBJECTIVE,
         "detection": prompts,
         "development": [r.prompt for r in development],
@@ -83,25 +83,25 @@ def find_subject(
         "sigmas": list(SIGMAS),
         "provenance": provenance(dit),
     }
-    notes = [] if massive else [f"no channel is massive ({found.rule}): the largest outliers stand in for them"]
+    notes = [] if massive else [f"no channel is massive ({detected.rule}): the largest outliers stand in for them"]
     question = "Which channels are massive, and where is zeroing them most selective of detail?"
-    variance = pd.DataFrame({"channel": range(dit.width), "variance": found.token_variance(block)})
+    variance = pd.DataFrame({"channel": range(dit.width), "variance": detected.token_variance(block)})
     tables = {"by_block": by_block, "variance": variance}
-    return Result("subject", question, found.to_frame(), [outcome], settings, tables, notes)
+    return Result("subject", question, detected.to_frame(), [outcome], settings, tables, notes)
 
 
 def as_massive(subject: Result, dit: DiT) -> Massive:
     """What was detected, from a stored subject; variances at its block only, where the controls need them."""
-    made = subject.settings
+    settings = subject.settings
     variance = np.zeros((len(dit.blocks), dit.width))
-    variance[made["block"]] = subject.tables["variance"]["variance"]
-    onset = {int(c): int(b) for c, b in made["onset"].items()}
-    return Massive(list(made["channels"]), onset, dit.sites, made["rule"], subject.table, variance)
+    variance[settings["block"]] = subject.tables["variance"]["variance"]
+    onset = {int(c): int(b) for c, b in settings["onset"].items()}
+    return Massive(list(settings["channels"]), onset, dit.sites, settings["rule"], subject.table, variance)
 
 
-def blocks_with(found: Massive, count: int) -> list[int]:
+def blocks_with(detected: Massive, count: int) -> list[int]:
     """Blocks at which one of the massive channels is massive; not the last, after which only the output layer comes."""
-    blocks = [b for b in range(count) if set(found.at(b)) & set(found.channels)]
+    blocks = [b for b in range(count) if set(detected.at(b)) & set(detected.channels)]
     return [b for b in blocks if b < count - 1] or blocks
 
 

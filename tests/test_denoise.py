@@ -12,7 +12,7 @@ import torch
 
 import dg_tools as dg
 from dg_tools.experiments import denoise, open_result
-from dg_tools.experiments.selectivity import Comparison, shares
+from dg_tools.experiments.selectivity import AgainstControls, shares
 
 CALL = {"max_sequence_length": 8, "progress": False}
 
@@ -173,16 +173,16 @@ def made_up(edit_high: float, control_high: float, noise: float = 0.02, controls
 
 def test_verdicts_on_numbers_made_to_order():
     names = [f"control {i}" for i in range(20)]
-    selective = Comparison(made_up(2.0, 1.5), names)
+    selective = AgainstControls(made_up(2.0, 1.5), names)
     assert selective.primary().estimate == pytest.approx(math.log(2 / 1.5), abs=0.02)
     assert selective.primary().status == "holds" and selective.own_selectivity().status == "holds"
     # selective by itself, and yet less than any damage of that size: the claim fails
-    less = Comparison(made_up(1.4, 1.6), names)
+    less = AgainstControls(made_up(1.4, 1.6), names)
     assert less.own_selectivity().estimate > 0 and less.primary().status == "fails"
     assert less.own_selectivity().status == "no more than controls"
-    same = Comparison(made_up(1.5, 1.5, noise=0.2), names)
+    same = AgainstControls(made_up(1.5, 1.5, noise=0.2), names)
     assert same.primary().status in ("undecided", "no more than controls", "fails")
-    few = Comparison(made_up(2.0, 1.5), names[:2])
+    few = AgainstControls(made_up(2.0, 1.5), names[:2])
     assert few.primary().status == "too few controls"
     assert selective.incoherent().estimate == pytest.approx(0.5)
     clusters = np.array([f"p{i}" for i in range(12)])

@@ -7,7 +7,8 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.experiments.matching import match_output, output_change, solve
+from dg_tools.experiments.output_matching import match_output, output_change
+from dg_tools.experiments.strength import solve
 from dg_tools.forward.call import Call
 from dg_tools.generation.sampling import run
 from dg_tools.interventions import Disrupt, Donor, attached

@@ -113,7 +113,7 @@ def test_a_stopped_run_keeps_what_is_done_and_says_so(model, tmp_path, monkeypat
     monkeypatch.setattr(run, "run_part", stop)
     with pytest.raises(SystemExit, match=r"Stored: toy: subject\. Go on with --resume"):
         run.main(model=None, size="toy", only=[], resume=False, out=tmp_path, report_only=False, progress=False)
-    assert store.kept(tmp_path / "results" / "toy") == ["subject"]
+    assert store.stored(tmp_path / "results" / "toy") == ["subject"]
 
 
 def small_result(estimate: float = 1.0) -> Result:
@@ -191,7 +191,7 @@ def test_no_name_is_in_two_parts():
 
 def test_wrong_arguments_are_refused():
     for arguments, words in (
-        ({"model": "no-such-model"}, "no embedded model"),
+        ({"model": "no-such-model"}, "neither an embedded model"),
         ({"size": "huge"}, "there are full, quick, seeds, toy"),
         ({"only": ["nothing"]}, "--only nothing: there are"),
     ):
@@ -203,9 +203,9 @@ def test_wrong_arguments_are_refused():
 def test_the_page_says_so_where_results_were_not_made_alike(chain):
     places, _ = chain
     results = report.load_all(places.results)
-    assert report.mixed(results) == []
+    assert report.inconsistencies(results) == []
     results["toy"]["subject"].settings["evidence"]["weights"] = "another"
-    assert "more than one weights" in report.mixed(results)[0]
+    assert "more than one weights" in report.inconsistencies(results)[0]
     results["toy"].pop(plan.PLAN[0].name)
-    assert f"not run: {plan.PLAN[0].name}" in " ".join(report.mixed(results))
+    assert f"not run: {plan.PLAN[0].name}" in " ".join(report.inconsistencies(results))
     assert "not measured" in report.page_text(results, places.figures, places.page, places.seeds)

@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused(dits, forms):
         ([(*items[0][:2], torch.full(SIZE, 2.0))], ValueError, "values 0 to 1"),
         ([("odd", torch.zeros(3, 30, 48))], ValueError, "multiples of 4 pixels"),
         ([("far", torch.full((3, *SIZE), 3.0))], ValueError, r"must lie in \[-1, 1\]"),
-        ([("owl", 5)], TypeError, "no picture"),
+        ([("owl", 5)], TypeError, "not a picture"),
         ([("owl", "no-such.png")], FileNotFoundError, r"no-such\.png"),
         ([5], TypeError, "a prompt, a Reference"),
         ([("owl",)], TypeError, "a prompt, a Reference"),

@@ -14,7 +14,7 @@ import torch
 from diffusers import Flux2Pipeline, FluxTransformer2DModel, SD3Transformer2DModel, modular_pipelines
 
 import dg_tools as dg
-from dg_tools.experiments.matching import match_output, output_change
+from dg_tools.experiments.output_matching import match_output, output_change
 from dg_tools.families import FAMILIES, family_of
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import after_each_step

@@ -12,6 +12,7 @@ import pytest
 import test_training
 
 from dg_tools.experiments.result import Outcome, Result
+from dg_tools.models.files import DEFAULT
 from evidence import across, growth, plan, report, run, seeds, store
 from evidence.claims import CLAIMS
 from training import data, dit, export, vae
@@ -84,8 +85,8 @@ def test_the_section_of_the_page(chain):
         assert claim.part in ("subject", PART) or cells[2] == "-"
     same = re.search(r"one and the same verdict on (\d+) of \d+ rows", text)
     assert f"`other` has the seeds' verdict on {same[1]}, another one on 0." in text and int(same[1]) > 5
-    logs = growth.logs(chain.places.seeds, {"emoji-sd3": {}})
-    assert list(logs) == ["mini-0", "mini-1", "emoji-sd3"]
+    logs = growth.logs(chain.places.seeds, {DEFAULT: {}})
+    assert list(logs) == ["mini-0", "mini-1", DEFAULT]
     store.save_figure(growth.draw(logs), chain.places.figures / growth.FIGURE)
     assert (chain.places.figures / growth.FIGURE).stat().st_size < 80_000
     assert growth.section(logs, "growth.png").count("\n| `") == 3
@@ -106,7 +107,7 @@ def test_a_part_that_was_not_run_is_named(chain, tmp_path):
 def test_samples_that_are_found_are_counted_on_clean_ones():
     table = pd.DataFrame({"role": ["clean", "clean", "edit", "control"], "found": [1, 0, 0, 0]})
     result = Result("detail", "?", table, [outcome(1, 0, 2)], {})
-    assert across.drawn({"detail": result}) == 0.5 and across.drawn({}) is None
+    assert across.share_found({"detail": result}) == 0.5 and across.share_found({}) is None
 
 
 def test_the_last_column_counts_models():

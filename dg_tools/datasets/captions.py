@@ -1,7 +1,7 @@
-"""Does a prompt say something that the model has heard? For embedded models, whose every caption is known.
+"""Does a prompt use words that the model was trained on? For embedded models, whose captions are all known.
 
-A small model draws something for any words. A reader who types a word that training never used learns nothing from the
-picture, so the explorers and the command line say so first, and name the nearest captions that were used.
+A small model draws something for any words. A picture of a word that training never used teaches nothing. So the
+explorers and the command line say so first, and name the nearest captions of training.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def nearest_captions(prompt: str, known: References, count: int = 3) -> list[str
     """Names of training that are written most like the prompt, or like one of its words."""
     names = [name.replace("-", " ") for name in known.names]
     head = re.split(r",| on ", prompt.lower())[0].strip()
-    found = difflib.get_close_matches(head, names, count, 0.5)
+    near = difflib.get_close_matches(head, names, count, 0.5)
     for word in head.split():
-        found += [n for n in names if word in n.split()][:count]
-        found += difflib.get_close_matches(word, names, count, 0.6)
-    return list(dict.fromkeys(found))[:count]
+        near += [n for n in names if word in n.split()][:count]
+        near += difflib.get_close_matches(word, names, count, 0.6)
+    return list(dict.fromkeys(near))[:count]
 
 
 def advice(dit: DiT, prompt: str) -> str | None:

@@ -1,7 +1,6 @@
-"""A prompt with what is known of its picture: the one type that every function takes which takes prompts or pictures.
+"""A prompt with its true picture, mask and axis of detail: the one type for prompts and pictures.
 
-Whatever a reader has (a string, a `Reference`, a pair of prompt and picture, PIL, a path) becomes an `Example` here,
-and is checked here.
+A string, a `Reference`, a pair of prompt and picture (a tensor, PIL, a path) becomes an `Example` here, checked once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Example:
         picture: (3, H, W) in [-1, 1]; PIL, a path and arrays become this.
         mask: (H, W), 0 to 1, how much of each pixel the object covers; a greyscale picture becomes this.
         axis: (3, H, W), the direction in which this picture gains detail: shaded minus flat.
-        reference, references: where it comes from one of the embedded models' pictures, which, and of which set.
+        reference, references: which of an embedded model's pictures it is, and of which set; None for others.
     """
 
     prompt: str
@@ -52,19 +51,19 @@ def examples(dit: DiT, items: Any, folder: References | None = None, *, truth: b
             that differ or do not fit the model; masks for some only, or of another size than their picture.
         FileNotFoundError: no file at a path, or a `Reference` where there are no references.
     """
-    made = [example_of(dit, item, folder) for item in as_items(items)]
-    without = [x for x in made if x.picture is None]
+    checked = [example_of(dit, item, folder) for item in as_items(items)]
+    without = [x for x in checked if x.picture is None]
     if truth and without:
         raise ValueError(
             f"{without[0].prompt!r} has no picture: this experiment needs the truth; pass "
             "`dg.references(dit).sample(n)` or (prompt, picture) pairs, pictures (3, H, W) in [-1, 1]"
         )
-    if without and len(without) < len(made):
+    if without and len(without) < len(checked):
         raise ValueError(f"{without[0].prompt!r} has no picture, and other prompts have one: pass one kind")
-    if made and not without:
-        dit.size(*pictures_of(made).shape[-2:])
-        masks_of(made)
-    return made
+    if checked and not without:
+        dit.size(*pictures_of(checked).shape[-2:])
+        masks_of(checked)
+    return checked
 
 
 def as_items(items: Any) -> list[Any]:
@@ -123,32 +122,32 @@ def of_reference(reference: Reference, source: References) -> Example:
     return Example(reference.prompt, picture, source.foreground(reference), axis, reference, source)
 
 
-def pictures_of(made: Sequence[Example]) -> torch.Tensor:
+def pictures_of(several: Sequence[Example]) -> torch.Tensor:
     """(N, 3, H, W) in [-1, 1], where all have one.
 
     Raises:
         ValueError: pictures of different sizes.
     """
-    return stack([x.picture for x in made])
+    return stack([x.picture for x in several])
 
 
-def axes_of(made: Sequence[Example]) -> torch.Tensor:
+def axes_of(several: Sequence[Example]) -> torch.Tensor:
     """(N, 3, H, W), zero where an example has no axis."""
-    return torch.stack([torch.zeros_like(x.picture) if x.axis is None else x.axis for x in made])
+    return torch.stack([torch.zeros_like(x.picture) if x.axis is None else x.axis for x in several])
 
 
-def masks_of(made: Sequence[Example]) -> torch.Tensor | None:
+def masks_of(several: Sequence[Example]) -> torch.Tensor | None:
     """(N, H, W), 0 to 1; None where there are none.
 
     Raises:
         ValueError: masks for some pictures only, or of another size than their picture.
     """
-    masks = [x.mask for x in made if x.mask is not None]
+    masks = [x.mask for x in several if x.mask is not None]
     if not masks:
         return None
-    if len(masks) != len(made):
-        raise ValueError(f"{len(masks)} masks for {len(made)} pictures: pass one for each, or none")
-    for mask, example in zip(masks, made, strict=True):
+    if len(masks) != len(several):
+        raise ValueError(f"{len(masks)} masks for {len(several)} pictures: pass one for each, or none")
+    for mask, example in zip(masks, several, strict=True):
         if mask.shape != example.picture.shape[1:]:
             raise ValueError(f"masks of {tuple(mask.shape)}; (H, W) of the pictures is needed, values 0 to 1")
     return torch.stack(masks)

@@ -27,7 +27,9 @@ def as_picture(image: Any) -> torch.Tensor:
         image = opened(image)
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(f"a tensor {tuple(image.shape)} of {image.dtype} is no picture; (3, H, W) in [-1, 1] is")
+            raise ValueError(
+                f"a tensor {tuple(image.shape)} of {image.dtype} is not a picture; pass (3, H, W) in [-1, 1]"
+            )
         if not (image.isfinite().all() and image.abs().max() <= 1.01):
             low, high = image.min().item(), image.max().item()
             raise ValueError(f"the picture's values run from {low:g} to {high:g}; they must lie in [-1, 1]")
@@ -35,11 +37,11 @@ def as_picture(image: Any) -> torch.Tensor:
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"a {type(image).__name__} is no picture: pass {FORMS}")
+        raise TypeError(f"a {type(image).__name__} is not a picture: pass {FORMS}")
     if image.dtype != np.uint8 and image.ndim == 3 and image.shape[0] == 3:
         return as_picture(torch.from_numpy(np.ascontiguousarray(image)))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"an array {image.shape} of {image.dtype} is no picture; (H, W, 3) of bytes is")
+        raise ValueError(f"an array {image.shape} of {image.dtype} is not a picture; pass (H, W, 3) of bytes")
     return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 

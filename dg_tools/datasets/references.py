@@ -1,7 +1,7 @@
 """The pictures that an embedded model was trained on: a ground truth for every prompt, in two styles.
 
-Every name is drawn shaded and flat, so shaded minus flat is a ground-truth axis of detail. Which name x style pairs
-were held out of training stands in `names.json`, beside the sprites and their licence.
+Every name is drawn shaded and flat, so shaded minus flat is a ground-truth axis of detail. `names.json`, beside the
+sprites and their licence, says which pairs of name and style were held out of training.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class References:
         if not (folder / "names.json").is_file():
             raise FileNotFoundError(f"no references in {folder}: names.json is missing")
         meta = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-        self.folder, self.names, self.size = folder, meta["names"], meta["size"]
+        self.folder = folder
+        self.names: list[str] = meta["names"]
+        self.size: int = meta["size"]
         self.backgrounds = {k: tuple(v) for k, v in meta["backgrounds"].items()}
         self.held_out = {tuple(p) for p in meta["held_out"]}
 
@@ -68,12 +70,12 @@ class References:
     @cached_property
     def sprites(self) -> dict[str, np.ndarray]:
         """(names, size, size, 4) uint8 by style."""
-        made = {}
+        sprites = {}
         for style in STYLES:
             sheet = np.asarray(Image.open(self.folder / f"{style}.webp").convert("RGBA"))
             tiles = sheet.reshape(sheet.shape[0] // self.size, self.size, COLUMNS, self.size, 4).swapaxes(1, 2)
-            made[style] = tiles.reshape(-1, self.size, self.size, 4)[: len(self.names)]
-        return made
+            sprites[style] = tiles.reshape(-1, self.size, self.size, 4)[: len(self.names)]
+        return sprites
 
     def reference(self, name: str, style: str = "shaded", background: str = "white") -> Reference:
         """One reference by name.
@@ -107,11 +109,11 @@ class References:
         """`count` references with random styles and backgrounds, no pair twice; of one side of the split or both."""
         pairs = self.pairs(held_out)
         if count > len(pairs):
-            raise ValueError(f"{count} references asked for; there are {len(pairs)} such pairs")
+            raise ValueError(f"{count} references are too many; there are {len(pairs)} such pairs")
         chance = np.random.default_rng(seed)
         colours = list(self.backgrounds)
-        picked = [pairs[i] for i in chance.choice(len(pairs), count, replace=False)]
-        return [self.reference(n, s, colours[chance.integers(len(colours))]) for n, s in picked]
+        choice = [pairs[i] for i in chance.choice(len(pairs), count, replace=False)]
+        return [self.reference(n, s, colours[chance.integers(len(colours))]) for n, s in choice]
 
     def picture(self, reference: Reference) -> torch.Tensor:
         """(3, size, size) in [-1, 1]."""

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dg_tools.activations._features import Recipe, entries, noisy
+from dg_tools.activations._features import DISCARDS, Recipe, entries, noisy
 from dg_tools.datasets.examples import Example, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments.channel_sets import check_controls, draws
@@ -74,7 +74,7 @@ def correspondence(
         tasks: of `picture_warps.TASKS`; None: all that these pictures have.
         develop: share of the pictures on which channels, block and sigma are chosen; the rest is scored.
         controls: draws, each with the same choice of block and sigma.
-        batch: pictures a forward; all candidate blocks' inputs of (tasks + 1) x batch pictures are held at a time.
+        batch: pictures per forward; all candidate blocks' inputs of (tasks + 1) x batch pictures are held at a time.
         words: prompt for all pictures.
         folder: where `Reference`s have their pictures (default: the embedded model's).
         **kwargs: passed to the pipeline's call.
@@ -89,15 +89,8 @@ def correspondence(
     """
     check_velocity(dit)
     items, seeds = examples(dit, prompts, folder, truth=True), as_list(seeds)
-    if batch < 1:
-        raise ValueError(f"batch={batch} asked for; at least 1")
     blocks = list(range(len(dit.blocks))) if block is None else list(np.atleast_1d(np.asarray(block)).tolist())
-    for index in blocks:
-        dit.block(index)
-    if not blocks or not sigmas or not all(0 < s <= 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
-        raise ValueError(
-            f"block={block}, sigmas={list(sigmas)}; at least one each, sigmas distinct, above 0 and up to 1"
-        )
+    check_search(dit, block, blocks, sigmas, batch)
     kinds = tuple(available(items) if tasks is None else tasks)
     if channels is not None:
         check_channels(dit, channels)
@@ -113,40 +106,56 @@ def correspondence(
     first, rest = (whole.part([place[id(x)] for x in part]) for part in (subject.detection, subject.test))
     common = {"batch": batch, "words": words, "progress": progress, **kwargs}
     search: Plan = {(b, s): every for s in sigmas for b in blocks}
-    found = score(dit, first, seeds, search, **common)
-    development = (
-        found[found["threshold"] == THRESHOLDS[0]]
-        .groupby(["variant", "recipe", "role", "block", "sigma"], sort=False)["pck"].mean().reset_index()
-    )  # fmt: skip
+    development = means(score(dit, first, seeds, search, **common))
     best = development.loc[development.groupby("variant", sort=False)["pck"].idxmax()]
     plan: dict[tuple[int, float], list[Variant]] = {}
-    for one in best.itertuples():
-        plan.setdefault((one.block, one.sigma), []).append(next(v for v in every if v.name == one.variant))
+    for row in best.itertuples():
+        plan.setdefault((row.block, row.sigma), []).append(next(v for v in every if v.name == row.variant))
     table = score(dit, rest, seeds, plan, **common)
     levels = levels_of(rest, dit.grid(*rest.originals.shape[-2:]))
-    chosen = best.set_index("variant")
     subject = replace(
         subject,
-        block=int(chosen.loc["ditf", "block"]),
+        block=int(best.set_index("variant").loc["ditf", "block"]),
         how=f"{subject.how.split(';')[0]}; block (its input) and sigma: each variant's best on development pictures",
     )
-    return Result(
-        "correspondence",
-        "Do the features find the same place in another picture, and do massive channels keep them from it?",
-        table,
-        effects(table, levels, controls),
-        subject.settings(
-            sigmas=list(sigmas), blocks=blocks, tasks=list(kinds), seeds=list(seeds), develop=develop, words=words,
-            controls=controls, **kwargs,
-        ),
-        {
-            "development": development,
-            "chosen": best[["variant", "recipe", "role", "block", "sigma", "pck"]].reset_index(drop=True),
-            "levels": levels,
-            **example(dit, rest.part([0]), seeds[0], plan, words, kwargs),
-        },
-        [] if "flat" in kinds else ["no flat twins: these pictures have none, or tasks= leaves them out"],
-    )  # fmt: skip
+    settings = subject.settings(
+        sigmas=list(sigmas),
+        blocks=blocks,
+        tasks=list(kinds),
+        seeds=list(seeds),
+        develop=develop,
+        words=words,
+        controls=controls,
+        **kwargs,
+    )
+    tables = {
+        "development": development,
+        "chosen": best[["variant", "recipe", "role", "block", "sigma", "pck"]].reset_index(drop=True),
+        "levels": levels,
+        **example(dit, rest.part([0]), seeds[0], plan, words, kwargs),
+    }
+    notes = [] if "flat" in kinds else ["no flat twins: these pictures have none, or tasks= leaves them out"]
+    question = "Do the features find the same place in another picture, and do massive channels keep them from it?"
+    return Result("correspondence", question, table, effects(table, levels, controls), settings, tables, notes)
+
+
+def check_search(dit: DiT, block: Any, blocks: Sequence[int], sigmas: Sequence[float], batch: int) -> None:
+    """Raise for candidate blocks and noise levels that this model does not have, before any forward."""
+    if batch < 1:
+        raise ValueError(f"batch={batch} asked for; at least 1")
+    for index in blocks:
+        dit.block(index)
+    if not blocks or not sigmas or not all(0 < s <= 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
+        raise ValueError(
+            f"block={block}, sigmas={list(sigmas)}; at least one each, sigmas distinct, above 0 and up to 1"
+        )
+
+
+def means(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean PCK at the first threshold, by variant, block and sigma."""
+    strict = scores[scores["threshold"] == THRESHOLDS[0]]
+    groups = strict.groupby(["variant", "recipe", "role", "block", "sigma"], sort=False)
+    return groups["pck"].mean().reset_index()
 
 
 def available(items: Sequence[Example]) -> list[str]:
@@ -155,11 +164,19 @@ def available(items: Sequence[Example]) -> list[str]:
 
 
 def divided(
-    dit: DiT, items: list[Example], seeds: Sequence[int], channels: Sequence[int] | None, block: int, develop: float,
-    progress: bool, kwargs: dict[str, Any],
-) -> Subject:  # fmt: skip
-    """Development pictures in `detection`, the others in `test`, whether or not channels are to be found."""
-    size = dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
+    dit: DiT,
+    items: list[Example],
+    seeds: Sequence[int],
+    channels: Sequence[int] | None,
+    block: int,
+    develop: float,
+    progress: bool,
+    kwargs: dict[str, Any],
+) -> Subject:
+    """Development pictures in `detection`, the others in `test`, whether or not channels are to be detected."""
+    size: dict[str, int] = {}
+    if items[0].reference is None:
+        size = dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
     if not 0 < develop < 1:
         raise ValueError(f"develop={develop} asked for; a share of the pictures, between 0 and 1")
     settings = {"block": block, "detect": develop, "progress": progress, **kwargs, **size}
@@ -174,13 +191,13 @@ def divided(
 
 def variants(dit: DiT, channels: Sequence[int], controls: int) -> list[Variant]:
     """The four recipes, and control draws of three of them."""
-    chosen = tuple(channels)
-    made = [Variant(r, r, chosen if r in ("discard", "ditf") else ()) for r in RECIPES]
-    others = draws([c for c in range(dit.width) if c not in set(chosen)], len(chosen), controls, seed=0)
-    for i, drawn in enumerate(others):
-        made += [Variant(f"{r}, control {i}", r, drawn) for r in ("discard", "ditf")]
-        made.append(Variant(f"adaln, control {i}", "adaln", (), i))
-    return made
+    massive = tuple(channels)
+    every = [Variant(r, r, massive if r in DISCARDS else ()) for r in RECIPES]
+    others = draws([c for c in range(dit.width) if c not in set(massive)], len(massive), controls, seed=0)
+    for i, other in enumerate(others):
+        every += [Variant(f"{r}, control {i}", r, other) for r in ("discard", "ditf")]
+        every.append(Variant(f"adaln, control {i}", "adaln", (), i))
+    return every
 
 
 def effects(table: pd.DataFrame, levels: pd.DataFrame, controls: int) -> list[Outcome]:
@@ -225,17 +242,17 @@ def example(
     height, width = originals.shape[-2:]
     inputs = conditions(dit, [words], height, width, **kwargs)
     rows, columns = dit.grid(height, width)
-    made = {"row": token_centres(rows, columns)[:, 0], "column": token_centres(rows, columns)[:, 1]}
-    made |= {"true_row": kind.truth[0, :, 0], "true_column": kind.truth[0, :, 1], "keypoint": kind.keypoints[0]}
+    matches = {"row": token_centres(rows, columns)[:, 0], "column": token_centres(rows, columns)[:, 1]}
+    matches |= {"true_row": kind.truth[0, :, 0], "true_column": kind.truth[0, :, 1], "keypoint": kind.keypoints[0]}
     for (block, sigma), there in plan.items():
         for variant in (v for v in there if v.name in ("raw", "ditf")):
             target, query = (
                 variant.of(entries(dit, noisy(encode(dit, x), sigma, [n]), sigma, inputs, [block])[block])
                 for x, n in ((originals, noise_seed(seed, 0)), (kind.pictures, noise_seed(seed, 1)))
             )
-            made[variant.name] = nearest_tokens(query, target)[0].cpu()
+            matches[variant.name] = nearest_tokens(query, target)[0].cpu()
     return {
-        "matches": pd.DataFrame({k: v.numpy() for k, v in made.items()}),
+        "matches": pd.DataFrame({k: v.numpy() for k, v in matches.items()}),
         "query": pixels(kind.pictures[0]),
         "target": pixels(originals[0]),
     }

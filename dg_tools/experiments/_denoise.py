@@ -2,7 +2,7 @@
 
 Noise a picture to sigma, predict once with and once without the edit from the *same* z_t, and compare the two x0
 predictions with the truth, band by band, object and background apart. The controls are scaled until they do the same
-harm (`equal_harm`), so that what is left between edit and controls is what the edit does, and not how much.
+harm (`error_matching`), so that what is left between edit and controls is what the edit does, and not how much.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pandas as pd
 
 from dg_tools.datasets.examples import examples
 from dg_tools.datasets.references import References
-from dg_tools.experiments.equal_harm import TOLERANCE, Match, matched_controls, reached
-from dg_tools.experiments.noised_pictures import Pairs
+from dg_tools.experiments.error_matching import TOLERANCE, Match, matched_controls, reached
+from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
-from dg_tools.experiments.selectivity import Comparison, by_sigma, log_ratios, shares
+from dg_tools.experiments.selectivity import AgainstControls, by_sigma, log_ratios, shares
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control, Disrupt, variance_matched
 from dg_tools.models.dit import DiT
@@ -31,7 +31,7 @@ FURTHER = {
     "dc": "token mean removed",
     "norms": "clean LayerNorms",
     "rescale": "others rescaled",
-}  # fmt: skip
+}
 VARIANCE = "like variance"
 
 
@@ -76,7 +76,7 @@ def denoise(
             LayerNorm statistics kept, all others rescaled as LayerNorm would; zeroed channels of like variance.
         dose: (channels, layers) to zero, on the first batch: as many channels, the massive ones first and then by
             their mean |x|, after as many blocks, from `block` on.
-        batch: pictures a forward.
+        batch: pictures per forward.
         folder: where `Reference`s have their pictures (default: the embedded model's).
         **kwargs: passed to the pipeline's call.
 
@@ -92,54 +92,67 @@ def denoise(
         kwargs |= dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
     check_dose(dit, dose, block)
     subject = choose(dit, items, seeds, channels=channels, block=block, progress=progress, **kwargs)
-    pairs = Pairs(dit, subject.test, seeds, folder=folder, batch=batch, **kwargs)
+    noised = NoisedPictures(dit, subject.test, seeds, batch=batch, **kwargs)
     off = Disrupt(subject.channels, subject.block)
-    off.check(dit, None, pairs.height, pairs.width)
+    off.check(dit, None, noised.height, noised.width)
     others = further_edits(off) if further else {}
-    doses = dosed(pairs, subject, dose, sigmas)
-    matched_in_variance = variance_draws(pairs, off, controls, sigmas) if further else {}
-    small = {**matched_in_variance, **{f"{k} channels, {n} layers": e for (k, n), e in doses.items()}}
+    quick = variance_draws(noised, off, controls, sigmas) if further else {}
+    quick |= dose_edits(noised, subject, dose, sigmas)
 
-    bar = progress_bar(progress, total=len(sigmas) * (2 * controls + 2 + len(others) + len(small)), desc="denoise")
-    drawn = matched_controls(pairs, off, off.controls(controls, kind), sigmas, match=match, tick=bar.update)
-    edits = {"zero": off, **{f"control {i}": e for i, e in enumerate(drawn.edits)}, **others}
-    roles = {"zero": "edit"} | {v: "control" for v in edits if v.startswith("control ")}
-    tables, quick = [], []
-    for sigma in sigmas:
-        _, clean = pairs.predict(sigma)
-        tables.append(pairs.measure(clean, clean, variant="clean", role="clean", sigma=sigma))
-        for variant, edit in edits.items():
-            _, made = pairs.predict(sigma, [edit])
-            tables.append(pairs.measure(made, clean, variant=variant, role=roles.get(variant, "further"), sigma=sigma))
-            bar.update()
-        first = clean[:batch]
-        quick.append(pairs.measure(first, first, variant="clean", role="clean", sigma=sigma)) if small else None
-        for variant, edit in small.items():
-            _, made = pairs.predict(sigma, [edit], batches=1)
-            quick.append(pairs.measure(made, first, variant=variant, role="further", sigma=sigma))
-            bar.update()
+    bar = progress_bar(progress, total=len(sigmas) * (2 * controls + 2 + len(others) + len(quick)), desc="denoise")
+    matched = matched_controls(noised, off, off.controls(controls, kind), sigmas, match=match, tick=bar.update)
+    edits = {"zero": off, **{f"control {i}": e for i, e in enumerate(matched.edits)}, **others}
+    table, first = measured(noised, edits, quick, sigmas, bar)
     bar.close()
     return assemble(
         subject,
-        pd.concat(tables, ignore_index=True),
-        pd.concat(quick, ignore_index=True) if quick else pd.DataFrame(),
-        drawn.table,
-        {v: e.sentence() for v, e in {**edits, **small}.items()},
-        masks=pairs.masks is not None,
-        sigmas=list(sigmas), seeds=list(seeds), kind=kind, match=match, batch=batch,
-    )  # fmt: skip
+        table,
+        first,
+        matched.table,
+        {v: e.sentence() for v, e in {**edits, **quick}.items()},
+        masks=noised.masks is not None,
+        sigmas=list(sigmas),
+        seeds=list(seeds),
+        kind=kind,
+        match=match,
+        batch=batch,
+    )
+
+
+def measured(
+    noised: NoisedPictures, edits: dict[str, Disrupt], quick: dict[str, Disrupt], sigmas: Sequence[float], bar: Any
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of `edits` on all pictures, and of `quick` on the first batch (no rows where there are none)."""
+    roles = {"zero": "edit"} | {v: "control" for v in edits if v.startswith("control ")}
+    tables, first = [], []
+    for sigma in sigmas:
+        _, clean = noised.predict(sigma)
+        tables.append(noised.measure(clean, clean, variant="clean", role="clean", sigma=sigma))
+        for variant, edit in edits.items():
+            _, predicted = noised.predict(sigma, [edit])
+            role = roles.get(variant, "further")
+            tables.append(noised.measure(predicted, clean, variant=variant, role=role, sigma=sigma))
+            bar.update()
+        clean = clean[: noised.batch]
+        if quick:
+            first.append(noised.measure(clean, clean, variant="clean", role="clean", sigma=sigma))
+        for variant, edit in quick.items():
+            _, predicted = noised.predict(sigma, [edit], batches=1)
+            first.append(noised.measure(predicted, clean, variant=variant, role="further", sigma=sigma))
+            bar.update()
+    return pd.concat(tables, ignore_index=True), pd.concat(first, ignore_index=True) if first else pd.DataFrame()
 
 
 def further_edits(off: Disrupt) -> dict[str, Disrupt]:
     """Edits beside the main one, by variant: each answers one objection to it."""
-    made = {"mean": replace(off, mode="mean"), "dc": replace(off, mode="dc")}
-    made |= {"norms": replace(off, norms="clean"), "rescale": replace(off, mode="rescale")}
-    return {FURTHER[name]: edit for name, edit in made.items()}
+    edits = {"mean": replace(off, mode="mean"), "dc": replace(off, mode="dc")}
+    edits |= {"norms": replace(off, norms="clean"), "rescale": replace(off, mode="rescale")}
+    return {FURTHER[name]: edit for name, edit in edits.items()}
 
 
-def variance_draws(pairs: Pairs, off: Disrupt, count: int, sigmas: Sequence[float]) -> dict[str, Disrupt]:
+def variance_draws(noised: NoisedPictures, off: Disrupt, count: int, sigmas: Sequence[float]) -> dict[str, Disrupt]:
     """Other channels, zeroed, that vary over the tokens as the massive ones do (what their mean leaves)."""
-    hidden = pairs.hidden(sigmas[len(sigmas) // 2], off.block)
+    hidden = noised.hidden(sigmas[len(sigmas) // 2], off.block)
     variance = hidden.var(1, unbiased=False).mean(0)
     draws = [replace(off, channels=variance_matched(variance, off.channels, d), control=True) for d in range(count)]
     return {f"{VARIANCE} {i}": edit for i, edit in enumerate(draws)}
@@ -151,29 +164,29 @@ def check_dose(dit: DiT, dose: Sequence[tuple[int, int]], block: int | None) -> 
     for k, n in dose:
         if not (1 <= k <= dit.width and 1 <= n <= layers):
             raise ValueError(
-                f"dose of {k} channels in {n} layers asked for; there are {dit.width} channels and {layers} layers "
+                f"dose of {k} channels in {n} layers; there are {dit.width} channels and {layers} layers "
                 f"from block {block or 0} on"
             )
 
 
-def dosed(
-    pairs: Pairs, subject: Subject, dose: Sequence[tuple[int, int]], sigmas: Sequence[float]
-) -> dict[tuple[int, int], Disrupt]:
-    """(channels, layers) -> edit: the massive channels first, then by mean |x| at the block's output."""
+def dose_edits(
+    noised: NoisedPictures, subject: Subject, dose: Sequence[tuple[int, int]], sigmas: Sequence[float]
+) -> dict[str, Disrupt]:
+    """An edit for each (channels, layers): the massive channels first, then by mean |x| at the block's output."""
     if not dose:
         return {}
-    dit, block = pairs.dit, subject.block
-    size = pairs.hidden(sigmas[len(sigmas) // 2], block).abs().mean((0, 1))
+    dit, block = noised.dit, subject.block
+    size = noised.hidden(sigmas[len(sigmas) // 2], block).abs().mean((0, 1))
     order = [*subject.channels, *(int(c) for c in size.argsort(descending=True) if int(c) not in subject.channels)]
     check_dose(dit, dose, block)
     layers: Any = {n: range(block, block + n) for _, n in dose}
-    return {(k, n): Disrupt(order[:k], layers[n]) for k, n in dose}
+    return {f"{k} channels, {n} layers": Disrupt(order[:k], layers[n]) for k, n in dose}
 
 
 def assemble(
     subject: Subject,
     table: pd.DataFrame,
-    quick: pd.DataFrame,
+    first: pd.DataFrame,
     search: pd.DataFrame,
     sentences: dict[str, str],
     *,
@@ -181,59 +194,77 @@ def assemble(
     **settings: Any,
 ) -> Result:
     """The result from what was measured."""
-    notes = []
-    harm = reached(table).rename(columns={"variant": "control"})
-    harm["control"] = harm["control"].str.removeprefix("control ").astype(int)
-    search = search.merge(harm, on=["control", "sigma"])
-    search["reached"] = search["reached"].where(search["matched"] == "error")  # over a harm below zero it says nothing
-    equal = search["reached"].fillna(search["searched"])
-    off = (equal - 1).abs().groupby(search["control"]).mean()
-    kept = [f"control {i}" for i in off.index[off <= TOLERANCE]]
-    if len(kept) < len(off):
-        notes.append(f"{len(off) - len(kept)} of {len(off)} controls did not come within {TOLERANCE:.0%} of the edit's "
-                     "harm and are not in the null distribution")  # fmt: skip
-    if len(kept) < 2:  # so few give no verdict: see Outcome.status
-        kept = [f"control {i}" for i in off.sort_values().index[:2]]
-        notes.append("the two nearest of them stand in, so that the figures can be read; they allow no verdict")
-    by_output = sorted(set(search.loc[search["matched"] == "output", "sigma"]))
-    if by_output and settings["match"] == "error":
-        notes.append(f"at sigma {by_output} the edit does no harm (its error is not above the clean run's); controls "
-                     "are matched in ||v - v_clean|| there")  # fmt: skip
-    compared = Comparison(table, kept)
-    outcomes = [compared.primary(), compared.own_selectivity(), *compared.bands(), compared.incoherent()]
+    search = search_with_harm(search, table)
+    controls, notes = equal_controls(search, settings["match"])
+    against = AgainstControls(table, controls)
+    outcomes = [against.primary(), against.own_selectivity(), *against.bands(), against.incoherent()]
     if masks:
-        outcomes.append(compared.foreground())
+        outcomes.append(against.foreground())
     else:
         notes.append("object and background are not told apart: no masks were given")
     if table["detail_axis"].notna().any():
-        outcomes += compared.axis()
+        outcomes += against.axis()
     else:
         notes.append("no axis shaded - flat: these pictures have no second style")
     beside = {text: name for name, text in FURTHER.items() if text in set(table["variant"])}
-    clusters = compared.clusters(compared.ratios.xs("zero").index)
-    outcomes += shares(compared.ratios, "zero", beside, clusters)
-    variants = compared.variants()
-    if len(quick):
-        small = log_ratios(quick).groupby("variant", sort=False).mean().drop("clean")
+    clusters = against.clusters(against.ratios.xs("zero").index)
+    outcomes += shares(against.ratios, "zero", beside, clusters)
+    variants = against.variants()
+    if len(first):
+        small = log_ratios(first).groupby("variant", sort=False).mean().drop("clean")
         alike = small[small.index.str.startswith(VARIANCE)]
         if len(alike):
-            ours = compared.ratios.xs("zero")["total"]
-            outcomes.append(
-                Outcome.from_values(
-                    "against_variance",
-                    "zeroing the massive channels harms more than zeroing other channels of like variance over tokens",
-                    ours,
-                    clusters,
-                    null=list(alike["total"]),
-                    unit="log ratio of the total error to clean",
-                    direction="above",
-                    margin=0.0,
-                    control="other channels of like variance, zeroed, on the first batch of pictures",
-                )
-            )
-        first = small.reset_index().assign(role=np.where(small.index.str.startswith(VARIANCE), VARIANCE, "dose"))
-        variants = pd.concat([variants, first], ignore_index=True)
+            outcomes.append(against_variance(against.ratios.xs("zero")["total"], clusters, list(alike["total"])))
+        rows = small.reset_index().assign(role=np.where(small.index.str.startswith(VARIANCE), VARIANCE, "dose"))
+        variants = pd.concat([variants, rows], ignore_index=True)
     tables = {"variants": variants, "by_sigma": by_sigma(table), "search": search}
     tables["edits"] = pd.DataFrame(sentences.items(), columns=["variant", "sentence"])
     question = "Does zeroing the massive channels cost detail in one denoising step, more than any damage of that size?"
     return Result("denoise", question, table, outcomes, subject.settings(**settings), tables, notes)
+
+
+def search_with_harm(search: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The search for the controls' strength, with `reached`: their harm over the edit's, on all pictures."""
+    harm = reached(table).rename(columns={"variant": "control"})
+    harm["control"] = harm["control"].str.removeprefix("control ").astype(int)
+    search = search.merge(harm, on=["control", "sigma"])
+    search["reached"] = search["reached"].where(search["matched"] == "error")  # over a harm below zero it says nothing
+    return search
+
+
+def equal_controls(search: pd.DataFrame, match: Match) -> tuple[list[str], list[str]]:
+    """The controls that do as much harm as the edit, and notes on the others."""
+    notes = []
+    equal = search["reached"].fillna(search["searched"])
+    off = (equal - 1).abs().groupby(search["control"]).mean()
+    controls = [f"control {i}" for i in off.index[off <= TOLERANCE]]
+    if len(controls) < len(off):
+        notes.append(
+            f"{len(off) - len(controls)} of {len(off)} controls did not come within {TOLERANCE:.0%} of the edit's "
+            "harm and are not in the null distribution"
+        )
+    if len(controls) < 2:  # so few give no verdict: see Outcome.status
+        controls = [f"control {i}" for i in off.sort_values().index[:2]]
+        notes.append("the two nearest of them stand in, so that the figures can be read; they allow no verdict")
+    by_output = sorted(set(search.loc[search["matched"] == "output", "sigma"]))
+    if by_output and match == "error":
+        notes.append(
+            f"at sigma {by_output} the edit does no harm (its error is not above the clean run's); controls "
+            "are matched in ||v - v_clean|| there"
+        )
+    return controls, notes
+
+
+def against_variance(values: pd.Series, clusters: np.ndarray, null: list[float]) -> Outcome:
+    """The edit's total error beside that of zeroing other channels of like variance."""
+    return Outcome.from_values(
+        "against_variance",
+        "zeroing the massive channels harms more than zeroing other channels of like variance over tokens",
+        values,
+        clusters,
+        null=null,
+        unit="log ratio of the total error to clean",
+        direction="above",
+        margin=0.0,
+        control="other channels of like variance, zeroed, on the first batch of pictures",
+    )

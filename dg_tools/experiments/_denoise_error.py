@@ -1,4 +1,4 @@
-"""What do edits of the reader's own do to one denoising step?
+"""What do the reader's edits do to one denoising step?
 
 Noise a picture to sigma, predict once with and once without an edit from the *same* z_t, and compare the two x0
 predictions with the truth, band by band. No trajectory drifts, and thousands of pairs take minutes. Every perturbation
@@ -60,7 +60,7 @@ class DenoiseError:
         return pd.DataFrame(rows, columns=["edit", "role", "sigma", "band", "ratio"])
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
-        """For each edit that is no control and each band: extra error relative to clean, interval, rank among controls.
+        """For each edit, controls left out, and each band: error relative to clean, interval, rank among controls.
 
         Columns: edit, band, ratio (error / clean error, over all sigmas), low, high (95% interval of that ratio,
         clustered by picture), controls, rank (how many controls do less harm), selectivity (high-band ratio / low-band
@@ -121,7 +121,7 @@ def denoise_error(
         edits: edits and controls; `Disrupt.controls` marks its own.
         sigmas: noise levels, 0 to 1.
         folder: where a list of `Reference` has its pictures (default: the embedded ones).
-        batch: pictures a forward.
+        batch: pictures per forward.
         **kwargs: passed to the pipeline's call.
 
     Raises:

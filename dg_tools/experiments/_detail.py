@@ -18,9 +18,9 @@ import torch.nn.functional as F
 
 from dg_tools.datasets.examples import examples
 from dg_tools.datasets.references import References
-from dg_tools.experiments.equal_harm import TOLERANCE, matched_controls
+from dg_tools.experiments.error_matching import TOLERANCE, matched_controls
 from dg_tools.experiments.local_detail import local_losses, local_outcomes
-from dg_tools.experiments.noised_pictures import Pairs
+from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.result import CONTROLS, Direction, Outcome, Result
 from dg_tools.experiments.samples import Samples, Score
 from dg_tools.experiments.subject import Subject, choose
@@ -125,33 +125,33 @@ def detail(
     bar = progress_bar(progress, total=total, desc="detail")
     clean = samples.draw(scale=scales[0])
     bar.update()
-    noised = list(zip(samples.prompts, clean, strict=True))[:batch]
-    pairs = Pairs(dit, noised, [0], batch=batch, **kwargs)
-    drawn = matched_controls(pairs, off, off.controls(controls, kind), MATCHED_AT, match="output", tick=bar.update)
-    edits = {"zero": off, **{f"control {i}": e for i, e in enumerate(drawn.edits)}}
-    tables, kept = [], {"clean": clean[0]}
+    first = list(zip(samples.prompts, clean, strict=True))[:batch]
+    noised = NoisedPictures(dit, first, [0], batch=batch, **kwargs)
+    matched = matched_controls(noised, off, off.controls(controls, kind), MATCHED_AT, match="output", tick=bar.update)
+    edits = {"zero": off, **{f"control {i}": e for i, e in enumerate(matched.edits)}}
+    tables, shown = [], {"clean": clean[0]}
     for scale in scales:
         if scale != scales[0]:
             clean = samples.draw(scale=scale)
             bar.update()
         tables.append(samples.measure(clean, clean, variant="clean", role="clean", scale=scale))
         for variant, edit in edits.items():
-            made = samples.draw([edit], scale)
+            pictures = samples.draw([edit], scale)
             role = "edit" if variant == "zero" else "control"
-            tables.append(samples.measure(made, clean, variant=variant, role=role, scale=scale))
+            tables.append(samples.measure(pictures, clean, variant=variant, role=role, scale=scale))
             if scale == scales[0] and variant in ("zero", "control 0"):
-                kept[variant] = made[0]
+                shown[variant] = pictures[0]
             bar.update()
         if scale == scales[0] and local:
             losses, halved = local_losses(samples, off, clean, scale, bar.update)
-            kept |= {f"zero, {half} half": pictures[0] for half, pictures in halved.items()}
+            shown |= {f"zero, {half} half": pictures[0] for half, pictures in halved.items()}
     bar.close()
     return assemble(
         subject,
         pd.concat(tables, ignore_index=True),
-        drawn.table,
+        matched.table,
         losses if local else None,
-        kept,
+        shown,
         truth=samples.truth is not None,
         margins={name: score.margin for name, score in samples.scores.items()},
         scales=list(scales),
@@ -166,19 +166,48 @@ def assemble(
     table: pd.DataFrame,
     search: pd.DataFrame,
     losses: pd.DataFrame | None,
-    kept: dict[str, torch.Tensor],
+    shown: dict[str, torch.Tensor],
     *,
     truth: bool,
     margins: Mapping[str, float],
     **settings: Any,
 ) -> Result:
     """The result from what was measured."""
-    notes = []
+    controls, notes = equal_controls(search)
     if not truth:
-        notes.append(
+        notes.insert(
+            0,
             "no reference pictures: the clean sample is the reference, so that a change of place counts as a loss of "
-            "coherence, in the controls too"
+            "coherence, in the controls too",
         )
+    outcomes: list[Outcome] = []
+    primary = "high_coherent" if truth else "high_power"
+    for scale in settings["scales"]:
+        part, first = table[table["scale"] == scale], scale == settings["scales"][0]
+        own = [Measure(n, f"the score {n} is the same", "within", m, False) for n, m in margins.items()]
+        for measure in (*DETAIL, *SEMANTICS, *own):
+            if measure.truth and not truth:
+                continue
+            name = measure.column + ("" if first else f"_s{scale:g}")
+            effect = outcome(part, measure, name, controls, primary=first and measure.column == primary, scale=scale)
+            if effect:
+                outcomes.append(effect)
+            else:
+                notes.append(f"{name}: not defined on these pictures")
+        outcomes.append(layout(part, controls, "layout" + ("" if first else f"_s{scale:g}"), scale))
+    tables = {"search": search, "pictures": thumbnails(shown)}
+    if losses is not None:
+        outcomes += local_outcomes(losses)
+        tables["local"] = losses
+    question = "Do samples lose detail, and keep their meaning, when the massive channels are off?"
+    return Result(
+        "detail", question, table, outcomes, subject.settings(**settings, margins=dict(margins)), tables, notes
+    )
+
+
+def equal_controls(search: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The controls that move the prediction as much as the edit does, and notes on the others."""
+    notes = []
     off = (search["searched"] - 1).abs().groupby(search["control"]).mean()
     controls = [f"control {i}" for i in off.index[off <= TOLERANCE]]
     if len(controls) < len(off):
@@ -189,26 +218,7 @@ def assemble(
     if not controls:
         controls = [f"control {off.idxmin()}"]
         notes.append("the nearest of them stands in, so that the figure can be read; it allows no verdict")
-    outcomes: list[Outcome] = []
-    primary = "high_coherent" if truth else "high_power"
-    for scale in settings["scales"]:
-        part, first = table[table["scale"] == scale], scale == settings["scales"][0]
-        own = [Measure(n, f"the score {n} is the same", "within", m, False) for n, m in margins.items()]
-        for measure in (*DETAIL, *SEMANTICS, *own):
-            if measure.truth and not truth:
-                continue
-            name = measure.column + ("" if first else f"_s{scale:g}")
-            made = outcome(part, measure, name, controls, primary=first and measure.column == primary, scale=scale)
-            outcomes.append(made) if made else notes.append(f"{name}: not defined on these pictures")
-        outcomes.append(layout(part, controls, "layout" + ("" if first else f"_s{scale:g}"), scale))
-    tables = {"search": search, "pictures": thumbnails(kept)}
-    if losses is not None:
-        outcomes += local_outcomes(losses)
-        tables["local"] = losses
-    question = "Do samples lose detail, and keep their meaning, when the massive channels are off?"
-    return Result(
-        "detail", question, table, outcomes, subject.settings(**settings, margins=dict(margins)), tables, notes
-    )
+    return controls, notes
 
 
 def outcome(

@@ -32,7 +32,7 @@ def halves(samples: Samples) -> tuple[dict[str, list[int]], dict[str, torch.Tens
     rows, columns = samples.dit.grid(samples.height, samples.width)
     half = columns // 2
     if half == 0:
-        raise ValueError("one column of tokens has no halves: ask for a wider picture, or local=False")
+        raise ValueError("one column of tokens has no halves: pass a wider picture, or local=False")
     inside = {"left": range(half), "right": range(columns - half, columns)}
     tokens = {name: [y * columns + x for y in range(rows) for x in inside[name]] for name in HALVES}
     masks = {}
@@ -46,7 +46,7 @@ def halves(samples: Samples) -> tuple[dict[str, list[int]], dict[str, torch.Tens
 def local_losses(
     samples: Samples, off: Disrupt, clean: torch.Tensor, scale: float, tick: Callable[[], Any] = lambda: None
 ) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
-    """One row a picture, disrupted half and measured half; and the pictures by disrupted half.
+    """One row per picture, disrupted half and measured half; and the pictures by disrupted half.
 
     Columns: prompt, seed, disrupted, measured (left or right), power (high-band, of the measured half), clean (its
     clean value), changed (high-band mean square of the change there).
@@ -54,12 +54,12 @@ def local_losses(
     tokens, masks = halves(samples)
     tables, pictures = [], {}
     for disrupted in HALVES:
-        made = samples.draw([replace(off, tokens=tokens[disrupted])], scale)
-        pictures[disrupted] = made
+        edited = samples.draw([replace(off, tokens=tokens[disrupted])], scale)
+        pictures[disrupted] = edited
         for measured in HALVES:
-            weight = masks[measured].expand(len(made), -1, -1)
-            power, before = (region_error(x, torch.zeros_like(x), weight)["high"].numpy() for x in (made, clean))
-            changed = region_error(made, clean, weight)["high"].numpy()
+            weight = masks[measured].expand(len(edited), -1, -1)
+            power, before = (region_error(x, torch.zeros_like(x), weight)["high"].numpy() for x in (edited, clean))
+            changed = region_error(edited, clean, weight)["high"].numpy()
             columns = {"prompt": samples.prompts, "seed": samples.seeds, "disrupted": disrupted, "measured": measured}
             tables.append(pd.DataFrame({**columns, "power": power, "clean": before, "changed": changed}))
         tick()

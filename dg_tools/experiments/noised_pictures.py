@@ -1,7 +1,7 @@
 """Pictures noised once, predicted many times: what every edit of the one-step experiment is compared on.
 
-z_t = (1 - sigma) x + sigma noise is made once for each picture, seed and sigma; every edit then predicts from the same
-z_t, so what differs between two predictions is the edit and nothing else.
+z_t = (1 - sigma) x + sigma noise is the same for every edit. So what differs between two predictions of a picture, seed
+and sigma is the edit and nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_truth(dit: DiT, items: Sequence[Any], folder: References | None) -> No
     examples(dit, items, folder, truth=True)
 
 
-class Pairs:
+class NoisedPictures:
     """Pictures x seeds under noise, on one DiT.
 
     Attributes:
@@ -47,7 +47,7 @@ class Pairs:
     def __init__(
         self,
         dit: DiT,
-        items: Sequence[Any],
+        items: Any,
         seeds: Sequence[int],
         *,
         folder: References | None = None,
@@ -55,9 +55,12 @@ class Pairs:
         **kwargs: Any,
     ) -> None:
         items = examples(dit, items, folder, truth=True)
-        self.dit, self.batch = dit, batch
+        self.dit = dit
+        self.batch = batch
         self.prompts = [x.prompt for x in items]
-        self.truth, self.axis, self.masks = pictures_of(items), axes_of(items), masks_of(items)
+        self.truth = pictures_of(items)
+        self.axis = axes_of(items)
+        self.masks = masks_of(items)
         self.height, self.width = dit.size(*self.truth.shape[-2:])
         kwargs = {k: v for k, v in kwargs.items() if k not in ("height", "width")}  # the pictures' own
         self.picture = np.repeat(np.arange(len(items)), len(seeds))
@@ -91,51 +94,51 @@ class Pairs:
 
         `pictures=False` leaves the decoding out, and gives no pictures.
         """
-        velocities, made = [], []
+        velocities, shown = [], []
         with self.dit.running():
             for part, inputs in list(zip(self.parts(), self.inputs, strict=True))[:batches]:
                 noised = self.noised(sigma, part)
                 predicted = velocity(self.dit, noised, sigma, inputs, edits)
                 velocities.append(predicted.cpu().float())
                 if pictures:
-                    made.append(decoded(self.dit, noised - sigma * predicted, batch=self.batch))
-        return torch.cat(velocities), torch.cat(made) if pictures else torch.empty(0)
+                    shown.append(decoded(self.dit, noised - sigma * predicted, batch=self.batch))
+        return torch.cat(velocities), torch.cat(shown) if pictures else torch.empty(0)
 
     def error(self, pictures: torch.Tensor) -> np.ndarray:
         """Mean-square error against the truth, (items,), pixels in [-1, 1]."""
         truth = self.truth[self.picture[: len(pictures)]]
         return (pictures - truth).double().square().mean((1, 2, 3)).numpy()
 
-    def measure(self, made: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
-        """One row an item and band: error, its parts and regions, and how far the change goes along shaded - flat.
+    def measure(self, predicted: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
+        """One row per item and band: error, its parts and regions, and how far the change goes along shaded - flat.
 
         Args:
-            made: x0 as pictures, of all items or the first of them.
+            predicted: x0 as pictures, of all items or the first of them.
             clean: the clean run's, of the same.
             **labels: constant columns.
         """
-        picture = self.picture[: len(made)]
+        picture = self.picture[: len(predicted)]
         truth, axis = self.truth[picture], self.axis[picture]
-        along = axis_share(made - clean, axis)
-        splits = coherent_error(made, truth)
+        along = axis_share(predicted - clean, axis)
+        splits = coherent_error(predicted, truth)
         regions: dict[str, dict[str, torch.Tensor]] = {}
         if self.masks is not None:
             inside = self.masks[picture]
             regions = {
-                "foreground": region_error(made, truth, inside),
-                "background": region_error(made, truth, 1 - inside),
+                "foreground": region_error(predicted, truth, inside),
+                "background": region_error(predicted, truth, 1 - inside),
             }
         tables = []
-        for band, error in band_error(made, truth).items():
+        for band, error in band_error(predicted, truth).items():
             columns = {
                 "picture": picture,
                 "prompt": [self.prompts[p] for p in picture],
-                "seed": self.seed[: len(made)],
+                "seed": self.seed[: len(predicted)],
                 "band": band,
                 "error": error.numpy(),
                 "coherent": splits[band].coherent.numpy(),
                 "incoherent": splits[band].incoherent.numpy(),
-                **{name: found[band].numpy() for name, found in regions.items()},
+                **{name: errors[band].numpy() for name, errors in regions.items()},
                 "detail_axis": along.projection.numpy(),
                 "detail_cosine2": along.cosine2.numpy(),
             }
@@ -145,18 +148,18 @@ class Pairs:
     @torch.no_grad()
     def hidden(self, sigma: float, block: int) -> torch.Tensor:
         """Image-stream output of a block, (items, tokens, channels), of the first batch."""
-        kept: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         at = self.dit.blocks[block]
 
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             tokens = self.dit.family.image_tokens(self.dit.transformer, self.latents)
             hidden = at.record.get(output, "image", tokens)
             assert hidden is not None  # every block has an image stream
-            kept.append(hidden.detach().cpu().float())
+            outputs.append(hidden.detach().cpu().float())
 
         handle = at.module.register_forward_hook(hook)
         try:
             self.predict(sigma, batches=1, pictures=False)
         finally:
             handle.remove()
-        return kept[0]
+        return outputs[0]

@@ -63,9 +63,11 @@ class Stage:
         """Some of them."""
         at = list(indices)
         return Stage(
-            self.originals[at], tuple(k.part(at) for k in self.kinds), [self.names[i] for i in at],
+            self.originals[at],
+            tuple(k.part(at) for k in self.kinds),
+            [self.names[i] for i in at],
             [self.indices[i] for i in at],
-        )  # fmt: skip
+        )
 
 
 Plan = Mapping[tuple[int, float], Sequence[Variant]]  # (block, sigma) -> what to score there
@@ -79,7 +81,7 @@ def score(
     columns, count = dit.grid(height, width)[1], len(stage.indices)
     sigmas = list(dict.fromkeys(sigma for _, sigma in plan))
     cells = [(v, b, s) for s in sigmas for b, at in plan if at == s for v in plan[b, s]]
-    made = np.empty((len(seeds), len(cells), len(THRESHOLDS), len(stage.kinds), count), np.float32)
+    pck = np.empty((len(seeds), len(cells), len(THRESHOLDS), len(stage.kinds), count), np.float32)
     bar = progress_bar(progress, total=len(seeds) * len(sigmas) * -(-count // batch), desc="correspondence")
     for begin in range(0, count, batch):
         part = slice(begin, min(begin + batch, count))
@@ -88,25 +90,25 @@ def score(
         truth = torch.stack([k.truth[part] for k in stage.kinds])
         keypoints = torch.stack([k.keypoints[part] for k in stage.kinds])
         for i, seed in enumerate(seeds):
-            seen: dict[int, tuple[Entry, Entry]] = {}
-            read: float | None = None
+            inputs_of: dict[int, tuple[Entry, Entry]] = {}
+            last: float | None = None
             for j, (variant, block, sigma) in enumerate(cells):
-                if sigma != read:
+                if sigma != last:
                     at = [b for b, s in plan if s == sigma]
                     each = [
                         entries(dit, noisy(x, sigma, [noise_seed(seed, n)] * len(x)), sigma, inputs, at)
                         for n, x in enumerate(stacks)
                     ]
-                    seen = {b: (each[0][b], joined([e[b] for e in each[1:]])) for b in at}
-                    read = sigma
+                    inputs_of = {b: (each[0][b], joined([e[b] for e in each[1:]])) for b in at}
+                    last = sigma
                     bar.update()
-                target, query = (variant.of(e) for e in seen[block])
-                found = nearest_tokens(query.unflatten(0, truth.shape[:2]), target).cpu()
-                away = match_distance(found, truth, columns)
+                target, query = (variant.of(e) for e in inputs_of[block])
+                nearest = nearest_tokens(query.unflatten(0, truth.shape[:2]), target).cpu()
+                away = match_distance(nearest, truth, columns)
                 for k, threshold in enumerate(THRESHOLDS):
-                    made[i, j, k, :, part] = correct_keypoints(away, keypoints, threshold)
+                    pck[i, j, k, :, part] = correct_keypoints(away, keypoints, threshold)
     bar.close()
-    return tidy(made, cells, stage, seeds)
+    return tidy(pck, cells, stage, seeds)
 
 
 def joined(every: Sequence[Entry]) -> Entry:
@@ -114,9 +116,11 @@ def joined(every: Sequence[Entry]) -> Entry:
     return Entry(*(torch.cat(parts) for parts in zip(*every, strict=True)))
 
 
-def tidy(made: np.ndarray, cells: Sequence[tuple[Variant, int, float]], stage: Stage, seeds: Sequence[int]) -> Any:
-    """PCK (seed, cell, threshold, task, picture) as one row a number."""
-    seed, cell, threshold, task, picture = (x.ravel() for x in np.indices(made.shape))
+def tidy(
+    pck: np.ndarray, cells: Sequence[tuple[Variant, int, float]], stage: Stage, seeds: Sequence[int]
+) -> pd.DataFrame:
+    """PCK (seed, cell, threshold, task, picture), one row per number."""
+    seed, cell, threshold, task, picture = (x.ravel() for x in np.indices(pck.shape))
     take = lambda values, at: np.asarray(values)[at]  # noqa: E731
     return pd.DataFrame(
         {
@@ -130,7 +134,7 @@ def tidy(made: np.ndarray, cells: Sequence[tuple[Variant, int, float]], stage: S
             "block": take([b for _, b, _ in cells], cell),
             "sigma": take([s for _, _, s in cells], cell),
             "threshold": take(THRESHOLDS, threshold),
-            "pck": made.ravel(),
+            "pck": pck.ravel(),
         }
     )
 
@@ -143,11 +147,11 @@ def noise_seed(seed: int, stack: int) -> int:
 def levels_of(stage: Stage, grid: tuple[int, int]) -> pd.DataFrame:
     """PCK of a token drawn at random and of the token at the same place, by picture, task and threshold."""
     here = torch.arange(grid[0] * grid[1])[None]
-    made = []
+    tables = []
     for kind in stage.kinds:
         for t in THRESHOLDS:
             same = correct_keypoints(match_distance(here, kind.truth, grid[1]), kind.keypoints, t)
             chance = chance_level(kind.truth, kind.keypoints, *grid, t)
             index = {"picture": stage.indices, "prompt": stage.names, "task": kind.task, "threshold": t}
-            made.append(pd.DataFrame({**index, "chance": chance, "position": same}))
-    return pd.concat(made, ignore_index=True)
+            tables.append(pd.DataFrame({**index, "chance": chance, "position": same}))
+    return pd.concat(tables, ignore_index=True)

@@ -90,8 +90,8 @@ def applied(g: Map, picture: torch.Tensor, grid: tuple[int, int]) -> tuple[torch
     size, middle = torch.tensor(grid, dtype=torch.float32), (torch.tensor(grid) - 1) / 2
     pixels = (token_centres(height, width) + 0.5) * size / torch.tensor([height, width]) - size / 2
     at = (2 * g(pixels, size) / size).flip(-1).view(1, height, width, 2)  # (x, y) in -1..1, as grid_sample wants it
-    seen = F.grid_sample(picture[None], at, mode="bilinear", padding_mode="border", align_corners=False)[0]
-    return seen, g(token_centres(*grid) - middle, size) + middle
+    view = F.grid_sample(picture[None], at, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    return view, g(token_centres(*grid) - middle, size) + middle
 
 
 def warped_pictures(
@@ -133,13 +133,14 @@ def in_other_style(example: Example) -> torch.Tensor:
 def of_task(dit: DiT, task: str, source: torch.Tensor, masks: torch.Tensor, seed: int) -> Warped:
     """Every picture (N, 3, H, W) with its mask (N, H, W) seen through its own map."""
     height, width = source.shape[-2:]
-    grid, seen, places = dit.grid(height, width), [], []
+    grid = dit.grid(height, width)
+    views, places = [], []
     for i, (picture, mask) in enumerate(zip(source, masks, strict=True)):
         g = mirror() if task == "flipped" else warp(np.random.default_rng([seed, i, TASKS.index(task)]))
         both, truth = applied(g, torch.cat([picture, mask[None]]), grid)
-        seen.append(both)
+        views.append(both)
         places.append(truth)
-    stacked, truth = torch.stack(seen), torch.stack(places)
+    stacked, truth = torch.stack(views), torch.stack(places)
     covered = F.avg_pool2d(stacked[:, 3:], dit.pixels_per_token).flatten(1)
     low, high = torch.tensor([-0.5, -0.5]), torch.tensor(grid) - 0.5
     keypoints = (covered >= 0.5) & ((truth >= low) & (truth <= high)).all(-1)

@@ -123,8 +123,8 @@ class Result:
 
     Attributes:
         experiment: its name, such as `tokens`.
-        question: what was asked.
-        table: tidy, one row a measurement, with `prompt`, `seed` and whatever else applies as columns.
+        question: what it answers.
+        table: tidy, one row per measurement, with `prompt`, `seed` and whatever else applies as columns.
         outcomes: effects, one of them primary.
         settings: everything that would be needed to run it again, as plain JSON; `provenance` of the model among it.
         tables: further tidy tables by name, which the figure or a reader may want.

@@ -1,4 +1,4 @@
-"""Samples of the same prompts from the same noise, one set an edit, and what is measured on each picture."""
+"""Samples of the same prompts from the same noise, one set per edit, and what is measured on each picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RETRIEVAL_SIZE = 16  # side to which pictures are reduced for retrieval: colours
 
 
 class Score(NamedTuple):
-    """A score of the reader's own, such as `metrics.learned.ClipScore()`, and the difference that counts as none.
+    """A further score, such as `metrics.learned.ClipScore()`, and the difference that counts as none.
 
     `of` takes pictures (N, 3, H, W) in [-1, 1], their prompts and the clean samples, and gives (N,).
     """
@@ -54,15 +54,15 @@ class Samples:
         scores: Mapping[str, Score] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.dit = dit
+        self.steps = steps
+        self.batch = batch
         self.scores = dict(scores or {})
-        self.dit, self.steps, self.batch, self.kwargs = dit, steps, batch, kwargs
-        several = examples(dit, items, folder)
-        self.items = [item for item in several for _ in seeds]
+        once = examples(dit, items, folder)
+        self.items = [item for item in once for _ in seeds]
         self.prompts = [x.prompt for x in self.items]
-        self.seeds = [s for _ in several for s in seeds]
-        self.truth: torch.Tensor | None = None
-        if several and several[0].picture is not None:
-            self.truth = pictures_of(self.items)
+        self.seeds = [s for _ in once for s in seeds]
+        self.truth = pictures_of(self.items) if self.items and once[0].picture is not None else None
         size = self.truth.shape[-2:] if self.truth is not None else (kwargs.get("height"), kwargs.get("width"))
         self.height, self.width = dit.size(*size)
         self.kwargs = {**kwargs, "height": self.height, "width": self.width}
@@ -73,14 +73,14 @@ class Samples:
     def draw(self, edits: Sequence[Disrupt] = (), scale: float = 1.0) -> torch.Tensor:
         """Pictures (items, 3, H, W) in [-1, 1], with these edits and this CFG scale (1: off)."""
         guidance = CFG(scale) if scale > 1 else None
-        made = []
+        pictures = []
         for begin in range(0, len(self), self.batch):
             part = slice(begin, begin + self.batch)
             arguments = {"seed": self.seeds[part], "steps": self.steps, **self.kwargs}
             latents, _ = run(self.dit, self.prompts[part], edits=edits, guidance=guidance, **arguments)
             latents = spatial(self.dit, latents, self.height, self.width)
-            made.append(decoded(self.dit, latents, batch=self.batch))
-        return torch.cat(made)
+            pictures.append(decoded(self.dit, latents, batch=self.batch))
+        return torch.cat(pictures)
 
     def candidates(self, clean: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
         """For retrieval: each item's set of pictures (M, 3, s, s) and which of them is its own.
@@ -114,8 +114,8 @@ class Samples:
         at = {(p, s): i for i, (p, s) in enumerate(zip(self.prompts, self.seeds, strict=True))}
         return torch.stack([pictures[at[name, seed]] for name in names])
 
-    def measure(self, made: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
-        """One row a picture: everything of `metrics.describe`, blur, closeness to the clean sample, retrieval rank.
+    def measure(self, pictures: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
+        """One row per picture: everything of `metrics.describe`, blur, closeness to the clean sample, retrieval rank.
 
         The reference of what needs one is the truth; where there is none, the clean sample.
         """
@@ -123,14 +123,14 @@ class Samples:
         sets, own = self.candidates(clean)
         ranks = [
             int(retrieval_rank(small(x[None]), pool, torch.tensor([at]), size=RETRIEVAL_SIZE))
-            for x, pool, at in zip(made, sets, own, strict=True)
+            for x, pool, at in zip(pictures, sets, own, strict=True)
         ]
         columns: dict[str, Any] = {"prompt": self.prompts, "seed": self.seeds}
-        columns |= {name: value.double().numpy() for name, value in describe(made, reference).items()}
-        columns |= {"blur": blur_effect(made).numpy(), "ssim_clean": structural_similarity(made, clean).numpy()}
-        columns["low_correlation_clean"] = band_correlation(made, clean)["low"].numpy()
+        columns |= {name: value.double().numpy() for name, value in describe(pictures, reference).items()}
+        columns |= {"blur": blur_effect(pictures).numpy(), "ssim_clean": structural_similarity(pictures, clean).numpy()}
+        columns["low_correlation_clean"] = band_correlation(pictures, clean)["low"].numpy()
         for name, score in self.scores.items():
-            columns[name] = score.of(made, self.prompts, clean).double().numpy()
+            columns[name] = score.of(pictures, self.prompts, clean).double().numpy()
         columns |= {"retrieval_rank": ranks, "found": (np.array(ranks) == 0).astype(float)}
         return pd.DataFrame({**labels, **columns})
 

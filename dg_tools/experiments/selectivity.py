@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dg_tools.experiments.result import Outcome
+from dg_tools.experiments.result import Direction, Outcome
 from dg_tools.metrics import bootstrap_interval, bootstrap_ratio
 
 NO_OP = 0.05  # a change of the error by a twentieth is half of what equal harm allows: nothing
@@ -45,16 +45,17 @@ def roles(table: pd.DataFrame) -> pd.Series:
     return table.groupby("variant", sort=False)["role"].first()
 
 
-class Comparison:
+class AgainstControls:
     """The edit against its controls, on one table.
 
     Args:
-        table: rows of `Pairs.measure` with `variant`, `role` (clean, edit, control) and `sigma`.
+        table: rows of `NoisedPictures.measure` with `variant`, `role` (clean, edit, control) and `sigma`.
         controls: the variants that count as controls.
     """
 
     def __init__(self, table: pd.DataFrame, controls: list[str]) -> None:
-        self.table, self.controls = table, controls
+        self.table = table
+        self.controls = controls
         self.edit = table.loc[table["role"] == "edit", "variant"].iloc[0]
         self.ratios = log_ratios(table)
         self.prompts = table.groupby("picture", sort=False)["prompt"].first()
@@ -186,12 +187,14 @@ class Comparison:
         ]
 
     def variants(self) -> pd.DataFrame:
-        """One row a variant but the clean run: mean log ratio of each band, interval of the total, and by region."""
+        """One row per variant but the clean run: mean log ratio of each band, interval of the total, and by region."""
         mean = self.ratios.groupby("variant", sort=False).mean().drop("clean")
         for region in REGIONS if REGIONS[0] in self.table else ():
             mean[region] = log_ratios(self.table, region)["high"].groupby("variant", sort=False).mean()
-        sure = [bootstrap_interval(x, self.clusters(x.index)) for x in (self.ratios["total"].xs(v) for v in mean.index)]
-        mean["low_end"], mean["high_end"] = [x[1] for x in sure], [x[2] for x in sure]
+        totals = (self.ratios["total"].xs(v) for v in mean.index)
+        intervals = [bootstrap_interval(x, self.clusters(x.index)) for x in totals]
+        mean["low_end"] = [low for _, low, _ in intervals]
+        mean["high_end"] = [high for _, _, high in intervals]
         return mean.reset_index().assign(role=roles(self.table)[mean.index].to_numpy())
 
 
@@ -204,7 +207,7 @@ def shares(ratios: pd.DataFrame, edit: str, further: dict[str, str], clusters: n
         further: variant -> which; `mean`, `dc`, `norms` and `rescale` are known.
         clusters: prompt of each picture.
     """
-    claims = {
+    claims: dict[str, tuple[Direction, str]] = {
         "dc": ("above", "removing the channels' token mean alone does most of the damage of zeroing them"),
         "norms": ("above", "most of the damage is left where LayerNorm keeps the statistics of a clean pass"),
         "rescale": ("below", "rescaling all others as LayerNorm would, the channels kept, does less than half of it"),
@@ -228,5 +231,5 @@ def shares(ratios: pd.DataFrame, edit: str, further: dict[str, str], clusters: n
             direction, claim = claims[which]
             estimate, low, high = bootstrap_ratio(theirs, ours, clusters)
             unit = "of the edit's log error ratio"
-            outcomes.append(Outcome(f"{which}_share", claim, estimate, low, high, unit, direction, HALF))  # type: ignore[arg-type]
+            outcomes.append(Outcome(f"{which}_share", claim, estimate, low, high, unit, direction, HALF))
     return outcomes

@@ -1,7 +1,7 @@
 """On which channels, at which block, on which prompts? Chosen on one split of the prompts, tested on the other.
 
-An effect measured on the prompts on which its channels were detected flatters itself. So the prompts are split once, by
-a seed: some to detect on, the rest to test on, and an experiment sees the second part only.
+Measuring an effect on the prompts used to detect its channels overestimates it. So the prompts are split once, by a
+seed: some to detect on, the rest to test on, and an experiment sees the second part only.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ def choose(
     if not seeds:
         raise ValueError("an empty list of seeds: pass at least one")
     if block is None:
-        known = (dit.profile or {}).get("block")
-        block, where = (known, "block: the model's profile") if known is not None else (
-            len(dit.blocks) // 2, "block: the middle one, not chosen by any objective")  # fmt: skip
+        block, where = default_block(dit)
     else:
         where = "block: given"
     dit.block(block)
@@ -119,18 +117,26 @@ def choose(
             f"an interval over prompts needs at least {least}: pass more prompts, or channels="
         )
     onset: dict[int, int] = {}
-    found: Massive | None = None
+    massive: Massive | None = None
     if channels is None:
         acts = capture(dit, prompts_of(detection), seeds=seeds, steps=steps, progress=progress, **kwargs)
-        found = find_massive(acts)
-        channels, onset = found.channels, found.onset
-        what = f"channels: detected on {len(detection)} other prompts ({found.rule})"
+        massive = find_massive(acts)
+        channels, onset = massive.channels, massive.onset
+        what = f"channels: detected on {len(detection)} other prompts ({massive.rule})"
         if not channels:
             raise ValueError(
-                f"no massive channel on {len(detection)} prompts ({found.rule}): pass channels= to say which you mean"
+                f"no massive channel on {len(detection)} prompts ({massive.rule}): pass channels= to say which you mean"
             )
-    chosen, how = tuple(int(c) for c in channels), f"{what}; {where}"
-    return Subject(chosen, block, tuple(test), tuple(detection), how, provenance(dit), onset, found)
+    numbers, how = tuple(int(c) for c in channels), f"{what}; {where}"
+    return Subject(numbers, block, tuple(test), tuple(detection), how, provenance(dit), onset, massive)
+
+
+def default_block(dit: DiT) -> tuple[int, str]:
+    """The block of the model's profile, else the middle one; and which it is, in words."""
+    known = (dit.profile or {}).get("block")
+    if known is not None:
+        return known, "block: the model's profile"
+    return len(dit.blocks) // 2, "block: the middle one, not chosen by any objective"
 
 
 def check_channels(dit: DiT, channels: Sequence[int]) -> None:

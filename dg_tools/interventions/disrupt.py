@@ -151,8 +151,8 @@ class Disrupt:
                     as many other channels. Other channels as large as a massive one often do not exist (one channel
                     above sqrt(C) times the rms of the rest holds more than all of them), so one is made.
                 `shift_direction`, "single channels are a special direction": the same along a random one. Both have the
-                    norm of zeroing, whatever this edit's mode (a share of it for `scale`); `matching.match_output`
-                    brings them to the same effect on the prediction.
+                    norm of zeroing, whatever this edit's mode (a share of it for `scale`);
+                    `output_matching.match_output` brings them to the same effect on the prediction.
                 `variance`, "the channel tells tokens apart": what is left of a massive channel after its constant is
                     its variance over tokens; as many other channels, nearest in that, edited in the same way.
                 `dc`, "losing a spatial mean is what hurts": as many other channels lose their token mean.

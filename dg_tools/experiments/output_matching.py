@@ -2,26 +2,24 @@
 
 Every perturbation of a denoiser costs high frequencies most, and more of it the larger it is. So an edit is only
 selective where it is more selective than controls that move the prediction by as much: the same mean ||v - v_edit|| at
-the same z_t. The size of a control that gets there is not known beforehand, because the model's answer to a shift is
-not linear; it is found by bracketing and secant steps in the logarithm, a batched forward each.
+the same z_t. The size of a control that gets there is not known beforehand; `strength` searches it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from dg_tools.experiments.strength import solve
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.rules import WITH_STRENGTH
 from dg_tools.models.dit import DiT
 from dg_tools.onestep import velocity
 from dg_tools.progress import progress_bar
-
-TRIES = 40  # forwards for one control
 
 
 @torch.no_grad()
@@ -81,8 +79,8 @@ def match_output(
     for control in progress_bar(progress, list(controls), desc="matching"):
 
         def change(strength: float, control: Disrupt = control) -> float:
-            tried = replace(control, strength=strength)
-            return output_change(dit, tried, noised, sigma, inputs, clean).mean().item()
+            scaled = replace(control, strength=strength)
+            return output_change(dit, scaled, noised, sigma, inputs, clean).mean().item()
 
         start = matched[-1].strength if matched and matched[-1].mode == control.mode else 1.0  # draws are alike
         strength, reached = solve(change, target, tolerance, largest, float(start))  # type: ignore[arg-type]
@@ -94,44 +92,3 @@ def match_output(
             )
         matched.append(replace(control, strength=strength))
     return matched
-
-
-def solve(
-    change: Callable[[float], float], target: float, tolerance: float, largest: float, start: float = 1.0
-) -> tuple[float, float]:
-    """(strength, change there) with the change nearest to `target`; the caller judges whether it is near enough.
-
-    Secant steps in the logarithm of both, kept inside the bracket once there is one. `change` rises with the strength
-    at first, and is about linear where it is small; the first step supposes that it is.
-    """
-    seen: list[tuple[float, float]] = []  # log strength, log (change / target)
-    best, strength = (start, -math.inf), start
-    for _ in range(TRIES):
-        found = change(strength)
-        if abs(found - target) < abs(best[1] - target):
-            best = strength, found
-        if abs(found - target) <= tolerance * target / 2:  # a margin, so that a repetition in another batch passes too
-            break
-        seen.append((math.log(strength), math.log(max(found, 1e-12 * target) / target)))
-        below = max((x for x, y in seen if y < 0), default=None)
-        above = min((x for x, y in seen if y > 0 and (below is None or x > below)), default=None)
-        if (above is None and strength >= largest) or (
-            above is not None and below is not None and above - below < 1e-9
-        ):
-            break
-        guess = seen[-1][0] - seen[-1][1] / slope(seen)
-        if above is not None and below is not None:
-            margin = 0.05 * (above - below)
-            guess = guess if below + margin <= guess <= above - margin else (below + above) / 2
-        else:
-            guess = min(max(guess, seen[-1][0] - 2), seen[-1][0] + 2)  # a factor of 7 at most
-        strength = min(math.exp(guess), largest)
-    return best
-
-
-def slope(seen: list[tuple[float, float]]) -> float:
-    """Of the last two points; 1 where there is one, and kept within what a model's answer can be."""
-    if len(seen) < 2:
-        return 1.0
-    (x0, y0), (x1, y1) = seen[-2:]
-    return min(max((y1 - y0) / (x1 - x0), 0.2), 3.0) if x0 != x1 else 1.0

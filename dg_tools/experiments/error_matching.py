@@ -1,4 +1,4 @@
-"""What else would do as much damage? Controls scaled until they harm as much as the edit.
+"""What else would do as much damage? Controls scaled until the x0 error is as large as the edit's.
 
 Every perturbation of a denoiser hurts high frequencies more than low ones, and the more so the larger it is. So a
 control says something about selectivity only at the same harm: its strength is searched, at each sigma, until its
@@ -15,13 +15,13 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import torch
 
-from dg_tools.experiments.matching import solve
-from dg_tools.experiments.noised_pictures import Pairs
+from dg_tools.experiments.noised_pictures import NoisedPictures
+from dg_tools.experiments.strength import solve
 from dg_tools.interventions import Disrupt
 
 Match = Literal["error", "output"]
 
-TOLERANCE = 0.1  # a control whose harm is further than this from the edit's is no equal: it leaves the null
+TOLERANCE = 0.1  # a control whose harm is further than this from the edit's is not its equal: it leaves the null
 SEARCH = 0.03  # of the error, on the pictures that the search is made on
 LARGEST = 1000.0  # strength at which a control that still does too little is given up
 
@@ -34,7 +34,7 @@ class Matched(NamedTuple):
 
 
 def matched_controls(
-    pairs: Pairs,
+    noised: NoisedPictures,
     edit: Disrupt,
     controls: Sequence[Disrupt],
     sigmas: Sequence[float],
@@ -46,7 +46,7 @@ def matched_controls(
     """Controls with the strength, at each sigma, at which they do what the edit does.
 
     Args:
-        pairs: pictures under noise; the search uses the first `batches` of them.
+        noised: pictures under noise; the search uses the first `batches` of them.
         edit: what to match.
         controls: shifts, from `Disrupt.controls`.
         sigmas: each is matched apart, because an edit's harm is spread over sigma in its own way.
@@ -60,10 +60,10 @@ def matched_controls(
     strengths: list[list[tuple[float, float]]] = [[] for _ in controls]
     rows = []
     for sigma in sigmas:
-        clean_v, clean_x = pairs.predict(sigma, batches=batches)
-        edit_v, edit_x = pairs.predict(sigma, [edit], batches=batches)
-        base = pairs.error(clean_x).mean()
-        harm = float(pairs.error(edit_x).mean() - base)
+        clean_v, clean_x = noised.predict(sigma, batches=batches)
+        edit_v, edit_x = noised.predict(sigma, [edit], batches=batches)
+        base = noised.error(clean_x).mean()
+        harm = float(noised.error(edit_x).mean() - base)
         kind = match if harm > 0 else "output"
 
         target = harm if kind == "error" else distance(edit_v, clean_v)
@@ -71,14 +71,14 @@ def matched_controls(
         for i, one in enumerate(controls):
 
             def root(strength: float, one: Disrupt = one, kind: str = kind) -> float:
-                tried = replace(one, strength=strength)
-                made_v, made_x = pairs.predict(sigma, [tried], batches=batches, pictures=kind == "error")  # noqa: B023
+                scaled = replace(one, strength=strength)
+                v, x = noised.predict(sigma, [scaled], batches=batches, pictures=kind == "error")  # noqa: B023
                 if kind == "output":
-                    return distance(made_v, clean_v)  # noqa: B023
-                return max(float(pairs.error(made_x).mean() - base), 0.0) ** 0.5  # noqa: B023
+                    return distance(v, clean_v)  # noqa: B023
+                return max(float(noised.error(x).mean() - base), 0.0) ** 0.5  # noqa: B023
 
             goal = target**0.5 if kind == "error" else target  # an error's root grows about in line with the strength
-            start, got = solve(root, goal, SEARCH, LARGEST, start)  # the next control's search begins here
+            start, value = solve(root, goal, SEARCH, LARGEST, start)  # the next control's search begins here
             strengths[i].append((sigma, start))
             rows.append(
                 {
@@ -87,7 +87,7 @@ def matched_controls(
                     "matched": kind,
                     "strength": start,
                     "target": target,
-                    "searched": (got / goal) ** (2 if kind == "error" else 1),
+                    "searched": (value / goal) ** (2 if kind == "error" else 1),
                 }
             )
             tick()
@@ -104,7 +104,7 @@ def reached(table: pd.DataFrame) -> pd.DataFrame:
     """What each scaled control reached over *all* pictures: extra total error over the edit's, by control and sigma.
 
     Args:
-        table: rows as `Pairs.measure` gives them, with `variant`, `role` and `sigma`.
+        table: rows as `NoisedPictures.measure` gives them, with `variant`, `role` and `sigma`.
     """
     total = table.groupby(["role", "variant", "sigma", "picture", "seed"], sort=False)["error"].sum()
     mean = total.groupby(["role", "variant", "sigma"], sort=False).mean()
