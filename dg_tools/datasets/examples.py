@@ -37,7 +37,11 @@ class Example:
     references: References | None = field(default=None, repr=False)
 
 
-def examples(dit: DiT, items: Any, folder: References | None = None, *, truth: bool = False) -> list[Example]:
+Item = str | Reference | Example | tuple[Any, ...]  # (prompt, picture) or (prompt, picture, mask)
+Items = Item | Sequence[Item]
+
+
+def examples(dit: DiT, items: Items, folder: References | None = None, *, truth: bool = False) -> list[Example]:
     """Examples of prompts and pictures in any form, checked: all of them have a picture, or none.
 
     Args:
@@ -66,15 +70,16 @@ def examples(dit: DiT, items: Any, folder: References | None = None, *, truth: b
     return checked
 
 
-def as_items(items: Any) -> list[Any]:
+def as_items(items: Items) -> list[Item]:
     """One item or several, as a list; a tuple is one item where a picture comes second."""
-    pair = isinstance(items, tuple) and len(items) > 1 and isinstance(items[0], str)
-    if isinstance(items, str | Reference | Example) or (pair and not isinstance(items[1], str | Reference | Example)):
+    if isinstance(items, str | Reference | Example):
         return [items]
+    if isinstance(items, tuple) and len(items) > 1 and isinstance(items[0], str):
+        return list(items) if isinstance(items[1], str | Reference | Example | tuple) else [items]
     return list(items)
 
 
-def prompt_of(item: Any) -> str:
+def prompt_of(item: Item) -> str:
     """The prompt of an item; its picture is not looked at.
 
     Raises:
@@ -91,12 +96,12 @@ def prompt_of(item: Any) -> str:
     )
 
 
-def prompts_of(items: Any) -> list[str]:
+def prompts_of(items: Items) -> list[str]:
     """The prompts of one item or several."""
     return [prompt_of(item) for item in as_items(items)]
 
 
-def example_of(dit: DiT, item: Any, folder: References | None = None) -> Example:
+def example_of(dit: DiT, item: Item, folder: References | None = None) -> Example:
     """One item as an `Example` whose picture, mask and axis are tensors."""
     prompt = prompt_of(item)
     if isinstance(item, str):

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from dg_tools.activations._features import DISCARDS, Recipe, entries, noisy
-from dg_tools.datasets.examples import Example, examples
+from dg_tools.datasets.examples import Example, Items, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments.channel_sets import check_controls, draws
 from dg_tools.experiments.pck import THRESHOLDS, Plan, Stage, Variant, levels_of, noise_seed, score
@@ -42,7 +42,7 @@ RECIPES: tuple[Recipe, ...] = ("raw", "discard", "adaln", "ditf")
 
 def correspondence(
     dit: DiT,
-    prompts: Any,
+    prompts: Items,
     seeds: int | Sequence[int] = (0,),
     *,
     channels: Sequence[int] | None = None,

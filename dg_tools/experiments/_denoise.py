@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dg_tools.datasets.examples import examples
+from dg_tools.datasets.examples import Items, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments.error_matching import TOLERANCE, Match, matched_controls, reached
 from dg_tools.experiments.noised_pictures import NoisedPictures
@@ -37,7 +37,7 @@ VARIANCE = "like variance"
 
 def denoise(
     dit: DiT,
-    prompts: Any,
+    prompts: Items,
     seeds: Sequence[int] = (0,),
     *,
     channels: Sequence[int] | None = None,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dg_tools.datasets.examples import axes_of, examples, pictures_of
+from dg_tools.datasets.examples import Items, axes_of, examples, pictures_of
 from dg_tools.datasets.references import References
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
@@ -100,7 +100,7 @@ class DenoiseError:
 
 def denoise_error(
     dit: DiT,
-    references: Any,
+    references: References | Items,
     edits: Sequence[Disrupt],
     *,
     pictures: int = 64,
@@ -132,8 +132,9 @@ def denoise_error(
     if not all(0 < s < 1 for s in sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; each must lie between 0 and 1")
     if isinstance(references, References):
-        references, folder = references.sample(pictures, seed=seed), references
-    items = examples(dit, references, folder, truth=True)
+        items = examples(dit, references.sample(pictures, seed=seed), references, truth=True)
+    else:
+        items = examples(dit, references, folder, truth=True)
     if not items:
         raise ValueError("no references: pass at least two pictures")
     prompts, truth, axis = [x.prompt for x in items], pictures_of(items), axes_of(items)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from dg_tools.datasets.examples import examples
+from dg_tools.datasets.examples import Items, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments.error_matching import TOLERANCE, matched_controls
 from dg_tools.experiments.local_detail import local_losses, local_outcomes
@@ -67,7 +67,7 @@ SEMANTICS = (
 
 def detail(
     dit: DiT,
-    prompts: Any,
+    prompts: Items,
     seeds: Sequence[int] = (0,),
     *,
     channels: Sequence[int] | None = None,

@@ -120,7 +120,7 @@ def guidance(
     off = Disrupt(subject.channels, subject.block)
     others = [len(dit.blocks) // 2] if blocks is None else list(blocks)
     others = [b for b in others if b != subject.block or blocks is not None]
-    like = subject.found if like is None else like
+    like = subject.massive if like is None else like
     sources = sources_of(dit, off, others, controls, like, weak_model, noise)
     sources |= searched_baselines.sources_of(baselines, [*others, subject.block])
     plan = runs(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dg_tools.datasets.examples import axes_of, examples, masks_of, pictures_of
+from dg_tools.datasets.examples import Items, axes_of, examples, masks_of, pictures_of
 from dg_tools.datasets.references import References
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, band_error, coherent_error, region_error
@@ -21,19 +21,6 @@ from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded
 from dg_tools.onestep import conditions, velocity
-
-
-def as_pictures(
-    dit: DiT, references: Any, folder: References | None, count: int, seed: int
-) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Goes away: `datasets.examples` does this."""
-    made = examples(dit, references, folder, truth=True)
-    return [x.prompt for x in made], pictures_of(made), axes_of(made)
-
-
-def check_truth(dit: DiT, items: Sequence[Any], folder: References | None) -> None:
-    """Goes away: `datasets.examples` does this."""
-    examples(dit, items, folder, truth=True)
 
 
 class NoisedPictures:
@@ -47,7 +34,7 @@ class NoisedPictures:
     def __init__(
         self,
         dit: DiT,
-        items: Any,
+        items: Items,
         seeds: Sequence[int],
         *,
         folder: References | None = None,

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dg_tools.datasets.examples import Example, examples, masks_of, pictures_of
+from dg_tools.datasets.examples import Example, Items, examples, masks_of, pictures_of
 from dg_tools.datasets.references import References
 from dg_tools.metrics.keypoints import token_centres
 from dg_tools.models.dit import DiT
@@ -95,7 +94,7 @@ def applied(g: Map, picture: torch.Tensor, grid: tuple[int, int]) -> tuple[torch
 
 
 def warped_pictures(
-    dit: DiT, items: Any, tasks: Sequence[str], *, folder: References | None = None, seed: int = 0
+    dit: DiT, items: Items, tasks: Sequence[str], *, folder: References | None = None, seed: int = 0
 ) -> tuple[torch.Tensor, tuple[Warped, ...]]:
     """Originals (N, 3, H, W) and their warped pictures, one `Warped` per task.
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from dg_tools.datasets.examples import examples, pictures_of
+from dg_tools.datasets.examples import Items, examples, pictures_of
 from dg_tools.datasets.references import References
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.cfg import CFG
@@ -45,7 +45,7 @@ class Samples:
     def __init__(
         self,
         dit: DiT,
-        items: Any,
+        items: Items,
         seeds: Sequence[int],
         *,
         steps: int,

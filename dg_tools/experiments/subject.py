@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dg_tools.activations import capture
-from dg_tools.datasets.examples import as_items, prompts_of
+from dg_tools.datasets.examples import Items, as_items, prompts_of
 from dg_tools.massive import Massive, find_massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import provenance
@@ -34,7 +34,7 @@ class Subject:
         how: where channels and block come from, in words.
         model: its provenance.
         onset: first block where each channel is massive, on the detection prompts; empty where channels were given.
-        found: the detection's `Massive`, for controls matched in variance; None where channels were given.
+        massive: the detection's `Massive`, for controls matched in variance; None where channels were given.
     """
 
     channels: tuple[int, ...]
@@ -44,7 +44,7 @@ class Subject:
     how: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     onset: dict[int, int] = field(default_factory=dict)
-    found: Massive | None = field(default=None, repr=False, compare=False)
+    massive: Massive | None = field(default=None, repr=False, compare=False)
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """As plain JSON, with what the experiment adds."""
@@ -61,7 +61,7 @@ class Subject:
 
 def choose(
     dit: DiT,
-    prompts: Sequence[Any],
+    prompts: Items,
     seeds: Sequence[int] = (0,),
     *,
     channels: Sequence[int] | None = None,

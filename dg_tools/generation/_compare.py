@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from diffusers.guiders import BaseGuidance
 
-from dg_tools.datasets.examples import examples, pictures_of, prompts_of
+from dg_tools.datasets.examples import Items, examples, pictures_of, prompts_of
 from dg_tools.datasets.references import References
 from dg_tools.generation._generate import as_list, generate, name_of
 from dg_tools.metrics import UNITS, describe
@@ -64,7 +64,7 @@ class Comparison:
 
 def compare(
     dit: DiT,
-    prompts: Any,
+    prompts: Items,
     guidances: Mapping[str, BaseGuidance | None] | Sequence[BaseGuidance | None],
     seeds: int | Sequence[int] = 0,
     *,
