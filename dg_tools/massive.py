@@ -18,6 +18,9 @@ import numpy as np
 import pandas as pd
 
 Rule = Literal["constant", "outlier", "sun", "top"]
+RATIO = 5.0  # times the median channel's mean |x|
+COVERAGE = 0.95  # share of tokens with one sign
+VARIATION = 0.5  # coefficient of variation over tokens, at most
 
 
 @dataclass
@@ -68,9 +71,9 @@ def find_massive(
     activations: Any,
     *,
     rule: Rule = "constant",
-    ratio: float = 5.0,
-    coverage: float = 0.95,
-    variation: float = 0.5,
+    ratio: float = RATIO,
+    coverage: float = COVERAGE,
+    variation: float = VARIATION,
     k: int = 8,
     blocks: int = 2,
     stream: str = "image",

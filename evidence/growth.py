@@ -14,12 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from dg_tools.massive import RATIO
 from dg_tools.models.files import ZOO
 from evidence.cells import Results, number, table
 
 FIGURE = "growth.png"
 SIGMA = 0.5  # the middle of the noise levels that a training logs
-STANDS_OUT = 5.0  # the claim's bound, x the median channel
 COLOURS = ("#1f4e79", "#2e86c1", "#85c1e9", "#d68910", "#c0392b", "#6c3483", "#196f3d")
 
 Logs = dict[str, pd.DataFrame]  # model -> its training's log
@@ -47,7 +47,7 @@ def draw(logs: Logs) -> Figure:
         label = f"{name}: channel {top['channel'].iloc[-1]} from step {since(top)} on"
         axis.plot(top["step"], top["ratio"], "o-", color=colour, ms=4, lw=1.4, label=label)
         axis.plot(other["step"], other["ratio"], "o", color=colour, ms=4, mfc="white")
-    axis.axhline(STANDS_OUT, color="0.6", lw=0.8, ls="--")
+    axis.axhline(RATIO, color="0.6", lw=0.8, ls="--")
     axis.set(xscale="log", yscale="log", xlabel="training step", ylabel="top channel's mean |x| / median channel's")
     axis.set_title(f"Outlier channels grow with training (sigma {SIGMA}, block where the ratio is largest)", fontsize=9)
     axis.yaxis.set_major_formatter(ScalarFormatter())
@@ -74,20 +74,20 @@ def section(logs: Logs, picture: str) -> str:
     lines += [
         "Ratio of the channel with the largest mean |x| over image tokens to the median channel, from the log of each "
         f"training (averaged weights), at sigma {SIGMA} and the block where it is largest. At an open mark another "
-        f"channel is on top than at the end; the dashed line is {STANDS_OUT:g} times.",
+        f"channel is on top than at the end; the dashed line is {RATIO:g} times.",
         "",
     ]
     tops = {name: largest(log) for name, log in logs.items()}
-    header = ["training", "ratio, first", "ratio, last", f"past {STANDS_OUT:g} at step", "block", "top channel"]
+    header = ["training", "ratio, first", "ratio, last", f"past {RATIO:g} at step", "block", "top channel"]
     header += ["on top since step", "on top at noise levels", "tokens of one sign", "std / |mean| over tokens"]
     ends = {name: int(top["channel"].iloc[-1]) for name, top in tops.items()}
     grown = sum(top["ratio"].iloc[-1] > top["ratio"].iloc[0] for top in tops.values())
     steady = sum(since(top) < top["step"].iloc[-1] for top in tops.values())
-    passed = sum(top["ratio"].iloc[-1] > STANDS_OUT for top in tops.values())
+    passed = sum(top["ratio"].iloc[-1] > RATIO for top in tops.values())
     lines += [table(header, [row(name, log) for name, log in logs.items()]), ""]
     lines += [
         f"- At the end the ratio is larger than at the first logged step in {grown} of {len(logs)} trainings, and "
-        f"more than {STANDS_OUT:g} in {passed}.",
+        f"more than {RATIO:g} in {passed}.",
         f"- The channel on top at the end was so at the logged step before already in {steady} of {len(logs)}.",
         f"- Top channels at the end: {', '.join(f'{c} (`{name}`)' for name, c in ends.items())}; "
         f"{len(set(ends.values()))} different numbers in {len(ends)} trainings. First weights are random, so a number "
@@ -100,7 +100,7 @@ def section(logs: Logs, picture: str) -> str:
 def row(name: str, log: pd.DataFrame) -> list[str]:
     """A training's row: how far its top channel stands out, where, since when, and what it is like at the end."""
     top = largest(log)
-    first, end, past = top.iloc[0], top.iloc[-1], top[top["ratio"] > STANDS_OUT]
+    first, end, past = top.iloc[0], top.iloc[-1], top[top["ratio"] > RATIO]
     levels = [int(largest(log, sigma)["channel"].iloc[-1]) for sigma in sorted(log["sigma"].unique())]
     return [
         f"`{name}`",

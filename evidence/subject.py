@@ -17,7 +17,7 @@ from dg_tools.datasets.references import Reference, References
 from dg_tools.experiments import denoise_error
 from dg_tools.experiments.result import Outcome, Result
 from dg_tools.interventions import Disrupt
-from dg_tools.massive import Massive, find_massive
+from dg_tools.massive import RATIO, Massive, find_massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import provenance
 
@@ -59,12 +59,12 @@ def find_subject(
     ratio = (size.isel(channel=channels[0]) / size.median("channel")).median(["seed", "step"]).max("site")
     outcome = Outcome.from_values(
         "stands out",
-        "the most massive channel's mean |x| is at least 5 times the median channel's at some block",
+        f"the most massive channel's mean |x| is at least {RATIO:g} times the median channel's at some block",
         ratio.values,
         prompts,
         unit="x the median channel",
         direction="above",
-        margin=5.0,
+        margin=RATIO,
         control="the detection rule's own threshold",
         primary=True,
     )

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from dg_tools.massive import COVERAGE, RATIO, VARIATION
 from dg_tools.models.dit import DiT
 
 DIMS = ("prompt", "seed", "step", "block")
-RATIO, COVERAGE, VARIATION = 5.0, 0.95, 0.5  # the defaults of `find_massive`
 
 
 def draws(pool: Sequence[int], k: int, count: int, seed: int) -> list[tuple[int, ...]]:
