@@ -21,7 +21,7 @@ import torch
 
 import dg_tools as dg
 from dg_tools.generation.sampling import run
-from dg_tools.guidance.classic import Fold
+from dg_tools.guidance.guided_forward import GuidedForward
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
@@ -59,7 +59,7 @@ def model(layout: str) -> dg.DiT:  # type: ignore[name-defined]
     return dg.load(made)
 
 
-def three_rows(self: Fold, inputs: dict[str, Any], call: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def three_rows(self: GuidedForward, inputs: dict[str, Any], call: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The disrupted row from the first block on: what a batch of [u, c, d] without the fork costs."""
     rows = inputs["hidden_states"].shape[0]
     record, edit = self.dit.block(OFF.block).record, self.edit(call)
@@ -74,7 +74,7 @@ def three_rows(self: Fold, inputs: dict[str, Any], call: Any) -> tuple[torch.Ten
 
     handle = self.dit.block(OFF.block).module.register_forward_hook(hook)
     try:
-        made = self.forward(**{k: grown(v, k) for k, v in inputs.items()})[0]
+        made = self.unguided(**{k: grown(v, k) for k, v in inputs.items()})[0]
     finally:
         handle.remove()
     return made[:rows], made[rows:]
@@ -86,7 +86,7 @@ def around(dit: Any, way: str) -> Any:
     guider = dg.DetailGuidance(None, 0.5, OFF)
     with ExitStack() as stack:
         if way == "three rows":
-            stack.enter_context(mock.patch.object(Fold, "fork", three_rows))
+            stack.enter_context(mock.patch.object(GuidedForward, "fork", three_rows))
             way = "fork"
         stack.enter_context(dg.detail_guidance(dit, guider, way=way))  # type: ignore[arg-type]
         yield

@@ -14,7 +14,7 @@ import torch
 from dg_tools.families import bind
 from dg_tools.forward.call import Call
 from dg_tools.interventions import Disrupt, Donor, attached
-from dg_tools.interventions.donors import reading
+from dg_tools.interventions.patching import reading
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import packed, spatial
 

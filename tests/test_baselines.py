@@ -1,4 +1,4 @@
-"""Every baseline against a worse twin made without it: plain hooks, a processor by hand, diffusers' own arguments."""
+"""Every baseline against a degraded prediction made without it: hooks, a processor by hand, arguments of diffusers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_registry_says_what_each_class_takes(name):
     takes = {k: p.default for k, p in inspect.signature(row.guidance).parameters.items()}
     assert takes.items() >= row.settings.items()
     assert row.weighted == issubclass(row.guidance, dg.baselines.Perturbed)
-    assert row.in_blocks == ("blocks" in takes) and row.weak_model == ("twin" in takes)
+    assert row.in_blocks == ("blocks" in takes) and row.weak_model == ("weak_model" in takes)
     assert row.any_family == (getattr(row.guidance, "layouts", None) is None)
     guider = row.guider(3.0, W, blocks=[1, BLOCK], window=(0.0, 0.5), **row.settings)
     assert guider.guidance_scale == 3.0 and isinstance(guider, row.guidance)
@@ -77,7 +77,7 @@ def test_the_registry_says_what_each_class_takes(name):
             row.guider(3.0, W)
 
 
-# -- worse twins by hand ----------------------------------------------------------------------------------------------
+# -- degraded predictions by hand ------------------------------------------------------------------------------------
 
 
 class ByHand:
@@ -261,7 +261,7 @@ def state(dit) -> list:
 
 @pytest.mark.parametrize("s", [1.0, 3.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_equals_the_worse_twin_by_hand_and_is_gone_afterwards(dit, name, s):
+def test_equals_the_degraded_prediction_by_hand_and_is_gone_afterwards(dit, name, s):
     before, worst = state(dit), []
     plain, base = run(dit, PROMPT, guidance=dg.CFG(s), **CALL)
     with torch.no_grad(), by_itself(dit, name, s, worst):
@@ -331,10 +331,10 @@ def test_settings_are_kept(guider, tmp_path):
     assert len(again.config) > 4 and all(guider.config[k] == v for k, v in again.config.items())
 
 
-def test_a_smaller_twin_is_called_and_counted(dits):
-    dit, twin = dits("sd3"), copy.deepcopy(dits("sd3").transformer)
-    twin.transformer_blocks = twin.transformer_blocks[1:]
-    latents, count = run(dit, PROMPT, guidance=AutoGuidance(1.0, W, twin=twin), **CALL)
+def test_a_smaller_model_is_called_and_counted(dits):
+    dit, weak = dits("sd3"), copy.deepcopy(dits("sd3").transformer)
+    weak.transformer_blocks = weak.transformer_blocks[1:]
+    latents, count = run(dit, PROMPT, guidance=AutoGuidance(1.0, W, weak_model=weak), **CALL)
     same, _ = run(dit, PROMPT, guidance=SLG(1.0, W, blocks=0), **CALL)
     assert (latents - same).abs().max() / same.abs().max() < 1e-5 and count.block_calls == 2 * (4 + 3)
 
@@ -459,8 +459,8 @@ def test_bad_input_is_refused_before_any_forward(dits):
             build()
     for message, guider in (
         ("no step of 2", PAG(3.0, 1.0, blocks=1, window=(0.6, 0.9))),
-        ("model itself", AutoGuidance(3.0, 1.0, twin=dit.transformer)),
-        ("twin is a Linear", AutoGuidance(3.0, 1.0, twin=torch.nn.Linear(2, 2))),
+        ("model itself", AutoGuidance(3.0, 1.0, weak_model=dit.transformer)),
+        ("weak_model is a Linear", AutoGuidance(3.0, 1.0, weak_model=torch.nn.Linear(2, 2))),
         ("none is left", CFGZeroStar(3.0, zero_steps=2)),
         ("above 1", APG()),
     ):

@@ -18,7 +18,7 @@ from dg_tools.activations.reduce import CHANNEL, mean_size, statistics
 from dg_tools.activations.store import RawStore
 from dg_tools.forward.call import NOTHING
 from dg_tools.interventions import Disrupt
-from dg_tools.interventions.changes import targets
+from dg_tools.interventions.modes import targets
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 

@@ -16,7 +16,7 @@ import torch
 
 from dg_tools.experiments.strength import solve
 from dg_tools.interventions import Disrupt
-from dg_tools.interventions.rules import WITH_STRENGTH
+from dg_tools.interventions.validation import WITH_STRENGTH
 from dg_tools.models.dit import DiT
 from dg_tools.onestep import velocity
 from dg_tools.progress import progress_bar

@@ -38,7 +38,7 @@ def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) ->
     from dg_tools.models.provenance import provenance
 
     name = type(guidance).__name__
-    twin = getattr(guidance, "twin", None) is not None
+    twin = getattr(guidance, "weak_model", None) is not None
     if settings["edit"] != "clean" or twin or (guidance is not None and name not in GUIDANCES):
         what = "edits" if settings["edit"] != "clean" else "twin" if twin else f"guidance by {name}"
         raise ValueError(f"a recipe keeps no {what}: it is for pictures under None, {' or '.join(GUIDANCES)}")

@@ -5,14 +5,15 @@ object serves sampling, capture, the one-step experiment and Detail Guidance. `D
 controls: perturbations that leave the massive channels alone, each the answer to one objection. Zeroing random channels
 is a sanity row, not the control, because no other channel holds as much.
 
-`disrupt` holds the settings, `rules` which of them go together, `changes` the arithmetic of each mode, `attach` the
-hooks; `norms`, `gates` and `donors` what acts elsewhere than at a block's output, or takes its values from there.
+`settings` holds the fields, `validation` which of them go together, `modes` the arithmetic of each mode, `controls` the
+matched controls, `hooks` what puts edits on a transformer. `norms`, `gates` and `patching` are for edits that act on
+LayerNorms, on AdaLN gates, or with values from another run. `disrupt` puts all of it into one class.
 """
 
-from dg_tools.interventions.attach import attached
 from dg_tools.interventions.controls import CONTROLS, Control, variance_matched
 from dg_tools.interventions.disrupt import Disrupt
-from dg_tools.interventions.donors import Donor
-from dg_tools.interventions.rules import MODES, Mode
+from dg_tools.interventions.hooks import attached
+from dg_tools.interventions.patching import Donor
+from dg_tools.interventions.settings import MODES, Mode
 
 __all__ = ["CONTROLS", "MODES", "Control", "Disrupt", "Donor", "Mode", "attached", "variance_matched"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
-if TYPE_CHECKING:
-    from dg_tools.interventions.disrupt import Disrupt
+from dg_tools.interventions.settings import EditSettings
 
+Edit = TypeVar("Edit", bound=EditSettings)
 Control = Literal["shift", "shift_direction", "random", "variance", "dc", "gate", "transport"]
 CONTROLS: tuple[str, ...] = get_args(Control)
 
 
-def controls_of(edit: Disrupt, n: int, kind: Control, seed: int, like: Any) -> list[Disrupt]:
+def controls_of(edit: Edit, n: int, kind: Control, seed: int, like: Any) -> list[Edit]:
     """`n` controls of one kind; see `Disrupt.controls`."""
     if kind not in CONTROLS:
         raise ValueError(f"kind={kind!r}; allowed: {', '.join(CONTROLS)}")
@@ -28,7 +28,7 @@ def controls_of(edit: Disrupt, n: int, kind: Control, seed: int, like: Any) -> l
         variance = torch.as_tensor(like.token_variance(edit.block))
         picks = [variance_matched(variance, edit.channels, d) for d in draws]
         return [replace(edit, channels=c, draw=d, control=True) for c, d in zip(picks, draws, strict=True)]
-    if (kind == "transport") and edit.donor is None:
+    if kind == "transport" and edit.donor is None:
         raise ValueError("kind='transport' is the control of a transport: of other channels from the same donor")
     if kind == "gate" and (edit.stream != "image" or edit.tokens is not None):
         raise ValueError("kind='gate' is the control of a gate: image stream, all tokens")

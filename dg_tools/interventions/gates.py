@@ -7,20 +7,16 @@ channel the block leaves the channel as it found it, and nothing else of the blo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from dg_tools.families import BlockList
-from dg_tools.interventions.changes import targets
-
-if TYPE_CHECKING:
-    from dg_tools.forward.call import Call
-    from dg_tools.interventions.disrupt import Disrupt
+from dg_tools.forward.call import Call
+from dg_tools.interventions.modes import targets
+from dg_tools.interventions.settings import EditSettings
 
 
 def without_gates(
-    edit: Disrupt, modulation: torch.Tensor, record: BlockList, block: torch.nn.Module, width: int, call: Call
+    edit: EditSettings, modulation: torch.Tensor, record: BlockList, block: torch.nn.Module, width: int, call: Call
 ) -> torch.Tensor | None:
     """A block's AdaLN chunks with the gates of the edit's channels at zero.
 

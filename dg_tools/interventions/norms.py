@@ -13,16 +13,16 @@ tokens only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from types import MethodType
+from typing import Any
 
 import torch
 
 from dg_tools.families import Family
-
-if TYPE_CHECKING:
-    from dg_tools.forward.call import Call
-    from dg_tools.interventions.disrupt import Disrupt
+from dg_tools.forward.call import Call
+from dg_tools.forward.replaced import replaced
+from dg_tools.interventions.settings import EditSettings
 
 Statistics = tuple[torch.Tensor, torch.Tensor]  # mean and variance, each (rows, tokens, 1)
 
@@ -30,9 +30,9 @@ Statistics = tuple[torch.Tensor, torch.Tensor]  # mean and variance, each (rows,
 def image_norms(transformer: torch.nn.Module, family: Family, first: int) -> list[tuple[int, torch.nn.LayerNorm]]:
     """(block, LayerNorm) of the image stream from block `first` on; the tail counts as the block after the last.
 
-    Found as the LayerNorms over the full width, outside of what the family's record names as text only.
+    These are the LayerNorms over the full width, without those that the family's record names as text only.
     """
-    found: list[tuple[int, torch.nn.LayerNorm]] = []
+    norms: list[tuple[int, torch.nn.LayerNorm]] = []
     parts: list[tuple[torch.nn.Module, tuple[str, ...]]] = []
     width = family.width(transformer)
     for _, record, block in family.blocks(transformer):
@@ -42,20 +42,20 @@ def image_norms(transformer: torch.nn.Module, family: Family, first: int) -> lis
         for name, module in part.named_modules():
             if isinstance(module, torch.nn.LayerNorm) and tuple(module.normalized_shape) == (width,):
                 if index >= first and not f"{name}.".startswith(tuple(f"{part}." for part in text_only)):
-                    found.append((index, module))
-    return found
+                    norms.append((index, module))
+    return norms
 
 
 class CleanNorms:
-    """The LayerNorms after the edits that ask for clean statistics, with what the clean pass found there."""
+    """The LayerNorms after the edits that ask for clean statistics, with those of the clean pass."""
 
-    def __init__(self, transformer: torch.nn.Module, family: Family, edits: Sequence[Disrupt]) -> None:
+    def __init__(self, transformer: torch.nn.Module, family: Family, edits: Sequence[EditSettings]) -> None:
         self.transformer = transformer
         # a gate acts inside its block, so that block's later LayerNorms see it too
         self.edits = [(e, min(e.blocks) + (e.mode != "gate")) for e in edits if e.norms == "clean"]
         self.norms = image_norms(transformer, family, min(first for _, first in self.edits)) if self.edits else []
         self.tail = transformer.get_submodule(family.tail)
-        self.found: dict[torch.nn.Module, Statistics] = {}
+        self.statistics: dict[torch.nn.Module, Statistics] = {}
         self.collecting = False
         self.tokens = 0
         self.call: Call | None = None
@@ -64,7 +64,7 @@ class CleanNorms:
 
     def collect(self, forward: Callable[[], Any], call: Call) -> None:
         """Run the clean pass of a call where an edit is concerned with it; `forward` runs the model once more."""
-        self.found.clear()
+        self.statistics.clear()
         self.call = call
         if not any(edit.concerns(call) for edit, _ in self.edits):
             return
@@ -94,11 +94,11 @@ class CleanNorms:
             hidden = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
             if self.collecting:
                 variance, mean = torch.var_mean(hidden, -1, correction=0, keepdim=True)
-                self.found[module] = mean, variance
+                self.statistics[module] = mean, variance
                 return None
-            if module not in self.found or self.call is None:
+            if module not in self.statistics or self.call is None:
                 return None
-            mean, variance = self.found[module]
+            mean, variance = self.statistics[module]
             if mean.shape != (*hidden.shape[:-1], 1):
                 raise RuntimeError(
                     f"norms='clean': a LayerNorm sees {tuple(hidden.shape[:2])} rows and tokens, "
@@ -118,26 +118,21 @@ class CleanNorms:
 
 
 def own_forward(transformer: torch.nn.Module) -> Callable:
-    """The transformer's forward, below what Detail Guidance has put in its place."""
+    """The transformer's forward, below the one with which Detail Guidance has replaced it."""
     forward = transformer.forward
-    while hasattr(forward, "guided_forward"):
-        forward = forward.guided_forward
+    while hasattr(forward, "unguided"):
+        forward = forward.unguided
     return forward
 
 
 @contextmanager
 def untraced(module: torch.nn.Module) -> Iterator[None]:
-    """A trace sees nothing of what runs inside: nnsight's stand-ins for `forward` are off meanwhile.
+    """A trace sees nothing of what runs inside: nnsight's replacements of `forward` are off meanwhile.
 
     A trace counts visits of a module, and would take the clean pass for a denoising step.
     """
-    standing = {
-        part: part.__dict__.pop("forward")
-        for part in module.modules()
-        if type(part.__dict__.get("forward")).__module__.startswith("nnsight")
-    }
-    try:
+    with ExitStack() as stack:
+        for part in module.modules():
+            if type(part.__dict__.get("forward")).__module__.startswith("nnsight"):
+                stack.enter_context(replaced(part, "forward", MethodType(type(part).forward, part)))
         yield
-    finally:
-        for part, forward in standing.items():
-            part.__dict__["forward"] = forward

@@ -1,18 +1,18 @@
-"""What is Detail Guidance to be compared with? The same sum with the worse twins that others proposed.
+"""What is Detail Guidance compared with? The same sum with the degraded predictions that others proposed.
 
-    D = c  or  u + s (c - u),   plus   w (c - worse)
+    D = c  or  u + s (c - u),   plus   w (c - degraded)
 
 Each is a guider like `DetailGuidance` and goes wherever that goes: `dg.generate(guidance=...)`, `dg.detail_guidance`,
 `dg.compare`. All are anchored on the conditional prediction c, so that w means the same with and without CFG.
-Which code computes it, and why (diffusers 0.42; `tests/test_baselines.py` shows it, and fails where diffusers mends it):
+Which code computes it, and why (diffusers 0.42; `tests/test_baselines.py` shows it, and fails once diffusers mends it):
 
-| baseline | worse twin | source | whose code |
+| baseline | degraded prediction | source | whose code |
 |---|---|---|---|
 | `dg.CFG` | u | arXiv 2207.12598 | diffusers': right |
 | `PAG` | image-image attention at the identity in some blocks | arXiv 2403.17377 | ours: diffusers' guider knows neither SD3's nor FLUX.1's attention, its SD3 pipeline hits other blocks too and fails on SD3.5-medium |
 | `SLG` | some blocks skipped | Stability AI, SD3.5 | ours: diffusers' guider swaps the streams of SD3 and FLUX.1, and leaves its hooks; its SD3 pipeline is right, and ours equals it |
 | `SEG` | image queries blurred in some blocks | arXiv 2408.00760 | ours: diffusers' guider never sets its hook, takes Gaussian for infinite and the other way round, and assumes square pictures |
-| `AutoGuidance` | a worse model of the same kind | arXiv 2406.02507 | ours: diffusers' weakens the *unconditional* pass by skipped layers, which is another method, and fails on SD3 as its SLG does |
+| `AutoGuidance` | of a weak model of the same kind | arXiv 2406.02507 | ours: diffusers' weakens the *unconditional* pass by skipped layers, which is another method, and fails on SD3 as its SLG does |
 | `Blurred` | the predicted picture, blurred | ours: unsharp masking of x0 | ours: there is none |
 | `APG` | u, projected | arXiv 2410.02416 | diffusers' function, given the predicted pictures x0 that the paper projects; its guider gives it velocities |
 | `CFGZeroStar` | u, rescaled | arXiv 2503.18886 | diffusers': right |

@@ -1,7 +1,7 @@
-"""How are the inputs of a block's attention changed, whichever code computes them? Where they enter the product.
+"""The inputs of a block's attention are changed where they enter the product, whichever code computes them.
 
-Query, key and value are caught as they are given to torch's `scaled_dot_product_attention`: after the projections,
-their norms and the rotary positions, with text and image already joined. So one page serves SD3's joint attention,
+Query, key and value are caught on their way into torch's `scaled_dot_product_attention`: after the projections, their
+norms and the rotary positions, with text and image already joined. So the same code serves SD3's joint attention,
 SD3.5-medium's second attention of the image alone, and FLUX.1's double and single blocks.
 """
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from dg_tools.forward.replaced import replaced
 from dg_tools.models.dit import DiT
 
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -22,11 +23,12 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Caught(TorchFunctionMode):
-    """While active, `change` sees the named inputs of every attention product and gives those that are used."""
+    """While active, `change` gets the named inputs of every attention product and returns those that are used."""
 
     def __init__(self, change: Change) -> None:
         super().__init__()
-        self.change, self.count = change, 0
+        self.change = change
+        self.count = 0
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -47,7 +49,7 @@ def changed(dit: DiT, blocks: Sequence[int], change: Change) -> Iterator[None]:
     """A forward inside has `change` at the attention of these blocks; their own forwards are put back afterwards.
 
     Raises:
-        RuntimeError: on a normal exit, where an attention never came by: a backend that is not torch's own.
+        RuntimeError: on a normal exit, where an attention was never seen: a backend that is not torch's own.
     """
     caught = Caught(change)
 
@@ -58,18 +60,10 @@ def changed(dit: DiT, blocks: Sequence[int], change: Change) -> Iterator[None]:
 
         return run
 
-    def put_back(module: torch.nn.Module, own: Any) -> None:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
-
     modules = attentions(dit, blocks)
     with ExitStack() as stack:
         for module in modules:
-            own, forward = module.__dict__.get("forward"), module.forward
-            module.forward = within(forward)
-            stack.callback(put_back, module, own)
+            stack.enter_context(replaced(module, "forward", within(module.forward)))
         yield
     if caught.count < len(modules):
         raise RuntimeError(

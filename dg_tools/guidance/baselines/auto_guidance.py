@@ -1,7 +1,7 @@
-"""Auto-guidance (Karras et al., arXiv 2406.02507): guide away from a worse model of the same kind.
+"""Auto-guidance (Karras et al., arXiv 2406.02507): guide away from a weak model of the same kind.
 
-The paper's worse model is smaller, or less trained, and sees the same prompt. It is given as `twin`. Where there is
-none, the model's own weights with noise on them stand in for it; whether they err as such a model would is not known.
+The paper's weak model is smaller, or less trained, and sees the same prompt. It is passed as `weak_model`. Without one,
+the model's own weights with noise on them replace it; whether they err as such a model would is not known.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from dg_tools.models.dit import DiT
 
 
 class AutoGuidance(Perturbed):
-    """Auto-guidance: `AutoGuidance(3.0, 0.5, twin=early)` or `AutoGuidance(3.0, 0.5, noise=0.1)`; any family.
+    """Auto-guidance: `AutoGuidance(3.0, 0.5, weak_model=early)` or `AutoGuidance(3.0, 0.5, noise=0.1)`; any family.
 
-    The paper's formula worse + w' (c - worse) is c + w (c - worse) with w = w' - 1.
+    The paper's formula weak + w' (c - weak) is c + w (c - weak) with w = w' - 1.
 
     Args:
-        twin: another transformer of the same class, on the same device, with the same inputs (it may be smaller). Its
-            block calls are counted; edits act on the model's own blocks only. It is not written with the settings.
-        noise: without a twin, the size of the noise on every weight matrix, as a share of its own standard deviation.
-        seed: of the noise. The noised weights are held beside the model's while the guidance lives.
+        weak_model: another transformer of the same class, on the same device, with the same inputs (it may be smaller).
+            Its block calls are counted; edits act on the model's own blocks only. It is not saved with the settings.
+        noise: without a weak model, the size of the noise on every weight matrix, as a share of the matrix's standard
+            deviation.
+        seed: of the noise. The noised weights are held in memory beside the model's own.
         guidance_scale, weight, others: as in `Perturbed`.
 
     Raises:
-        ValueError: noise that is not positive; a twin of another class, with other inputs, or the model itself.
+        ValueError: noise that is not positive; a weak model of another class, with other inputs, or the model itself.
     """
 
     short = "auto"
@@ -41,7 +42,7 @@ class AutoGuidance(Perturbed):
         guidance_scale: float | None = None,
         weight: float = 1.0,
         *,
-        twin: torch.nn.Module | None = None,
+        weak_model: torch.nn.Module | None = None,
         noise: float = 0.1,
         seed: int = 0,
         **others: Any,
@@ -49,59 +50,62 @@ class AutoGuidance(Perturbed):
         if not noise > 0:
             raise ValueError(f"noise={noise}: relative to the weights' standard deviation, more than 0")
         super().__init__(guidance_scale, weight, noise=noise, seed=seed, **others)
-        self.twin, self.noise, self.seed = twin, noise, seed
-        self.transformers = () if twin is None else (twin,)
+        self.weak_model = weak_model
+        self.noise = noise
+        self.seed = seed
+        self.transformers = () if weak_model is None else (weak_model,)
         self._noised: tuple[list[Any], list[torch.Tensor]] | None = None
 
     def new(self, **changes: Any) -> AutoGuidance:
-        """A copy with other settings, and the same twin."""
-        return super().new(**{"twin": self.twin, **changes})
+        """A copy with other settings, and the same weak model."""
+        return super().new(**{"weak_model": self.weak_model, **changes})
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """As in `Perturbed`, and ValueError for a twin that is none."""
+        """As in `Perturbed`, and ValueError for a weak model that does not fit."""
         super().check(dit, steps, height, width)
-        if self.twin is None:
+        if self.weak_model is None:
             return
         own = dit.transformer
-        if self.twin is own:
-            raise ValueError("the twin is the model itself: pass a worse one, such as an earlier checkpoint")
-        if type(self.twin) is not type(own):
-            raise ValueError(f"twin is a {type(self.twin).__name__}; another {type(own).__name__} is needed")
+        if self.weak_model is own:
+            raise ValueError("weak_model is the model itself: pass a weaker one, such as an earlier checkpoint")
+        if type(self.weak_model) is not type(own):
+            weak = type(self.weak_model).__name__
+            raise ValueError(f"weak_model is a {weak}; another {type(own).__name__} is needed")
         for name in dit.family.input_sizes:
-            ours, theirs = (getattr(t.config, name, None) for t in (own, self.twin))
+            ours, theirs = (getattr(t.config, name, None) for t in (own, self.weak_model))
             if ours != theirs:
-                raise ValueError(f"the twin has {name}={theirs}, the model {ours}: they cannot take the same inputs")
+                raise ValueError(f"weak_model has {name}={theirs}, the model {ours}: they cannot take the same inputs")
 
-    def worse(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
-        """The twin's prediction, or the model's own with noise on its weights."""
-        if self.twin is None:
-            return super().worse(dit, rows, cond, call, again)
+    def degraded(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
+        """The weak model's prediction, or the model's own with noise on its weights."""
+        if self.weak_model is None:
+            return super().degraded(dit, rows, cond, call, again)
         with torch.no_grad():
-            return self.twin(**rows)[0]
+            return self.weak_model(**rows)[0]
 
     @contextmanager
     def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
-        """The noised weights are in the place of the model's; the same tensors are put back."""
+        """The noised weights replace the model's; the same tensors are put back."""
         matrices = [p for p in dit.transformer.parameters() if p.ndim > 1]
-        # other weights than the last time, or changed ones, are noised anew
+        # weights that are others than the last time, or have changed, are noised again
         stamp = [(p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in matrices]
         if self._noised is None or self._noised[0] != stamp:
             self._noised = stamp, noised(matrices, self.noise, self.seed)
-        kept = [p.data for p in matrices]
+        own = [p.data for p in matrices]
         try:
             for parameter, value in zip(matrices, self._noised[1], strict=True):
                 parameter.data = value
             yield
         finally:
-            for parameter, value in zip(matrices, kept, strict=True):
+            for parameter, value in zip(matrices, own, strict=True):
                 parameter.data = value
 
 
 def noised(matrices: list[torch.nn.Parameter], size: float, seed: int) -> list[torch.Tensor]:
     """Copies plus normal noise of `size` times each one's standard deviation, drawn on the CPU, in order."""
     generator = torch.Generator().manual_seed(seed)
-    made = []
+    copies = []
     for parameter in matrices:
         noise = torch.randn(parameter.shape, generator=generator) * size * parameter.detach().float().std().cpu()
-        made.append(parameter.detach() + noise.to(parameter))
-    return made
+        copies.append(parameter.detach() + noise.to(parameter))
+    return copies

@@ -1,8 +1,8 @@
-"""Blurred-prediction guidance: is a worse twin needed at all? Only the predicted picture, blurred.
+"""Blurred-prediction guidance: is a weak model needed at all? Only the predicted picture, blurred.
 
-The worse prediction is the one whose x0 = z - sigma c is the conditional one's, blurred in latents. It costs no second
-forward, and w (c - worse) is unsharp masking of x0: x0 + w (x0 - blur x0). Ours, as the plainest rival of any guidance
-that claims detail.
+The degraded prediction is the one whose x0 = z - sigma c is the conditional one's, blurred in latents. It costs no
+second forward, and w (c - degraded) is unsharp masking of x0: x0 + w (x0 - blur x0). Ours, as the plainest rival of any
+guidance that claims detail.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Blurred(Perturbed):
         super().__init__(guidance_scale, weight, sigma=sigma, **others)
         self.sigma = sigma
 
-    def worse(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
+    def degraded(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
         """The velocity of the blurred x0; no forward."""
         side = dit.pixels_per_token
         height, width = (side * n for n in dit.family.grid(dit.transformer, rows))

@@ -1,4 +1,4 @@
-"""Two guidances that need no worse twin: the same c and u as CFG, combined otherwise.
+"""Two guidances that need no weak model: the same c and u as CFG, combined in another way.
 
 APG (Sadat et al., arXiv 2410.02416) takes the update x0_c - x0_u, bounds its norm, and weakens its part along x0_c,
 which it finds to saturate colours. CFG-Zero* (Fan et al., arXiv 2503.18886) scales u to fit c best, and leaves out the
@@ -22,7 +22,7 @@ from dg_tools.models.dit import DiT
 
 
 class Combined(Settings, DetailGuidance):
-    """Another sum of c and u than CFG's.
+    """A guidance that combines c and u in another way than CFG.
 
     Args:
         guidance_scale: the usual CFG scale s, more than 1; None: in `dg.detail_guidance` what the call says.
@@ -54,7 +54,7 @@ class Combined(Settings, DetailGuidance):
             raise ValueError(f"{self.short} at CFG scale {scale:g}: it combines c and u, so a scale above 1 is needed")
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise ValueError for a model that predicts no velocity."""
+        """Raise ValueError for a model that does not predict a velocity."""
         if dit.family.prediction != "velocity":
             raise ValueError(
                 f"{self.short} is made for velocities here; family {dit.family.name!r} predicts {dit.family.prediction}"
@@ -66,7 +66,7 @@ class Combined(Settings, DetailGuidance):
 
     @property
     def nonlinear(self) -> bool:
-        """It is no plain sum."""
+        """The result is not a plain sum."""
         return True
 
 
@@ -97,24 +97,26 @@ class APG(Combined):
         if not 0 <= eta <= 1 or not norm >= 0 or not -1 < momentum < 1:
             raise ValueError(f"eta={eta}, norm={norm}, momentum={momentum}; 0 to 1, 0 and up, between -1 and 1")
         super().__init__(guidance_scale, eta=eta, norm=norm, momentum=momentum, **others)
-        self.eta, self.norm, self.momentum = eta, norm, momentum
+        self.eta = eta
+        self.norm = norm
+        self.momentum = momentum
         self._past: MomentumBuffer | None = None
         self._last = -1
 
     def forward(
         self, pred_cond: torch.Tensor, pred_uncond: torch.Tensor | None = None, pred_disrupted: Any = None
     ) -> GuiderOutput:
-        """The guided velocity of the step that `seen` tells of."""
+        """The guided velocity of the step in `seen`."""
         assert self.seen is not None and pred_uncond is not None
         if self.seen.step <= self._last or self._past is None:  # a new run
             self._past = MomentumBuffer(self.momentum) if self.momentum else None
         self._last = self.seen.step
         z, sigma = self.seen.z.float(), self.seen.sigma
         cond, uncond = z - sigma * pred_cond.float(), z - sigma * pred_uncond.float()
-        made = normalized_guidance(
+        guided = normalized_guidance(
             cond, uncond, self.guidance_scale - 1, self._past, self.eta, self.norm, use_original_formulation=True
         )
-        pred = ((z - made) / sigma).to(pred_cond.dtype)
+        pred = ((z - guided) / sigma).to(pred_cond.dtype)
         return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
 

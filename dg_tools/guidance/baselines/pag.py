@@ -24,7 +24,7 @@ from dg_tools.models.dit import DiT
 class PAG(InBlocks):
     """Perturbed-attention guidance: `PAG(3.0, 1.0, blocks=[6])`; arguments as in `InBlocks`.
 
-    w is the paper's s: c + w (c - worse). Its authors use a scale of 3 without CFG, in a middle block.
+    w is the paper's s: c + w (c - degraded). Its authors use a scale of 3 without CFG, in a middle block.
     """
 
     short = "PAG"
@@ -35,14 +35,14 @@ class PAG(InBlocks):
         assert call.image_tokens is not None
         image_tokens: int = call.image_tokens
 
-        def identity(given: dict[str, Any]) -> dict[str, Any]:
-            tokens, mask = given["query"].shape[-2], given.get("attn_mask")
+        def identity(inputs: dict[str, Any]) -> dict[str, Any]:
+            tokens, mask = inputs["query"].shape[-2], inputs.get("attn_mask")
             image = dit.family.image_rows(tokens, image_tokens)
-            seen = torch.ones(tokens, tokens, dtype=torch.bool, device=given["query"].device)
+            seen = torch.ones(tokens, tokens, dtype=torch.bool, device=inputs["query"].device)
             seen[image, image] = torch.eye(image_tokens, dtype=torch.bool, device=seen.device)
             if mask is not None:
                 seen = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
-            return {**given, "attn_mask": seen}
+            return {**inputs, "attn_mask": seen}
 
         with changed(dit, self.blocks, identity):
             yield

@@ -1,7 +1,7 @@
-"""How does a guidance with another worse twin become one class of a page? It says what is perturbed, and nothing else.
+"""The base of baselines that guide away from a degraded prediction: a subclass says how the prediction is degraded.
 
-`classic` computes the prediction c, keeps what the block before the first perturbed one gave, and runs the rest again
-with the perturbation on: K - m block calls from a first perturbed block m of K (a skipped block is no call).
+`guided_forward` computes the prediction c, stores the output of the block before the first perturbed one, and runs the
+rest again with the perturbation on: K - m block calls from a first perturbed block m of K (a skipped block is no call).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ Again = Callable[[dict[str, Any]], torch.Tensor]
 
 
 class Settings:
-    """A guider made from its settings again, those of its subclass included: diffusers looks at one signature only."""
+    """`from_config` with the settings of subclasses: diffusers' own reads the signature of one class only."""
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **changes: Any) -> Any:
-        """The guider that these settings describe, with changes; a second value (nothing) where diffusers asks."""
-        made = cls(**{**{k: v for k, v in config.items() if not k.startswith("_")}, **changes})
-        return (made, {}) if return_unused_kwargs else made
+        """The guider of these settings, with changes; a second value (nothing is unused) where diffusers needs it."""
+        guider = cls(**{**{k: v for k, v in config.items() if not k.startswith("_")}, **changes})
+        return (guider, {}) if return_unused_kwargs else guider
 
 
 class Perturbed(Settings, DetailGuidance):
-    """A guidance w (c - worse) beside CFG, in classic pipelines.
+    """A guidance w (c - degraded) beside CFG, in classic pipelines.
 
     Args:
         guidance_scale: the usual CFG scale s; 1 is off; None: 1, and in `dg.detail_guidance` whatever the call says.
         weight: w, 0 and up; 0 is off, and costs nothing.
-        window: of the worse twin, (start, stop) as fractions of the steps: step i of n is inside where
+        window: of the degraded prediction, (start, stop) as fractions of the steps: step i of n is inside where
             start * n <= i < stop * n.
         guidance_rescale, start, stop, enabled: as in `DetailGuidance`.
 
@@ -71,11 +71,11 @@ class Perturbed(Settings, DetailGuidance):
 
     @property
     def first(self) -> int | None:
-        """The first perturbed block; None where the worse twin has another beginning."""
+        """The first perturbed block; None where the degraded prediction does not start in a block."""
         return None
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any forward for a family whose layout is not known, and for a window without a step."""
+        """Raise before any forward for a family of another layout, and for a window without a step."""
         if self.layouts is not None and dit.family.name not in self.layouts:
             raise ValueError(
                 f"{type(self).__name__} knows the layouts of {', '.join(self.layouts)}, not of family "
@@ -90,8 +90,8 @@ class Perturbed(Settings, DetailGuidance):
         raise NotImplementedError
         yield
 
-    def worse(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
-        """The worse twin's prediction.
+    def degraded(self, dit: DiT, rows: dict[str, Any], cond: torch.Tensor, call: Call, again: Again) -> torch.Tensor:
+        """The degraded prediction.
 
         Args:
             dit: the model.
@@ -105,14 +105,14 @@ class Perturbed(Settings, DetailGuidance):
 
 
 class InBlocks(Perturbed):
-    """One that perturbs some blocks.
+    """A baseline that perturbs some blocks.
 
     Args:
         blocks: an index into `dit.blocks`, or several: all of them are perturbed in one pass.
         guidance_scale, weight, others: as in `Perturbed`.
 
     Raises:
-        ValueError: no blocks, or one twice. IndexError: a block that there is not, when the model is known.
+        ValueError: no blocks, or one twice. IndexError: a block that does not exist, when the model is known.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class InBlocks(Perturbed):
         return self.blocks[0]
 
     def calls(self, blocks: int) -> int:
-        """Block calls of the perturbed pass of a model of so many blocks, where nothing else acts on them."""
+        """Block calls of the perturbed pass of a model with this many blocks, where nothing else acts on them."""
         return blocks - self.first
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """As in `Perturbed`, and IndexError for blocks that there are not."""
+        """As in `Perturbed`, and IndexError for blocks that do not exist."""
         super().check(dit, steps, height, width)
         for block in self.blocks:
             dit.block(block)

@@ -1,7 +1,7 @@
 """Smoothed-energy guidance (Hong, arXiv 2408.00760): what if attention could not tell neighbouring places apart?
 
-The attention weights before the softmax are blurred over the places that ask. They are linear in the queries, so
-blurring the image queries on their grid does it; where the blur is endless, every place asks the mean question. The
+The attention weights before the softmax are blurred over the query places. They are linear in the queries, so
+blurring the image queries on their grid does it; where the blur is endless, every place has the mean query. The
 queries are blurred as they enter the product, after norms and rotary positions: blurred before these, as projections,
 they would not be the paper's blurred weights. Text queries are kept. Edges are mirrored, and the kernel ends at three
 sigmas or half the side, as in the author's code; the picture need not be square.
@@ -53,8 +53,8 @@ class SEG(InBlocks):
         """Image queries are blurred."""
         height, width = dit.family.grid(dit.transformer, rows)
 
-        def blur(given: dict[str, Any]) -> dict[str, Any]:
-            query = given["query"].clone()
+        def blur(inputs: dict[str, Any]) -> dict[str, Any]:
+            query = inputs["query"].clone()
             part = query[..., dit.family.image_rows(query.shape[-2], height * width), :]
             if self.sigma is None:
                 part[:] = part.mean(-2, keepdim=True)
@@ -62,7 +62,7 @@ class SEG(InBlocks):
                 field = part.flatten(0, 1).transpose(1, 2).unflatten(2, (height, width))
                 smooth = gaussian_blur(field, self.sigma, truncate=3.0, mode="reflect")
                 part[:] = smooth.flatten(2).transpose(1, 2).view_as(part)
-            return {**given, "query": query}
+            return {**inputs, "query": query}
 
         with changed(dit, self.blocks, blur):
             yield

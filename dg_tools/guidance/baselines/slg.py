@@ -1,18 +1,19 @@
 """Skip-layer guidance (Stability AI, with SD3.5): what if some blocks were not there?
 
-A skipped block gives on both streams as it was given them. Stability AI's setting for SD3.5-medium is blocks 7, 8 and
+A skipped block passes both streams through. Stability AI's setting for SD3.5-medium is blocks 7, 8 and
 9, w = 2.8, window (0.01, 0.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from dg_tools.forward.call import Call
+from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import Passed
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.models.dit import DiT
@@ -32,16 +33,12 @@ class SLG(InBlocks):
 
     @contextmanager
     def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
-        """The blocks are passed by."""
-        transformer = dit.transformer
-        kept = {record.path: transformer._modules[record.path] for record in dit.family.lists}
-        first = 0
-        try:
+        """The blocks are skipped."""
+        transformer, first = dit.transformer, 0
+        with ExitStack() as stack:
             for record in dit.family.lists:
                 modules = list(getattr(transformer, record.path))
-                now = [Passed(m, record) if first + i in self.blocks else m for i, m in enumerate(modules)]
-                transformer._modules[record.path] = torch.nn.ModuleList(now)
+                left = [Passed(m, record) if first + i in self.blocks else m for i, m in enumerate(modules)]
+                stack.enter_context(replaced(transformer, record.path, torch.nn.ModuleList(left)))
                 first += len(modules)
             yield
-        finally:
-            transformer._modules.update(kept)

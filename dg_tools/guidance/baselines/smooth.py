@@ -12,7 +12,7 @@ def gaussian_blur(x: torch.Tensor, sigma: float, truncate: float = 4.0, mode: st
     Args:
         x: fields.
         sigma: in pixels.
-        truncate: the kernel is cut at so many sigmas; where `mode` is `reflect`, at half the side too.
+        truncate: the kernel is cut at this many sigmas; where `mode` is `reflect`, at half the side too.
         mode: how edges go on: `replicate` repeats them, `reflect` mirrors.
     """
     for axis in (-2, -1):

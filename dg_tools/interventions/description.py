@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from dg_tools.interventions.disrupt import Disrupt
+from dg_tools.interventions.settings import EditSettings, Schedule
 
 LISTED = 6  # indices that are written out
 
 
 def listed(indices: Iterable[int], what: str) -> str:
-    """Some indices written out, with their count where they are too many."""
+    """Some indices written out, with their count where there are more than a few."""
     indices = list(indices)
     more = f", ... ({len(indices)} {what})" if len(indices) > LISTED else ""
     return ", ".join(map(str, indices[:LISTED])) + more
 
 
-def value(given: Any) -> str:
+def value(number: Schedule) -> str:
     """A number, or a schedule over sigma."""
-    if isinstance(given, int | float):
-        return f"{given:g}"
-    return "(" + ", ".join(f"{v:g} at sigma {s:g}" for s, v in given) + ")"
+    if isinstance(number, int | float):
+        return f"{number:g}"
+    return "(" + ", ".join(f"{v:g} at sigma {s:g}" for s, v in number) + ")"
 
 
-def sentence(edit: Disrupt) -> str:
+def sentence(edit: EditSettings) -> str:
     """The edit in words."""
     k, named = len(edit.channels), listed(edit.channels, "channels")
     which = f"{k} channels other than {named}" if edit.others else f"channels {named}"

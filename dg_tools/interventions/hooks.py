@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dg_tools.families import Family, bind
 from dg_tools.forward.call import Call
+from dg_tools.interventions.description import sentence
 from dg_tools.interventions.gates import without_gates
+from dg_tools.interventions.modes import edited_output
 from dg_tools.interventions.norms import CleanNorms, own_forward
-
-if TYPE_CHECKING:
-    from dg_tools.interventions.disrupt import Disrupt
+from dg_tools.interventions.settings import EditSettings
 
 
 class Attachment:
@@ -29,11 +29,13 @@ class Attachment:
         self,
         transformer: torch.nn.Module,
         family: Family,
-        edits: Sequence[Disrupt],
+        edits: Sequence[EditSettings],
         read: Call | Callable[[dict[str, Any]], Call],
     ) -> None:
-        self.transformer, self.edits, self.read = transformer, edits, read
+        self.transformer = transformer
         self.family = family
+        self.edits = edits
+        self.read = read
         self.blocks = [(record, module) for _, record, module in family.blocks(transformer)]
         self.now: Call | None = read if isinstance(read, Call) else None
         self.touched = [0] * len(edits)
@@ -59,7 +61,7 @@ class Attachment:
         """Pre-hook of the transformer."""
         self.begin(bind(module, args, kwargs))
 
-    def off(self, edit: Disrupt) -> bool:
+    def off(self, edit: EditSettings) -> bool:
         """Whether an edit sits this forward out: no call is known, or it is the edit's own clean pass."""
         return self.now is None or (self.norms.collecting and edit.norms == "clean")
 
@@ -72,7 +74,7 @@ class Attachment:
                 if not outputs or block not in edit.blocks or edit.mode == "gate" or self.off(edit):
                     continue
                 assert self.now is not None
-                edited = edit.edit(output, record, self.now)
+                edited = edited_output(edit, output, record, self.now)
                 if edited is not None:
                     self.touched[i] += 1
                     output = edited
@@ -113,7 +115,7 @@ class Attachment:
 def attached(
     transformer: torch.nn.Module,
     family: Family,
-    edits: Sequence[Disrupt],
+    edits: Sequence[EditSettings],
     read: Call | Callable[[dict[str, Any]], Call],
     *,
     outputs: bool = True,
@@ -124,14 +126,14 @@ def attached(
         transformer, family: the model and its record.
         edits: applied in order at each block.
         read: the `Call` that every forward inside belongs to, or what gives it from the transformer's inputs.
-        outputs: False leaves the edits of blocks' outputs to the caller (a trace); gates and LayerNorms are put on.
+        outputs: False leaves the edits of blocks' outputs to the caller (a trace); only hooks on gates and LayerNorms
+            are registered.
 
     Yields:
-        The attachment. Who runs `transformer.forward` without the module's own call, which passes hooks by, calls its
-        `begin(inputs)` first.
+        The attachment. If you call `transformer.forward` directly, which bypasses hooks, call `begin(inputs)` first.
 
-    The clean pass of `norms="clean"` runs all blocks, so that whatever counts block calls or forwards counts it too:
-    it is paid for. Other edits are on in it; it lacks those that ask for clean statistics.
+    The clean pass of `norms="clean"` runs all blocks, and counts as a forward wherever block calls or forwards are
+    counted. Other edits are on in it; edits with `norms="clean"` are not.
 
     Raises:
         RuntimeError: on a normal exit, for an edit that touched nothing.
@@ -143,6 +145,4 @@ def attached(
         yield attachment
     for edit, count in zip(edits, attachment.touched, strict=True):
         if count == 0 and (outputs or edit.mode == "gate"):
-            raise RuntimeError(
-                f"this edit touched nothing: {edit.sentence()}; check its steps and rows against the run"
-            )
+            raise RuntimeError(f"this edit touched nothing: {sentence(edit)}; check its steps and rows against the run")

@@ -1,28 +1,18 @@
-"""Which settings go together? Everything that can be said before a model is known, as a clear error."""
+"""Which settings go together, and which fit a model? Each error says what is wrong, what is allowed, what to do."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from dg_tools.interventions.disrupt import Disrupt
+from dg_tools.interventions.settings import MODES, EditSettings
 
-Mode = Literal[
-    "zero", "mean", "dc", "scale", "rescale", "gate", "transport", "shift", "shift_direction", "random"
-]  # fmt: skip
-MODES: tuple[str, ...] = get_args(Mode)
 ALLOWED = {"mode": MODES, "rows": ("all", "cond"), "stream": ("image", "text"), "norms": ("own", "clean")}
 WITH_RHO = ("scale", "shift", "shift_direction")
 WITH_STRENGTH = ("shift", "shift_direction", "dc")  # those that add a token-constant vector
 WITH_OTHERS = ("zero", "mean", "dc", "scale", "gate", "transport")
 
 
-def schedule(value: Any) -> float | tuple[tuple[float, float], ...]:
-    """A number as it is; a schedule as (sigma, value) pairs in the order of sigma."""
-    return value if isinstance(value, int | float) else tuple(sorted((float(s), float(v)) for s, v in value))
-
-
-def check_settings(edit: Disrupt) -> None:
+def check_settings(edit: EditSettings) -> None:
     """Raise ValueError for settings that are unknown, empty, or do not go together."""
     for name, allowed in ALLOWED.items():
         if getattr(edit, name) not in allowed:
@@ -50,7 +40,7 @@ def check_settings(edit: Disrupt) -> None:
     check_elsewhere(edit)
 
 
-def check_elsewhere(edit: Disrupt) -> None:
+def check_elsewhere(edit: EditSettings) -> None:
     """The rules of what acts at gates and LayerNorms, or takes values from another run."""
     mode = edit.mode
     if mode == "gate" and edit.stream != "image":
@@ -76,3 +66,41 @@ def check_elsewhere(edit: Disrupt) -> None:
             f"the donor's values are of block {edit.donor.block}, {edit.donor.stream} stream; the edit is at "
             f"block {', '.join(map(str, edit.blocks))}, {edit.stream} stream"
         )
+
+
+# -- against a model --------------------------------------------------------------------------------------------------
+
+
+def check_sizes(edit: EditSettings, tokens: int, width: int) -> None:
+    """Raise IndexError for channels or tokens that do not exist in a stream of this size."""
+    if max(edit.channels) >= width:
+        raise IndexError(f"channel {max(edit.channels)} asked for; there are 0 to {width - 1}")
+    if edit.tokens is not None and max(edit.tokens) >= tokens:
+        raise IndexError(f"token {max(edit.tokens)} asked for; there are 0 to {tokens - 1} in the {edit.stream} stream")
+    k = len(edit.channels)
+    needs = k if edit.others or edit.mode in ("shift", "random") else edit.mode in ("shift_direction", "rescale")
+    if k + needs > width:
+        raise ValueError(f"{k} channels of {width}: too few others are left for {edit.mode!r}")
+
+
+def check_blocks(edit: EditSettings, sites: Sequence[str]) -> None:
+    """Raise IndexError for a block that does not exist; `sites` are the names of the blocks."""
+    for block in edit.blocks:
+        if not 0 <= block < len(sites):
+            raise IndexError(
+                f"block {block} asked for; there are 0 to {len(sites) - 1} (sites {sites[0]!r} to {sites[-1]!r})"
+            )
+
+
+def check_donor(edit: EditSettings, steps: int | None, tokens: int, width: int) -> None:
+    """Raise ValueError where the donor's run does not fit one of this many steps, image tokens and channels."""
+    if edit.donor is None:
+        return
+    count, _, donated, channels = edit.donor.values.shape
+    if channels != width or (edit.stream == "image" and donated != tokens):
+        raise ValueError(
+            f"the donor {edit.donor!r} has {donated} tokens and {channels} channels; this run has {tokens} and "
+            f"{width}: take the same model and size"
+        )
+    if steps is not None and count < (steps if edit.steps is None else len(edit.steps)):
+        raise ValueError(f"the donor {edit.donor!r} has {count} steps; this run has {steps}: take as many")

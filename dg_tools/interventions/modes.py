@@ -1,23 +1,27 @@
 """What does each mode do to the numbers? Pure arithmetic on hidden states, (rows, tokens, channels).
 
-Called with the selected rows and tokens only, so that a mean over tokens is the mean over the tokens that were chosen.
+`edited` selects the rows and tokens of an edit and gives them to `change`, so that a mean over tokens is the mean over
+the selected tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from dg_tools.interventions.disrupt import Disrupt
+from dg_tools.families import BlockList
+from dg_tools.forward.call import Call
+from dg_tools.interventions.description import sentence
+from dg_tools.interventions.settings import EditSettings, Schedule
+from dg_tools.interventions.validation import check_sizes
 
 EPSILON = 1e-6  # of the LayerNorms of every family here
 
 
-def at_sigma(value: float | Sequence[tuple[float, float]], sigma: float) -> float:
+def at_sigma(value: Schedule, sigma: float) -> float:
     """A number, or ((sigma, value), ...) read at a noise level: linear between the points, constant beyond them."""
     if isinstance(value, int | float):
         return float(value)
@@ -29,7 +33,7 @@ def at_sigma(value: float | Sequence[tuple[float, float]], sigma: float) -> floa
     return value[-1][1]
 
 
-def drawn(edit: Disrupt, width: int) -> tuple[list[int], torch.Tensor]:
+def drawn(edit: EditSettings, width: int) -> tuple[list[int], torch.Tensor]:
     """For the controls: the other channels, and a unit vector over them. Drawn on the CPU: same on every device."""
     generator = torch.Generator().manual_seed(edit.draw)
     rest = [c for c in range(width) if c not in set(edit.channels)]
@@ -39,14 +43,17 @@ def drawn(edit: Disrupt, width: int) -> tuple[list[int], torch.Tensor]:
     return rest, vector / vector.norm()
 
 
-def targets(edit: Disrupt, width: int) -> list[int]:
+def targets(edit: EditSettings, width: int) -> list[int]:
     """The channels that an edit changes, or, for `rescale`, keeps."""
     return drawn(edit, width)[0] if edit.others or edit.mode == "random" else list(edit.channels)
 
 
-def change(edit: Disrupt, part: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The edit on selected rows and tokens (rows, tokens, channels), in place; `transport` is in `donors`."""
+def change(edit: EditSettings, part: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The edit on selected rows and tokens (rows, tokens, channels), in place."""
     width = part.shape[-1]
+    if edit.donor is not None:  # activation patching
+        edit.donor.give(part, targets(edit, width), edit.tokens, sigma)
+        return part
     if edit.mode in ("shift", "shift_direction"):
         others, direction = drawn(edit, width)
         norm = part[..., list(edit.channels)].float().square().sum(-1).mean(1).sqrt()  # per row, over tokens
@@ -63,9 +70,9 @@ def change(edit: Disrupt, part: torch.Tensor, sigma: float) -> torch.Tensor:
     elif edit.mode == "scale":
         part[..., channels] *= at_sigma(edit.rho, sigma)
     elif edit.mode == "rescale":
-        kept = part[..., channels].clone()
+        values = part[..., channels].clone()
         part *= layernorm_ratio(part, channels).to(part.dtype)
-        part[..., channels] = kept
+        part[..., channels] = values
     return part
 
 
@@ -76,3 +83,41 @@ def layernorm_ratio(part: torch.Tensor, channels: Sequence[int]) -> torch.Tensor
     without[..., list(channels)] = 0
     own, other = (x.var(-1, keepdim=True, unbiased=False) for x in (exact, without))
     return ((own + EPSILON) / (other + EPSILON)).sqrt()
+
+
+def edited(edit: EditSettings, hidden: torch.Tensor, call: Call) -> torch.Tensor | None:
+    """Edited copy of hidden states (rows, tokens, channels), or None where this call is not concerned.
+
+    Raises:
+        ValueError: mode `gate`, which does not act on hidden states.
+    """
+    if edit.mode == "gate":
+        raise ValueError(f"{sentence(edit)}: it acts on a block's AdaLN, not on hidden states")
+    rows = call.rows(edit.rows)
+    if not edit.concerns(call) or hidden[rows].shape[0] == 0:
+        return None
+    check_sizes(edit, hidden.shape[1], hidden.shape[2])
+    part = hidden[rows] if edit.tokens is None else hidden[rows][:, list(edit.tokens)]
+    changed = change(edit, part.clone(), call.sigma)
+    result = hidden.clone()
+    if edit.tokens is None:
+        result[rows] = changed
+    else:
+        inner = result[rows]
+        inner[:, list(edit.tokens)] = changed
+        result[rows] = inner
+    return result
+
+
+def edited_output(edit: EditSettings, output: Any, record: BlockList, call: Call) -> Any | None:
+    """A block's output with this edit made, or None where this call is not concerned.
+
+    Raises:
+        RuntimeError: the block has no output in this stream (SD3's last block has no text, PixArt's have none).
+    """
+    hidden = record.get(output, edit.stream, call.image_tokens)
+    if hidden is None:
+        blocks = ", ".join(map(str, edit.blocks))
+        raise RuntimeError(f"{sentence(edit)}: block {blocks} has no {edit.stream} output")
+    result = edited(edit, hidden, call)
+    return None if result is None else record.put(output, edit.stream, result, call.image_tokens)

@@ -1,8 +1,8 @@
-"""Do the channels carry what the prompt said? Their values are taken from a run of another prompt.
+"""Activation patching: do the channels carry what the prompt said? Their values are taken from another prompt's run.
 
 A `Donor` holds one block's hidden states at the noise levels of one run: a sampling run (`Disrupt.transport`), or one
-forward of another prompt at the very same z_t (`dg_tools.onestep.donor`). All channels are kept, so that the control, a
-transport of as many other channels from the same run, needs no second one.
+forward of another prompt at the same z_t (`dg_tools.onestep.donor`). All channels are kept, so that the control, which
+patches as many other channels from the same run, needs no second run.
 """
 
 from __future__ import annotations
@@ -53,8 +53,13 @@ class Donor:
             raise ValueError(
                 f"values {tuple(values.shape)} for {len(sigmas)} noise levels; right: (sigmas, rows, tokens, channels)"
             )
-        self.prompt, self.block, self.stream, self.seed, self.file = prompt, block, stream, seed, file
-        self.sigmas, self.values = tuple(float(s) for s in sigmas), values.detach().cpu()
+        self.prompt = prompt
+        self.block = block
+        self.stream = stream
+        self.sigmas = tuple(float(s) for s in sigmas)
+        self.values = values.detach().cpu()
+        self.seed = seed
+        self.file = file
 
     def __repr__(self) -> str:
         return f"{self.prompt!r}" + ("" if self.seed is None else f" (seed {self.seed})")
@@ -62,9 +67,9 @@ class Donor:
     @cached_property
     def digest(self) -> str:
         """Hash of the values and of where they belong."""
-        made = hashlib.sha256(json.dumps([self.prompt, self.block, self.stream, self.sigmas]).encode())
-        made.update(self.values.float().contiguous().numpy().tobytes())
-        return made.hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps([self.prompt, self.block, self.stream, self.sigmas]).encode())
+        digest.update(self.values.float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Donor) and self.digest == other.digest
@@ -89,14 +94,14 @@ class Donor:
 
     def give(self, part: torch.Tensor, channels: Sequence[int], tokens: Sequence[int] | None, sigma: float) -> None:
         """Put the values into (rows, tokens, channels), in place; `part` holds the tokens `tokens` only."""
-        given = self.at(sigma)
-        given = given if tokens is None else given[:, list(tokens)]
-        if given.shape[0] not in (1, part.shape[0]) or given.shape[1:] != part.shape[1:]:
+        values = self.at(sigma)
+        values = values if tokens is None else values[:, list(tokens)]
+        if values.shape[0] not in (1, part.shape[0]) or values.shape[1:] != part.shape[1:]:
             raise RuntimeError(
-                f"the donor {self!r} has {tuple(given.shape)} (rows, tokens, channels), this run "
+                f"the donor {self!r} has {tuple(values.shape)} (rows, tokens, channels), this run "
                 f"{tuple(part.shape)}: same model, same size, and one row or as many"
             )
-        part[..., list(channels)] = given[..., list(channels)].to(part)
+        part[..., list(channels)] = values[..., list(channels)].to(part)
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 
@@ -115,7 +120,7 @@ class Donor:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a file that is no donor's.
+            ValueError: a file that `save` did not write.
         """
         from safetensors import safe_open
 
@@ -143,18 +148,19 @@ class Donor:
                 f"the donor {settings.get('prompt')!r} was not saved before it was written as JSON: its values travel "
                 "as a file, so call donor.save('values.safetensors') first"
             )
-        found = cls.open(settings["file"])
-        if settings.get("digest") not in (None, found.digest):
+        donor = cls.open(settings["file"])
+        if settings.get("digest") not in (None, donor.digest):
             raise ValueError(f"{settings['file']} holds other values than this edit was written with")
-        return found
+        return donor
 
 
 class Reading:
-    """What a donating run has left so far; `donor` makes a `Donor` of it."""
+    """The values that were read so far in a donor's run; `donor` makes a `Donor` of them."""
 
     def __init__(self, block: int, stream: Literal["image", "text"]) -> None:
-        self.block, self.stream = block, stream
-        self.found: dict[float, torch.Tensor] = {}
+        self.block = block
+        self.stream = stream
+        self.values: dict[float, torch.Tensor] = {}
 
     def donor(self, prompt: str, seed: int | None = None) -> Donor:
         """The values read, in the order of the run.
@@ -162,9 +168,9 @@ class Reading:
         Raises:
             RuntimeError: no conditional forward was seen.
         """
-        if not self.found:
+        if not self.values:
             raise RuntimeError(f"no values of block {self.block}, {self.stream} stream were read: no conditional pass")
-        return Donor(prompt, self.block, self.stream, [*self.found], torch.stack([*self.found.values()]), seed)
+        return Donor(prompt, self.block, self.stream, [*self.values], torch.stack([*self.values.values()]), seed)
 
 
 @contextmanager
@@ -184,7 +190,7 @@ def reading(
     Raises:
         RuntimeError: the block has no output in this stream.
     """
-    kept = Reading(block, stream)
+    result = Reading(block, stream)
     _, record, module = list(family.blocks(transformer))[block]
     now: list[Call | None] = [None]
 
@@ -199,14 +205,14 @@ def reading(
         if hidden is None:
             raise RuntimeError(f"block {block} has no {stream} output")
         if call is not None and call.branch in ("both", "cond"):
-            kept.found[call.sigma] = hidden[call.cond].detach().cpu().clone()
+            result.values[call.sigma] = hidden[call.cond].detach().cpu().clone()
 
     handles = [
         module.register_forward_hook(after),
         transformer.register_forward_pre_hook(before, with_kwargs=True),
     ]
     try:
-        yield kept
+        yield result
     finally:
         for handle in handles:
             handle.remove()

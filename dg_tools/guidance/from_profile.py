@@ -1,0 +1,64 @@
+"""From a profile to Detail Guidance: the disruption that it names, and the settings that were chosen with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dg_tools.interventions import Disrupt
+from dg_tools.models.files import ZOO
+from dg_tools.models.profiles import PUBLISHED, read_profile
+
+SCALES = ("guidance_scale", "detail_guidance_scale")
+WINDOW = ("detail_guidance_start", "detail_guidance_stop")
+
+
+def as_disrupt(source: Disrupt | dict[str, Any] | str | None) -> Disrupt | None:
+    """A `Disrupt` from one, its JSON, or the name of a profile.
+
+    Raises:
+        ValueError: no such profile, or one without a block.
+    """
+    if not isinstance(source, str):
+        return Disrupt.from_json(source) if isinstance(source, dict) else source
+    profile = read_profile(ZOO / source if (ZOO / source).is_dir() else source)
+    if profile is None:
+        raise ValueError(f"no profile {source!r}: pass a model folder, a JSON file, or one of {[*PUBLISHED]}")
+    return disruption(profile, source)
+
+
+def disruption(profile: Mapping[str, Any], name: str) -> Disrupt:
+    """The disruption of a profile: its channels at its block.
+
+    Raises:
+        ValueError: it names no block.
+    """
+    if profile["block"] is None:
+        raise ValueError(
+            f"the profile of {name!r} names channels {profile['channels']} and no block, since none is published "
+            f"({profile['source']}): pass Disrupt(channels, block), or 'auto'"
+        )
+    return Disrupt(profile["channels"], profile["block"])
+
+
+def settings_of(source: str | Path | dict[str, Any]) -> dict[str, Any]:
+    """What a profile says of `DetailGuidance`: the disruption, and s, w and window where they are in it.
+
+    A sweep writes s and w, with the window as [start, stop], beside the channels. `GuidanceExplorer` has written them
+    under `guidance`, by the names of `DetailGuidance`; such files are read too.
+
+    Args:
+        source: a JSON file, a model folder, or a mapping.
+
+    Raises:
+        ValueError: no profile, or one without a block.
+    """
+    profile = dict(source) if isinstance(source, dict) else read_profile(source)
+    if profile is None:
+        raise ValueError(f"no profile {str(source)!r}: pass a JSON file, a model folder, or a mapping")
+    stated = {**profile.get("guidance", {}), **profile}
+    settings = {name: stated[name] for name in (*SCALES, *WINDOW) if name in stated}
+    if "window" in stated:
+        settings |= dict(zip(WINDOW, stated["window"], strict=True))
+    return {**settings, "disrupt": disruption(profile, str(source))}

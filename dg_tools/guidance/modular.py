@@ -1,0 +1,156 @@
+"""Detail Guidance in a modular pipeline: one batch of inputs per pass, and the disruption armed for one of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from diffusers.guiders import BaseGuidance
+
+from dg_tools.families import bind, family_of
+from dg_tools.forward.call import Call
+from dg_tools.forward.replaced import replaced
+from dg_tools.forward.restart import starting_after, why_not
+from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions.validation import check_blocks
+
+logger = logging.getLogger("dg_tools")
+
+
+class ModularGuidance(BaseGuidance):
+    """The methods of `DetailGuidance` that a modular pipeline calls; `passes` says which passes a step has."""
+
+    disrupts = True
+    disrupt: Disrupt | None = None
+    _disarm: Callable[[], None] | None = None
+    _stored: Any = None  # the disrupted block's output in this step's conditional pass
+
+    def passes(self, step: int, steps: int) -> list[str]:
+        """Names of the predictions that step `step` of `steps` needs."""
+        raise NotImplementedError
+
+    def check_window(self, steps: int) -> None:
+        """Raise ValueError where no step of `steps` has the disrupted pass that the weight needs."""
+        raise NotImplementedError
+
+    @property
+    def _plan(self) -> list[str]:
+        if self._step is None or self._num_inference_steps is None:
+            return self.passes(0, 1)
+        return self.passes(self._step, self._num_inference_steps)
+
+    @property
+    def num_conditions(self) -> int:
+        """Passes of the current step."""
+        return len(self._plan)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the pass being prepared is conditional on the prompt; the disrupted one is."""
+        return self._plan[max(self._count_prepared - 1, 0)] != "pred_uncond"
+
+    def prepare_inputs(self, data: dict[str, Any]) -> list[Any]:
+        """One batch of inputs for each pass of the plan; unconditional inputs for `pred_uncond` only.
+
+        Raises:
+            ValueError: classifier-free guidance without unconditional inputs, which would guide nowhere at full price.
+        """
+        plan = self._plan
+        if "pred_uncond" in plan and not any(isinstance(value, tuple) for value in data.values()):
+            raise ValueError(
+                f"guidance_scale={self.guidance_scale} asks for classifier-free guidance, but the pipeline has no "
+                'unconditional inputs: pass negative_prompt=""'
+            )
+        return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in plan]
+
+    def prepare_inputs_from_block_state(self, data: Any, input_fields: dict[str, Any]) -> list[Any]:
+        """The same, from a modular pipeline's block state."""
+        return [
+            self._prepare_batch_from_block_state(input_fields, data, int(name == "pred_uncond"), name)
+            for name in self._plan
+        ]
+
+    def prepare_models(self, denoiser: torch.nn.Module) -> None:
+        """Arm the disruption for the pass that is named `pred_disrupted`, and for that one forward only.
+
+        The conditional forward before it stores the disrupted block's output, so that only the blocks after it run
+        again. The forward itself takes everything off, so that nothing is left where it raises: modular pipelines do
+        not clean up after an exception.
+        """
+        if not self.disrupts:
+            raise RuntimeError(
+                f"{type(self).__name__} works in classic pipelines, through dg.generate or dg.detail_guidance; a "
+                "modular pipeline takes dg.DetailGuidance and diffusers' own guiders"
+            )
+        super().prepare_models(denoiser)
+        self.cleanup_models(denoiser)
+        if self._count_prepared == 1 and self._step == 0 and self.disrupt is not None:
+            self.check_window(self._num_inference_steps)
+            family = family_of(denoiser)
+            check_blocks(self.disrupt, [name for name, _, _ in family.blocks(denoiser)])
+        name = self._plan[self._count_prepared - 1]
+        if name == "pred_uncond" or "pred_disrupted" not in self._plan:
+            return
+        assert self.disrupt is not None
+        family = family_of(denoiser)
+        if family.rescaling and self._count_prepared == 1 and self._step == 0:
+            logger.warning(family.rescaling)
+        self._arm(denoiser, self.disrupt, name == "pred_disrupted")
+
+    def _arm(self, denoiser: torch.nn.Module, disrupt: Disrupt, disrupted: bool) -> None:
+        """Let the next forward be the disrupted one, or the conditional one, which stores a block's output for it."""
+        family, forward = family_of(denoiser), denoiser.forward
+        step, sigma = self._step, float(self._timestep) / 1000.0
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            self.cleanup_models(denoiser)
+            inputs = bind(denoiser, args, kwargs)
+            call = Call.at(sigma, step=step, image_tokens=family.image_tokens(denoiser, inputs["hidden_states"]))
+            whole = (why_not(family, inputs) or disrupt.why_whole) is not None
+            around = self._disrupting(denoiser, disrupt, call, whole, inputs)
+            with around if disrupted else self._storing(denoiser, disrupt):
+                return forward(*args, **kwargs)
+
+        stack = ExitStack()
+        stack.enter_context(replaced(denoiser, "forward", once))
+        self._disarm = stack.close
+
+    @contextmanager
+    def _storing(self, denoiser: torch.nn.Module, disrupt: Disrupt) -> Iterator[None]:
+        """The conditional forward inside leaves the disrupted block's clean output for the disrupted one."""
+        block = [module for _, _, module in family_of(denoiser).blocks(denoiser)][disrupt.block]
+
+        def store(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            self._stored = output
+
+        handle = block.register_forward_hook(store, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _disrupting(
+        self, denoiser: torch.nn.Module, disrupt: Disrupt, call: Call, whole: bool, inputs: dict[str, Any]
+    ) -> Iterator[None]:
+        """A forward inside is disrupted; it starts from the stored output, or runs whole where it cannot."""
+        family = family_of(denoiser)
+        stored, self._stored = self._stored, None
+        if whole or stored is None:
+            with attached(denoiser, family, [disrupt], call) as attachment:
+                attachment.begin(inputs)  # the denoiser's own call, and its pre-hooks, are past
+                yield
+            return
+        record = [record for _, record, _ in family.blocks(denoiser)][disrupt.block]
+        edit = lambda output: disrupt.must_edit(output, record, call)  # noqa: E731
+        with starting_after(denoiser, family, disrupt.block, stored, edit):
+            yield
+
+    def cleanup_models(self, denoiser: torch.nn.Module) -> None:
+        """Take an armed disruption off, used or not."""
+        if self._disarm is not None:
+            self._disarm()
+            self._disarm = None

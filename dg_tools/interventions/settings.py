@@ -1,0 +1,80 @@
+"""The settings of one edit: what, where, when, and for which rows. `Disrupt` adds what is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from dg_tools.forward.call import Call
+from dg_tools.interventions.patching import Donor
+
+Mode = Literal["zero", "mean", "dc", "scale", "rescale", "gate", "transport", "shift", "shift_direction", "random"]
+MODES: tuple[str, ...] = get_args(Mode)
+Schedule = float | Sequence[tuple[float, float]]  # a number, or ((sigma, value), ...)
+
+
+def schedule(value: Any) -> float | tuple[tuple[float, float], ...]:
+    """A number as it is; a schedule as (sigma, value) pairs in the order of sigma."""
+    return value if isinstance(value, int | float) else tuple(sorted((float(s), float(v)) for s, v in value))
+
+
+@dataclass(frozen=True, repr=False)
+class EditSettings:
+    """The fields of `Disrupt`, which describes each of them; sequences are kept as tuples, blocks in order."""
+
+    channels: Sequence[int]
+    block: Any  # an int or several; afterwards the first of `blocks`, an int
+    mode: Mode = "zero"
+    rho: Schedule = 0.0
+    tokens: Sequence[int] | None = None
+    steps: Sequence[int] | None = None
+    rows: Literal["all", "cond"] = "all"
+    stream: Literal["image", "text"] = "image"
+    draw: int = 0
+    strength: Schedule = 1.0
+    control: bool = False
+    norms: Literal["own", "clean"] = "own"
+    others: bool = False
+    donor: Donor | None = None
+    blocks: Sequence[int] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)
+        put("channels", tuple(int(c) for c in self.channels))
+        for name in ("tokens", "steps"):
+            if getattr(self, name) is not None:
+                put(name, tuple(int(i) for i in getattr(self, name)))
+        put("rho", schedule(self.rho))
+        put("strength", schedule(self.strength))
+        put("blocks", self._blocks())
+        if self.blocks:
+            put("block", self.blocks[0])
+
+    def _blocks(self) -> tuple[int, ...]:
+        """The blocks in execution order, from `block` and, in `dataclasses.replace`, the `blocks` of the original."""
+        if not isinstance(self.block, int) and hasattr(self.block, "__iter__"):
+            return tuple(sorted(int(b) for b in self.block))
+        block, blocks = int(self.block), self.blocks
+        if blocks is None or len(blocks) == 1:
+            return (block,)
+        ordered = tuple(sorted(int(b) for b in blocks))
+        if ordered and ordered[0] != block:
+            raise ValueError(f"block={block} and blocks={list(ordered)} disagree: pass block= as a sequence")
+        return ordered
+
+    @property
+    def why_whole(self) -> str | None:
+        """Why a disrupted pass cannot start from one block's clean output, in words; None where it can."""
+        if len(self.blocks) > 1:
+            return "the disruption acts at several blocks"
+        if self.mode == "gate":
+            return "the disruption acts inside its block"
+        return "the disruption asks for LayerNorm statistics of a clean pass" if self.norms == "clean" else None
+
+    def concerns(self, call: Call) -> bool:
+        """Whether the edit acts in a call: one of its steps, with rows of its kind."""
+        if self.steps is not None and call.step not in self.steps:
+            return False
+        rows = call.rows(self.rows)
+        return rows.stop is None or rows.stop > (rows.start or 0)
