@@ -1,8 +1,8 @@
-"""Which channels to disrupt, and at which block, where nobody says? Detect, run a small sweep once, keep what it chose.
+"""Where `auto` picks channels and block: it detects the channels, tries every block once, and stores the choice.
 
-The sweep is the one-step experiment in its smallest form: the model draws a few pictures, these are noised, and each
-block's disruption is compared with matched controls at the same z_t. The answer is kept by a hash of the weights and
-says how it was made; it is a starting point, no finding.
+The trial is the one-step experiment in its smallest form: the model draws a few pictures, these are noised, and the
+disruption at each block is compared with matched controls at the same z_t. The choice is stored by a hash of the
+weights and says how it was made. It is a starting point, not a finding.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ OBJECTIVE = (
 
 
 def cache_folder() -> Path:
-    """Where chosen profiles are kept."""
+    """The folder of the chosen profiles."""
     return Path(platformdirs.user_cache_dir("dg_tools")) / "profiles"
 
 
 def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwargs: Any) -> dict[str, Any]:
-    """Channels and block for a model, detected and chosen by `OBJECTIVE` on pictures that the model drew itself.
+    """Channels and block for a model, detected and chosen by `OBJECTIVE` on pictures that the model drew.
 
     Args:
         dit: any DiT.
@@ -56,36 +56,36 @@ def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwarg
         **kwargs: passed to the pipeline's call (`max_sequence_length`, `height` ...).
 
     Raises:
-        ValueError: a family that does not predict a velocity: name channels and block yourself.
-        RuntimeError: no channel is massive, so there is nothing to disrupt: name channels yourself.
+        ValueError: a family that does not predict a velocity; name channels and block yourself.
+        RuntimeError: no channel is massive, so there is nothing to disrupt; name channels yourself.
     """
     check_velocity(dit)
     file = cache_folder() / f"{weights_hash(dit)}.json"
     if cache and file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
     arguments = dit.arguments(list(PROMPTS), seed=list(range(len(PROMPTS))), **kwargs)
-    drawn: list[torch.Tensor] = []
-    with dit.running(), after_each_step(dit.pipeline, lambda step, latents: drawn.append(latents)):
+    steps: list[torch.Tensor] = []
+    with dit.running(), after_each_step(dit.pipeline, lambda step, latents: steps.append(latents)):
         dit.pipeline(**arguments, output_type="latent")
-    latents = spatial(dit, drawn[-1], arguments["height"], arguments["width"])
+    latents = spatial(dit, steps[-1], arguments["height"], arguments["width"])
     inputs = conditions(dit, list(PROMPTS), **kwargs)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
     noised = {sigma: (1 - sigma) * latents + sigma * noise for sigma in SIGMAS}
-    found = find_massive(statistics_at(dit, noised, inputs), blocks=min(2, len(dit.blocks)))
-    if not found.channels:
+    massive = find_massive(statistics_at(dit, noised, inputs), blocks=min(2, len(dit.blocks)))
+    if not massive.channels:
         raise RuntimeError(
-            f"no massive channel ({found.rule}): name channels and block yourself, Disrupt(channels, block)"
+            f"no massive channel ({massive.rule}): name channels and block yourself, Disrupt(channels, block)"
         )
-    by_block = sweep(dit, found.channels, latents, noised, inputs, progress)
+    by_block = sweep(dit, massive.channels, latents, noised, inputs, progress)
     block = int(by_block.loc[by_block["objective"].idxmax(), "block"])
     profile = {
-        "channels": found.channels,
+        "channels": massive.channels,
         "block": block,
         "objective": OBJECTIVE,
         "source": f"dg_tools.guidance.auto on {len(PROMPTS)} pictures of the model's own, sigma {SIGMAS}",
         "by_block": json.loads(by_block.round(4).to_json(orient="records")),
     }
-    print(f"auto: channels {found.channels}, block {block}. Chosen: {OBJECTIVE}")
+    print(f"auto: channels {massive.channels}, block {block}. Chosen: {OBJECTIVE}")
     if cache:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
@@ -96,27 +96,27 @@ def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwarg
 def statistics_at(dit: DiT, noised: dict[float, torch.Tensor], inputs: dict[str, Any]) -> xr.Dataset:
     """What `find_massive` needs, at given z_t: dims prompt, step (sigma), stream, site, channel."""
     names = ("mean", "abs_mean", "variance", "positive")
-    seen: list[torch.Tensor] = []
+    statistics: list[torch.Tensor] = []
 
-    def keep(module: torch.nn.Module, inputs: Any, output: Any, record: BlockList) -> None:
+    def read(module: torch.nn.Module, inputs: Any, output: Any, record: BlockList) -> None:
         hidden = record.get(output, "image", tokens)
         assert hidden is not None
         x = hidden.float()
-        found = (x.mean(1), x.abs().mean(1), x.var(1, unbiased=False), (x > 0).float().mean(1))
-        seen.append(torch.stack(found).cpu())
+        values = (x.mean(1), x.abs().mean(1), x.var(1, unbiased=False), (x > 0).float().mean(1))
+        statistics.append(torch.stack(values).cpu())
 
     rows = []
     for sigma, z in noised.items():
         tokens = dit.family.image_tokens(dit.transformer, z)
-        seen.clear()
-        handles = [b.module.register_forward_hook(partial(keep, record=b.record)) for b in dit.blocks]
+        statistics.clear()
+        handles = [b.module.register_forward_hook(partial(read, record=b.record)) for b in dit.blocks]
         try:
             with dit.running():
                 velocity(dit, z, sigma, inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        rows.append(torch.stack(seen).numpy())
+        rows.append(torch.stack(statistics).numpy())
     array = np.array(rows).transpose(2, 3, 0, 1, 4)  # statistic, prompt, step, site, channel
     dims = ("prompt", "step", "stream", "site", "channel")
     data = {name: (dims, array[i][:, :, None]) for i, name in enumerate(names)}
@@ -149,11 +149,9 @@ def sweep(
     rows = []
     for block in range(len(dit.blocks)):
         off = Disrupt(channels, block)
-        found = [errors([e]) for e in (off, *off.controls(CONTROLS))]
-        selective = [np.log(e["high"] / clean["high"]) - np.log(e["low"] / clean["low"]) for e in found]
-        null = float(np.median(selective[1:]))
-        rows.append(
-            {"block": block, "selectivity": selective[0], "control_median": null, "objective": selective[0] - null}
-        )
+        edited = [errors([e]) for e in (off, *off.controls(CONTROLS))]
+        own, *others = [np.log(e["high"] / clean["high"]) - np.log(e["low"] / clean["low"]) for e in edited]
+        null = float(np.median(others))
+        rows.append({"block": block, "selectivity": own, "control_median": null, "objective": own - null})
     bar.close()
     return pd.DataFrame(rows)
