@@ -123,7 +123,7 @@ def test_a_full_disk_says_what_is_kept(dits, tmp_path, monkeypatch):
     assert np.array_equal(left["hidden_states"].sel(seed=0), whole["hidden_states"].sel(seed=0))
     kept = e.value.kept.data
     assert np.array_equal(kept["mean"].sel(seed=0), whole["mean"].sel(seed=0), equal_nan=True)
-    assert np.isnan(kept["mean"].sel(seed=3)).all() and dit._run is None
+    assert np.isnan(kept["mean"].sel(seed=3)).all() and dit.tracer is None
 
 
 def test_a_full_disk_on_save_leaves_the_old_store(dits, acts, tmp_path, monkeypatch):

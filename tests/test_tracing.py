@@ -115,7 +115,7 @@ def test_reads_out_of_order_are_refused(dits):
                 dit.blocks[2].gates["gate_msa"].mean()
     with pytest.raises(RuntimeError, match="outside of"):
         dit.blocks[0].image
-    assert dit._run is None
+    assert dit.tracer is None
 
 
 def test_a_kept_clone_does_not_alias_later_edits(dits):

@@ -25,6 +25,7 @@ from dg_tools.generation._generate import as_list
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode, packed
+from dg_tools.models.step import Step
 from dg_tools.onestep import conditions
 from dg_tools.progress import progress_bar
 
@@ -136,7 +137,7 @@ def capture_image(
 @torch.no_grad()
 def trace_forward(dit: DiT, recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]) -> None:
     """One traced forward at one noise level, recorded as step `index`."""
-    from dg_tools.models.tracing import Step, forward_tracer
+    from dg_tools.models.tracing import forward_tracer
 
     hidden = inputs["hidden_states"]
     timestep = torch.full((len(hidden),), sigma * dit.family.timestep_scale, device=hidden.device)

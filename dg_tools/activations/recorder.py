@@ -7,7 +7,7 @@ Its memory is steps x blocks x (channels + tokens). It reads the first call of e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from dg_tools.interventions import Disrupt
 from dg_tools.interventions.modes import targets
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
-
-if TYPE_CHECKING:  # with nnsight
-    from dg_tools.models.tracing import Step
+from dg_tools.models.step import Step
 
 INNER = {  # dimensions of each statistic after branch, step, site and stream or part
     **dict.fromkeys((*CHANNEL, "gate", "shift", "scale", "attn_write", "mlp_write"), ("channel",)),

@@ -120,6 +120,21 @@ class Family:
             for i, block in enumerate(getattr(transformer, record.path)):
                 yield (f"{record.label}.{i}" if record.label else str(i)), record, block
 
+    def check(
+        self, config: Mapping[str, Any], transformer: str, pipeline_config: Mapping[str, Any], pipeline: str
+    ) -> None:
+        """Raise ValueError for a configuration outside of the record's scope.
+
+        Args:
+            config, pipeline_config: of the transformer and of the pipeline.
+            transformer, pipeline: what the message calls them.
+        """
+        parts = ((config, self.config, transformer), (pipeline_config, self.pipeline_config, pipeline))
+        for part, facts, name in parts:
+            for key, value in facts:
+                if (actual := part.get(key, value)) != value:
+                    raise ValueError(f"family {self.name!r} is about {key}={value!r}; this {name} has {actual!r}")
+
     def width(self, transformer: Any) -> int:
         """Channels of the residual stream."""
         return transformer.config.num_attention_heads * transformer.config.attention_head_dim

@@ -182,7 +182,7 @@ class GuidedForward:
     @property
     def alone(self) -> bool:
         """Whether nothing else acts on the blocks, or reads them, and expects the pipeline's own rows."""
-        return self.dit._run is None and not foreign_hooks(self.dit.transformer, self.dit.family)
+        return self.dit.tracer is None and not foreign_hooks(self.dit.transformer, self.dit.family)
 
     def both(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, Prediction]:
         """The prediction of all rows, and that of the conditional rows disrupted where this step needs it."""

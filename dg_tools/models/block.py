@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from dg_tools.families import BlockList, bind
+from dg_tools.families import BlockList, Family, bind
 
-if TYPE_CHECKING:
-    from dg_tools.models.dit import DiT
+if TYPE_CHECKING:  # nnsight is imported on first use
+    from nnsight import NNsight
+    from nnsight.intervention.tracer import InterleavingTracer
+
+
+class Model(Protocol):
+    """What blocks and traces ask of the DiT that they belong to."""
+
+    pipeline: Any
+    transformer: Any
+    family: Family
+    width: int
+    blocks: list[Block]
+    tracer: InterleavingTracer | None
+
+    @property
+    def nnsight(self) -> NNsight: ...
+
+    def running(self) -> AbstractContextManager[None]: ...
+
+    def first_index(self, record: BlockList) -> int: ...
+
+    def guard(self, index: int, rank: int, what: str) -> None: ...
+
+    def image_tokens_now(self) -> int: ...
 
 
 class Block:
@@ -22,8 +46,12 @@ class Block:
         record: the family's record of this block list.
     """
 
-    def __init__(self, dit: DiT, index: int, name: str, record: BlockList, module: torch.nn.Module) -> None:
-        self.dit, self.index, self.name, self.record, self.module = dit, index, name, record, module
+    def __init__(self, dit: Model, index: int, name: str, record: BlockList, module: torch.nn.Module) -> None:
+        self.dit = dit
+        self.index = index
+        self.name = name
+        self.record = record
+        self.module = module
 
     def __repr__(self) -> str:
         return f"Block({self.index}, site {self.name!r}, {type(self.module).__name__})"

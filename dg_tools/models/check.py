@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 
@@ -10,13 +11,28 @@ from dg_tools.families import Family
 from dg_tools.models.block import part_of
 
 
+def check_pipeline(pipeline: Any) -> None:
+    """Raise ValueError for a pipeline without a transformer, or with two."""
+    if getattr(pipeline, "transformer", None) is None:
+        parts = ", ".join(sorted(pipeline.components))
+        raise ValueError(
+            f"{type(pipeline).__name__} has no transformer (it has: {parts}); dg_tools works on diffusion "
+            "transformers, not on U-Nets"
+        )
+    if getattr(pipeline, "transformer_2", None) is not None:
+        raise ValueError(
+            f"this {type(pipeline).__name__} hands over to a second transformer within a run; dg_tools looks into "
+            "one only"
+        )
+
+
 def check_not_compiled(transformer: torch.nn.Module) -> None:
     """Raise ValueError for a compiled transformer, or one with compiled blocks."""
     parts = [transformer, *transformer.modules()]
     if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in parts):
         raise ValueError(
-            "this transformer is compiled: torch traces a module's hooks when it compiles it and skips those that come "
-            "later without a word, so that captures and edits would do nothing. Use dg_tools before compiling, or load "
+            "this transformer is compiled: torch.compile ignores hooks added after compilation, so that captures and "
+            "edits would do nothing. Use dg_tools before compiling, or load "
             "the pipeline without torch.compile"
         )
 

@@ -136,10 +136,7 @@ def is_model(folder: Path) -> bool:
 
 def check_facts(family: Family, config: dict[str, Any], index: dict[str, Any]) -> None:
     """Raise ValueError for a configuration that the record is not about."""
-    for part, of in ((config, family.config), (index, family.pipeline_config)):
-        for name, value in of:
-            if part.get(name, value) != value:
-                raise ValueError(f"family {family.name!r} is about {name}={value!r}; this model has {part[name]!r}")
+    family.check(config, "model", index, "model")
     if index.get("transformer_2", [None, None])[1]:
         raise ValueError("this pipeline hands over to a second transformer within a run; dg_tools looks into one only")
 

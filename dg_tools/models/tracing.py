@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from nnsight import NNsight
@@ -18,11 +18,9 @@ from nnsight.intervention.eproperty import eproperty
 from nnsight.intervention.tracer import InterleavingTracer
 
 from dg_tools.families import BlockList, Stream, bind
-from dg_tools.forward.call import Branch, Call
 from dg_tools.forward.clock import Clock
-
-if TYPE_CHECKING:
-    from dg_tools.models.dit import DiT
+from dg_tools.models.block import Model
+from dg_tools.models.step import Step
 
 
 class PipelineModule(torch.nn.Module):
@@ -44,8 +42,8 @@ def block_envoy(record: BlockList, image_tokens: Callable[[], int]) -> type[Envo
     """An Envoy class with `.image` and `.text` views of what a block returns, written back whole."""
 
     def get(raw: Any, stream: Stream) -> torch.Tensor | None:
-        found = record.get(raw, stream, image_tokens())
-        return None if found is None else found.clone()
+        hidden = record.get(raw, stream, image_tokens())
+        return None if hidden is None else hidden.clone()
 
     def put(raw: Any, stream: Stream, value: Any) -> Any:
         return record.put(raw, stream, value, image_tokens())
@@ -78,7 +76,7 @@ def block_envoy(record: BlockList, image_tokens: Callable[[], int]) -> type[Envo
     return BlockEnvoy
 
 
-def wrap(dit: DiT) -> NNsight:
+def wrap(dit: Model) -> NNsight:
     """The pipeline as an nnsight model with block views.
 
     Raises:
@@ -99,34 +97,10 @@ def unwrap(model: NNsight) -> None:
             module.__dict__.pop(name, None)
 
 
-class Step(int):
-    """A denoising step from `run.steps`: its index, with `.sigma`, `.timestep`, `.branch`, `.cond`, `.uncond`."""
-
-    sigma: float
-    timestep: float
-    branch: Branch
-    cond: slice
-    uncond: slice
-    call: Call
-    absent: frozenset[int]
-
-    @classmethod
-    def of(cls, index: int, call: Call, absent: frozenset[int] = frozenset()) -> Step:
-        """A step from the call that it is; `absent` blocks do not run in it."""
-        step = cls(index)
-        step.sigma, step.timestep, step.branch = call.sigma, call.timestep, call.branch
-        step.cond, step.uncond, step.call, step.absent = call.cond, call.uncond, call, absent
-        return step
-
-    def visits(self, block: Any) -> bool:
-        """Whether this call runs a block: skip-layer guidance and a disrupted pass leave some out."""
-        return block.index not in self.absent
-
-
 class GuardedTracer(InterleavingTracer):
     """An nnsight tracer that refuses reads out of execution order, and holds the model's lock."""
 
-    def __init__(self, dit: DiT, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, dit: Model, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.dit = dit
         self.image_tokens = 0
@@ -158,17 +132,17 @@ class GuardedTracer(InterleavingTracer):
         with self.dit.running(), warnings.catch_warnings():
             # the loop over steps is open-ended on purpose: it ends with the run
             warnings.filterwarnings("ignore", message=".*was never reached.*")
-            self.dit._run = self
+            self.dit.tracer = self
             try:
                 return super().__exit__(*exception)
             finally:
-                self.dit._run = None
+                self.dit.tracer = None
 
 
 class RunTracer(GuardedTracer):
     """The tracer of a sampling run, which knows steps from timesteps."""
 
-    def __init__(self, dit: DiT, guided: bool, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, dit: Model, guided: bool, *args: Any, **kwargs: Any) -> None:
         self._aside = False  # whether a callback of the caller's is running, which may call the transformer
         callback = kwargs.get("callback_on_step_end")
         if callback is not None:
@@ -233,7 +207,7 @@ class RunTracer(GuardedTracer):
                 return
 
 
-def forward_tracer(dit: DiT) -> Any:
+def forward_tracer(dit: Model) -> Callable[..., GuardedTracer]:
     """A trace of one forward of the transformer alone, for inputs of one's own: `forward_tracer(dit)(**inputs)`."""
     return lambda **inputs: dit.nnsight.transformer.trace(
         tracer_cls=lambda *a, **k: GuardedTracer(dit, *a, **k), **inputs

@@ -1,0 +1,92 @@
+"""The arguments of one call of a DiT's pipeline, checked before it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dg_tools.models.sizes import Sizes
+
+
+class Arguments(Sizes):
+    """What a DiT's pipeline is called with."""
+
+    def arguments(
+        self,
+        prompt: str | int | list[str] | list[int],
+        *,
+        seed: int | list[int] | torch.Generator = 0,
+        steps: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float = 1.0,
+        negative_prompt: str | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Arguments of one call of the pipeline; `guidance_scale` is the usual CFG scale s (1 = off).
+
+        A `prompt` of a class-conditional pipeline is a class number, or a name that the pipeline knows it by.
+
+        Raises:
+            ValueError: a size, a count of steps, a prompt or a negative prompt that the pipeline cannot take.
+        """
+        height, width = self.size(height, width)
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps={steps} asked for; at least 1 is needed")
+        single = isinstance(prompt, str | int)
+        count = 1 if single else len(prompt)  # type: ignore[arg-type]
+        if count == 0:
+            raise ValueError("no prompt: pass a string or a list with at least one")
+        generators = seed if isinstance(seed, torch.Generator) else generators_of(seed, count)
+        words = {self.family.prompt: self.prompts(prompt)}
+        random = {"generator": generators[0] if single and isinstance(generators, list) else generators}
+        call = {**self.family.call, **self.call, **words, **random}
+        if "height" in self.takes:
+            call |= {"height": height, "width": width}
+        if steps is not None:
+            call["num_inference_steps"] = steps
+        call[self.family.guidance_argument] = guidance_scale
+        if negative_prompt and not self.family.negative_prompt:
+            raise ValueError(f"{type(self.pipeline).__name__} takes no negative_prompt: leave it out")
+        if guidance_scale > 1 and self.family.negative_prompt:
+            call["negative_prompt"] = (negative_prompt or "") if single else [negative_prompt or ""] * count
+        self.check_call(kwargs)
+        return {**call, **kwargs}
+
+    def prompts(self, prompt: Any) -> Any:
+        """Prompts as the pipeline takes them: words, or a list of class numbers.
+
+        Raises:
+            ValueError: no class of that number, or none of that name.
+        """
+        if self.family.prompt == "prompt":
+            return prompt
+        labels = getattr(self.pipeline, "labels", {})
+        count = self.transformer.config[self.family.class_count]
+        names = f"and {len(labels)} names, such as {next(iter(labels))!r}" if labels else "and it knows no names"
+        numbers = []
+        for one in prompt if isinstance(prompt, list | tuple | range) else [prompt]:
+            number = labels.get(one) if isinstance(one, str) else one
+            if number is None or not 0 <= number < count:
+                raise ValueError(f"class {one!r} asked for; there are 0 to {count - 1}, {names}")
+            numbers.append(int(number))
+        return numbers
+
+    def check_call(self, kwargs: dict[str, Any]) -> None:
+        """Raise ValueError for an argument that this toolkit needs to be otherwise."""
+        for name, value in self.family.call.items():
+            if kwargs.get(name, value) != value:
+                raise ValueError(f"{name}={kwargs[name]!r} asked for; with family {self.family.name!r} it is {value!r}")
+
+
+def generators_of(seed: int | list[int], count: int) -> list[torch.Generator]:
+    """One generator for each of `count` prompts.
+
+    Raises:
+        ValueError: another number of seeds.
+    """
+    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} prompts: pass one seed, or one for each prompt")
+    return [torch.Generator("cpu").manual_seed(s) for s in seeds]

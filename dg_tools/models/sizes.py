@@ -1,0 +1,131 @@
+"""Sizes of a DiT's pictures, latents and image tokens, and which tokens a region of a picture holds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dg_tools.families import Family
+
+
+class Sizes:
+    """What a DiT says of sizes.
+
+    Attributes:
+        pipeline: the diffusers pipeline.
+        transformer: its transformer.
+        family: the family record.
+        call: arguments that the model card asks to pass in every pipeline call.
+    """
+
+    pipeline: Any
+    transformer: Any
+    family: Family
+    call: dict[str, Any]
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Pixels along one side of an image token."""
+        return self.vae_scale_factor * self.family.patch(self.transformer)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels along one side of a latent pixel."""
+        for name in ("vae_scale_factor", "vae_scale_factor_spatial"):
+            if hasattr(self.pipeline, name):
+                return getattr(self.pipeline, name)
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    def picture_size(self, latents: torch.Tensor) -> tuple[int, int]:
+        """Height and width in pixels of the picture that latents (N, C, h, w) are decoded to."""
+        height, width = latents.shape[-2:]
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
+
+    @property
+    def takes(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the pipeline's call, by name."""
+        return inspect.signature(self.pipeline.__call__).parameters
+
+    def default_side(self, which: str) -> int:
+        """The default height or width in pixels: the model card's, else the pipeline's."""
+        stated = self.call.get(which) or (self.takes[which].default if which in self.takes else None)
+        if stated:
+            return stated
+        size: int = getattr(self.pipeline, "default_sample_size", 0) or self.transformer.config.sample_size
+        return size * self.vae_scale_factor
+
+    def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Height and width in pixels, the model card's or the pipeline's default where None.
+
+        Raises:
+            ValueError: no multiple of the token size, more tokens than the position table holds, or another size than
+                the only one that the pipeline makes.
+        """
+        defaults = self.default_side("height"), self.default_side("width")
+        height, width = height or defaults[0], width or defaults[1]
+        if "height" not in self.takes and (height, width) != defaults:
+            raise ValueError(
+                f"size {height} x {width} asked for; {type(self.pipeline).__name__} makes {defaults[0]} x "
+                f"{defaults[1]} only: leave height and width out"
+            )
+        step = self.pixels_per_token
+        if height % step or width % step or height < step or width < step:
+            raise ValueError(
+                f"size {height} x {width} asked for; both sides must be multiples of {step} pixels (one image token), "
+                f"such as {max(step, height // step * step)} x {max(step, width // step * step)}"
+            )
+        most = self.family.most_tokens(self.transformer)
+        if most and max(height, width) > most * step:
+            raise ValueError(f"size {height} x {width} asked for; this transformer's positions end at {most * step}")
+        return height, width
+
+    def grid(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Image tokens as (rows, columns); token y * columns + x is the patch at (y, x)."""
+        height, width = self.size(height, width)
+        return height // self.pixels_per_token, width // self.pixels_per_token
+
+    def tokens(
+        self,
+        boxes: Sequence[tuple[float, float, float, float]] = (),
+        mask: torch.Tensor | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> list[int]:
+        """Image tokens of a region, for `Disrupt(tokens=...)`: those that lie at least half inside it.
+
+        Args:
+            boxes: (left, top, right, bottom) in pixels of the picture; several are joined.
+            mask: (height, width), larger than 0.5 inside; joined with the boxes.
+            height, width: of the picture; the pipeline's default where None.
+
+        Raises:
+            ValueError: a box outside the picture, a mask of another size, or a region that holds no token.
+        """
+        height, width = self.size(height, width)
+        inside = torch.zeros(height, width)
+        for left, top, right, bottom in boxes:
+            if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+                raise ValueError(
+                    f"box ({left}, {top}, {right}, {bottom}) asked for; (left, top, right, bottom) must lie within "
+                    f"(0, 0, {width}, {height})"
+                )
+            inside[round(top) : round(bottom), round(left) : round(right)] = 1
+        if mask is not None:
+            if tuple(mask.shape) != (height, width):
+                raise ValueError(f"the mask is {tuple(mask.shape)}; the picture is ({height}, {width})")
+            inside[mask > 0.5] = 1
+        side = self.pixels_per_token
+        share = torch.nn.functional.avg_pool2d(inside[None, None], side).flatten()
+        tokens = (share >= 0.5).nonzero().flatten().tolist()
+        if not tokens:
+            raise ValueError(f"this region holds no image token: tokens are {side} x {side} pixels")
+        return tokens
+
+    @property
+    def default_steps(self) -> int:
+        """Denoising steps of the pipeline's own call."""
+        return self.takes["num_inference_steps"].default
