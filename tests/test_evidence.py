@@ -70,12 +70,12 @@ def test_the_tables_have_a_column_for_every_shipped_model(chain):
     places, _ = chain
     parts = report.load_all(places.results)["toy"]
     other = [replace(o, control="none: another", null=()) for o in parts["detail"].outcomes]
-    results = {"toy": parts, "twin": {**parts, "detail": replace(parts["detail"], outcomes=other)}}
+    results = {"toy": parts, "other": {**parts, "detail": replace(parts["detail"], outcomes=other)}}
     text = report.page_text(results, places.figures, places.page, places.seeds)
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table[0]
-    claims = [table for table in tables if table[0] == "|  | claim | experiment | `toy` | `twin` |"]
+    claims = [table for table in tables if table[0] == "|  | claim | experiment | `toy` | `other` |"]
     rows = {claim.text: row for claim, row in zip(CLAIMS, [r for t in claims for r in t[2:]], strict=True)}
     assert "<br>Controls: as many of the channels nearest in energy. | " in rows["They have one sign."]
     assert rows["They have one sign."].split(" | ")[3] + " |" == rows["They have one sign."].split(" | ")[4]
