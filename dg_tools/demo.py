@@ -32,6 +32,7 @@ from dg_tools.metrics import bootstrap_interval, describe
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, pictures, spatial
+from dg_tools.paths import check_folder
 from dg_tools.progress import progress_bar
 
 PROMPTS = ("red apple on blue", "penguin on yellow", "strawberry on white", "owl on teal")
@@ -83,8 +84,7 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
         NotADirectoryError: `out` is a file.
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file; pass a folder for the pictures")
+    check_folder(out, "pass a folder for the pictures")
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out)
     dit = load(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -209,6 +210,25 @@ def test_help_has_examples_and_every_line_shown_parses():
     for line in shown:
         _, name, *arguments = shlex.split(line, comments=True)
         group.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", ["", "capture", "compare", "demo", "find", "generate", "info", "sweep"])
+def test_a_help_page_as_it_is_shown(command, width):
+    """Sentences wrap where the page ends and nowhere else, lines of examples are whole, and nothing else is printed."""
+    group = typer.main.get_command(cli.app)
+    assert {"", *group.commands} == {"", "capture", "compare", "demo", "find", "generate", "info", "sweep"}
+    shown = runner.invoke(cli.app, [*filter(None, [command]), "--help"], env={"COLUMNS": str(width)})
+    page = re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout)
+    assert shown.exit_code == 0 and "\\b" not in page and "\b" not in page
+    lines = [line.removeprefix(" ").rstrip() for line in page.split("╭")[0].splitlines()]
+    assert max(map(len, lines)) < width
+    for line, after in itertools.pairwise(lines):
+        if line and after and not line.endswith(":") and not line.startswith(" ") and not after.startswith(" "):
+            assert len(line) + 1 + len(after.split()[0]) > width - 2, f"{line!r} ends before the page does"
+    text = group.commands[command].help if command else group.help
+    for line in text.splitlines():
+        assert not line.startswith(" ") or line in lines, f"{line!r} is broken"
 
 
 def test_the_module_runs_too():

@@ -14,6 +14,7 @@ from test_cli import called
 
 import dg_tools as dg
 from dg_tools.generation.recipes import again, read_picture, recipe
+from dg_tools.guidance.baselines.registry import BASELINES
 
 QUICK = ["--steps", "3"]
 EVERY = ["PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar"]
@@ -74,9 +75,7 @@ def test_the_table_has_a_column_a_guidance(tmp_path, loaded, monkeypatch, capsys
 @pytest.mark.parametrize("name", EVERY)
 def test_every_baseline_is_made_again_by_its_recipe(name, dits):
     dit = dits("sd3")
-    from dg_tools.cli.compare import guider
-
-    guidance = guider(name, 2.0, 0.3, [2])
+    guidance = BASELINES[name].guider(2.0, 0.3, blocks=[2])
     made = dg.generate(dit, "owl", seed=1, steps=2, guidance=guidance, progress=False, **tiny.SIZE)
     by = json.loads(json.dumps(recipe(dit, made.settings[0], guidance)))
     once = again(dit, by)
@@ -84,11 +83,11 @@ def test_every_baseline_is_made_again_by_its_recipe(name, dits):
     assert once.block_calls == made.block_calls
 
 
-def test_a_twin_is_not_kept(dits):
+def test_a_weak_model_is_not_kept(dits):
     dit = dits("sd3")
     guidance = dg.baselines.AutoGuidance(2.0, 0.3, weak_model=tiny.sd3().transformer)
     made = dg.generate(dit, "owl", steps=2, guidance=guidance, progress=False, **tiny.SIZE)
-    with pytest.raises(ValueError, match="keeps no twin"):
+    with pytest.raises(ValueError, match="keeps no weak model"):
         recipe(dit, made.settings[0], guidance)
 
 

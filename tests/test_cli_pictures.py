@@ -15,8 +15,8 @@ from test_cli import called
 from typer.testing import CliRunner
 
 import dg_tools as dg
-from dg_tools import cli
-from dg_tools.generation.recipes import KEY, again, read_picture, recipe, write_picture
+from dg_tools.generation.recipes import KEY, again, file_name, read_picture, recipe, write_picture
+from dg_tools.models.provenance import weights_hash
 
 runner = CliRunner()
 QUICK = ["--steps", "3"]
@@ -44,7 +44,7 @@ def test_a_picture_carries_its_settings_and_is_made_again(tmp_path, monkeypatch,
     assert (by["prompt"], by["seed"], by["steps"], by["height"], by["width"]) == ("red apple", 7, 3, 64, 64)
     assert by["guidance"]["name"] == "DetailGuidance" and by["guidance"]["disrupt"] == off.to_json()
     assert (by["guidance"]["guidance_scale"], by["guidance"]["detail_guidance_scale"]) == (3.0, 2.0)
-    assert by["model"] == "emoji-sd3" and by["weights"] == dg.provenance.weights_hash(dit) and by["dtype"] == "float32"
+    assert by["model"] == "emoji-sd3" and by["weights"] == weights_hash(dit) and by["dtype"] == "float32"
     assert {"torch", "diffusers", "dg_tools"} <= set(by["versions"]) and str(tmp_path) not in json.dumps(by)
     for picture in (file, out / "red-apple-seed-7-cfg-3.png"):
         code, printed, _ = called(monkeypatch, capsys, "generate", "--from", picture, "-o", out, "--json")
@@ -138,7 +138,7 @@ def test_files_that_hold_no_settings(tmp_path, monkeypatch, capsys):
     write_picture(Image.new("RGB", (8, 8)), tmp_path / "half.png", {"prompt": "owl"})
     for name, words in (
         ("nothing.png", "no picture at"),
-        ("text.png", "is no picture"),
+        ("text.png", "cannot be read as a picture"),
         ("plain.png", "holds no settings of dg_tools"),
         ("half.png", "holds settings without model, weights"),
     ):
@@ -155,6 +155,4 @@ def test_files_that_hold_no_settings(tmp_path, monkeypatch, capsys):
 def test_names_are_taken_once(tmp_path):
     files = [write_picture(Image.new("RGB", (8, 8)), tmp_path / "x.png", {"i": i}) for i in range(3)]
     assert [f.name for f in files] == ["x.png", "x-2.png", "x-3.png"]
-    assert cli.generate.name_of({"prompt": "../a/b: Überblick?", "seed": 1, "guidance": "CFG 3"}) == (
-        "a-b-überblick-seed-1-cfg-3"
-    )
+    assert file_name({"prompt": "../a/b: Überblick?", "seed": 1, "guidance": "CFG 3"}) == ("a-b-überblick-seed-1-cfg-3")

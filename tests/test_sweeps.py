@@ -33,7 +33,7 @@ from dg_tools.models.profiles import read_profile
 from dg_tools.sweeps import cells as cells_module
 from dg_tools.sweeps import open_sweep, read_config
 from dg_tools.sweeps.choose import best, scores
-from dg_tools.sweeps.config import BASELINES
+from dg_tools.sweeps.config import COMPARED
 from dg_tools.sweeps.settings import Setting, settings_of, spread
 
 ROOT = Path(__file__).parents[1]
@@ -282,8 +282,8 @@ def test_a_full_disk(settings, dit, tmp_path, monkeypatch):
         ({"window": [[0, 1]]}, ValueError, "unknown key 'window'; did you mean 'windows'"),
         ({"blocks": []}, ValueError, "blocks is empty"),
         ({"channels": [[]]}, ValueError, "channels holds an empty set"),
-        ({"seeds": ["one"]}, ValueError, "'one' is no whole number"),
-        ({"steps": "20"}, ValueError, "steps '20': '20' is no whole number"),
+        ({"seeds": ["one"]}, ValueError, "'one' is not a whole number"),
+        ({"steps": "20"}, ValueError, "steps '20': '20' is not a whole number"),
         ({"seeds": 3}, ValueError, r"seeds is 3; a list is needed, such as \[3\]"),
         ({"detail_guidance_scales": [0.5, 0.5]}, ValueError, "one is there twice"),
         ({"detail_guidance_scales": ["much"]}, ValueError, "a value of the wrong kind"),
@@ -314,7 +314,7 @@ def test_files_that_are_no_sweep(tmp_path):
     with pytest.raises(FileNotFoundError, match="no sweep file"):
         read_config(tmp_path / "nothing.yaml")
     (tmp_path / "a.yaml").write_text("folder: [")
-    with pytest.raises(ValueError, match="is no YAML"):
+    with pytest.raises(ValueError, match="is not YAML"):
         read_config(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("- 1")
     with pytest.raises(ValueError, match="holds no mapping"):
@@ -354,7 +354,7 @@ def test_the_guard_and_pictures_that_are_not_finite():
 
 def test_as_many_settings_for_every_guidance(settings, dit):
     """By count, for baselines with and without blocks and channels; each runs, and differs from no guidance."""
-    named = [b for b in BASELINES if b != "control"]
+    named = [b for b in COMPARED if b != "control"]
     config = read_config({**settings, "channels": [[3], [5]], "baselines": named, "prompts": list(WORDS)})
     tried = settings_of(config, dit)
     assert {b: sum(s.guidance == b for s in tried) for b in ("DG", *named)} == dict.fromkeys(("DG", *named), 8)

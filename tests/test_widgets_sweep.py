@@ -17,7 +17,7 @@ from PIL import Image
 import dg_tools as dg
 from dg_tools.sweeps import open_sweep, read_config
 from dg_tools.sweeps.choose import best
-from dg_tools.sweeps.config import BASELINES
+from dg_tools.sweeps.config import COMPARED
 from dg_tools.sweeps.settings import settings_of
 from dg_tools.widgets import ComparisonExplorer
 from dg_tools.widgets.sweep_code import guidance_code
@@ -129,9 +129,9 @@ def test_the_code_makes_that_picture(explorer, dit):
 
 
 def test_code_of_every_baseline(asked, dit):
-    config = read_config({**asked, "folder": "unused", "baselines": list(BASELINES), "windows": [[0.0, 1.0], [0.5, 1]]})
+    config = read_config({**asked, "folder": "unused", "baselines": list(COMPARED), "windows": [[0.0, 1.0], [0.5, 1]]})
     settings = settings_of(config, dit)
-    assert {s.guidance for s in settings} == {"cond", "DG", *BASELINES}
+    assert {s.guidance for s in settings} == {"cond", "DG", *COMPARED}
     for setting in settings:
         names = {"dg": dg}
         exec("\n".join(guidance_code(setting)), names)

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from diffusers.guiders import BaseGuidance
 
+from dg_tools._as_list import as_list
 from dg_tools.activations.raw import Stream, select_raw
 from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
@@ -19,7 +20,6 @@ from dg_tools.activations.runs import check_quantiles, combined, settings, unfin
 from dg_tools.activations.store import create_store
 from dg_tools.datasets.examples import as_items, prompt_of
 from dg_tools.forward.clock import Clock, after_each_step
-from dg_tools.generation._generate import as_list
 from dg_tools.generation.sampling import guidance_scale, windowed
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dg_tools._as_list import as_list
 from dg_tools.activations.raw import Stream, select_raw
 from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
@@ -21,7 +22,6 @@ from dg_tools.activations.runs import check_quantiles, combined, settings
 from dg_tools.activations.store import create_store
 from dg_tools.datasets.pictures import as_pictures
 from dg_tools.forward.call import Call
-from dg_tools.generation._generate import as_list
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode, packed

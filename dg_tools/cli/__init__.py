@@ -1,7 +1,7 @@
 """dg-tools: the toolkit's ways in from a shell; each command is one call of the library.
 
-One file a command. A file here is a command by being here: it decorates a function with `app.command()`, and imports
-what it needs inside of it, so that `dg-tools --help` and `dg-tools info` stay quick.
+One file per command: it decorates a function with `command` of `app.py`, and imports what it needs inside of that, so
+that `dg-tools --help` and `dg-tools info` stay quick. `options.py` holds the options that several of them share.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
 
 
 def main() -> None:
-    """Entry point: errors of ours as a sentence and exit code 1, everything else as Python shows it."""
+    """Entry point: the errors that the library raises as a sentence and exit code 1, others as a traceback."""
     try:
         app()
     except (ValueError, IndexError, KeyError, OSError, MemoryError, RuntimeError) as error:
@@ -28,6 +28,6 @@ def main() -> None:
         say(f"{type(error).__name__}: {words}")
         sys.exit(1)
     except SystemExit as end:
-        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # no command has said it
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # no command has caught it
             say("interrupted before there was anything to keep; files are as they were")
         raise

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from dg_tools.cli.app import (
-    AsJson,
-    Cfg,
-    Height,
-    Model,
-    Seeds,
-    Steps,
-    Width,
-    app,
-    at_work,
-    checked,
-    emit,
-    pairs,
-    stop,
-    warned,
-)
+from dg_tools.cli.app import at_work, command, emit, pairs, stop
+from dg_tools.cli.options import AsJson, Cfg, Height, Model, Seeds, Steps, Width, checked, warned
+from dg_tools.paths import free
+
+if TYPE_CHECKING:  # commands load torch when they are called
+    from dg_tools.activations.result import Activations
 
 
-@app.command()
+@command
 def capture(
     prompts: list[str] = typer.Argument(help="one or several"),
     out: Path = typer.Option(Path("activations.zarr"), "--out", "-o", help="store to write"),
@@ -43,7 +33,6 @@ def capture(
 
     Stopped with Ctrl-C, the runs that were finished are written.
 
-    \b
     Examples:
       dg-tools capture "red apple" "owl on teal" -o acts.zarr --steps 20
       dg-tools capture "red apple" --raw 5 --seed 0 --seed 1
@@ -51,18 +40,18 @@ def capture(
     """
     import dg_tools as dg
 
-    asked, seeds = checked(prompts, seed)
-    free_for(out, force)
+    prompts, seeds = checked(prompts, seed)
+    check_store(out, force)
     dit = dg.load(model)
-    warnings = warned(dit, asked)
+    warnings = warned(dit, prompts)
     guidance = dg.CFG(cfg) if cfg > 1 else None
     try:
         with at_work(as_json):
             acts = dg.capture(
-                dit, asked, seeds=seeds, steps=steps, height=height, width=width, guidance=guidance, raw=raw
+                dit, prompts, seeds=seeds, steps=steps, height=height, width=width, guidance=guidance, raw=raw
             )
     except KeyboardInterrupt as stopped:
-        stop(kept(getattr(stopped, "kept", None), out))
+        stop(write_finished(getattr(stopped, "kept", None), out))
     acts.save(out)
     shape = {str(k): int(v) for k, v in acts.data.sizes.items()}
     if as_json:
@@ -72,7 +61,7 @@ def capture(
     pairs({"store": out, "size": f"{acts.data.nbytes / 2**20:.1f} MiB", "holds": sizes}, title="captured")
 
 
-def free_for(out: Path, force: bool) -> None:
+def check_store(out: Path, force: bool) -> None:
     """Raise before the run where the store could not be written, or would take the place of another one."""
     from dg_tools.activations.journal import check_target
 
@@ -81,10 +70,8 @@ def free_for(out: Path, force: bool) -> None:
         raise FileExistsError(f"{out} holds activations already: pass another --out, or --force to replace them")
 
 
-def kept(acts: Any, out: Path) -> str:
-    """Write the finished runs of a capture that was stopped, beside what is there; says so."""
-    from dg_tools.generation.recipes import free
-
+def write_finished(acts: Activations | None, out: Path) -> str:
+    """Write the finished runs of a capture that was stopped, beside what is there; a sentence that says so."""
     if acts is None:
         return "no run was finished, so nothing is written" + (f"; {out} is as it was" if out.exists() else "")
     target = free(out)

@@ -3,50 +3,58 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dg_tools.cli.app import (
+from dg_tools.cli.app import at_work, command, emit, say, stop, table
+from dg_tools.cli.options import (
     AsJson,
+    Auto,
+    Block,
     Cfg,
+    Channels,
     Device,
     Height,
     Model,
     Seeds,
     Steps,
     Width,
-    app,
-    at_work,
     checked,
-    emit,
-    say,
-    stop,
-    table,
+    disruption,
     usable,
     warned,
 )
-from dg_tools.cli.generate import disruption, name_of
+from dg_tools.guidance.baselines.registry import BASELINES, IN_BLOCKS, RIVALS
+from dg_tools.paths import check_folder, free
+
+if TYPE_CHECKING:  # commands load torch when they are called
+    from diffusers.guiders import BaseGuidance
+
+    from dg_tools.generation._compare import Comparison
+    from dg_tools.models.dit import DiT
 
 COSTS = ("block_calls", "forwards", "seconds")
 
 
-@app.command()
+@command
 def compare(
     prompts: list[str] = typer.Argument(help="one or several"),
     out: Path = typer.Option(Path("comparison"), "--out", "-o", help="folder for pictures, grid and table"),
     model: str = Model,
     seed: list[str] = Seeds,
-    seeds: int = typer.Option(None, "--seeds", min=1, help="so many seeds, from 0 up, instead of --seed"),
+    seeds: int = typer.Option(None, "--seeds", min=1, help="number of seeds, from 0 up, instead of --seed"),
     steps: int = Steps,
     cfg: float = Cfg,
     dg: float = typer.Option(0.0, "--dg", min=0, help="DG weight w; 0 is off"),
-    channel: list[int] = typer.Option([], help="channel that DG disrupts; may be repeated; the profile's if left out"),
-    block: int = typer.Option(None, help="block that DG disrupts; the profile's if left out"),
-    auto: bool = typer.Option(False, "--auto", help="have DG's channels and block detected and chosen"),
+    channel: list[int] = Channels,
+    block: int = Block,
+    auto: bool = Auto,
     rivals: list[str] = typer.Option([], "--with", help="one of dg.baselines, such as PAG; may be repeated"),
-    weight: float = typer.Option(0.5, "--weight", min=0, help="w of those with a worse twin"),
-    at: list[int] = typer.Option([], "--at", help="block that PAG, SLG, SEG perturb; may be repeated; the middle one"),
+    weight: float = typer.Option(0.5, "--weight", min=0, help="w of the baselines that have one"),
+    at: list[int] = typer.Option(
+        [], "--at", help=f"block that {', '.join(IN_BLOCKS)} perturb; may be repeated; the middle one if left out"
+    ),
     height: int = Height,
     width: int = Width,
     device: str = Device,
@@ -58,84 +66,72 @@ def compare(
     that `dg-tools generate --from` makes it again. Metrics against reference pictures need an embedded model and whole
     captions. No file is replaced. Stopped with Ctrl-C, the finished pictures are there.
 
-    \\b
     Examples:
-      dg-tools compare "red apple" "owl on teal" --cfg 3 --dg 0.5 --with PAG --with SLG --seeds 2 --steps 20 -o out/
-      dg-tools compare "red apple, flat on blue" --cfg 3 --with APG --with CFGZeroStar --json
-      dg-tools compare "red apple" --dg 1 --channel 676 --block 10 --with SEG --at 12 -m path/to/model
+      dg-tools compare "red apple" "owl on teal" --cfg 3 --dg 0.5 --seeds 2
+      dg-tools compare "red apple, flat on blue" --cfg 3 --with APG --with PAG
+      dg-tools compare "red apple" --dg 1 --channel 676 --block 10 -m my/model
+      dg-tools compare "red apple" --with PAG --with SEG --at 5 --at 6 --json
     """
-    asked, numbers = checked(prompts, seed)
+    prompts, numbers = checked(prompts, seed)
     if seeds is not None:
         if seed != ["0"]:
             raise typer.BadParameter("--seed names seeds and --seeds counts them: pass one of the two")
         numbers = list(range(seeds))
-    wanted = known_rivals(rivals)
-    if cfg == 1 and not dg and not wanted:
+    names = known_rivals(rivals)
+    if cfg == 1 and not dg and not names:
         raise typer.BadParameter("nothing to compare with the plain picture: pass --cfg 3, --dg 0.5 or --with PAG")
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file; pass a folder for the pictures")
+    check_folder(out, "pass a folder for the pictures")
     import dg_tools
+    from dg_tools.generation.recipes import write_pictures
 
     dit = dg_tools.load(model, device=usable(device))
-    warnings = warned(dit, asked)
-    guidances: list[Any] = [None, *([dg_tools.CFG(cfg)] if cfg > 1 else [])]
+    warnings = warned(dit, prompts)
+    guidances: list[BaseGuidance | None] = [None, *([dg_tools.CFG(cfg)] if cfg > 1 else [])]
     if dg:
-        what = "auto" if auto else disruption(dit, channel, block)
+        disrupt = "auto" if auto else disruption(dit, channel, block)
         with at_work(as_json):
-            call = {"steps": steps, "height": height, "width": width}
-            guidances.append(dg_tools.DetailGuidance(cfg, dg, what).resolved(dit, **call))
-    guidances += [guider(name, cfg, weight, at or [len(dit.blocks) // 2]) for name in wanted]
-    items, remark = with_references(dit, asked, (height, width))
+            call: dict[str, Any] = {"steps": steps, "height": height, "width": width}
+            guidances.append(dg_tools.DetailGuidance(cfg, dg, disrupt).resolved(dit, **call))
+    guidances += [BASELINES[name].guider(cfg, weight, blocks=at or [len(dit.blocks) // 2]) for name in names]
+    items, remark = with_references(dit, prompts, (height, width))
     say(remark)
     try:
         with at_work(as_json):
-            made = dg_tools.compare(dit, items, guidances, numbers, steps=steps, height=height, width=width)
+            comparison = dg_tools.compare(dit, items, guidances, numbers, steps=steps, height=height, width=width)
     except KeyboardInterrupt as stopped:
         finished = getattr(stopped, "kept", None)
-        files = [] if finished is None else written(dit, finished, guidances, out)
-        names = ", ".join(map(str, files)) or "nothing"
-        stop(f"kept {len(files)} of {len(asked) * len(numbers) * len(guidances)} pictures: {names}; no grid, no table")
-    report = {**made.to_json(), **kept(dit, made, guidances, out), "note": remark, "warnings": warnings}
+        files = [] if finished is None else [file for file, _ in write_pictures(dit, finished, guidances, out)]
+        words = ", ".join(map(str, files)) or "nothing"
+        planned = len(prompts) * len(numbers) * len(guidances)
+        stop(f"kept {len(files)} of {planned} pictures: {words}; no grid, no table")
+    report = {**comparison.to_json(), **write_all(dit, comparison, guidances, out), "note": remark}
+    report["warnings"] = warnings
     if as_json:
         emit(report)
         return
-    each = len(made.images) // len(guidances)
+    each = len(comparison.images) // len(guidances)
     over = f"mean over {each} pictures each" if each > 1 else "one picture each"
-    table(by_guidance(made, report["units"]), title=f"{over}, from the same noise")
+    table(by_guidance(comparison, report["units"]), title=f"{over}, from the same noise")
     print(f"side by side: {report['grid']}\npicture by picture: {report['table']}")
 
 
-def known_rivals(asked: list[str]) -> list[str]:
+def known_rivals(names: list[str]) -> list[str]:
     """Baselines by name, capital letters or not.
 
     Raises:
         typer.BadParameter: an unknown name, or one twice.
     """
-    from dg_tools.generation.recipes import GUIDANCES
-
-    known = {name.lower(): name for name in GUIDANCES if name not in ("CFG", "DetailGuidance")}
-    for name in asked:
+    known = {name.lower(): name for name in RIVALS}
+    for name in names:
         if name.lower() not in known:
-            raise typer.BadParameter(f"--with {name}: there is no such baseline; known: {', '.join(known.values())}")
-    found = [known[name.lower()] for name in asked]
-    if len(set(found)) < len(found):
-        raise typer.BadParameter(f"--with {' --with '.join(asked)}: each baseline once")
-    return found
+            raise typer.BadParameter(f"--with {name}: there is no such baseline; known: {', '.join(RIVALS)}")
+    rivals = [known[name.lower()] for name in names]
+    if len(set(rivals)) < len(rivals):
+        raise typer.BadParameter(f"--with {' --with '.join(names)}: each baseline once")
+    return rivals
 
 
-def guider(name: str, cfg: float, weight: float, blocks: list[int]) -> Any:
-    """One baseline: in blocks, with a weight, or another sum of CFG's two predictions."""
-    from dg_tools.guidance import baselines
-    from dg_tools.guidance.baselines.combined import Combined
-    from dg_tools.guidance.baselines.perturbed import InBlocks
-
-    kind = getattr(baselines, name)
-    if issubclass(kind, Combined):
-        return kind(cfg)
-    return kind(cfg, weight, blocks=blocks) if issubclass(kind, InBlocks) else kind(cfg, weight)
-
-
-def with_references(dit: Any, prompts: list[str], size: tuple[int | None, int | None]) -> tuple[list[Any], str]:
+def with_references(dit: DiT, prompts: list[str], size: tuple[int | None, int | None]) -> tuple[list[Any], str]:
     """Each prompt with its reference picture where all have one; else as they are. And a sentence that says which."""
     from dg_tools.datasets.references import references
 
@@ -146,43 +142,31 @@ def with_references(dit: Any, prompts: list[str], size: tuple[int | None, int | 
         return list(prompts), f"note: this model has no reference pictures; {plain}"
     if any(side not in (None, known.size) for side in size):
         return list(prompts), f"note: reference pictures are {known.size} x {known.size} pixels; {plain}"
-    found = [(prompt, known.named(prompt)) for prompt in prompts]
-    if missing := [prompt for prompt, reference in found if reference is None]:
+    references_of = [(prompt, known.named(prompt)) for prompt in prompts]
+    if missing := [prompt for prompt, reference in references_of if reference is None]:
         return list(prompts), (
             f"note: no one picture is the truth for {', '.join(map(repr, missing))}, since name, style and background "
             f"are not all said (red apple, flat on blue); {plain}"
         )
-    pairs = [(prompt, known.picture(reference)) for prompt, reference in found if reference is not None]
+    pairs = [(prompt, known.picture(reference)) for prompt, reference in references_of if reference is not None]
     return pairs, "note: metrics are against the reference picture of each caption"
 
 
-def written(dit: Any, made: Any, guidances: list[Any], out: Path) -> list[Path]:
-    """Write each picture with its settings; where they are."""
-    from dg_tools.generation.recipes import recipe, write_picture
-
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for i, (image, settings) in enumerate(zip(made.images, made.settings, strict=True)):
-        by = recipe(dit, settings, guidances[i % len(guidances)])
-        files.append(write_picture(image, out / f"{name_of(settings)}.png", by))
-    return files
-
-
-def kept(dit: Any, made: Any, guidances: list[Any], out: Path) -> dict[str, Any]:
-    """Write pictures, grid and table; where they are, and the rows with each picture's file."""
+def write_all(dit: DiT, comparison: Comparison, guidances: list[BaseGuidance | None], out: Path) -> dict[str, Any]:
+    """Write pictures, grid and table; where they are, and the rows with the file of each picture."""
     import pandas as pd
 
-    from dg_tools.generation.recipes import free
+    from dg_tools.generation.recipes import write_pictures
 
-    files = written(dit, made, guidances, out)
-    rows = [{**row, "file": file.name} for row, file in zip(made.to_json()["rows"], files, strict=True)]
+    files = [file.name for file, _ in write_pictures(dit, comparison, guidances, out)]
+    rows = [{**row, "file": file} for row, file in zip(comparison.to_json()["rows"], files, strict=True)]
     grid, csv = free(out / "comparison.png"), free(out / "comparison.csv")
-    made.grid(metric=None if made.references is None else "high_correlation").savefig(grid, dpi=150)
+    comparison.grid(metric=None if comparison.references is None else "high_correlation").savefig(grid, dpi=150)
     pd.DataFrame(rows).to_csv(csv, index=False)
     return {"rows": rows, "grid": grid, "table": csv}
 
 
-def by_guidance(made: Any, units: dict[str, str]) -> list[dict[str, Any]]:
-    """A row a cost or metric, a column a guidance."""
-    means = made.table.groupby("guidance", sort=False)[[*COSTS, *units]].mean()
+def by_guidance(comparison: Comparison, units: dict[str, str]) -> list[dict[str, Any]]:
+    """One row per cost or metric, one column per guidance."""
+    means = comparison.table.groupby("guidance", sort=False)[[*COSTS, *units]].mean()
     return [{"": name.replace("_", " "), "unit": units.get(name, ""), **means[name].to_dict()} for name in means]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import typer
 
-from dg_tools.cli.app import AsJson, Model, app, at_work, emit, stop
+from dg_tools.cli.app import at_work, command, emit, stop
+from dg_tools.cli.options import AsJson, Model
 
 
-@app.command()
+@command
 def demo(
     out: Path = typer.Option(Path("demo"), "--out", "-o", help="folder for pictures and summary.json"),
     model: str = Model,
@@ -17,7 +18,8 @@ def demo(
 ) -> None:
     """Detect, look, switch off, guide, measure: pictures and summary.json.
 
-    \b
+    Everything is written to the folder of --out; what was measured is printed too.
+
     Examples:
       dg-tools demo
       dg-tools demo -o out/ --model path/to/model

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from dg_tools.cli.app import AsJson, Seeds, Steps, app, at_work, checked, emit, say, stop, table, warned
+from dg_tools.cli.app import at_work, command, emit, say, stop, table
+from dg_tools.cli.options import AsJson, Seeds, Steps, checked, warned
+
+if TYPE_CHECKING:  # commands load torch when they are called
+    from dg_tools.activations.result import Activations
+    from dg_tools.massive import Massive
+    from dg_tools.models.dit import DiT
 
 SHOWN = ("block", "site", "channel", "ratio", "sign", "coverage", "variation", "energy_share", "stability", "massive")
 
 
-@app.command()
+@command
 def find(
     target: str = typer.Argument("", help="store that `capture` wrote, or a model: embedded name, folder, Hub id"),
     rule: str = typer.Option("constant", help="constant, outlier, sun or top"),
@@ -24,11 +30,12 @@ def find(
 ) -> None:
     """Massive channels of stored activations, or of a model (which is captured first, on four prompts).
 
-    \b
+    Stopped with Ctrl-C, the channels of the finished runs are printed.
+
     Examples:
       dg-tools find acts.zarr
       dg-tools find emoji-sd3 --steps 10
-      dg-tools find path/to/model -p "a red apple" -p "an owl" --rule outlier --json
+      dg-tools find path/to/model -p "a red apple" -p "an owl" --json
     """
     import dg_tools as dg
 
@@ -36,29 +43,29 @@ def find(
     if store is not None and (store / ".zgroup").is_file():
         acts, warnings = dg.open_activations(store), []
     else:
-        asked, seeds = checked(prompt, seed)
+        prompts, seeds = checked(prompt, seed)
         dit = model_of(target)
-        if not asked:
+        if not prompts:
             from dg_tools.demo import DETECTION
 
-            asked = list(DETECTION)
-        warnings = warned(dit, asked)
+            prompts = list(DETECTION)
+        warnings = warned(dit, prompts)
         try:
             with at_work(as_json):
-                acts = dg.capture(dit, asked, seeds=seeds, steps=steps)
+                acts = dg.capture(dit, prompts, seeds=seeds, steps=steps)
         except KeyboardInterrupt as stopped:
-            kept = getattr(stopped, "kept", None)
-            if kept is None:
+            finished: Activations | None = getattr(stopped, "kept", None)
+            if finished is None:
                 stop("no run was finished, so there is nothing to search")
-            result(finished_runs(kept, rule, stream), warnings, as_json)
+            print_massive(finished_runs(finished, rule, stream), warnings, as_json)
             stop("this is of the finished runs only")
     if not acts.data.attrs.get("finished", True):
         say("warning: these activations are of a run that was stopped: what follows is of its finished part")
-    result(finished_runs(acts, rule, stream), warnings, as_json)
+    print_massive(finished_runs(acts, rule, stream), warnings, as_json)
 
 
-def model_of(target: str) -> Any:
-    """The model that was asked for.
+def model_of(target: str) -> DiT:
+    """The model of this name.
 
     Raises:
         FileNotFoundError: neither activations nor a model, with what each would be.
@@ -73,7 +80,7 @@ def model_of(target: str) -> Any:
         ) from None
 
 
-def finished_runs(acts: Any, rule: str, stream: str) -> Any:
+def finished_runs(acts: Activations, rule: str, stream: str) -> Massive:
     """`find_massive` on the runs that are there: a stopped capture has NaN in place of the others."""
     import dg_tools as dg
 
@@ -86,12 +93,13 @@ def finished_runs(acts: Any, rule: str, stream: str) -> Any:
     return dg.find_massive(data, rule=cast(Any, rule), stream=stream)
 
 
-def result(found: Any, warnings: list[str], as_json: bool) -> None:
-    """Print what was found."""
-    rows = found.to_frame().to_dict("records")
+def print_massive(massive: Massive, warnings: list[str], as_json: bool) -> None:
+    """Print the massive channels."""
+    rows = massive.to_frame().to_dict("records")
     if as_json:
-        emit({"channels": found.channels, "onset": found.onset, "rule": found.rule, "rows": rows, "warnings": warnings})
+        about = {"channels": massive.channels, "onset": massive.onset, "rule": massive.rule}
+        emit({**about, "rows": rows, "warnings": warnings})
         return
-    print(found)
+    print(massive)
     if rows:
         table([{name: row[name] for name in SHOWN} for row in rows])

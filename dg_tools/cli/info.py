@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from dg_tools.cli.app import AsJson, app, emit, pairs, table
+from dg_tools.cli.app import command, emit, pairs, table
+from dg_tools.cli.options import AsJson
 
 
-@app.command()
+@command
 def info(
     model: str = typer.Argument(None, help="embedded name, folder, or Hub id in the cache; the embedded default"),
     as_json: bool = AsJson,
@@ -16,7 +17,6 @@ def info(
 
     Read from its configurations; no weight is loaded, nothing is downloaded.
 
-    \b
     Examples:
       dg-tools info
       dg-tools info path/to/stable-diffusion-3.5-medium

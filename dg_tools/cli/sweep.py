@@ -7,20 +7,19 @@ from pathlib import Path
 
 import typer
 
-from dg_tools.cli.app import app, say
+from dg_tools.cli.app import command, say
 
 
-@app.command()
+@command
 def sweep(
     config: Path = typer.Argument(help="YAML file: what to vary, on which prompts, by which objective"),
     folder: str = typer.Option(None, help="where the cells go, instead of the file's `folder`"),
     model: str = typer.Option(None, help="instead of the file's `model`"),
 ) -> None:
-    """Which block, scale and steps? Measures every setting, chooses one and tells it on other prompts.
+    r"""Which block, scale and steps? Measures every setting, chooses one and reports it on other prompts.
 
     Started again, it goes on where it stopped.
 
-    \b
     Example of a file:
       folder: sweeps/emoji
       blocks: [0, 4, 8]
@@ -29,10 +28,10 @@ def sweep(
       windows: [[0.0, 1.0], [0.2, 0.8]]
       references: 32
 
-    \b
     Examples; the second is for several processes or GPUs (on a CPU too):
       dg-tools sweep FILE.yaml
-      accelerate launch --multi_gpu --num_processes 2 -m dg_tools.cli sweep FILE.yaml
+      accelerate launch --multi_gpu --num_processes 2 \
+        -m dg_tools.cli sweep FILE.yaml
 
     Exit codes: 0 done, 1 an error (finished cells are kept), 2 wrong usage, 130 interrupted.
     """
@@ -41,12 +40,12 @@ def sweep(
     from dg_tools.sweeps import read_config
     from dg_tools.sweeps import sweep as run_sweep
 
-    asked = read_config(config)
+    settings = read_config(config)
     try:
-        made = run_sweep(replace(asked, folder=folder or asked.folder, model=model or asked.model))
+        result = run_sweep(replace(settings, folder=folder or settings.folder, model=model or settings.model))
     except KeyboardInterrupt as stopped:
         say(str(stopped) or "interrupted: finished cells are kept")
         raise typer.Exit(130) from None
     if os.environ.get("RANK", "0") == "0":
-        print(f"recommended: {made.told}\n{made.verdict}")
-        print(f"{made.report.round(4).T.to_string(header=False)}\n-> {made.folder}")
+        print(f"recommended: {result.recommended}\n{result.verdict}")
+        print(f"{result.report.round(4).T.to_string(header=False)}\n-> {result.folder}")

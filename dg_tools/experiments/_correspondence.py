@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dg_tools._as_list import as_list
 from dg_tools.activations._features import DISCARDS, Recipe, entries, noisy
 from dg_tools.datasets.examples import Example, Items, examples
 from dg_tools.datasets.references import References
@@ -29,7 +30,6 @@ from dg_tools.experiments.pck import THRESHOLDS, Plan, Stage, Variant, levels_of
 from dg_tools.experiments.picture_warps import TASKS, warped_pictures
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.subject import Subject, check_channels, choose
-from dg_tools.generation._generate import as_list
 from dg_tools.metrics.keypoints import nearest_tokens, token_centres
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode

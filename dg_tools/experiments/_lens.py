@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from dg_tools._as_list import as_list
 from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.subject import check_channels
 from dg_tools.experiments.trajectories import trajectories
-from dg_tools.generation._generate import as_list
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode
 from dg_tools.onestep import velocity

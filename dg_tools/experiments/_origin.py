@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dg_tools._as_list import as_list
 from dg_tools.datasets.examples import prompt_of
 from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.channel_sets import check_controls, draws, largest_others
@@ -25,7 +26,6 @@ from dg_tools.experiments.subject import choose
 from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
 from dg_tools.experiments.writers import WRITERS, main_blocks, on_writes
 from dg_tools.forward.call import Call
-from dg_tools.generation._generate import as_list
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dg_tools._as_list import as_list
 from dg_tools.datasets.examples import prompt_of
 from dg_tools.experiments.block_hooks import on_block_inputs, on_block_outputs, on_modulation
 from dg_tools.experiments.channel_sets import check_controls, draws, largest_others
@@ -25,7 +26,6 @@ from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.subject import choose
 from dg_tools.experiments.timestep_outcomes import effects, gate_table, slope_table, swap_table, tidy, variance_table
 from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
-from dg_tools.generation._generate import as_list
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.onestep import velocity

@@ -1,10 +1,10 @@
 """Which guidance makes the better picture, and at what price? All of them from the same noise, side by side.
 
-    made = dg.compare(dit, prompts, {"CFG": dg.CFG(3.0), "PAG": dg.baselines.PAG(3.0, 0.5, blocks=6)}, seeds=[0, 1])
-    made.grid()
-    made.to_frame().groupby("guidance")[["high_correlation", "block_calls"]].mean()
+    result = dg.compare(dit, prompts, {"CFG": dg.CFG(3.0), "PAG": dg.baselines.PAG(3.0, 0.5, blocks=6)}, seeds=[0, 1])
+    result.grid()
+    result.to_frame().groupby("guidance")[["high_correlation", "block_calls"]].mean()
 
-It shows and measures, and tests nothing: `experiments.guidance` has the controls, and one search budget for all.
+It shows and measures, and tests nothing: `experiments.guidance` has the controls, and the same search budget for all.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from diffusers.guiders import BaseGuidance
 
+from dg_tools._as_list import as_list
 from dg_tools.datasets.examples import Items, examples, pictures_of, prompts_of
 from dg_tools.datasets.references import References
-from dg_tools.generation._generate import as_list, generate, name_of
+from dg_tools.generation._generate import generate, name_of
 from dg_tools.metrics import UNITS, describe
 from dg_tools.models.dit import DiT
 
 
 @dataclass
 class Comparison:
-    """What `compare` made.
+    """The result of `compare`: pictures, their costs and metrics.
 
     Attributes:
         images: PIL pictures, in the table's order: prompts outermost, then seeds, then guidances.
-        table: one row a picture: guidance, prompt, seed, block_calls, forwards, seconds, and `metrics.describe` of it
+        table: one row per picture: guidance, prompt, seed, block_calls, forwards, seconds, and `metrics.describe` of it
             (`metrics.UNITS` says in what; what needs a reference only where there is one), pixels in [-1, 1].
         references: (prompts, 3, H, W) in [-1, 1], or None.
-        settings: one dict a picture, as in `Generation`.
+        settings: one dict per picture, as in `Generation`.
     """
 
     images: list[Any]
@@ -94,13 +94,9 @@ def compare(
             or two of one name.
     """
     items = examples(dit, prompts, folder)
-    given = guidances if isinstance(guidances, Mapping) else None
-    named = list(given.items()) if given is not None else [(name_of(g), g) for g in as_list(guidances)]
-    names = [name for name, _ in named]
+    named = guidances if isinstance(guidances, Mapping) else by_name(as_list(guidances))
     if not items or not named:
         raise ValueError("an empty list of prompts or guidances: nothing to compare")
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise ValueError(f"two guidances are called {twice[0]!r}: name them, guidances={{'a': ..., 'b': ...}}")
     truth = None
     if items[0].picture is not None:
         truth = pictures_of(items)
@@ -108,31 +104,41 @@ def compare(
         if (height or size[0], width or size[1]) != size:
             raise ValueError(f"height and width {height} x {width}; the reference pictures are {size[0]} x {size[1]}")
         height, width = size
-    many = as_list(seeds)
-    made = generate(
+    numbers = as_list(seeds)
+    generation = generate(
         dit,
         prompts_of(items),
-        seed=many,
-        guidance=[g for _, g in named],
+        seed=numbers,
+        guidance=list(named.values()),
         steps=steps,
         height=height,
         width=width,
         progress=progress,
         **kwargs,
     )
-    pixels = torch.stack([torch.from_numpy(np.array(i.convert("RGB"))) for i in made.images])
-    pictures = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-    each = len(many) * len(named)
-    measured = describe(pictures, None if truth is None else truth.repeat_interleave(each, 0))
+    variants = len(numbers) * len(named)
+    measured = describe(generation.pictures, None if truth is None else truth.repeat_interleave(variants, 0))
     table = pd.DataFrame(
         {
-            "guidance": names * (len(items) * len(many)),
-            "prompt": [s["prompt"] for s in made.settings],
-            "seed": [s["seed"] for s in made.settings],
-            "block_calls": made.block_calls,
-            "forwards": made.forwards,
-            "seconds": made.seconds,
+            "guidance": list(named) * (len(items) * len(numbers)),
+            "prompt": [s["prompt"] for s in generation.settings],
+            "seed": [s["seed"] for s in generation.settings],
+            "block_calls": generation.block_calls,
+            "forwards": generation.forwards,
+            "seconds": generation.seconds,
             **{name: values.double().numpy() for name, values in measured.items()},
         }
     )
-    return Comparison(made.images, table, truth, made.settings)
+    return Comparison(generation.images, table, truth, generation.settings)
+
+
+def by_name(guidances: Sequence[BaseGuidance | None]) -> dict[str, BaseGuidance | None]:
+    """Guidances named by what they are.
+
+    Raises:
+        ValueError: two of one name.
+    """
+    names = [name_of(guidance) for guidance in guidances]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two guidances are called {twice[0]!r}: name them, guidances={{'a': ..., 'b': ...}}")
+    return dict(zip(names, guidances, strict=True))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from diffusers.guiders import BaseGuidance
 
+from dg_tools._as_list import as_list
+from dg_tools.datasets.pictures import as_pictures
 from dg_tools.generation.sampling import check, guidance_scale, run
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
@@ -21,13 +23,14 @@ from dg_tools.progress import progress_bar
 
 @dataclass
 class Generation:
-    """What `generate` made.
+    """The pictures of `generate`, and what each cost.
 
     Attributes:
         images: PIL pictures, prompts outermost, then seeds, edits, guidances.
         latents: (N, C, H, W), in the pictures' order.
-        settings: one dict a picture: prompt, seed, edit, guidance (in words), steps, height, width.
-        forwards: rows through the transformer; `block_calls`: rows through its blocks; `seconds`: one number a picture.
+        settings: one dict per picture: prompt, seed, edit, guidance (in words), steps, height, width.
+        forwards: rows through the transformer; `block_calls`: rows through its blocks; `seconds`: each one number per
+            picture.
         columns: pictures in a row of `grid`.
     """
 
@@ -42,6 +45,11 @@ class Generation:
     def __repr__(self) -> str:
         return f"Generation({len(self.images)} pictures, {sum(self.forwards)} forwards, {sum(self.seconds):.1f} s)"
 
+    @property
+    def pictures(self) -> torch.Tensor:
+        """The pixels of `images`, (N, 3, H, W) in [-1, 1]: what `metrics` measure."""
+        return as_pictures(self.images)
+
     def grid(self, **kwargs: Any) -> Any:
         """The pictures with captions, as a matplotlib figure; the variants of one prompt and seed share a row."""
         from dg_tools.plots import image_grid
@@ -53,8 +61,8 @@ class Generation:
 class Interrupted(KeyboardInterrupt):
     """A run stopped by the user; `kept` is the Generation of the pictures that were finished."""
 
-    def __init__(self, kept: Generation, asked: int) -> None:
-        super().__init__(f"interrupted: {len(kept.images)} of {asked} pictures are kept in this exception's .kept")
+    def __init__(self, kept: Generation, planned: int) -> None:
+        super().__init__(f"interrupted: {len(kept.images)} of {planned} pictures are kept in this exception's .kept")
         self.kept = kept
 
 
@@ -70,11 +78,6 @@ def name_of(guidance: BaseGuidance | None) -> str:
     plain = [f"CFG {scale:g}"] if scale > 1 else []
     parts = guidance.words(scale) if isinstance(guidance, DetailGuidance) else plain
     return " + ".join(parts) or "cond"
-
-
-def as_list(value: Any) -> list[Any]:
-    """One or several, as several."""
-    return list(value) if isinstance(value, list | tuple | range) else [value]
 
 
 def generate(
@@ -108,19 +111,19 @@ def generate(
         Interrupted: on Ctrl-C; the model is clean and the finished pictures are in `.kept`.
     """
     prompts, seeds = as_list(prompt), as_list(seed)
-    variants = list(itertools.product(as_list(edits), as_list(guidance)))
+    variants = [(group_of(e), g) for e, g in itertools.product(as_list(edits), as_list(guidance))]
     if not (prompts and seeds and variants):
         raise ValueError("an empty list of prompts, seeds, edits or guidances: nothing to generate")
     for _, g in variants:
         guidance_scale(g)
     height, width = dit.size(height, width)
     steps = dit.default_steps if steps is None else steps
-    for e, g in variants:
-        check(dit, [x for x in as_list(e) if x is not None], g, steps, height, width)
+    for group, g in variants:
+        check(dit, group, g, steps, height, width)
     call = {"steps": steps, "height": height, "width": width, **kwargs}
     variants = [(e, g.resolved(dit, **call) if isinstance(g, DetailGuidance) else g) for e, g in variants]  # once
     jobs = [(p, s, e, g) for p in prompts for s in seeds for e, g in variants]
-    made = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
+    pictures = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
     latents: list[torch.Tensor] = []
     bar = progress_bar(progress, total=len(jobs) * steps, desc=f"{len(jobs)} pictures", unit="step")
 
@@ -128,23 +131,26 @@ def generate(
         bar.update()
 
     try:
-        for p, s, e, g in jobs:
+        for p, s, group, g in jobs:
             began = time.perf_counter()
-            group = [x for x in as_list(e) if x is not None]
             raw, count = run(dit, p, edits=group, guidance=g, on_step=advance, seed=s, **call)
-            flat = spatial(dit, raw, height, width)
-            latents.append(flat)
-            made.images += decode(dit, flat)
-            made.seconds.append(time.perf_counter() - began)
-            made.forwards.append(count.forwards)
-            made.block_calls.append(count.block_calls)
+            latents.append(spatial(dit, raw, height, width))
+            pictures.images += decode(dit, latents[-1])
+            pictures.seconds.append(time.perf_counter() - began)
+            pictures.forwards.append(count.forwards)
+            pictures.block_calls.append(count.block_calls)
             edit = "clean" if not group else "; ".join(x.sentence() for x in group)
             settings = {"prompt": p, "seed": s, "edit": edit, "guidance": name_of(g), "steps": steps}
-            made.settings.append({**settings, "height": height, "width": width})
+            pictures.settings.append({**settings, "height": height, "width": width})
     except KeyboardInterrupt:
-        made.latents = torch.cat(latents) if latents else None
-        raise Interrupted(made, len(jobs)) from None
+        pictures.latents = torch.cat(latents) if latents else None
+        raise Interrupted(pictures, len(jobs)) from None
     finally:
         bar.close()
-    made.latents = torch.cat(latents)
-    return made
+    pictures.latents = torch.cat(latents)
+    return pictures
+
+
+def group_of(edits: Any) -> list[Disrupt]:
+    """None, one edit, or several that act together, as a list."""
+    return [edit for edit in as_list(edits) if edit is not None]

@@ -1,27 +1,37 @@
 """How was this picture made? Its settings travel in the PNG itself, and make it again.
 
-Kept under one key as JSON: model and hash of its weights, precision, device and versions; prompt, seed, steps and size;
-guidance with the disruption whole. A model's folder is kept by its name only.
+A recipe is JSON under one key of the PNG: model and hash of its weights, precision, device and versions; prompt, seed,
+steps and size; the guidance with its disruption. Of a model's folder only the name is kept. `write_picture` is the one
+writer: `dg-tools generate`, `dg-tools compare` and GuidanceExplorer use it.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dg_tools.guidance.baselines.registry import BASELINES, RIVALS
+from dg_tools.paths import free, whole
+
 if TYPE_CHECKING:  # a picture that holds no settings is refused before torch is loaded
     from diffusers.guiders import BaseGuidance
+    from PIL.Image import Image
 
+    from dg_tools.generation._compare import Comparison
     from dg_tools.generation._generate import Generation
     from dg_tools.models.dit import DiT
 
 KEY = "dg_tools"
-NEEDED = ("model", "weights", "dtype", "device", "versions", "prompt", "seed", "steps", "height", "width", "guidance")
-GUIDANCES = ("CFG", "DetailGuidance", "PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar")
+MODEL = ("model", "weights", "dtype", "device", "versions")  # the facts of a model that a recipe needs
+PICTURE = ("prompt", "seed", "steps", "height", "width")
+NEEDED = (*MODEL, *PICTURE, "guidance")
+GUIDANCES = ("CFG", "DetailGuidance", *RIVALS)
 DTYPES = ("float32", "bfloat16", "float16")
+EXPLORED = ("scale", "detail_guidance_scale", "channels", "block", "detail_guidance_start", "detail_guidance_stop")
 
 
 def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) -> dict[str, Any]:
@@ -30,28 +40,33 @@ def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) ->
     Args:
         dit: the model that made it.
         settings: the picture's, from `Generation.settings`.
-        guidance: None, a `CFG`, a `DetailGuidance` that names its disruption, or one of `baselines` without a twin.
+        guidance: None, a `CFG`, a `DetailGuidance` that names its disruption, or one of `baselines` without a weak
+            model of its own.
 
     Raises:
         ValueError: a picture with edits, or another guidance: neither is kept.
     """
+    name = type(guidance).__name__
+    weak_model = getattr(guidance, "weak_model", None) is not None
+    if settings["edit"] != "clean" or weak_model or (guidance is not None and name not in GUIDANCES):
+        what = "edits" if settings["edit"] != "clean" else "weak model" if weak_model else f"guidance by {name}"
+        raise ValueError(f"a recipe keeps no {what}: it is for pictures under None, {' or '.join(GUIDANCES)}")
+    config = None
+    if guidance is not None:
+        config = {"name": name} | {k: v for k, v in guidance.config.items() if not k.startswith("_")}
+    return {**facts_of(dit), **{k: settings[k] for k in PICTURE}, "guidance": config}
+
+
+def facts_of(dit: DiT) -> dict[str, Any]:
+    """What a recipe says of the model: name, hash of its weights, precision, versions, device."""
     from dg_tools.models.provenance import provenance
 
-    name = type(guidance).__name__
-    twin = getattr(guidance, "weak_model", None) is not None
-    if settings["edit"] != "clean" or twin or (guidance is not None and name not in GUIDANCES):
-        what = "edits" if settings["edit"] != "clean" else "twin" if twin else f"guidance by {name}"
-        raise ValueError(f"a recipe keeps no {what}: it is for pictures under None, {' or '.join(GUIDANCES)}")
-    made = provenance(dit)
-    made["versions"] = {**made["versions"], "dg_tools": importlib.metadata.version("dg-tools")}
-    asked = {k: settings[k] for k in ("prompt", "seed", "steps", "height", "width")}
-    given = None
-    if guidance is not None:
-        given = {"name": name} | {k: v for k, v in guidance.config.items() if not k.startswith("_")}
-    return {**made, "device": dit.device.type, **asked, "guidance": given}
+    facts = provenance(dit)
+    versions = {**facts["versions"], "dg_tools": importlib.metadata.version("dg-tools")}
+    return {**facts, "versions": versions, "device": dit.device.type}
 
 
-def write_picture(image: Any, file: Path, made_by: dict[str, Any]) -> Path:
+def write_picture(image: Image, file: Path, made_by: dict[str, Any]) -> Path:
     """A PIL picture as PNG with its recipe; under the next free name where the file exists. Returns where.
 
     Raises:
@@ -62,30 +77,45 @@ def write_picture(image: Any, file: Path, made_by: dict[str, Any]) -> Path:
     info = PngInfo()
     info.add_text(KEY, json.dumps(made_by))
     target = free(file)
-    draft = target.with_name(f".{target.name}.part")
-    try:
+    with whole(target) as draft:
         image.save(draft, format="PNG", pnginfo=info)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 
-def free(file: Path) -> Path:
-    """The name of a file or folder, or the next one that is free: `x.png`, `x-2.png`, ..."""
-    target, i = file, 1
-    while target.exists():
-        i += 1
-        target = file.with_name(f"{file.stem}-{i}{file.suffix}")
-    return target
+def write_pictures(
+    dit: DiT, pictures: Generation | Comparison, guidances: Sequence[BaseGuidance | None], folder: Path
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Write pictures with their recipes, each under a name that says what it is; the files and the recipes.
+
+    Args:
+        dit: the model that made them.
+        pictures: from `generate` or `compare`, whole or stopped.
+        guidances: those of the call, in its order.
+        folder: where; it is made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for i, (image, settings) in enumerate(zip(pictures.images, pictures.settings, strict=False)):
+        made_by = recipe(dit, settings, guidances[i % len(guidances)])
+        files.append((write_picture(image, folder / f"{file_name(settings)}.png", made_by), made_by))
+    return files
 
 
-def read_picture(file: str | Path) -> tuple[Any, dict[str, Any]]:
+def file_name(settings: dict[str, Any]) -> str:
+    """A file's name, without ending, from what the picture is of."""
+    words = f"{str(settings['prompt'])[:60]} seed {settings['seed']} {settings['guidance']}"
+    return re.sub(r"[^\w.]+", "-", words.lower()).strip("-.")
+
+
+def read_picture(file: str | Path) -> tuple[Image, dict[str, Any]]:
     """A picture and its recipe.
+
+    GuidanceExplorer once wrote pictures of its own kind, without the facts of the model but its name: weights,
+    precision, device and versions are None in their recipes.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no picture, or one without a recipe in it.
+        ValueError: a file that cannot be read as a picture, or a picture without a recipe.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -98,7 +128,7 @@ def read_picture(file: str | Path) -> tuple[Any, dict[str, Any]]:
             text = opened.info.get(KEY)
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is no picture that can be read ({error})") from None
+        raise ValueError(f"{file} cannot be read as a picture ({error})") from None
     if text is None:
         raise ValueError(
             f"{file} holds no settings of dg_tools: pass a PNG that `dg-tools generate` wrote (a copy that another "
@@ -106,14 +136,39 @@ def read_picture(file: str | Path) -> tuple[Any, dict[str, Any]]:
         )
     try:
         made_by = json.loads(text)
+        explored = set(made_by) >= {"model", "guidance", *PICTURE, *EXPLORED}
+        made_by = of_explorer(made_by) if explored else made_by
         missing = [name for name in NEEDED if name not in made_by]
     except (ValueError, TypeError):
-        raise ValueError(f"{file} holds settings that are no JSON: it was changed by another program") from None
+        raise ValueError(f"{file} holds settings that are not JSON: another program changed it") from None
     if missing:
         raise ValueError(f"{file} holds settings without {', '.join(missing)}")
-    if made_by["dtype"] not in DTYPES:
+    if made_by["dtype"] not in (*DTYPES, *([None] if explored else [])):
         raise ValueError(f"{file} was made in {made_by['dtype']!r}; known: {', '.join(DTYPES)}")
     return image, made_by
+
+
+def of_explorer(settings: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a picture that GuidanceExplorer wrote in its own words."""
+    scale, guidance = settings["scale"], None
+    if settings["guidance"] == "CFG":
+        guidance = {"name": "CFG", "guidance_scale": scale}
+    elif settings["guidance"] != "cond":
+        guidance = {
+            "name": "DetailGuidance",
+            "guidance_scale": 1.0 if settings["guidance"] == "DG" else scale,
+            "detail_guidance_scale": settings["detail_guidance_scale"],
+            "disrupt": {"channels": settings["channels"], "block": settings["block"]},
+            "detail_guidance_start": settings["detail_guidance_start"],
+            "detail_guidance_stop": settings["detail_guidance_stop"],
+        }
+    known = {k: settings[k] for k in ("model", *PICTURE)}
+    return {**dict.fromkeys(MODEL), **known, "guidance": guidance}
+
+
+def completed(made_by: dict[str, Any], dit: DiT) -> dict[str, Any]:
+    """A recipe, with facts of the model that makes the picture again in place of those that it does not say."""
+    return {**facts_of(dit), **{k: v for k, v in made_by.items() if v is not None or k == "guidance"}}
 
 
 def again(dit: DiT, made_by: dict[str, Any]) -> Generation:
@@ -124,19 +179,31 @@ def again(dit: DiT, made_by: dict[str, Any]) -> Generation:
     """
     from dg_tools.datasets.captions import check_seed
     from dg_tools.generation._generate import generate
-    from dg_tools.guidance import baselines
-    from dg_tools.guidance import detail as own
     from dg_tools.models.provenance import weights_hash
 
-    if (found := weights_hash(dit)) != made_by["weights"]:
+    weights = weights_hash(dit)
+    if made_by["weights"] not in (None, weights):  # None: an old picture of GuidanceExplorer's
         raise ValueError(
-            f"the picture was made by weights {made_by['weights']} ({made_by['model']}); this model's are {found}"
+            f"the picture was made by weights {made_by['weights']} ({made_by['model']}); this model's are {weights}"
         )
-    guidance: BaseGuidance | None = None
-    if made_by["guidance"] is not None:
-        given = dict(made_by["guidance"])
-        if (name := given.pop("name", None)) not in GUIDANCES:
-            raise ValueError(f"the recipe's guidance is {name!r}; known: {', '.join(GUIDANCES)}")
-        guidance = getattr(own if hasattr(own, name) else baselines, name)(**given)
-    asked = {k: made_by[k] for k in ("steps", "height", "width")}
-    return generate(dit, made_by["prompt"], seed=check_seed(made_by["seed"]), guidance=guidance, **asked)
+    arguments = {k: made_by[k] for k in ("steps", "height", "width")}
+    guidance, seed = guidance_of(made_by), check_seed(made_by["seed"])
+    return generate(dit, made_by["prompt"], seed=seed, guidance=guidance, **arguments)
+
+
+def guidance_of(made_by: dict[str, Any]) -> BaseGuidance | None:
+    """The guidance of a recipe.
+
+    Raises:
+        ValueError: one that is not known.
+    """
+    if made_by["guidance"] is None:
+        return None
+    config = dict(made_by["guidance"])
+    if (name := config.pop("name", None)) not in GUIDANCES:
+        raise ValueError(f"the recipe's guidance is {name!r}; known: {', '.join(GUIDANCES)}")
+    if name == "DetailGuidance":
+        from dg_tools.guidance.detail import DetailGuidance
+
+        return DetailGuidance(**config)
+    return BASELINES[name].guidance(**config)

@@ -1,19 +1,20 @@
 """One sampling run of a pipeline, with edits and guidance on, and everything off again afterwards.
 
-Serves generation (plain hooks); `activations` drives the same call through nnsight. A run is counted in rows: a forward
-of a batch of two is two forwards, because that is what it costs.
+Generation uses it, with plain hooks; `activations` makes the same call through nnsight. The cost is counted in rows: a
+forward of a batch of two counts as two forwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
+from dg_tools.families import Family
 from dg_tools.forward.clock import Clock, after_each_step
 from dg_tools.forward.fork import reads_any_rows
 from dg_tools.forward.restart import Stored
@@ -31,11 +32,34 @@ class Count:
     block_calls: int = 0
 
 
+@contextmanager
+def counted(family: Family, transformers: Sequence[torch.nn.Module]) -> Iterator[Count]:
+    """Count the rows that go through these transformers inside."""
+    count = Count()
+
+    def forward(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        count.forwards += output.shape[0]
+
+    @reads_any_rows
+    def block_call(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(module, Stored):
+            first = output if isinstance(output, torch.Tensor) else next(x for x in output if x is not None)
+            count.block_calls += first.shape[0]
+
+    with ExitStack() as hooks:
+        for transformer in transformers:
+            tail = transformer.get_submodule(family.tail)
+            hooks.callback(tail.register_forward_hook(forward).remove)
+            for _, _, block in family.blocks(transformer):
+                hooks.callback(block.register_forward_hook(block_call).remove)
+        yield count
+
+
 def guidance_scale(guidance: BaseGuidance | None) -> float:
-    """The usual CFG scale s that a guidance asks for; None is 1.
+    """The usual CFG scale s of a guidance; None is 1.
 
     Raises:
-        TypeError: something that is no guidance known here.
+        TypeError: something other than a guidance known here.
     """
     if guidance is None:
         return 1.0
@@ -66,7 +90,7 @@ def check(
 ) -> None:
     """Raise before the first forward for edits or guidance that this run cannot have."""
     if steps < 1:
-        raise ValueError(f"steps={steps} asked for; at least 1 is needed")
+        raise ValueError(f"steps={steps}: at least 1 is needed")
     for edit in edits:
         if not isinstance(edit, Disrupt):
             raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")
@@ -96,43 +120,31 @@ def run(
         **arguments: as in `DiT.arguments`.
     """
     if isinstance(guidance, DetailGuidance):
-        kept = {k: v for k, v in arguments.items() if k not in ("seed", "generator", "latents")}
-        guidance = guidance.resolved(dit, **kept)
-    made = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
-    check(
-        dit, edits, guidance, made.get("num_inference_steps", dit.default_steps), made.get("height"), made.get("width")
-    )
-    count = Count()
+        settings = {k: v for k, v in arguments.items() if k not in ("seed", "generator", "latents")}
+        guidance = guidance.resolved(dit, **settings)
+    call = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
+    steps = call.get("num_inference_steps", dit.default_steps)
+    check(dit, edits, guidance, steps, call.get("height"), call.get("width"))
+    latents: torch.Tensor | None = None
 
-    def count_forward(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        count.forwards += output.shape[0]
-
-    @reads_any_rows
-    def count_block(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(module, Stored):
-            first = output if isinstance(output, torch.Tensor) else next(x for x in output if x is not None)
-            count.block_calls += first.shape[0]
-
-    final: list[torch.Tensor] = []
-
-    def after_step(step: int, latents: torch.Tensor) -> None:
-        final[:] = [latents]
+    def after_step(step: int, current: torch.Tensor) -> None:
+        nonlocal latents
+        latents = current
         if on_step is not None:
             on_step(step)
 
     with dit.running(), ExitStack() as stack:
         inside = windowed(guidance)
-        for transformer in (dit.transformer, *(inside.transformers if inside else ())):
-            tail = transformer.get_submodule(dit.family.tail)
-            stack.callback(tail.register_forward_hook(count_forward).remove)
-            for _, _, block in dit.family.blocks(transformer):
-                stack.callback(block.register_forward_hook(count_block).remove)
+        transformers = (dit.transformer, *(inside.transformers if inside else ()))
+        count = stack.enter_context(counted(dit.family, transformers))
         stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))
         if inside is not None:
             stack.enter_context(detail_guidance(dit, inside))
         stack.enter_context(after_each_step(dit.pipeline, after_step))
-        given = dit.pipeline(**made, output_type="latent")[0]
-    if isinstance(given, torch.Tensor) and given.shape == final[-1].shape:
-        return given, count  # after a callback of the caller's own
-    pictures = len(made[dit.family.prompt]) if isinstance(made[dit.family.prompt], list) else 1
-    return final[-1][: pictures * made.get("num_images_per_prompt", 1)], count
+        output = dit.pipeline(**call, output_type="latent")[0]
+    assert latents is not None
+    if isinstance(output, torch.Tensor) and output.shape == latents.shape:
+        return output, count  # after a callback of the caller's own
+    prompts = call[dit.family.prompt]
+    pictures = len(prompts) if isinstance(prompts, list) else 1
+    return latents[: pictures * call.get("num_images_per_prompt", 1)], count

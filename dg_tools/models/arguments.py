@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from dg_tools._as_list import as_list
 from dg_tools.models.sizes import Sizes
 
 
@@ -66,7 +67,7 @@ class Arguments(Sizes):
         count = self.transformer.config[self.family.class_count]
         names = f"and {len(labels)} names, such as {next(iter(labels))!r}" if labels else "and it knows no names"
         numbers = []
-        for one in prompt if isinstance(prompt, list | tuple | range) else [prompt]:
+        for one in as_list(prompt):
             number = labels.get(one) if isinstance(one, str) else one
             if number is None or not 0 <= number < count:
                 raise ValueError(f"class {one!r} asked for; there are 0 to {count - 1}, {names}")

@@ -1,7 +1,7 @@
-"""Which layer, which scale, which steps? Every combination measured, one chosen, and told on prompts not chosen on.
+"""Which layer, which scale, which steps? Every combination is measured, one is chosen, and reported on other prompts.
 
-A sweep is a folder of cells, each written as soon as it is done, so that a sweep that stops goes on where it stopped,
-in one process or in several.
+A sweep is a folder of cells, each written as soon as it is done: started again, it goes on where it stopped, in one
+process or in several.
 """
 
 from dg_tools.sweeps._sweep import sweep

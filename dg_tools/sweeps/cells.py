@@ -1,8 +1,8 @@
-"""What is kept of a cell, and how is it kept whole? A cell is one setting on one batch of (prompt, seed) pairs.
+"""The cells of a sweep on disk. A cell is one setting on one batch of (prompt, seed) pairs.
 
-Its name is a hash of everything that its numbers depend on, so that a cell that is there need not be made again,
-whatever else the sweep has become. Pictures go first and the cell's JSON last, each under another name until it is
-whole: a JSON file that is there is a finished cell.
+Its name is a hash of everything that its numbers depend on, so an existing cell is used again when the sweep changes.
+Pictures are written first and the cell's JSON last, each under another name until it is whole: a JSON file that exists
+is a finished cell.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dg_tools.paths import whole
 from dg_tools.sweeps.settings import Setting
 
 logger = logging.getLogger("dg_tools")
@@ -48,8 +49,8 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell's name: a hash of its setting, batch and `fixed` (20 hexadecimal digits)."""
-        said = json.dumps([self.setting.to_json(), self.pairs, self.truths, self.fixed])
-        return hashlib.sha256(said.encode()).hexdigest()[:20]
+        text = json.dumps([self.setting.to_json(), self.pairs, self.truths, self.fixed])
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def picture(self, index: int) -> str:
         """Path of a picture within the folder."""
@@ -62,16 +63,13 @@ def write(path: Path, fill: Callable[[BinaryIO], Any], rank: int = 0) -> None:
     Raises:
         OSError: a full disk or another failure of the disk; what was written is removed, all other files stay.
     """
-    part = path.with_name(f".{path.name}.part{rank}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with part.open("wb") as file:
+        with whole(path, rank) as draft, draft.open("wb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         if error.errno in FULL:
             raise OSError(
                 error.errno,
@@ -102,18 +100,18 @@ def write_cell(
     """One finished cell: its PIL pictures (None: not kept), then its rows."""
     for i, picture in enumerate(pictures or ()):
         write(folder / cell.picture(i), partial(picture.save, format="PNG"), rank)
-    made = {"setting": cell.setting.to_json(), "split": cell.split, "cost": cost, "rows": rows}
-    write_json(folder / CELLS / f"{cell.name}.json", made, rank)
+    content = {"setting": cell.setting.to_json(), "split": cell.split, "cost": cost, "rows": rows}
+    write_json(folder / CELLS / f"{cell.name}.json", content, rank)
 
 
 def read_cell(folder: Path, cell: Cell, pictures: bool = False) -> dict[str, Any] | None:
-    """A cell that is there and whole; None: it has to be made. A damaged one is said, and counts as not there."""
+    """A finished cell; None: it has to be made. A damaged one is logged, and counts as missing."""
     file = folder / CELLS / f"{cell.name}.json"
     if not file.is_file():
         return None
     try:
-        made = json.loads(file.read_text(encoding="utf-8"))
-        if len(made["rows"]) != len(cell.pairs):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if len(content["rows"]) != len(cell.pairs):
             raise ValueError("rows are missing")
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("%s is damaged (%s): the cell is made again", file, error)
@@ -121,4 +119,4 @@ def read_cell(folder: Path, cell: Cell, pictures: bool = False) -> dict[str, Any
     if pictures and not all((folder / cell.picture(i)).is_file() for i in range(len(cell.pairs))):
         logger.warning("pictures of cell %s are missing: the cell is made again", cell.name)
         return None
-    return made
+    return content

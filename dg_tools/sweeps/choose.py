@@ -32,7 +32,7 @@ class Objective:
     """What a choice is made by.
 
     Attributes:
-        cost, guard: columns of the table, one value a picture.
+        cost, guard: columns of the table, one value per picture.
         margin: default of how far the guard's mean may fall under that of `cond`.
         words: the formula in words, for a profile.
         unit: of the cost.
@@ -66,31 +66,31 @@ OBJECTIVES = {
 
 
 def scores(table: pd.DataFrame, settings: Sequence[Setting], objective: str, margin: float) -> pd.DataFrame:
-    """One row a setting: mean cost and guard on the development prompts, how far the guard falls, and `allowed`.
+    """One row per setting: mean cost and guard on the development prompts, how far the guard falls, and `allowed`.
 
-    Columns: `number` (of the setting), the setting's own, `cost`, `guard`, `fall`, `allowed`, `block_calls` (a
+    Columns: `number` (of the setting), the setting's own, `cost`, `guard`, `fall`, `allowed`, `block_calls` (per
     picture), `pictures`. A setting with a picture that is not finite has no cost and is not allowed.
     """
     rule = OBJECTIVES[objective]
     rows = []
     for number, part in table[table["split"] == "development"].groupby("number"):
         cost, guard = part[rule.cost].to_numpy(float), part[rule.guard].to_numpy(float)
-        about = {"number": number, **settings[int(number)].to_json(), "name": str(settings[int(number)])}  # type: ignore[call-overload]
+        about = {"number": number, **settings[int(number)].to_json(), "name": str(settings[int(number)])}
         calls = float(part["block_calls"].mean())
         rows.append({**about, "cost": cost.mean(), "guard": guard.mean(), "block_calls": calls, "pictures": len(part)})
-    made = pd.DataFrame(rows)
-    made["fall"] = float(made.loc[made["number"] == 0, "guard"].iloc[0]) - made["guard"]
-    made["allowed"] = np.isfinite(made["cost"]) & (made["fall"] <= margin)
-    return made
+    scored = pd.DataFrame(rows)
+    scored["fall"] = float(scored.loc[scored["number"] == 0, "guard"].iloc[0]) - scored["guard"]
+    scored["allowed"] = np.isfinite(scored["cost"]) & (scored["fall"] <= margin)
+    return scored
 
 
 def best(scored: pd.DataFrame) -> dict[str, int | None]:
     """Number of the chosen setting by guidance; None where no setting holds the guard. `cond` has nothing to choose."""
-    found: dict[str, int | None] = {"cond": 0}
+    numbers: dict[str, int | None] = {"cond": 0}
     for guidance, part in scored[scored["number"] > 0].groupby("guidance", sort=False):
-        held = part[part["allowed"]].sort_values(["cost", "block_calls", "number"])
-        found[str(guidance)] = int(held["number"].iloc[0]) if len(held) else None
-    return found
+        allowed = part[part["allowed"]].sort_values(["cost", "block_calls", "number"])
+        numbers[str(guidance)] = int(allowed["number"].iloc[0]) if len(allowed) else None
+    return numbers
 
 
 def report(table: pd.DataFrame, chosen: dict[str, int | None], objective: str) -> pd.DataFrame:
@@ -119,13 +119,13 @@ def report(table: pd.DataFrame, chosen: dict[str, int | None], objective: str) -
     return pd.DataFrame(rows)
 
 
-def verdict(told: pd.DataFrame) -> str:
+def verdict(report: pd.DataFrame) -> str:
     """Is the chosen Detail Guidance better than what else was searched? In words, from the test prompts' intervals."""
-    rows = told[told["guidance"] == "DG"]
+    rows = report[report["guidance"] == "DG"]
     if not len(rows):
         return "no setting of Detail Guidance holds the objective's guard"
     row, words = rows.iloc[0], []
-    for other in [g for g in told["guidance"] if g != "DG"]:
+    for other in [g for g in report["guidance"] if g != "DG"]:
         gain, low, high = (row[f"gain_over_{other}{end}"] for end in ("", "_low", "_high"))
         how = "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
         words.append(f"{how} {other} ({gain:+.3f} [{low:+.3f}, {high:+.3f}])")
@@ -139,11 +139,11 @@ def interval(name: str, values: np.ndarray, prompts: np.ndarray) -> dict[str, fl
 
 
 def profile_of(
-    setting: Setting, scored: pd.DataFrame, told: pd.DataFrame, objective: str, margin: float, about: dict[str, Any]
+    setting: Setting, scored: pd.DataFrame, report: pd.DataFrame, objective: str, margin: float, about: dict[str, Any]
 ) -> dict[str, Any]:
     """The chosen Detail Guidance as a profile: `DetailGuidance(disrupt=...)` and `.from_profile` read it."""
     row = scored[scored["name"] == str(setting)].iloc[0]
-    test = told[told["guidance"] == "DG"].iloc[0].drop(["guidance", "number"]).dropna().to_dict()
+    test = report[report["guidance"] == "DG"].iloc[0].drop(["guidance", "number"]).dropna().to_dict()
     return {
         "model": about["model"],
         "channels": list(setting.channels),
@@ -156,7 +156,7 @@ def profile_of(
         f"{about['development']} development prompts, reported on {about['test']} others",
         "development": {"cost": row["cost"], "guard_fall": row["fall"], "unit": OBJECTIVES[objective].unit},
         "test": test,
-        "verdict": verdict(told),
+        "verdict": verdict(report),
         "weights": about["weights"],
         "steps": about["steps"],
     }

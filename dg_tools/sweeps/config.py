@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-BASELINES = ("CFG", "control", "PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar")
+from dg_tools.guidance.baselines.registry import RIVALS
+
+COMPARED = ("CFG", "control", *RIVALS)  # what `baselines` may name
 LISTS = ("blocks", "channels", "guidance_scales", "detail_guidance_scales", "windows", "prompts", "seeds", "baselines")
 WHOLE = ("seeds", "references", "reference_seed", "steps", "height", "width", "batch", "split_seed")
 
@@ -36,7 +38,7 @@ class Config:
         guidance_scales: the usual CFG scale s under which DG acts; 1 is off.
         windows: (start, stop) of the disrupted pass, as fractions of the steps.
         prompts: strings, or {prompt, picture} with the file of a reference picture.
-        references: instead of prompts, so many of the model's own references; `held_out`: of one side of the training
+        references: instead of prompts, this many of the model's own references; `held_out`: of one side of the training
             split only; `reference_seed`: of the draw.
         seeds: noise seeds; every prompt with every seed.
         model, device: as in `dg.load`; not used where `sweep` is given a model. Several processes have a device each.
@@ -95,7 +97,7 @@ class Config:
             value = getattr(self, name)
             for number in value if isinstance(value, list | tuple) else [value]:
                 if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
-                    raise ValueError(f"{name} {value!r}: {number!r} is no whole number")
+                    raise ValueError(f"{name} {value!r}: {number!r} is not a whole number")
         if self.channels is not None and not isinstance(self.channels[0], list | tuple):
             object.__setattr__(self, "channels", [list(self.channels)])
         if any(not len(channels) for channels in self.channels or ()):
@@ -115,8 +117,8 @@ class Config:
                 "1, and between 0 and 1 are needed"
             )
         for name in self.baselines:
-            if name not in BASELINES:
-                raise ValueError(f"baseline {name!r} is unknown; there are {', '.join(BASELINES)}")
+            if name not in COMPARED:
+                raise ValueError(f"baseline {name!r} is unknown; there are {', '.join(COMPARED)}")
 
     def _check_list(self, name: str) -> None:
         value = getattr(self, name)
@@ -134,38 +136,47 @@ class Config:
         return {k: list(v) if isinstance(v, range) else v for k, v in asdict(self).items()}
 
 
-def read_config(given: Any) -> Config:
+def read_config(source: Any) -> Config:
     """A `Config` from one, a mapping, or a YAML file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no mapping, an unknown key (with the nearest known one), a missing key, or what `Config` refuses.
+        ValueError: not a mapping, an unknown key (with the nearest known one), a missing key, or what `Config` refuses.
     """
-    if isinstance(given, Config):
-        return given
-    source = "the settings"
-    if isinstance(given, str | Path):
-        import yaml
-
-        source = str(given)
-        if not Path(given).is_file():
-            raise FileNotFoundError(f"no sweep file {source}")
-        try:
-            given = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{source} holds no mapping of keys to values, but a {type(given).__name__}")
+    if isinstance(source, Config):
+        return source
+    values, name = source, "the settings"
+    if isinstance(source, str | Path):
+        values, name = read_yaml(Path(source)), str(source)
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name} holds no mapping of keys to values, but a {type(values).__name__}")
     known = [f.name for f in fields(Config)]
-    for key in given:
+    for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"{source}: unknown key {key!r}; {hint}")
-    missing = [name for name in ("folder", "detail_guidance_scales") if name not in given]
+            raise ValueError(f"{name}: unknown key {key!r}; {hint}")
+    missing = [key for key in ("folder", "detail_guidance_scales") if key not in values]
     if missing:
-        raise ValueError(f"{source} lacks {', '.join(missing)}")
+        raise ValueError(f"{name} lacks {', '.join(missing)}")
     try:
-        return Config(**given)
+        return Config(**values)
     except TypeError as error:
-        raise ValueError(f"{source}: a value of the wrong kind ({error})") from None
+        raise ValueError(f"{name}: a value of the wrong kind ({error})") from None
+
+
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        ValueError: it is not YAML.
+    """
+    import yaml
+
+    if not file.is_file():
+        raise FileNotFoundError(f"no sweep file {file}")
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None

@@ -18,16 +18,20 @@ class Workers:
 
     Attributes:
         rank: this process among `count`.
-        device: where this process computes; None where there is one process and nobody said.
+        device: where this process computes; None: this is the only process, and the model's own device is used.
     """
 
     def __init__(self) -> None:
-        self.rank, self.count, self.device, self._state = 0, 1, None, None
+        self.rank = 0
+        self.count = 1
+        self.device: torch.device | None = None
+        self._state: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
             self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
-            self.rank, self.count = self._state.process_index, self._state.num_processes
+            self.rank = self._state.process_index
+            self.count = self._state.num_processes
             self.device = self._state.device
         elif "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
             logger.warning(
@@ -36,7 +40,7 @@ class Workers:
             )
 
     def share(self, things: Sequence[Any]) -> list[Any]:
-        """What of these this process does."""
+        """Those of these things that this process does."""
         return list(things[self.rank :: self.count])
 
     def meet(self, doing: str) -> None:

@@ -1,10 +1,8 @@
-"""What is in a sweep's folder: cells and their pictures, the plan they belong to, the choice and what it is worth."""
+"""The folder of a sweep, read: cells and pictures, the plan they belong to, the choice and its report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,57 +15,10 @@ from PIL import Image
 from dg_tools.metrics import band_correlation
 from dg_tools.sweeps.cells import Cell, read_cell
 from dg_tools.sweeps.choose import best, report, scores, verdict
+from dg_tools.sweeps.plan import Plan
 from dg_tools.sweeps.settings import Setting
 
 PLAN, CHOSEN, PROFILE, TABLE = "sweep.json", "chosen.json", "profile.json", "table.csv"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which cells a sweep has.
-
-    Attributes:
-        settings: `cond` first.
-        pairs: (prompt, seed) of `development` and of `test`.
-        truths: hash of each prompt's reference picture; empty where there are none.
-        fixed: what all numbers depend on, as JSON: weights, dtype, device, steps, size, call.
-        batch: pairs in a cell.
-        objective, margin: of the choice.
-        pictures: whether they are kept.
-        config, provenance: what was asked, and of which model.
-    """
-
-    settings: tuple[Setting, ...]
-    pairs: dict[str, list[tuple[str, int]]]
-    truths: dict[str, str]
-    fixed: str
-    batch: int
-    objective: str
-    margin: float
-    pictures: bool
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-
-    def cells(self, split: str, numbers: Sequence[int] | None = None) -> list[Cell]:
-        """The cells of a split, of all settings or of some, in order."""
-        pairs = self.pairs[split]
-        made = []
-        for number in range(len(self.settings)) if numbers is None else numbers:
-            for start in range(0, len(pairs), self.batch):
-                part = tuple(pairs[start : start + self.batch])
-                truths = tuple(self.truths[p] for p, _ in part) if self.truths else ()
-                made.append(Cell(self.settings[number], split, part, truths, self.fixed))
-        return made
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**vars(self), "settings": [s.to_json() for s in self.settings]}
-
-    @classmethod
-    def from_json(cls, made: dict[str, Any]) -> Plan:
-        """From `to_json`."""
-        pairs = {split: [(p, s) for p, s in part] for split, part in made["pairs"].items()}
-        return cls(**{**made, "settings": tuple(map(Setting.from_json, made["settings"])), "pairs": pairs})
 
 
 class Sweep:
@@ -79,12 +30,13 @@ class Sweep:
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.plan = folder, plan
+        self.folder = folder
+        self.plan = plan
 
     def __repr__(self) -> str:
         cells = self.plan.cells("development")
         state = f"{len(cells) - len(self.missing)} of {len(cells)} development cells"
-        return f"Sweep({str(self.folder)!r}, {len(self.plan.settings)} settings, {state}, chosen: {self.told})"
+        return f"Sweep({str(self.folder)!r}, {len(self.plan.settings)} settings, {state}, chosen: {self.recommended})"
 
     @property
     def missing(self) -> list[Cell]:
@@ -93,19 +45,19 @@ class Sweep:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row a picture that is there: setting, split, prompt, seed, measures, block calls, the picture's file."""
+        """One row per finished picture: setting, split, prompt, seed, measures, block calls, the file."""
         rows: list[dict[str, Any]] = []
         cond: dict[tuple[str, int], Path] = {}
         for split in ("development", "test"):
             for number, setting in enumerate(self.plan.settings):
                 for cell in self.plan.cells(split, [number]):
-                    made = read_cell(self.folder, cell)
-                    if made is None:
+                    content = read_cell(self.folder, cell)
+                    if content is None:
                         continue
-                    for i, (pair, row) in enumerate(zip(cell.pairs, made["rows"], strict=True)):
+                    for i, (pair, row) in enumerate(zip(cell.pairs, content["rows"], strict=True)):
                         file = self.folder / cell.picture(i)
                         about = {"number": number, **setting.to_json(), "split": split}
-                        about |= {"prompt": pair[0], "seed": pair[1], **row, **made["cost"]}
+                        about |= {"prompt": pair[0], "seed": pair[1], **row, **content["cost"]}
                         if number == 0 and file.is_file():
                             cond[pair] = file
                         if self.plan.objective == "detail":
@@ -115,7 +67,7 @@ class Sweep:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """One row a setting on the development prompts, as in `choose.scores`.
+        """One row per setting on the development prompts, as in `choose.scores`.
 
         Raises:
             RuntimeError: development cells are missing, and a choice among some would not be one among all.
@@ -135,14 +87,14 @@ class Sweep:
         return report(self.table, best(self.scores), self.plan.objective)
 
     @property
-    def told(self) -> str:
+    def recommended(self) -> str:
         """What was chosen, in words."""
         file = self.folder / CHOSEN
         return json.loads(file.read_text(encoding="utf-8"))["recommended"] if file.is_file() else "nothing yet"
 
     @property
     def verdict(self) -> str:
-        """Whether the chosen Detail Guidance is better than what else was searched, in words."""
+        """Whether the chosen Detail Guidance is better than the other guidances that were searched, in words."""
         return verdict(self.report)
 
     @property

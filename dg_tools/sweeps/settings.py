@@ -10,16 +10,11 @@ from typing import Any
 from diffusers.guiders import BaseGuidance
 
 from dg_tools.generation.sampling import check
-from dg_tools.guidance import baselines
-from dg_tools.guidance.cfg import CFG
+from dg_tools.guidance.baselines.registry import BASELINES
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.sweeps.config import Config
-
-SCALED = ("CFG", "APG", "CFGZeroStar")  # searched over s
-IN_BLOCKS = ("PAG", "SLG", "SEG")  # over DG's grid
-WEIGHTED = ("AutoGuidance", "Blurred")  # over s, window and w
 
 
 @dataclass(frozen=True)
@@ -41,14 +36,13 @@ class Setting:
 
     def guider(self) -> BaseGuidance | None:
         """What `sampling.run` takes."""
-        if self.guidance in SCALED:
-            return CFG(self.s) if self.guidance == "CFG" else getattr(baselines, self.guidance)(self.s)
+        baseline = BASELINES.get(self.guidance)
+        if baseline is not None and not baseline.weighted:
+            return baseline.guider(self.s)
         if not self.w:
             return None
-        if self.guidance in IN_BLOCKS:
-            return getattr(baselines, self.guidance)(self.s, self.w, blocks=self.block, window=self.window)
-        if self.guidance in WEIGHTED:
-            return getattr(baselines, self.guidance)(self.s, self.w, window=self.window)
+        if baseline is not None:
+            return baseline.guider(self.s, self.w, blocks=self.block, window=self.window)
         off = Disrupt(self.channels, self.block)
         if self.guidance == "control":
             off = off.controls(1)[0]
@@ -60,13 +54,13 @@ class Setting:
         return {**asdict(self), "channels": list(self.channels), "window": list(self.window)}
 
     @classmethod
-    def from_json(cls, made: dict[str, Any]) -> Setting:
+    def from_json(cls, values: dict[str, Any]) -> Setting:
         """From `to_json`."""
-        return cls(**{**made, "channels": tuple(made["channels"]), "window": tuple(made["window"])})
+        return cls(**{**values, "channels": tuple(values["channels"]), "window": tuple(values["window"])})
 
     def __str__(self) -> str:
-        scaled = self.guidance if self.guidance in SCALED else "CFG"
-        parts = [f"{scaled} {self.s:g}"] if self.s > 1 else []
+        scaled = self.guidance in BASELINES and not BASELINES[self.guidance].weighted
+        parts = [f"{self.guidance if scaled else 'CFG'} {self.s:g}"] if self.s > 1 else []
         if self.w:
             where = "" if self.block is None else f" at block {self.block}"
             where += f", channels {list(self.channels)}" if self.channels else ""
@@ -76,7 +70,7 @@ class Setting:
 
 
 def settings_of(config: Config, dit: DiT) -> list[Setting]:
-    """Every setting of a sweep, `cond` first; each guidance has as many.
+    """Every setting of a sweep, `cond` first; each guidance has the same number of settings.
 
     Raises:
         ValueError: no channels given or known, a window without a step, CFG scales that are not as many as DG's.
@@ -94,30 +88,31 @@ def settings_of(config: Config, dit: DiT) -> list[Setting]:
             blocks, channels, config.guidance_scales, config.detail_guidance_scales, config.windows
         )
     ]
-    made = [Setting("cond"), *grid]
+    settings = [Setting("cond"), *grid]
     for name in config.baselines:
-        made += baseline(name, config, blocks, grid)
+        settings += settings_of_baseline(name, config, blocks, grid)
     height, width = dit.size(config.height, config.width)
     steps = dit.default_steps if config.steps is None else config.steps
-    for setting in made:
+    for setting in settings:
         check(dit, [], setting.guider(), steps, height, width)
-    return made
+    return settings
 
 
-def baseline(name: str, config: Config, blocks: Sequence[int], grid: Sequence[Setting]) -> list[Setting]:
+def settings_of_baseline(name: str, config: Config, blocks: Sequence[int], grid: Sequence[Setting]) -> list[Setting]:
     """As many settings of a baseline as Detail Guidance has.
 
-    Where a baseline has no block or no channels, that part of the budget goes to more weights; w is that of its own
-    formula, whose c - worse has another size than DG's, so a wide range of w is fair to all.
+    Where a baseline has no block or no channels, that part of the budget goes to more weights. A baseline's w belongs
+    to its own formula, whose c - degraded has another size than DG's, so a wide range of w is fair to all.
     """
-    if name in SCALED:
-        return [Setting(name, s) for s in cfg_scales(config, len(grid))]
     if name == "control":
         return [replace(setting, guidance=name) for setting in grid]
-    where: Sequence[int | None] = blocks if name in IN_BLOCKS else [None]
-    windows, given = config.windows, [float(w) for w in config.detail_guidance_scales]
+    if not BASELINES[name].weighted:
+        return [Setting(name, s) for s in cfg_scales(config, len(grid))]
+    where: Sequence[int | None] = blocks if BASELINES[name].in_blocks else [None]
+    windows = config.windows
+    dg_weights = [float(w) for w in config.detail_guidance_scales]
     count = len(grid) // (len(where) * len(windows) * len(config.guidance_scales))
-    weights = spread(given, count, min(given) / 2, max(given) * 2)
+    weights = spread(dg_weights, count, min(dg_weights) / 2, max(dg_weights) * 2)
     return [
         Setting(name, float(s), w, block, (), (float(a), float(b)))
         for block, s, w, (a, b) in itertools.product(where, config.guidance_scales, weights, windows)
@@ -128,7 +123,7 @@ def cfg_scales(config: Config, count: int) -> list[float]:
     """CFG's own scales, `count` of them: the same search budget as Detail Guidance.
 
     Raises:
-        ValueError: scales were given and are not as many.
+        ValueError: another number of scales was given.
     """
     if config.cfg_scales is None:
         return spread([s for s in config.guidance_scales if s > 1], count, 1.0, config.cfg_most)
@@ -140,9 +135,9 @@ def cfg_scales(config: Config, count: int) -> list[float]:
     return [float(s) for s in config.cfg_scales]
 
 
-def spread(given: Sequence[float], count: int, least: float, most: float) -> list[float]:
-    """`count` values: the given ones, then each in the middle (of the logarithm) of the widest gap left."""
-    values = [float(s) for s in given][:count]
+def spread(first: Sequence[float], count: int, least: float, most: float) -> list[float]:
+    """`count` values: the first ones, then each in the middle (of the logarithm) of the widest gap left."""
+    values = [float(s) for s in first][:count]
     while len(values) < count:
         ends = sorted({least, *values, most})
         low, high = max(itertools.pairwise(ends), key=lambda pair: pair[1] / pair[0])

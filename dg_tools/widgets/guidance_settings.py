@@ -10,11 +10,12 @@ from typing import Any
 from diffusers.guiders import BaseGuidance
 
 from dg_tools.generation._generate import Generation
-from dg_tools.generation.recipes import free, recipe, write_picture
+from dg_tools.generation.recipes import recipe, write_picture
 from dg_tools.guidance.cfg import CFG
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
+from dg_tools.paths import free
 from dg_tools.widgets.png import picture_png
 from dg_tools.widgets.run_fields import RunSettings
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from dg_tools.sweeps.result import Plan
-from dg_tools.sweeps.settings import IN_BLOCKS, SCALED, WEIGHTED, Setting
+from dg_tools.guidance.baselines.registry import BASELINES
+from dg_tools.sweeps.plan import Plan
+from dg_tools.sweeps.settings import Setting
 
 
 def code(plan: Plan, setting: Setting, prompt: str, seed: int) -> str:
@@ -22,12 +23,13 @@ def code(plan: Plan, setting: Setting, prompt: str, seed: int) -> str:
 def guidance_code(setting: Setting) -> list[str]:
     """Lines that end in `guidance = ...`, for the guider of `Setting.guider`."""
     name, s, w, window = setting.guidance, setting.s, setting.w, setting.window
-    if name in SCALED:
+    baseline = BASELINES.get(name)
+    if baseline is not None and not baseline.weighted:
         return [f"guidance = {'dg.CFG' if name == 'CFG' else f'dg.baselines.{name}'}({s!r})"]
     if not w:
         return ["guidance = None"]
-    if name in IN_BLOCKS + WEIGHTED:
-        where = f"blocks={setting.block}, " if name in IN_BLOCKS else ""
+    if baseline is not None:
+        where = f"blocks={setting.block}, " if baseline.in_blocks else ""
         return [f"guidance = dg.baselines.{name}({s!r}, {w!r}, {where}window={window!r})"]
     off = f"off = dg.Disrupt({list(setting.channels)}, block={setting.block})"
     off += ".controls(1)[0]" if name == "control" else ""

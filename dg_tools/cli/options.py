@@ -1,0 +1,84 @@
+"""The options that several commands share, and how what they hold is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from dg_tools.cli.app import say
+
+if TYPE_CHECKING:  # a command line is checked before torch is loaded
+    from dg_tools.interventions import Disrupt
+    from dg_tools.models.dit import DiT
+
+Model = typer.Option(None, "--model", "-m", help="embedded name, folder or Hub id; the embedded default if left out")
+Steps = typer.Option(None, min=1, help="denoising steps; the pipeline's own default if left out")
+Seeds = typer.Option(["0"], "--seed", "-s", help="whole number; may be repeated")
+Cfg = typer.Option(1.0, "--cfg", min=1, help="CFG scale s; 1 is off")
+Channels = typer.Option([], "--channel", help="channel that DG disrupts; may be repeated; the profile's if left out")
+Block = typer.Option(None, help="block that DG disrupts; the profile's if left out")
+Auto = typer.Option(False, "--auto", help="have DG's channels and block detected and chosen")
+Height = typer.Option(None, help="pixels; the pipeline's own default if left out")
+Width = typer.Option(None, help="pixels; the pipeline's own default if left out")
+Device = typer.Option(None, "--device", help="where to run, such as cuda")
+AsJson = typer.Option(False, "--json", help="one JSON object on stdout instead of a table")
+
+
+def checked(prompts: Sequence[str], seeds: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Prompts and seeds as they can be used.
+
+    Raises:
+        typer.BadParameter: an empty prompt, or a seed that is not a number.
+    """
+    from dg_tools.datasets.captions import check_prompt, check_seed
+
+    try:
+        return [check_prompt(p) for p in prompts], [check_seed(s) for s in seeds]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def usable(device: str | None) -> str | None:
+    """The device, where it can be used.
+
+    Raises:
+        ValueError: it cannot, with torch's own words.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the second for a build without CUDA
+        words = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here ({words}): pass another, --device cpu") from None
+    return device
+
+
+def warned(dit: DiT, prompts: Sequence[str]) -> list[str]:
+    """Print and return warnings about words that the model never saw in training."""
+    from dg_tools.datasets.captions import advice
+
+    warnings = [warning for p in prompts if (warning := advice(dit, p))]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return warnings
+
+
+def disruption(dit: DiT, channels: list[int], block: int | None) -> Disrupt:
+    """The `Disrupt` of --channel and --block, or of the model's profile.
+
+    Raises:
+        ValueError: channels or block are in neither of them.
+    """
+    import dg_tools
+
+    profile = dit.profile or {"channels": [], "block": None}
+    channels, block = channels or profile["channels"], profile["block"] if block is None else block
+    if not channels or block is None:
+        raise ValueError(
+            "this model has no profile with channels and a block: pass --channel (may be repeated) and --block, or "
+            "--auto to have them detected and chosen"
+        )
+    return dg_tools.Disrupt(channels, block)
