@@ -1,7 +1,7 @@
 """The paper's claims as functions: each with its controls, its interval, a bound set beforehand, and a verdict.
 
-One file a question; `result` says what they return, `subject` how channels and prompts are split between detection and
-test.
+The experiment `x` is in `_x.py`, its figure in `plots/x.py`. `result` has what they return, `subject` the split of the
+prompts into detection and test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,19 @@ from dg_tools.experiments._timestep import timestep
 from dg_tools.experiments._tokens import tokens
 from dg_tools.experiments.result import Outcome, Result, open_result
 
-__all__ = ["DenoiseError", "Outcome", "Result", "denoise", "denoise_error", "detail", "guidance"]
-__all__ += ["open_result", "tokens"]
-__all__ += ["Lens", "lens", "origin", "timestep"]
-__all__ += ["correspondence"]
+__all__ = [
+    "DenoiseError",
+    "Lens",
+    "Outcome",
+    "Result",
+    "correspondence",
+    "denoise",
+    "denoise_error",
+    "detail",
+    "guidance",
+    "lens",
+    "open_result",
+    "origin",
+    "timestep",
+    "tokens",
+]
