@@ -164,10 +164,10 @@ def test_rows_are_what_the_loop_gives(result, dits):
     dit, (words, truth) = dits("sd3"), zip(*pairs(), strict=True)
     off = dg.Disrupt([3, 7], 1)
     call = {"height": 32, "width": 48, "steps": 2, "max_sequence_length": 8}
-    made = dg.generate(
+    generation = dg.generate(
         dit, list(words), seed=[0, 1], guidance=dg.DetailGuidance(S, W, disrupt=off), progress=False, **call
     )
-    pictures = torch.stack([torch.tensor(np.asarray(i)) for i in made.images]).permute(0, 3, 1, 2) / 127.5 - 1
+    pictures = torch.stack([torch.tensor(np.asarray(i)) for i in generation.images]).permute(0, 3, 1, 2) / 127.5 - 1
     expected = distortion(pictures, Truth.of(dit, torch.stack(truth).repeat_interleave(2, 0)))
     rows = result.table[result.table["rule"] == "CFG 3 + DG 0.5"]
     assert np.allclose(rows["high_correlation"], expected["high_correlation"], atol=2e-3)  # generate's are 8-bit
@@ -190,7 +190,7 @@ def test_a_detection_gives_the_control_matched_in_variance(dits):
     pipeline = tiny.sd3()
     tiny.plant(pipeline, 0, [5], 60.0)
     dit = dg.load(pipeline)
-    made = guidance(
+    result = guidance(
         dit,
         pairs(3),
         [0],
@@ -203,10 +203,10 @@ def test_a_detection_gives_the_control_matched_in_variance(dits):
         blocks=(),
         max_sequence_length=8,
     )
-    assert made.settings["channels"] == [5] and len(made.settings["detection"]) == 1
-    assert set(made.table["prompt"]) == set(made.settings["test"]) and len(made.settings["test"]) == 2
-    assert "CFG 3 + variance control, norm of DG" in set(made.table["rule"])
-    assert "rightness, beside variance control" in set(made.effects()["outcome"])
+    assert result.settings["channels"] == [5] and len(result.settings["detection"]) == 1
+    assert set(result.table["prompt"]) == set(result.settings["test"]) and len(result.settings["test"]) == 2
+    assert "CFG 3 + variance control, norm of DG" in set(result.table["rule"])
+    assert "rightness, beside variance control" in set(result.effects()["outcome"])
 
 
 def test_result_is_kept_and_drawn(result, tmp_path):
@@ -231,8 +231,8 @@ def test_perception_of_the_references_is_zero(dits):
 
 def test_amount_counts_doublings(dits):
     truth = Truth.of(dits("sd3"), torch.stack([p for _, p in pairs(3)]))
-    made = distortion(truth.pictures * 2, truth)
-    assert np.allclose(made["amount"], 2) and np.allclose(made["high_correlation"], 1)
+    doubled = distortion(truth.pictures * 2, truth)
+    assert np.allclose(doubled["amount"], 2) and np.allclose(doubled["high_correlation"], 1)
     assert np.allclose(distortion(truth.pictures / 2, truth)["amount_error"], 2)
 
 
@@ -295,7 +295,7 @@ def test_an_interval_in_one_word():
 def test_bad_input_is_refused_before_any_forward(dits):
     dit = dits("sd3")
     good = {"channels": [3], "progress": False}
-    for message, given in (
+    for message, change in (
         ("empty list of prompts", {"prompts": []}),
         ("has no picture", {"prompts": ["apple", "tree"]}),
         ("at least 2", {"prompts": pairs(1)}),
@@ -315,9 +315,9 @@ def test_bad_input_is_refused_before_any_forward(dits):
         ("more than 0", {"noise": 0.0}),
         ("weak_model is a Linear", {"weak_model": torch.nn.Linear(2, 2)}),
     ):
-        call = {"prompts": pairs(2), "seeds": [0], **good, **given}
+        call = {"prompts": pairs(2), "seeds": [0], **good, **change}
         with pytest.raises(ValueError, match=message):
             guidance(dit, call.pop("prompts"), call.pop("seeds"), **call)
-    for given in ({"channels": [99]}, {"block": 9}, {"blocks": [9]}):
+    for change in ({"channels": [99]}, {"block": 9}, {"blocks": [9]}):
         with pytest.raises(IndexError, match="there are 0 to"):
-            guidance(dit, pairs(2), [0], **{**good, **given})
+            guidance(dit, pairs(2), [0], **{**good, **change})

@@ -49,7 +49,7 @@ def test_the_gate_is_zeroed_as_a_plain_hook_would(planted, result):
         trajectories(planted, PROMPTS[:2], [0], steps=3, keep=[0], progress=False, **tiny.SIZE, max_sequence_length=8)
     )
     _, sigma, z = part.steps[0]
-    blocks, seen = planted.transformer.transformer_blocks, []
+    blocks, sizes = planted.transformer.transformer_blocks, []
 
     def ungate(module, inputs, output):
         output = output.clone()
@@ -57,23 +57,23 @@ def test_the_gate_is_zeroed_as_a_plain_hook_would(planted, result):
             output[:, [chunk * tiny.WIDTH + c for c in (3, 7)]] = 0
         return output
 
-    handles = [blocks[3].register_forward_hook(lambda m, i, o: seen.append(o[1][..., [3, 7]].abs().mean(1)))]
+    handles = [blocks[3].register_forward_hook(lambda m, i, o: sizes.append(o[1][..., [3, 7]].abs().mean(1)))]
     velocity(planted, z, sigma, part.inputs)
     handles.append(blocks[1].norm1.linear.register_forward_hook(ungate))
     velocity(planted, z, sigma, part.inputs)
     for handle in handles:
         handle.remove()
     removed = result.tables["gates"].query("kind == 'own block'")["removed"].item()
-    assert removed == pytest.approx((1 - seen[1] / seen[0]).mean().item(), rel=1e-3)
+    assert removed == pytest.approx((1 - sizes[1] / sizes[0]).mean().item(), rel=1e-3)
 
 
 def test_writes_add_up_to_the_stream_on_every_family(dit):
-    made = origin(dit, PROMPTS[:2], [0], channels=[5], controls=2, guidance_scale=2.0, **CALL)
-    assert made.tables["sums"]["largest_difference"].item() < 1e-5
-    total = made.table.groupby(["prompt", "seed", "sigma", "channel"])["write"].sum()
-    final = made.table.groupby(["prompt", "seed", "sigma", "channel"])["final"].first()
+    result = origin(dit, PROMPTS[:2], [0], channels=[5], controls=2, guidance_scale=2.0, **CALL)
+    assert result.tables["sums"]["largest_difference"].item() < 1e-5
+    total = result.table.groupby(["prompt", "seed", "sigma", "channel"])["write"].sum()
+    final = result.table.groupby(["prompt", "seed", "sigma", "channel"])["final"].first()
     assert np.allclose(total, final, rtol=1e-3, atol=1e-4)
-    writers = set(made.table["writer"])
+    writers = set(result.table["writer"])
     assert ("joint" in writers) == (dit.family.name == "flux") and ("position" in writers) == (dit.family.name == "sd3")
     assert ("attention 2" in writers) == bool(getattr(dit.transformer.config, "dual_attention_layers", None))
 
@@ -86,9 +86,9 @@ def test_a_channel_that_no_block_writes_gives_a_no():
             for chunk in (2, 5):
                 block.norm1.linear.weight[chunk * tiny.WIDTH + 3] = 0
                 block.norm1.linear.bias[chunk * tiny.WIDTH + 3] = 0
-    made = origin(dg.load(pipeline), PROMPTS[:2], [0], channels=[3], controls=2, **CALL)
-    assert made.primary.estimate == pytest.approx(0, abs=1e-4) and made.primary.status == "fails"
-    assert made.outcome("not the embedding").estimate == pytest.approx(1, abs=1e-3)
+    result = origin(dg.load(pipeline), PROMPTS[:2], [0], channels=[3], controls=2, **CALL)
+    assert result.primary.estimate == pytest.approx(0, abs=1e-4) and result.primary.status == "fails"
+    assert result.outcome("not the embedding").estimate == pytest.approx(1, abs=1e-3)
 
 
 def test_saved_and_drawn(result, tmp_path):
@@ -98,8 +98,9 @@ def test_saved_and_drawn(result, tmp_path):
 
 
 def test_elsewhere_gives_distinct_other_blocks():
-    made = elsewhere(12, [1, 11], 20)
-    assert len(set(made)) == 20 and all(a != 1 and b != 11 for a, b in made) and made == elsewhere(12, [1, 11], 20)
+    places = elsewhere(12, [1, 11], 20)
+    assert len(set(places)) == 20 and all(a != 1 and b != 11 for a, b in places)
+    assert places == elsewhere(12, [1, 11], 20)
     assert len(elsewhere(4, [2], 20)) == 3
 
 

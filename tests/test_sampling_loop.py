@@ -66,7 +66,7 @@ def test_counts_are_what_plain_hooks_count(dits):
     ]
     disrupted = {"d": OFF, "several": dg.Disrupt([3], [0, 2]), "weak": weak}
     try:
-        made = sample(
+        sampled = sample(
             dit,
             ["a", "b"],
             [0, 1],
@@ -77,22 +77,22 @@ def test_counts_are_what_plain_hooks_count(dits):
     finally:
         for handle in handles:
             handle.remove()
-    assert made.cost.block_calls == 3 * 2 * (5 + 3 + 5 + 5) == counted[0]  # a kept block's stub has no pre-hooks
-    assert made.cost.forwards == 3 * 2 * 4
+    assert sampled.cost.block_calls == 3 * 2 * (5 + 3 + 5 + 5) == counted[0]  # a kept block's stub has no pre-hooks
+    assert sampled.cost.forwards == 3 * 2 * 4
 
 
 def test_a_prediction_is_computed_once_a_step_and_what_is_only_watched_is_counted_apart(dits):
-    dit, seen = dits("sd3"), []
+    dit, observed = dits("sd3"), []
 
     def observe(at, velocity):
         assert at["c"] is at["c"] and torch.equal(velocity, at["c"])
-        seen.append((at.step, at.steps, list(at.pictures), at["u"].shape))
+        observed.append((at.step, at.steps, list(at.pictures), at["u"].shape))
 
     plain = sample(dit, *PICTURES, RULES[0][0], batch=2, **tiny.CALL)
     watched = sample(dit, *PICTURES, RULES[0][0], batch=2, observe=observe, **tiny.CALL)
     assert torch.equal(plain.latents, watched.latents)
     assert watched.cost == plain.cost and watched.cost.forwards == 9 == watched.observed.forwards
-    assert [s[:3] for s in seen[2:4]] == [(2, 3, [0, 1]), (0, 3, [2])] and seen[0][3] == (2, 4, 16, 24)
+    assert [s[:3] for s in observed[2:4]] == [(2, 3, [0, 1]), (0, 3, [2])] and observed[0][3] == (2, 4, 16, 24)
 
 
 def test_nothing_is_left_after_an_exception(dits):
@@ -110,7 +110,7 @@ def test_nothing_is_left_after_an_exception(dits):
 
 def test_bad_input_is_refused(dits):
     dit, cond = dits("sd3"), RULES[0][0]
-    for message, given in (
+    for message, change in (
         ("no prompts", {"prompts": []}),
         ("2 prompts and 1 seeds", {"prompts": ["a", "b"]}),
         ("steps=0", {"steps": 0}),
@@ -118,7 +118,7 @@ def test_bad_input_is_refused(dits):
         ("choose other names", {"sources": {"c": OFF}}),
         ("a source is a Linear", {"sources": {"t": torch.nn.Linear(2, 2)}}),
     ):
-        call = {**tiny.CALL, "prompts": ["a"], "seeds": [0], **given}
+        call = {**tiny.CALL, "prompts": ["a"], "seeds": [0], **change}
         with pytest.raises(ValueError, match=message):
             sample(dit, call.pop("prompts"), call.pop("seeds"), cond, **call)
     with pytest.raises(IndexError, match="there are 0 to 3"):

@@ -37,8 +37,8 @@ def result(timed):
     return timestep(timed, PROMPTS, [0, 1], block=1, **CALL)
 
 
-def swaps(made, swap: str, reach: str = "blocks up to it") -> float:
-    table = made.tables["swaps"].query("swap == @swap and reach == @reach and kind == 'massive'")
+def swaps(result, swap: str, reach: str = "blocks up to it") -> float:
+    table = result.tables["swaps"].query("swap == @swap and reach == @reach and kind == 'massive'")
     return table["change"].mean()
 
 
@@ -52,18 +52,18 @@ def test_modulation_that_knows_the_time_only(result):
 
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 def test_modulation_that_knows_the_prompt_only_gives_a_no(name):
-    made = timestep(knowing("prompt", name), PROMPTS[:2], [0], block=1, **{**CALL, "controls": 2})
-    assert swaps(made, "timestep") < 1e-5 < 1e-3 < swaps(made, "prompt")
-    assert made.primary.status == "fails" and made.verdict.startswith("Does not hold")
+    result = timestep(knowing("prompt", name), PROMPTS[:2], [0], block=1, **{**CALL, "controls": 2})
+    assert swaps(result, "timestep") < 1e-5 < 1e-3 < swaps(result, "prompt")
+    assert result.primary.status == "fails" and result.verdict.startswith("Does not hold")
 
 
 def test_every_family(dit):
-    made = timestep(dit, PROMPTS[:2], [0], **{**CALL, "measured": 2, "controls": 2}, guidance_scale=2.0)
+    result = timestep(dit, PROMPTS[:2], [0], **{**CALL, "measured": 2, "controls": 2}, guidance_scale=2.0)
     block = len(dit.blocks) // 2
-    assert made.settings["block"] == block and not made.table.isna().any().any()
+    assert result.settings["block"] == block and not result.table.isna().any().any()
     parts = [n for n in dit.blocks[block].record.chunks(dit.blocks[block].module) if n.startswith("gate")]
-    assert list(made.tables["gates"]["part"].unique()) == parts
-    assert swaps(made, "timestep") > 0 and swaps(made, "prompt") > 0
+    assert list(result.tables["gates"]["part"].unique()) == parts
+    assert swaps(result, "timestep") > 0 and swaps(result, "prompt") > 0
 
 
 def test_the_swap_written_out(dits):
@@ -72,7 +72,7 @@ def test_the_swap_written_out(dits):
     settings = {**CALL, "steps": 1, "measured": 1, "controls": 2}
     with pytest.raises(ValueError, match="two noise levels"):
         timestep(dit, PROMPTS[:2], [0], block=0, **settings)
-    made = timestep(dit, PROMPTS[:2], [0], block=0, **{**settings, "steps": 2, "measured": 2, "swaps": 1})
+    result = timestep(dit, PROMPTS[:2], [0], block=0, **{**settings, "steps": 2, "measured": 2, "swaps": 1})
     model, latents = dit.transformer, []
     handle = model.register_forward_pre_hook(
         lambda m, a, k: latents.append((k["hidden_states"].clone(), k["timestep"].clone())), with_kwargs=True
@@ -101,7 +101,7 @@ def test_the_swap_written_out(dits):
                 _, image = model.transformer_blocks[0](model.pos_embed(z), context, temb)
             sizes.append(relative(image.abs().mean(1).numpy())[:, 5])
         changes.append(np.abs(sizes[1] - sizes[0]))
-    ours = made.tables["swaps"].query("swap == 'prompt' and kind == 'massive'")["change"].to_numpy()
+    ours = result.tables["swaps"].query("swap == 'prompt' and kind == 'massive'")["change"].to_numpy()
     assert np.allclose(ours, np.mean(changes, 0), rtol=1e-2, atol=1e-4) and ours.min() > 1e-3
 
 

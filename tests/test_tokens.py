@@ -45,24 +45,24 @@ def test_planted_channels_are_on_every_token_from_the_block_that_writes_them(res
 
 
 def test_without_massive_channels_the_verdict_is_no(dits):
-    made = tokens(dits("sd3"), PROMPTS, [0, 1], channels=[3, 7], **CALL)
-    assert made.primary.status == "fails" and made.verdict.startswith("Does not hold")
+    result = tokens(dits("sd3"), PROMPTS, [0, 1], channels=[3, 7], **CALL)
+    assert result.primary.status == "fails" and result.verdict.startswith("Does not hold")
 
 
 def test_every_family_and_guidance(dit):
-    made = tokens(dit, PROMPTS[:2], [0], channels=[5], guidance_scale=2.0, controls=2, **CALL)
-    assert sorted(made.table["block"].unique()) == list(range(len(dit.blocks)))
-    assert not made.table.isna().any().any() and any("over seeds" in note for note in made.notes)
-    last = made.table.query("stream == 'text'")["block"].max()
+    result = tokens(dit, PROMPTS[:2], [0], channels=[5], guidance_scale=2.0, controls=2, **CALL)
+    assert sorted(result.table["block"].unique()) == list(range(len(dit.blocks)))
+    assert not result.table.isna().any().any() and any("over seeds" in note for note in result.notes)
+    last = result.table.query("stream == 'text'")["block"].max()
     assert last == len(dit.blocks) - (2 if dit.family.name == "sd3" else 1)  # SD3's last block has no text
 
 
 def test_statistics_equal_the_ones_written_out(planted, result):
     prompts = result.settings["test"]
-    model, seen = planted.transformer, {}
+    model, hidden = planted.transformer, {}
 
     def keep(module, inputs, output):
-        seen["x"] = output[1][0].numpy().copy()
+        hidden["x"] = output[1][0].numpy().copy()
 
     latents = []
 
@@ -88,7 +88,7 @@ def test_statistics_equal_the_ones_written_out(planted, result):
     with torch.no_grad():
         model(latents[2], embeds, pooled, planted.pipeline.scheduler.timesteps[2:3], return_dict=False)
     handle.remove()
-    x = seen["x"]
+    x = hidden["x"]
     median = np.median(np.abs(x).mean(0))
     row = result.table.query(
         "prompt == @prompts[0] and seed == 1 and block == 2 and stream == 'image' and channel == 3"
@@ -103,9 +103,9 @@ def test_share_sign_and_variation_on_known_numbers():
     x = torch.ones(1, 4, 3)
     x[0, :, 0] = torch.tensor([7.0, 7.0, 7.0, 2.0])
     x[0, :, 1] = torch.tensor([1.0, -1.0, 1.0, 1.0])
-    made = over_tokens(x, 5.0)
-    assert made["share"][0].tolist() == [0.75, 0, 0] and made["one_sign"][0].tolist() == [1, 0.75, 1]
-    assert made["variation"][0, 0] == pytest.approx(np.std([7, 7, 7, 2]) / 5.75)
+    statistics = over_tokens(x, 5.0)
+    assert statistics["share"][0].tolist() == [0.75, 0, 0] and statistics["one_sign"][0].tolist() == [1, 0.75, 1]
+    assert statistics["variation"][0, 0] == pytest.approx(np.std([7, 7, 7, 2]) / 5.75)
 
 
 def test_jaccard_and_draws_on_known_sets():
@@ -114,8 +114,8 @@ def test_jaccard_and_draws_on_known_sets():
     assert dict(zip(map(tuple, pairs.T.tolist()), index.tolist(), strict=True))[(0, 1)] == pytest.approx(1 / 3)
     assert index[1] == 0 and np.isnan(index[-1])
     assert largest_others(np.array([9.0, 1, 5, 7]), [0], 2) == [3, 2]
-    made = draws([4, 5, 6, 7, 8], 2, 10, 0)
-    assert len(set(made)) == 10 and made == draws([4, 5, 6, 7, 8], 2, 10, 0)
+    controls = draws([4, 5, 6, 7, 8], 2, 10, 0)
+    assert len(set(controls)) == 10 and controls == draws([4, 5, 6, 7, 8], 2, 10, 0)
 
 
 def test_same_call_same_bytes_saved_and_drawn(planted, result, tmp_path):

@@ -25,7 +25,7 @@ from dg_tools.onestep import velocity
 
 @dataclass
 class Lens:
-    """What `lens` made.
+    """The result of `lens`.
 
     Attributes:
         clean, without: x0 in latents after each block, (blocks, pictures, C, h, w); `without`: the channels at zero in

@@ -69,7 +69,7 @@ def origin(
         between the sum of the writes and the stream).
 
     Raises:
-        ValueError, IndexError: too few prompts, no seeds, settings out of range, channels or a block not there.
+        ValueError, IndexError: too few prompts, no seeds, settings, channels or a block out of range.
     """
     keep = evenly(steps, measured)
     seeds = as_list(seeds)

@@ -66,7 +66,7 @@ def timestep(
         swaps (|change of relative|, by swap, reach and channels), slopes (log2 a unit of sigma, by block).
 
     Raises:
-        ValueError, IndexError: too few prompts or noise levels, settings out of range, channels or a block not there.
+        ValueError, IndexError: too few prompts or noise levels, settings, channels or a block out of range.
     """
     keep = evenly(steps, measured)
     seeds = as_list(seeds)

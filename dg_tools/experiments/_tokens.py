@@ -72,7 +72,7 @@ def tokens(
         `tables`: controls, by_block, jaccard, map, picture.
 
     Raises:
-        ValueError, IndexError: too few prompts, no seeds, settings out of range, channels or a block not there.
+        ValueError, IndexError: too few prompts, no seeds, settings, channels or a block out of range.
     """
     keep = evenly(steps, measured)
     seeds = as_list(seeds)

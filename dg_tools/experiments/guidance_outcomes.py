@@ -34,12 +34,16 @@ def outcomes(table: pd.DataFrame, directions: pd.DataFrame, plan: Sequence[Run])
     draws = [run.name for run in plan if run.draw >= 0]
     control = "matched channels disrupted instead, at DG's norm in every step"
     dg, fair = run_name(plan, "DG", cfg), run_name(plan, "equal compute", cfg)
+    claims = {
+        "rightness": "DG+CFG buys right detail: its high band follows the own reference more than that of CFG with as "
+        "many block calls",
+        "amount": "DG+CFG buys the right amount of detail: its high-band power is nearer to the own reference's than "
+        "that of CFG with as many block calls",
+    }
     results = [
-        change(table, dg, fair, "rightness", "DG+CFG buys right detail: its high band follows the own reference more "
-               "than that of CFG with as many block calls", null=draws, control=control, primary=True),
-        change(table, dg, fair, "amount", "DG+CFG buys the right amount of detail: its high-band power is nearer to "
-               "the own reference's than that of CFG with as many block calls", null=draws, control=control),
-    ]  # fmt: skip
+        change(table, dg, fair, what, claim, null=draws, control=control, primary=what == "rightness")
+        for what, claim in claims.items()
+    ]
     for base, words in ((cond, "without CFG"), (windowed, "both within one window")):
         ours, equal = run_name(plan, "DG", base), run_name(plan, "equal compute", base)
         for what in UNITS:

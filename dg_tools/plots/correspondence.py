@@ -1,4 +1,4 @@
-"""Which place was found: matches of two pictures, and the share that is right by recipe, block and control."""
+"""Matches between two pictures, and the share of correct ones by recipe, block and control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One denoising step with edits of the reader's own: error by band against controls."""
+"""One denoising step under given edits: error by band against controls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
 
 
 def denoise_error_figure(table: Any, *, title: str = "") -> Figure:
-    """Error of an edit against its controls, relative to the clean run: one panel a band, sigma along x.
+    """Error of an edit against its controls, relative to the clean run: one panel per band, sigma along x.
 
     Args:
         table: tidy, with columns edit, role (edit, control), sigma, band, ratio.

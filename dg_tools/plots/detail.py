@@ -65,7 +65,7 @@ def base(name: str) -> str:
 
 
 def bars(axis: Any, outcomes: list[Any], title: str, side: str) -> None:
-    """One row a measure, one mark a scale, controls as ticks and the margin that was set."""
+    """One row per measure, one mark per scale, controls as ticks, and the margin."""
     names = list(dict.fromkeys(base(o.name) for o in outcomes))
     seen: dict[str, int] = {}
     for o in outcomes:

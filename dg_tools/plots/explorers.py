@@ -1,6 +1,6 @@
-"""The explorers' charts: one question each, the point that is looked at marked, cells where a click can mean something.
+"""The explorers' charts: one question each, the current point marked, and cells that can be clicked.
 
-Made without pyplot, because explorers draw in threads. The first axes of a figure hold its grid: one cell a token,
+Made without pyplot, because explorers draw in threads. The first axes of a figure hold its grid: one cell per token,
 channel, block or step.
 """
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from dg_tools.plots.style import INK, MASSIVE, QUIET, side_by_side
 
-POINT = "#1f6fb2"  # what is looked at now
+POINT = "#1f6fb2"  # the current place
 
 
 class Chart(Figure):
@@ -96,11 +96,11 @@ def profile(
     xlabel: str = "channel",
     ylabel: str = "activation",
 ) -> Figure:
-    """A value by channel (or token), the marked ones in red with their numbers, and the one looked at in blue.
+    """A value by channel (or token), the marked ones in red with their numbers, and the current one in blue.
 
     Args:
         values: (n,); in log scale their size is drawn.
-        at: which of them is looked at.
+        at: the current one.
         marked: which of them are massive.
         log: |value| on a logarithmic axis.
         title, xlabel, ylabel: words.
@@ -139,7 +139,7 @@ def course(
     xlabel: str = "block",
     ylabel: str = "mean |x| over tokens",
 ) -> Figure:
-    """Sizes by block or by step, with the current one marked; the first line is the channel that is looked at.
+    """Sizes by block or by step, with the current one marked; the first line is the current channel.
 
     Args:
         lines: name -> (n,).

@@ -14,7 +14,7 @@ from dg_tools.plots.style import finish
 def lens_figure(
     rows: dict[str, np.ndarray], sites: Sequence[str], changes: Sequence[float] | None = None, title: str = ""
 ) -> Figure:
-    """Pictures by block, one row a lens.
+    """Pictures by block, one row per lens.
 
     Args:
         rows: name -> (blocks, H, W, 3) in [0, 1].

@@ -1,4 +1,4 @@
-"""Who writes a massive channel: writes by block, what its gates cause, and its size after it was switched off."""
+"""Who writes a massive channel: writes by block, what its gates cause, and its size after it is zeroed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def writes(axis: Axes, table: Any, channel: int) -> None:
 
 
 def removed(axis: Axes, table: Any) -> None:
-    """Share of the final size gone without the gates: one dot a draw."""
+    """Share of the final size gone without the gates: one dot per draw."""
     kinds: Sequence[tuple[str, str, str]] = (
         ("own block", "massive channels,\ntheir own block", MASSIVE),
         ("other blocks", "massive channels,\nother blocks", INK),

@@ -45,7 +45,7 @@ def guidance_overview(
     *,
     title: str = "",
 ) -> Figure:
-    """Left, hidden states as a surface with the massive channels marked; right, a row a prompt and a column a guidance.
+    """Left, hidden states as a surface, massive channels marked; right, one row per prompt, one column per guidance.
 
     Args:
         images: prompts outermost, then guidances; the same noise along a row.

@@ -22,14 +22,14 @@ def pooled(size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A matrix made small enough to turn in a browser by taking maxima over neighbours, so that no spike is lost.
 
     Returns:
-        The matrix, and the first row and first column that each of its cells stands for.
+        The matrix, and the first row and first column that each of its cells covers.
     """
     rows, columns = (cuts(n, most) for n, most in zip(size.shape, MOST, strict=True))
     return np.maximum.reduceat(np.maximum.reduceat(size, rows, axis=0), columns, axis=1), rows, columns
 
 
 def spike(size: np.ndarray, row: int, column: int) -> tuple[int, int]:
-    """Row and column of the largest value that the surface's cell at (row, column) stands for."""
+    """Row and column of the largest value in the surface's cell at (row, column)."""
     parts = []
     for n, most, at in zip(size.shape, MOST, (row, column), strict=True):
         firsts = cuts(n, most)
@@ -56,7 +56,7 @@ def surface(
         hidden: (tokens, channels).
         massive: channel numbers to label, those that are among `channels`.
         channels, tokens: numbers of the columns and rows; 0, 1, ... where None.
-        at: (token, channel) looked at: a blue point.
+        at: (token, channel) to mark with a blue point.
         log: logarithmic height.
         title: over it.
     """

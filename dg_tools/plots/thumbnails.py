@@ -1,4 +1,4 @@
-"""Many small pictures at once: which cell of a grid is worth a closer look?"""
+"""Many small pictures at once, one for each cell of a grid."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def thumbnail_grid(
     """A table of pictures; the figure's first axes hold its cells, all of one size.
 
     Args:
-        pictures: (H, W, 3) uint8 by row and column, of one shape; None: none, and the words stand in its place.
+        pictures: (H, W, 3) uint8 by row and column, of one shape; None: the words in its place.
         words: under each picture, short.
         rows, columns: what each of them is.
-        ylabel, xlabel: of what.
+        ylabel, xlabel: what rows and columns are.
         title: over it.
         marked: (row, column) of cells to frame, with a star before their words.
     """

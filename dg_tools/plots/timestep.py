@@ -29,7 +29,7 @@ def timestep_figure(result: Any) -> Figure:
 
 
 def magnitude(axis: Axes, table: Any, channels: list[int], block: int) -> None:
-    """Mean |x| over tokens by sigma; one thin line a prompt."""
+    """Mean |x| over tokens by sigma; one thin line per prompt."""
     for i, channel in enumerate(channels):
         rows = table[table["channel"] == channel]
         shade = 1.0 - 0.6 * i / max(1, len(channels))
