@@ -20,7 +20,7 @@ from dg_tools._as_list import as_list
 from dg_tools.datasets.examples import prompt_of
 from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.channel_sets import check_controls, draws, largest_others
-from dg_tools.experiments.origin_outcomes import effects, gate_table, healing_table, tidy
+from dg_tools.experiments.origin_outcomes import PlannedEdit, effects, gate_table, healing_table, tidy
 from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.subject import choose
 from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
@@ -98,20 +98,11 @@ def origin(
     pool = largest_others(clean[test, :, :, -1].mean((0, 1, 2)), chosen, max(4 * len(chosen), controls))
     sets = draws(pool, len(chosen), controls, seed=0)
     places = elsewhere(len(dit.blocks), [main[c] for c in chosen], controls)
-    plan = [
-        *(("own block", one, gates_off(one, [main[c] for c in one])) for one in [tuple(chosen)]),
-        *(("other channels", one, gates_off(one, [main[c] for c in one])) for one in sets),
-        *(("other blocks", tuple(chosen), gates_off(chosen, where)) for where in places),
-        *(("zeroed", one, [Disrupt(one, at)]) for one in [tuple(chosen)]),
-        *(("other zeroed", one, [Disrupt(one, at)]) for one in sets),
-    ]
-    after = [
-        sizes_under(dit, parts, len(seeds), one, edits, clean.shape[:-1])[test]
-        for _, one, edits in progress_bar(progress, plan, desc="edits")
-    ]
-    relative = [
-        size / np.maximum(clean[test][..., list(one)], 1e-12) for (_, one, _), size in zip(plan, after, strict=True)
-    ]
+    plan = planned_edits(tuple(chosen), sets, places, main, at)
+    relative = []
+    for row in progress_bar(progress, plan, desc="edits"):
+        size = sizes_under(dit, parts, len(seeds), row.channels, row.edits, clean.shape[:-1])[test]
+        relative.append(size / np.maximum(clean[test][..., list(row.channels)], 1e-12))
     outcomes = effects(writes[:, test], final[test], plan, relative, chosen, sets, main, names, at)
     notes = [] if detection else ["channels given: the blocks that write them were chosen on the prompts of the test"]
     notes += [f"{len(places)} other places for the gates are all there are"] if len(places) < controls else []
@@ -130,6 +121,31 @@ def origin(
         },
         notes,
     )
+
+
+def planned_edits(
+    channels: tuple[int, ...], sets: list[tuple[int, ...]], places: list[tuple[int, ...]], main: list[int], at: int
+) -> list[PlannedEdit]:
+    """What is edited: gates of the channels and of each control, then the channels and each control zeroed.
+
+    Args:
+        channels: the massive ones.
+        sets: draws of other channels.
+        places: draws of other blocks, one for each of the massive channels.
+        main: for every channel the block that writes most of it.
+        at: the block after which channels are zeroed.
+    """
+
+    def own_gates(which: tuple[int, ...]) -> list[Disrupt]:
+        return gates_off(which, [main[c] for c in which])
+
+    return [
+        PlannedEdit("own block", channels, own_gates(channels)),
+        *(PlannedEdit("other channels", one, own_gates(one)) for one in sets),
+        *(PlannedEdit("other blocks", channels, gates_off(channels, blocks)) for blocks in places),
+        PlannedEdit("zeroed", channels, [Disrupt(channels, at)]),
+        *(PlannedEdit("other zeroed", one, [Disrupt(one, at)]) for one in sets),
+    ]
 
 
 def gates_off(channels: Sequence[int], blocks: Sequence[int]) -> list[Disrupt]:

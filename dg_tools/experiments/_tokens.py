@@ -107,20 +107,8 @@ def tokens(
     for factor, (indices, null) in stability.items():
         if indices is None:
             notes.append(f"no stability over {factor}s: it takes two {factor}s, and channels that the rule finds there")
-            continue
-        outcomes.append(
-            Outcome.from_values(
-                f"same over {factor}s",
-                f"the rule finds the same channels on different {factor}s",
-                indices,
-                names,
-                null=null,
-                unit="Jaccard index",
-                direction="above",
-                margin=STABLE,
-                control="channels at ranks drawn among the next in mean |x|, cell by cell",
-            )
-        )
+        else:
+            outcomes.append(same_over(factor, indices, names, null))
     return Result(
         "tokens",
         "On which image tokens are the channels massive, and are they the same channels everywhere?",
@@ -229,6 +217,21 @@ def effects(
     left_out = [int(b) for b in np.flatnonzero(~with_text)]
     notes = [f"blocks without a text output, left out of `image over text`: {left_out}"] if left_out else []
     return outcomes, notes
+
+
+def same_over(factor: str, indices: np.ndarray, prompts: list[str], null: list[float]) -> Outcome:
+    """The outcome on one factor's Jaccard indices, one value per prompt."""
+    return Outcome.from_values(
+        f"same over {factor}s",
+        f"the rule finds the same channels on different {factor}s",
+        indices,
+        prompts,
+        null=null,
+        unit="Jaccard index",
+        direction="above",
+        margin=STABLE,
+        control="channels at ranks drawn among the next in mean |x|, cell by cell",
+    )
 
 
 def per_prompt(array: np.ndarray, channels: Sequence[int], mask: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,25 @@ import pandas as pd
 
 from dg_tools.experiments.result import Outcome
 from dg_tools.experiments.writers import EMBEDDING, WRITERS
+from dg_tools.interventions import Disrupt
 
 HALF = 0.5  # the bound of every claim here: most of it, or less than half of it
 NEAREST = "as many of the channels nearest in energy"
 
 
+@dataclass(frozen=True)
+class PlannedEdit:
+    """Edits that are on in one run: what they are, on which channels."""
+
+    kind: str
+    channels: tuple[int, ...]
+    edits: list[Disrupt]
+
+
 def effects(
     writes: np.ndarray,
     final: np.ndarray,
-    plan: list[tuple[str, Any, Any]],
+    plan: list[PlannedEdit],
     relative: list[np.ndarray],
     channels: list[int],
     sets: list[tuple[int, ...]],
@@ -29,7 +40,7 @@ def effects(
     """The outcomes, primary first; `relative` are sizes relative to clean, one per row of the plan."""
 
     def of(kind: str) -> list[np.ndarray]:
-        sizes = [size for (one, _, _), size in zip(plan, relative, strict=True) if one == kind]
+        sizes = [size for row, size in zip(plan, relative, strict=True) if row.kind == kind]
         return [size[:, :, :, -1].mean((1, 2, 3)) for size in sizes]
 
     where = ", ".join(f"{c} at block {main[c]}" for c in channels)
@@ -94,30 +105,33 @@ def tidy(
     return table[there].reset_index(drop=True)
 
 
-def gate_table(plan: list[tuple[str, Any, Any]], relative: list[np.ndarray]) -> pd.DataFrame:
+def gate_table(plan: list[PlannedEdit], relative: list[np.ndarray]) -> pd.DataFrame:
     """Share of the final size removed by zeroing gates, one row per draw."""
     rows = [
         {
-            "kind": kind,
-            "channels": " ".join(map(str, one)),
-            "blocks": " ".join(str(e.block) for e in edits),
+            "kind": row.kind,
+            "channels": " ".join(map(str, row.channels)),
+            "blocks": " ".join(str(e.block) for e in row.edits),
             "removed": float(1 - size[:, :, :, -1].mean()),
         }
-        for (kind, one, edits), size in zip(plan, relative, strict=True)
-        if "zeroed" not in kind
+        for row, size in zip(plan, relative, strict=True)
+        if "zeroed" not in row.kind
     ]
     return pd.DataFrame(rows)
 
 
-def healing_table(plan: list[tuple[str, Any, Any]], relative: list[np.ndarray], at: int) -> pd.DataFrame:
+def healing_table(plan: list[PlannedEdit], relative: list[np.ndarray], at: int) -> pd.DataFrame:
     """Size relative to clean from the disrupted block on: each massive channel, and each control draw."""
     rows = []
-    for draw, ((kind, one, _), size) in enumerate(zip(plan, relative, strict=True)):
-        if "zeroed" not in kind:
+    for draw, (edit, size) in enumerate(zip(plan, relative, strict=True)):
+        if "zeroed" not in edit.kind:
             continue
-        groups = [(str(c), [i]) for i, c in enumerate(one)] if kind == "zeroed" else [("", list(range(len(one))))]
+        count = len(edit.channels)
+        groups = [("", list(range(count)))]
+        if edit.kind == "zeroed":
+            groups = [(str(c), [i]) for i, c in enumerate(edit.channels)]
         for name, index in groups:
             for block in range(at, size.shape[3]):
                 value = float(size[:, :, :, block][..., index].mean())
-                rows.append({"kind": kind, "draw": draw, "channel": name, "block": block, "relative": value})
+                rows.append({"kind": edit.kind, "draw": draw, "channel": name, "block": block, "relative": value})
     return pd.DataFrame(rows)
