@@ -126,14 +126,7 @@ def runs(
     plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), equal(base.name, dg, base)]
 
     whole = GuidanceRule(joined(cfg, detail), scale, weight, blur_sigma=blur_sigma)
-    for w in scales:
-        plan.append(sweep(replace(whole, weight=w, name=joined(cfg, f"DG {w:g}")), steps, cfg, f"w = {w:g}"))
-    for name, block in others:
-        change = f"block {block}"
-        plan.append(sweep(replace(whole, degraded=name, name=f"{whole.name}, {change}"), steps, cfg, change))
-    for span in windows:
-        change = f"DG in {span[0]:g} to {span[1]:g}"
-        plan.append(sweep(replace(whole, window=span, name=f"{whole.name}, {change}"), steps, cfg, change))
+    plan += sweep(whole, steps, cfg, scales, others, windows)
     for i in range(1, controls):  # the first is among the control guidances
         control = replace(whole, degraded=f"control {i}", norm_of="d", name=f"{cfg} + control draw {i}, norm of DG")
         plan.append(Run(control, steps, "control draw", cfg, i))
@@ -144,6 +137,25 @@ def runs(
     return plan
 
 
-def sweep(guidance: GuidanceRule, steps: int, base: str, varied: str) -> Run:
-    """A run of the sweep."""
-    return Run(guidance, steps, "sweep", base, varied=varied)
+def sweep(
+    whole: GuidanceRule,
+    steps: int,
+    cfg: str,
+    scales: Sequence[float],
+    others: Sequence[tuple[str, int]],
+    windows: Sequence[Window],
+) -> list[Run]:
+    """DG+CFG with another weight, block or window, one at a time."""
+    runs = []
+    for w in scales:
+        rule = replace(whole, weight=w, name=joined(cfg, f"DG {w:g}"))
+        runs.append(Run(rule, steps, "sweep", cfg, varied=f"w = {w:g}"))
+    for name, block in others:
+        change = f"block {block}"
+        rule = replace(whole, degraded=name, name=f"{whole.name}, {change}")
+        runs.append(Run(rule, steps, "sweep", cfg, varied=change))
+    for span in windows:
+        change = f"DG in {span[0]:g} to {span[1]:g}"
+        rule = replace(whole, window=span, name=f"{whole.name}, {change}")
+        runs.append(Run(rule, steps, "sweep", cfg, varied=change))
+    return runs
