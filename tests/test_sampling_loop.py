@@ -89,9 +89,9 @@ def test_a_prediction_is_computed_once_a_step_and_what_is_only_watched_is_counte
         observed.append((at.step, at.steps, list(at.pictures), at["u"].shape))
 
     plain = sample(dit, *PICTURES, RULES[0][0], batch=2, **tiny.CALL)
-    watched = sample(dit, *PICTURES, RULES[0][0], batch=2, observe=observe, **tiny.CALL)
-    assert torch.equal(plain.latents, watched.latents)
-    assert watched.cost == plain.cost and watched.cost.forwards == 9 == watched.observed.forwards
+    with_observer = sample(dit, *PICTURES, RULES[0][0], batch=2, observe=observe, **tiny.CALL)
+    assert torch.equal(plain.latents, with_observer.latents)
+    assert with_observer.cost == plain.cost and with_observer.cost.forwards == 9 == with_observer.observed.forwards
     assert [s[:3] for s in observed[2:4]] == [(2, 3, [0, 1]), (0, 3, [2])] and observed[0][3] == (2, 4, 16, 24)
 
 

@@ -160,7 +160,7 @@ def guidance(
         batch=batch,
         **more,
     )
-    tables = {"runs": data.runs, "plane": data.plane, "bought": comparison, "pushes": data.directions}
+    tables = {"runs": data.runs, "plane": data.perception, "bought": comparison, "pushes": data.directions}
     tables |= {"spectra": data.spectra, "maps": data.maps}
     notes = sentences(comparison, str(subject.model["model"]))
     if baselines:

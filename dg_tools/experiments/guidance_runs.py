@@ -26,13 +26,13 @@ class Measurements:
     Attributes:
         table: distortion, one row per run and picture.
         runs: the plan, with costs.
-        plane: perception, one row per run.
+        perception: of the pictures as a set, one row per run.
         directions, spectra, maps: of the `DirectionLog`s.
     """
 
     table: pd.DataFrame
     runs: pd.DataFrame
-    plane: pd.DataFrame
+    perception: pd.DataFrame
     directions: pd.DataFrame
     spectra: pd.DataFrame
     maps: pd.DataFrame
@@ -49,7 +49,7 @@ def measure(
     progress: bool,
 ) -> Measurements:
     """Sample and measure every run of the plan."""
-    tables, costs, plane, directions, spectra, maps = [], [], [], [], [], []
+    tables, costs, sets, directions, spectra, maps = [], [], [], [], [], []
     for run in progress_bar(progress, iterable=plan, desc="guidance", unit="run"):
         rule = run.guidance
         log = log_of(run)
@@ -59,7 +59,7 @@ def measure(
         tables.append(pd.DataFrame({**about, "prompt": prompts, "seed": seeds, **distortion(pictures, truth)}))
         calls, forwards = result.cost.block_calls / len(prompts), result.cost.forwards / len(prompts)
         costs.append({**about, "steps": run.steps, "block_calls": calls, "forwards": forwards})
-        plane.append({**about, **perception(dit, pictures, truth, call["batch"])})
+        sets.append({**about, **perception(dit, pictures, truth, call["batch"])})
         if log is not None:
             directions.append(log.table(prompts, seeds).assign(rule=run.name))
         if log is not None and log.fields:
@@ -68,7 +68,7 @@ def measure(
     return Measurements(
         pd.concat(tables, ignore_index=True),
         pd.DataFrame(costs),
-        pd.DataFrame(plane),
+        pd.DataFrame(sets),
         pd.concat(directions, ignore_index=True),
         pd.concat(spectra, ignore_index=True),
         pd.concat(maps, ignore_index=True),
