@@ -24,6 +24,7 @@ from dg_tools.experiments.channel_sets import agreement, check_controls, draws, 
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.subject import choose
 from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
+from dg_tools.massive import COVERAGE, RATIO, VARIATION
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode
@@ -31,7 +32,7 @@ from dg_tools.onestep import velocity
 
 STREAMS = ("image", "text")
 MEASURES = ("share", "one_sign", "variation")
-EVERY, STABLE, VARIES = 0.95, 0.8, 0.5  # bounds: the rule's coverage, four of five channels shared, the rule's CV
+STABLE = 0.8  # bound: four of five channels shared; the other bounds are the detection rule's
 Arrays = dict[str, np.ndarray]  # measure -> (stream, prompt, seed, step, block, channel)
 
 
@@ -45,7 +46,7 @@ def tokens(
     onset: Mapping[int, int] | None = None,
     steps: int = 20,
     measured: int = 5,
-    ratio: float = 5.0,
+    ratio: float = RATIO,
     controls: int = CONTROLS,
     batch: int = 32,
     progress: bool = True,
@@ -185,17 +186,17 @@ def effects(
     over = f"from block {max(onset)} on"
     plan: list[tuple[str, str, np.ndarray, np.ndarray, str, Any, float]] = [
         ("every token", f"the channels are massive on every image token, {over}", image["share"], there,
-         "of image tokens", "above", EVERY),
+         "of image tokens", "above", COVERAGE),
         ("one sign", f"the channels have one sign on all image tokens, {over}", image["one_sign"], there,
-         "of image tokens", "above", EVERY),
+         "of image tokens", "above", COVERAGE),
         ("constant", f"the channels hardly vary over the picture, {over}", image["variation"], there,
-         "std / |mean| over tokens", "below", VARIES),
+         "std / |mean| over tokens", "below", VARIATION),
         ("from its onset", "each channel is massive on every image token from its own first block on",
-         image["share"], own, "of image tokens", "above", EVERY),
+         image["share"], own, "of image tokens", "above", COVERAGE),
         ("all layers", "the channels are massive on every image token of every block", image["share"], everywhere,
-         "of image tokens", "above", EVERY),
+         "of image tokens", "above", COVERAGE),
         ("at the block", f"the channels are massive on every image token after block {block}", image["share"],
-         one & everywhere, "of image tokens", "above", EVERY),
+         one & everywhere, "of image tokens", "above", COVERAGE),
         ("image over text", "the channels are massive on more image tokens than text tokens", image["share"] - text,
          everywhere & with_text[:, None], "of image tokens, less that of text tokens", "above", 0.0),
     ]  # fmt: skip
