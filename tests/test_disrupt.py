@@ -96,6 +96,18 @@ def test_sentence_and_json():
         dg.Disrupt.from_json({"channel": [3], "block": 1})
 
 
+def test_json_of_an_edit_stays_what_it_was():
+    """Written by version 0.1.0 before its settings had a file of their own."""
+    written = {
+        "channels": [3, 7], "block": [1, 2], "mode": "dc", "rho": 0.0, "tokens": None, "steps": [0, 2],
+        "rows": "cond", "stream": "image", "draw": 4, "strength": [[0.2, 2.0], [1.0, 0.5]], "control": False,
+        "norms": "own", "others": True, "donor": None,
+    }  # fmt: skip
+    edit = dg.Disrupt.from_json(written)
+    assert edit.blocks == (1, 2) and edit.strength == ((0.2, 2.0), (1.0, 0.5))
+    assert edit.to_json() == written and list(edit.to_json())[:3] == ["channels", "block", "mode"]
+
+
 def test_text_stream(dits):
     dit = dits("sd3")
     with dg.Disrupt([1], 1, stream="text").on(dit):

@@ -146,7 +146,8 @@ class GuidedForward:
     def conditional(self, inputs: dict[str, Any], call: Call, inside: bool) -> torch.Tensor:
         """c', or c where the other half, which comes after it, takes the whole change."""
         if not inside:
-            self.cond, self.disrupted = self.unguided(**inputs)[0], None
+            self.cond = self.unguided(**inputs)[0]
+            self.disrupted = None
             return self.cond
         self.cond, self.disrupted = self.both(inputs, call)
         if self.deferred:

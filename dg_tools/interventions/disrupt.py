@@ -159,7 +159,7 @@ class Disrupt(EditSettings):
             **kwargs: to the donor's pipeline call, such as `guidance_scale`.
 
         Raises:
-            IndexError, ValueError: before the run, for a block or channels that there are not.
+            IndexError, ValueError: before the run, for a block or channels that do not exist.
         """
         cls(channels, block, tokens=tokens, stream=stream).check(dit, None, height, width)
         if not isinstance(donor, Donor):

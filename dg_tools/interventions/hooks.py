@@ -43,11 +43,11 @@ class Attachment:
 
     @property
     def clean(self) -> bool:
-        """Whether an edit asks for a clean pass before each forward."""
+        """Whether an edit needs a clean pass before each forward."""
         return bool(self.norms.edits)
 
     def begin(self, inputs: dict[str, Any]) -> None:
-        """What comes before each forward: which call is it, and its clean pass where an edit asks for one."""
+        """What comes before each forward: which call it is, and its clean pass where an edit needs one."""
         self.now = self.read if isinstance(self.read, Call) else self.read(inputs)
         if self.now.image_tokens is None:
             tokens = self.family.image_tokens(self.transformer, inputs["hidden_states"])

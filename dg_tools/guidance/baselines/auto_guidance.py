@@ -90,7 +90,7 @@ class AutoGuidance(Perturbed):
         # weights that are others than the last time, or have changed, are noised again
         stamp = [(p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in matrices]
         if self._noised is None or self._noised[0] != stamp:
-            self._noised = stamp, noised(matrices, self.noise, self.seed)
+            self._noised = (stamp, noised(matrices, self.noise, self.seed))
         own = [p.data for p in matrices]
         try:
             for parameter, value in zip(matrices, self._noised[1], strict=True):

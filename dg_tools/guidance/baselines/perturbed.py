@@ -65,9 +65,15 @@ class Perturbed(Settings, DetailGuidance):
         begin, end = window
         super().__init__(guidance_scale, weight, None, begin, end, guidance_rescale, start, stop, enabled)
         self.register_to_config(
-            guidance_scale=guidance_scale, weight=float(weight), window=list(window),
-            guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled, **own,
-        )  # fmt: skip
+            guidance_scale=guidance_scale,
+            weight=float(weight),
+            window=list(window),
+            guidance_rescale=guidance_rescale,
+            start=start,
+            stop=stop,
+            enabled=enabled,
+            **own,
+        )
 
     @property
     def first(self) -> int | None:

@@ -1,7 +1,7 @@
 """Skip-layer guidance (Stability AI, with SD3.5): what if some blocks were not there?
 
-A skipped block passes both streams through. Stability AI's setting for SD3.5-medium is blocks 7, 8 and
-9, w = 2.8, window (0.01, 0.2).
+A skipped block passes both streams through. Stability AI's setting for SD3.5-medium is blocks 7, 8 and 9, w = 2.8,
+window (0.01, 0.2).
 """
 
 from __future__ import annotations
