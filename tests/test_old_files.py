@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import called
 
 import dg_tools as dg
-from dg_tools.generation.recipes import again, read_picture, recipe
+from dg_tools.generation.recipes import again, read_picture, recipe, write_picture
+from dg_tools.interventions.settings import MODES
 from dg_tools.models.profiles import read_profile
 from dg_tools.sweeps import open_sweep
 
@@ -59,8 +61,6 @@ def test_an_edit_of_each_mode(name, monkeypatch):
 
 
 def test_every_mode_is_among_them():
-    from dg_tools.interventions.settings import MODES
-
     assert {e["edit"]["mode"] for e in EDITS.values()} == set(MODES)
 
 
@@ -100,6 +100,14 @@ def test_a_sweep_and_its_profile(tmp_path, emoji):
     assert guider.disrupt == dg.Disrupt([55, 58], 5) and guider.detail_guidance_scale == 0.5
 
 
+def test_a_profile_of_the_explorer():
+    """Its scales stand under `guidance`."""
+    file = FILES / "explorer" / "profile.json"
+    assert read_profile(file)["channels"] == [55, 58]
+    new = dg.DetailGuidance.from_profile(file)
+    assert new.config == dg.DetailGuidance(3.0, 0.5, dg.Disrupt([55, 58], 0), 0.0, 0.8).config
+
+
 @pytest.mark.parametrize("name, words", [("cfg", "CFG 3"), ("dg", "DG 0.5"), ("dg_cfg", "CFG 3 + DG 0.5")])
 def test_a_picture_of_the_explorer_is_made_again(name, words, emoji):
     """It says neither the weights nor the precision; the model that it names makes the same picture."""
@@ -107,3 +115,19 @@ def test_a_picture_of_the_explorer_is_made_again(name, words, emoji):
     made = again(emoji, by)
     assert made.settings[0]["guidance"] == words
     assert np.abs(np.asarray(made.images[0].convert("RGB"), float) - np.asarray(image, float)).mean() < 0.5
+
+
+def test_the_command_line_completes_the_recipe_of_such_a_picture(tmp_path, monkeypatch, capsys):
+    file = FILES / "explorer" / "dg_cfg.png"
+    code, _, error = called(monkeypatch, capsys, "generate", "--from", file, "-o", tmp_path, "--json")
+    assert code in (0, 3), "the same, or other bits on another machine"
+    assert "without weights, precision and versions" in error
+    made_by = read_picture(tmp_path / "dg_cfg.png")[1]
+    assert made_by["weights"] == RECIPES["cond"]["recipe"]["weights"] and made_by["dtype"] == "float32"
+
+
+def test_a_picture_of_the_explorer_that_says_too_little(tmp_path):
+    settings = {"prompt": "owl", "seed": 0, "guidance": "CFG"}
+    file = write_picture(Image.new("RGB", (8, 8)), tmp_path / "x.png", settings)
+    with pytest.raises(ValueError, match="holds settings without model, weights"):
+        read_picture(file)

@@ -136,7 +136,7 @@ def read_picture(file: str | Path) -> tuple[Image, dict[str, Any]]:
         )
     try:
         made_by = json.loads(text)
-        explored = set(made_by) >= {"model", "guidance", *PICTURE, *EXPLORED}
+        explored = is_of_explorer(made_by)
         made_by = of_explorer(made_by) if explored else made_by
         missing = [name for name in NEEDED if name not in made_by]
     except (ValueError, TypeError):
@@ -146,6 +146,13 @@ def read_picture(file: str | Path) -> tuple[Image, dict[str, Any]]:
     if made_by["dtype"] not in (*DTYPES, *([None] if explored else [])):
         raise ValueError(f"{file} was made in {made_by['dtype']!r}; known: {', '.join(DTYPES)}")
     return image, made_by
+
+
+def is_of_explorer(settings: Any) -> bool:
+    """Whether settings are those that GuidanceExplorer once wrote, with the name of the picture as `guidance`."""
+    if not isinstance(settings, dict) or not set(settings) >= {"model", "guidance", *PICTURE, *EXPLORED}:
+        return False
+    return settings["guidance"] in ("cond", "CFG", "DG", "DG + CFG")
 
 
 def of_explorer(settings: dict[str, Any]) -> dict[str, Any]:
