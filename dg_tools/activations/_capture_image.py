@@ -68,8 +68,8 @@ def capture_image(
         Activations, the conditional branch.
 
     Raises:
-        TypeError, ValueError: what is no picture, pictures of different sizes or of a size that this model cannot take,
-            sigma outside (0, 1], a model that predicts no velocity, before any forward.
+        TypeError, ValueError: something other than pictures, pictures of different sizes or of a size that this model
+            cannot take, sigma outside (0, 1], a model that predicts no velocity, before any forward.
         MemoryError, IndexError, FileExistsError, StoreStopped: as in `capture`.
         RuntimeError: an edit that touched nothing.
     """

@@ -1,18 +1,20 @@
-"""Explorers for JupyterLab: look before you compute.
+"""Explorers for JupyterLab: captures, edits, guidance and stored sweeps, by controls and clicks.
 
     dg.widgets.ActivationExplorer(dit)          # or an Activations, or the folder of a saved one
     dg.widgets.InterventionExplorer(dit)
     dg.widgets.GuidanceExplorer(dit)
     dg.widgets.ComparisonExplorer("sweeps/emoji")   # or a Sweep
 
-Thin views: the state is in traits, a pure `render` is behind each, so that all of it works without a browser. A slider
-looks up what is computed; a button runs the model, in a thread that can be stopped.
+The state of an explorer is in traits, and `render` draws it, so all of it works without a browser. A slider looks up
+results; a button runs the model, in a thread that can be stopped. Each explorer is two files: `guidance.py` is what it
+does, `guidance_page.py` its controls and how they stand on the page.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dg_tools._lazy import on_first_use
 
 if TYPE_CHECKING:
     from dg_tools.widgets.activation import ActivationExplorer
@@ -22,10 +24,5 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivationExplorer", "ComparisonExplorer", "GuidanceExplorer", "InterventionExplorer"]
 
-
-def __getattr__(name: str) -> Any:
-    """Each on first use, so that one on a stored capture does not wait for what runs a model."""
-    if name in __all__:
-        module = importlib.import_module(f"dg_tools.widgets.{name.removesuffix('Explorer').lower()}")
-        return getattr(module, name)
-    raise AttributeError(f"module 'dg_tools.widgets' has no attribute {name!r}")
+# on first use: an explorer of a stored capture does not wait for the packages that run a model
+__getattr__ = on_first_use(__name__, {name: name.removesuffix("Explorer").lower() for name in __all__})

@@ -121,7 +121,7 @@ class ActivationExplorer(ActivationPage):
         """Put an `Activations`, or the folder of a saved one, on the page.
 
         Raises:
-            ValueError: a folder that is no capture.
+            ValueError: a folder without a capture.
             TypeError: something else.
         """
         if isinstance(source, str | Path):

@@ -57,7 +57,7 @@ def read_capture(folder: Any) -> Activations:
     """`open_activations`, with a ValueError for every folder that cannot be read as a capture.
 
     Raises:
-        ValueError: no such folder, a folder that is no capture, or one without what an explorer shows.
+        ValueError: a folder that does not exist, holds no capture, or lacks what an explorer shows.
     """
     if not str(folder).strip():
         raise ValueError("no folder named: write the path of one that Activations.save wrote")

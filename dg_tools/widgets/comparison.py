@@ -170,7 +170,10 @@ class ComparisonExplorer(ComparisonPage):
     def _settle(self, rows: str, columns: str, split: str | None) -> None:
         """After a change: two different axes, and a prompt of the split. The arguments are the values before."""
         if self.rows == self.columns:  # an axis taken from the other side: they change places
-            self.rows, self.columns = (columns, self.columns) if self.rows == rows else (self.rows, rows)
+            if self.rows == rows:
+                self.rows = columns
+            else:
+                self.columns = rows
         self.at, note = self._open().settled(self.state, split is not None and self.at["split"] != split)
         self.messages.say(note)
 

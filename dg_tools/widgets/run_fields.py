@@ -76,7 +76,7 @@ class RunFields:
         """The settings in the fields.
 
         Raises:
-            ValueError: an empty prompt, or a seed that is no number.
+            ValueError: an empty prompt, or a seed that is not a whole number.
         """
         prompt, seed = check_prompt(self.text.value), check_seed(self.seed.value)
         return RunSettings(prompt, seed, self.steps.value, self.scale.value, *self.size, self.own_size)

@@ -123,13 +123,15 @@ class Runner(widgets.HBox):
         if self.busy:
             raise RuntimeError("a run is on: wait for it, or cancel it")
         self._cancel.clear()
-        self.busy = self.button.disabled = True
+        self.busy = True
+        self.button.disabled = True
         self.stop.disabled = False
         self.bar.value = 0
         self.messages.say("")
 
     def _end(self) -> None:
-        self.busy = self.button.disabled = False
+        self.busy = False
+        self.button.disabled = False
         self.stop.disabled = True
         self.words.value = ""
         self.ended += 1

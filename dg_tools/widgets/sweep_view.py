@@ -45,9 +45,15 @@ class Page:
         """The grid."""
         pictures = [[None if f is None else thumbnail(f) for f in line] for line in self.files]
         return thumbnail_grid(
-            pictures, self.words, self.rows, self.columns, ylabel=self.names[0], xlabel=self.names[1],
-            title=self.title, marked=self.marked,
-        )  # fmt: skip
+            pictures,
+            self.words,
+            self.rows,
+            self.columns,
+            ylabel=self.names[0],
+            xlabel=self.names[1],
+            title=self.title,
+            marked=self.marked,
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class SweepView:
         title: setting, prompt, seed and split of the current place, or why nothing is there.
         picture, unguided: PNG bytes there, and without guidance from the same noise; empty where there are none.
         numbers: rows of a table; the first is its head.
-        code: that makes the same picture; empty where there is no such setting.
+        code: that makes the same picture; empty where the sweep has no setting there.
         note: how the grid is to be read.
     """
 
