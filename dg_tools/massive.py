@@ -11,6 +11,7 @@ Arrays in, tables out; no model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,10 @@ Rule = Literal["constant", "outlier", "sun", "top"]
 RATIO = 5.0  # times the median channel's mean |x|
 COVERAGE = 0.95  # share of tokens with one sign
 VARIATION = 0.5  # coefficient of variation over tokens, at most
+COLUMNS = (  # of `Massive.to_frame`
+    *("block", "site", "channel", "ratio", "mean_abs", "sign", "coverage", "variation"),
+    *("dc_share", "energy_share", "stability", "massive"),
+)
 
 
 @dataclass
@@ -44,8 +49,8 @@ class Massive:
     variance: np.ndarray = field(repr=False)
 
     def __repr__(self) -> str:
-        found = f"{len(self.channels)} massive channels {self.channels}" if self.channels else "no massive channel"
-        return f"Massive({found}; rule: {self.rule})"
+        words = f"{len(self.channels)} massive channels {self.channels}" if self.channels else "no massive channel"
+        return f"Massive({words}; rule: {self.rule})"
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each block and channel that stands out.
@@ -97,6 +102,44 @@ def find_massive(
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule={rule!r}; allowed: {', '.join(get_args(Rule))}")
+    statistics = read_statistics(activations, stream, rule)
+    if rule == "constant":
+        holds = constant(statistics, ratio=ratio, coverage=coverage, variation=variation)
+    elif rule == "outlier":
+        holds = statistics["ratio"] >= ratio
+    elif rule == "sun":
+        holds = (statistics["abs_max"] > 100) & (statistics["abs_max"] > 1000 * statistics["median"])
+    else:
+        size = statistics["mean_abs"]
+        holds = size >= np.sort(size, axis=-1)[..., -k][..., None]
+    words = {
+        "constant": f"mean |x| >= {ratio:g} x median, one sign on >= {coverage:.0%} of tokens, CV <= {variation:g}",
+        "outlier": f"mean |x| >= {ratio:g} x median",
+        "sun": "|x| > 100 and > 1000 x median",
+        "top": f"top {k} by mean |x|",
+    }[rule]
+    sites = [str(site) for site in getattr(activations, "data", activations)["site"].values]
+    table = table_of(statistics, holds, ratio, sites)
+    massive = table[table["massive"].astype(bool)]  # an empty column has no dtype yet
+    counts = massive.groupby("channel")["block"].agg(["size", "min"])
+    peak = massive.groupby("channel")["ratio"].max().sort_values(ascending=False)
+    channels = [int(c) for c in peak.index if counts.loc[c, "size"] >= min(blocks, len(sites))]
+    return Massive(
+        channels=channels,
+        onset={c: int(counts.loc[c, "min"]) for c in channels},
+        sites=sites,
+        rule=f"{words}, in at least half of the runs and steps, at {blocks} or more blocks",
+        table=table,
+        variance=np.median(statistics["variance"], axis=0),
+    )
+
+
+def read_statistics(activations: Any, stream: str, rule: Rule) -> dict[str, np.ndarray]:
+    """What the rules and the table ask of a capture, each (run, site, channel); `median` is (run, site, 1).
+
+    Raises:
+        ValueError: an unknown stream, or a statistic that the capture does not have.
+    """
     data = getattr(activations, "data", activations)
     needed = {"mean", "abs_mean", "variance", "positive"} | ({"abs_max"} if rule == "sun" else set())
     if needed - set(data):
@@ -105,65 +148,58 @@ def find_massive(
         raise ValueError(f"stream={stream!r}; there are {', '.join(map(str, data['stream'].values))}")
     runs = [d for d in data["mean"].dims if d in ("prompt", "seed", "branch", "step")]
     part = data.sel(stream=stream).stack(run=runs).transpose("run", "site", ...)
-    get = lambda name: np.asarray(part[name].values, np.float64)  # noqa: E731  (run, site, channel)
-    mean, size, variance, positive = get("mean"), get("abs_mean"), get("variance"), get("positive")
+    arrays = {name: np.asarray(part[name].values, np.float64) for name in needed}
+    mean, size, variance, positive = (arrays[name] for name in ("mean", "abs_mean", "variance", "positive"))
     median = np.median(size, axis=-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = size / median
-        cv = np.sqrt(variance) / np.abs(mean)
         square = mean**2 + variance
-        dc = mean**2 / square
-        energy = square / square.sum(-1, keepdims=True)
-    one_sign = np.maximum(positive, 1 - positive)
-    if rule == "constant":
-        held = (ratios >= ratio) & (one_sign >= coverage) & (cv <= variation)
-    elif rule == "outlier":
-        held = ratios >= ratio
-    elif rule == "sun":
-        top = get("abs_max")
-        held = (top > 100) & (top > 1000 * median)
-    else:
-        held = size >= np.sort(size, axis=-1)[..., -k][..., None]
-    stability = held.mean(0)
-    keep = (stability > 0) | (np.median(ratios, 0) >= ratio)
+        result = {
+            "mean": mean,
+            "mean_abs": size,
+            "median": median,
+            "variance": variance,
+            "ratio": size / median,
+            "one_sign": np.maximum(positive, 1 - positive),
+            "variation": np.sqrt(variance) / np.abs(mean),
+            "dc_share": mean**2 / square,
+            "energy_share": square / square.sum(-1, keepdims=True),
+        }
+    return result | ({"abs_max": arrays["abs_max"]} if rule == "sun" else {})
+
+
+def constant(
+    statistics: Mapping[str, np.ndarray],
+    *,
+    ratio: float = RATIO,
+    coverage: float = COVERAGE,
+    variation: float = VARIATION,
+) -> np.ndarray:
+    """Where the default rule holds: of `ratio`, `one_sign` and `variation`, arrays of one shape."""
+    large, steady = statistics["ratio"] >= ratio, statistics["variation"] <= variation
+    return large & (statistics["one_sign"] >= coverage) & steady
+
+
+def table_of(statistics: dict[str, np.ndarray], holds: np.ndarray, ratio: float, sites: list[str]) -> pd.DataFrame:
+    """The rows of `Massive.to_frame`: medians over runs, where the rule holds in a run or the channel is large."""
+    stability = holds.mean(0)
+    shown = (stability > 0) | (np.median(statistics["ratio"], 0) >= ratio)
     rows = []
-    for block, channel in zip(*np.nonzero(keep), strict=True):
-        at = (slice(None), block, channel)
+    for block, channel in zip(*np.nonzero(shown), strict=True):
+        middle = {name: np.median(x[:, block, channel]) for name, x in statistics.items() if name != "median"}
         rows.append(
             {
                 "block": int(block),
-                "site": str(data["site"].values[block]),
+                "site": sites[block],
                 "channel": int(channel),
-                "ratio": float(np.median(ratios[at])),
-                "mean_abs": float(np.median(size[at])),
-                "sign": int(np.sign(np.median(mean[at]))),
-                "coverage": float(np.median(one_sign[at])),
-                "variation": float(np.median(cv[at])),
-                "dc_share": float(np.median(dc[at])),
-                "energy_share": float(np.median(energy[at])),
+                "ratio": float(middle["ratio"]),
+                "mean_abs": float(middle["mean_abs"]),
+                "sign": int(np.sign(middle["mean"])),
+                "coverage": float(middle["one_sign"]),
+                "variation": float(middle["variation"]),
+                "dc_share": float(middle["dc_share"]),
+                "energy_share": float(middle["energy_share"]),
                 "stability": float(stability[block, channel]),
                 "massive": bool(stability[block, channel] >= 0.5),
             }
         )
-    columns = (
-        "block site channel ratio mean_abs sign coverage variation dc_share energy_share stability massive".split()
-    )
-    table = pd.DataFrame(rows, columns=columns)
-    massive = table[table["massive"].astype(bool)]  # an empty column has no dtype yet
-    counts = massive.groupby("channel")["block"].agg(["size", "min"])
-    peak = massive.groupby("channel")["ratio"].max().sort_values(ascending=False)
-    chosen = [int(c) for c in peak.index if counts.loc[c, "size"] >= min(blocks, len(data["site"]))]
-    words = {
-        "constant": f"mean |x| >= {ratio:g} x median, one sign on >= {coverage:.0%} of tokens, CV <= {variation:g}",
-        "outlier": f"mean |x| >= {ratio:g} x median",
-        "sun": "|x| > 100 and > 1000 x median",
-        "top": f"top {k} by mean |x|",
-    }[rule]
-    return Massive(
-        channels=chosen,
-        onset={c: int(counts.loc[c, "min"]) for c in chosen},
-        sites=[str(s) for s in data["site"].values],
-        rule=f"{words}, in at least half of the runs and steps, at {blocks} or more blocks",
-        table=table,
-        variance=np.median(variance, axis=0),
-    )
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import dg_tools as dg
-from dg_tools.models.profiles import PUBLISHED, read_profile
+from dg_tools.models.profiles import PUBLISHED, read_profile, write_profile
 
 
 def test_published_ones_name_their_source_and_no_block():
@@ -31,3 +31,18 @@ def test_a_folder_with_a_profile(tmp_path):
     (tmp_path / "profile.json").write_text(json.dumps({"channels": [3]}))
     with pytest.raises(ValueError, match="is no profile: it has no block, source"):
         dg.load(tmp_path)
+
+
+def test_one_writer(tmp_path):
+    """What is written is read again; what JSON does not know is null; what is no profile leaves the file as it was."""
+    file = tmp_path / "new" / "profile.json"
+    profile = {"channels": [3], "block": 2, "source": "a test", "window": (0.2, 0.8), "test": {"gain": float("nan")}}
+    assert write_profile(file, profile) == file
+    assert read_profile(file) == {**profile, "window": [0.2, 0.8], "test": {"gain": None}}
+    text = file.read_text()
+    assert text == json.dumps(read_profile(file), indent=1) + "\n"
+    with pytest.raises(ValueError, match="this profile has no block, source"):
+        write_profile(file, {"channels": [3]})
+    with pytest.raises(TypeError):
+        write_profile(file, {**profile, "block": object()})
+    assert file.read_text() == text and list(file.parent.iterdir()) == [file]

@@ -19,6 +19,7 @@ import typer
 
 import dg_tools as dg
 from dg_tools.datasets.references import References
+from dg_tools.models.profiles import write_profile
 from training.card import write_card
 from training.gates import (
     OBJECTIVE,
@@ -106,8 +107,10 @@ def main(
     by_sigma.round(4).to_csv(model / "outlier_channels.csv", index=False)
     steps.round(4).to_csv(model / "one_step.csv", index=False)
     kept = {k: v for k, v in results.items() if k not in ("names", "held_out")}
-    for name, content in (("profile.json", results["profile"]), ("evaluation.json", kept)):
-        write_safely(model / name, lambda p, c=content: p.write_text(json.dumps(c, indent=1) + "\n", encoding="utf-8"))
+    write_profile(model / "profile.json", results["profile"])
+    write_safely(
+        model / "evaluation.json", lambda file: file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    )
     write_card(model, results, grid, steps, by_sigma)
     print(f"{model / 'README.md'} written, {results['seconds']:.0f} s")
     high, top = results["vae"]["all"]["high"]["mean"], results["retrieval"]["trained"]["top_5"]["mean"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dg_tools.massive import COVERAGE, RATIO, VARIATION
+from dg_tools.massive import constant
 from dg_tools.models.dit import DiT
 
 DIMS = ("prompt", "seed", "step", "block")
@@ -46,7 +46,7 @@ def check_controls(dit: DiT, channels: Sequence[int], controls: int) -> None:
 
 def meets_rule(image: dict[str, np.ndarray]) -> np.ndarray:
     """Which channels the default rule of `find_massive` would name in each cell (..., channel)."""
-    return (image["ratio"] >= RATIO) & (image["one_sign"] >= COVERAGE) & (image["variation"] <= VARIATION)
+    return constant(image)
 
 
 def jaccard(sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import torch
 
 from dg_tools.families import Family
 from dg_tools.forward.call import NOTHING, Branch, Call
+from dg_tools.forward.replaced import replaced
 
 
 class Clock:
@@ -27,7 +28,9 @@ class Clock:
     """
 
     def __init__(self, pipeline: Any, family: Family, guided: bool | None = None) -> None:
-        self.pipeline, self.family, self.guided = pipeline, family, guided
+        self.pipeline = pipeline
+        self.family = family
+        self.guided = guided
         self._timesteps: torch.Tensor | None = None
         self._rows = 0
         self._cond_text = 0
@@ -40,30 +43,30 @@ class Clock:
             self._rows = inputs["hidden_states"].shape[0]
             if self.family.rows == "sequential":
                 self._cond_text = inputs["encoder_hidden_states"].data_ptr()
-        given = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
+        timestep = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
         schedule = timesteps.double().cpu()
-        step: int | None = int((schedule - given).abs().argmin())
+        step: int | None = int((schedule - timestep).abs().argmin())
         # bf16 timesteps keep 8 bits, hence the wide tolerance; schedules are far coarser or exact
         near = 1e-3 if inputs["timestep"].dtype in (torch.float32, torch.float64, torch.int64) else 2.0
-        if abs(schedule[step].item() - given) > near:
+        if abs(schedule[step].item() - timestep) > near:
             step = None
         rows = inputs["hidden_states"].shape[0]
         branch, cond, uncond = self._layout(inputs, rows)
         tokens = self.family.image_tokens(self.pipeline.transformer, inputs["hidden_states"])
-        return Call(step, given, self._sigma(step, given), branch, cond, uncond, tokens)
+        return Call(step, timestep, self._sigma(step, timestep), branch, cond, uncond, tokens)
 
-    def _sigma(self, step: int | None, given: float) -> float:
+    def _sigma(self, step: int | None, timestep: float) -> float:
         """The noise level: the share of noise in z_t = sqrt(1 - sigma^2) x + sigma noise where noise is predicted."""
         if self.family.prediction == "noise":
-            kept = self.pipeline.scheduler.alphas_cumprod
-            return (1 - kept[min(max(round(given), 0), len(kept) - 1)]).sqrt().item()
-        return self.pipeline.scheduler.sigmas[step].item() if step is not None else given / 1000.0
+            alphas = self.pipeline.scheduler.alphas_cumprod
+            return (1 - alphas[min(max(round(timestep), 0), len(alphas) - 1)]).sqrt().item()
+        return self.pipeline.scheduler.sigmas[step].item() if step is not None else timestep / 1000.0
 
     def _guided(self) -> bool:
         if self.guided is not None:
             return self.guided
-        known = getattr(self.pipeline, "do_classifier_free_guidance", None)
-        return (callers_scale(self.pipeline, self.family) or 1) > 1 if known is None else known
+        stated = getattr(self.pipeline, "do_classifier_free_guidance", None)
+        return (callers_scale(self.pipeline, self.family) or 1) > 1 if stated is None else stated
 
     def _layout(self, inputs: dict[str, Any], rows: int) -> tuple[Branch, slice, slice]:
         if self.family.rows != "sequential":
@@ -86,12 +89,12 @@ def callers_scale(pipeline: Any, family: Family) -> float | None:
     """
     frame = inspect.currentframe()
     while frame is not None:
-        found = frame.f_locals
-        if frame.f_code.co_name == "__call__" and found.get("self") is pipeline:
-            scale = float(found[family.guidance_argument])
+        local = frame.f_locals
+        if frame.f_code.co_name == "__call__" and local.get("self") is pipeline:
+            scale = float(local[family.guidance_argument])
             # FLUX needs a negative prompt as well, and a distilled FLUX.2 is not guided
             own = getattr(pipeline, "do_classifier_free_guidance", scale > 1)
-            return scale if found.get("do_true_cfg", own) else 1.0
+            return scale if local.get("do_true_cfg", own) else 1.0
         frame = frame.f_back
     return None
 
@@ -107,9 +110,9 @@ def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]
 
     def around(step: Callable) -> Callable:
         def stepping(*args: Any, **kwargs: Any) -> Any:
-            made = step(*args, **kwargs)
-            function(next(count), made[0])
-            return made
+            output = step(*args, **kwargs)
+            function(next(count), output[0])
+            return output
 
         return stepping
 
@@ -120,12 +123,5 @@ def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]
 @contextmanager
 def replaced_step(scheduler: Any, around: Callable[[Callable], Callable]) -> Iterator[None]:
     """The scheduler's `step` is `around(step)` inside, with the signature that pipelines look at; then put back."""
-    own, step = scheduler.__dict__.get("step"), scheduler.step
-    scheduler.step = functools.wraps(step)(around(step))
-    try:
+    with replaced(scheduler, "step", functools.wraps(scheduler.step)(around(scheduler.step))):
         yield
-    finally:
-        if own is None:
-            del scheduler.step
-        else:
-            scheduler.step = own

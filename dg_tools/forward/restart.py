@@ -7,12 +7,13 @@ with the blocks up to it replaced by a stub that returns the kept output, disrup
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from dg_tools.families import BlockList, Family, bind
+from dg_tools.forward.replaced import replaced
 
 BETWEEN_BLOCKS = (  # inputs that add to, or leave out, blocks by position: the stub would shift them
     "block_controlnet_hidden_states",
@@ -50,17 +51,17 @@ class Stored(StandIn):
 
 
 class Passed(StandIn):
-    """Gives on what it is given: the lists keep their lengths, which Chroma's forward counts its modulations by."""
+    """Passes its inputs through; block lists keep their length, by which Chroma's forward counts its modulations."""
 
     def __init__(self, block: torch.nn.Module, record: BlockList) -> None:
         super().__init__(block)
         self.__dict__["record"] = record
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        given = bind(self.block, args, kwargs)
+        inputs = bind(self.block, args, kwargs)
         if self.record.returns != "tuple":
-            return given["hidden_states"]
-        both = {self.record.image: given["hidden_states"], self.record.text: given["encoder_hidden_states"]}
+            return inputs["hidden_states"]
+        both = {self.record.image: inputs["hidden_states"], self.record.text: inputs["encoder_hidden_states"]}
         return both[0], both[1]
 
 
@@ -77,8 +78,7 @@ def starting_after(
     transformer: torch.nn.Module, family: Family, block: int, output: Any, edit: Callable[[Any], Any]
 ) -> Iterator[None]:
     """A forward inside begins with `edit(output)` as the output of `block`; the block lists are put back afterwards."""
-    kept = {record.path: transformer._modules[record.path] for record in family.lists}
-    try:
+    with ExitStack() as stack:
         first = 0
         for record in family.lists:
             modules = list(getattr(transformer, record.path))
@@ -87,11 +87,9 @@ def starting_after(
             before: list[torch.nn.Module] = [Passed(module, record) for module in modules[: max(at, 0)]]
             if 0 <= at < len(modules):
                 stub = Stored(output, modules[at])
-                stub.register_forward_hook(lambda module, inputs, given: edit(given))  # after all others
+                stub.register_forward_hook(lambda module, inputs, kept: edit(kept))  # after all others
                 modules = [*before, stub, *modules[at + 1 :]]
             elif at >= len(modules):
                 modules = before
-            transformer._modules[record.path] = torch.nn.ModuleList(modules)
+            stack.enter_context(replaced(transformer, record.path, torch.nn.ModuleList(modules)))
         yield
-    finally:
-        transformer._modules.update(kept)

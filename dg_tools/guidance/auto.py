@@ -26,6 +26,7 @@ from dg_tools.massive import find_massive
 from dg_tools.metrics import band_error
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.profiles import read_profile, write_profile
 from dg_tools.models.provenance import weights_hash
 from dg_tools.onestep import check_velocity, conditions, velocity
 from dg_tools.progress import progress_bar
@@ -62,7 +63,9 @@ def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwarg
     check_velocity(dit)
     file = cache_folder() / f"{weights_hash(dit)}.json"
     if cache and file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
+        profile = read_profile(file)
+        assert profile is not None  # the file is there
+        return profile
     arguments = dit.arguments(list(PROMPTS), seed=list(range(len(PROMPTS))), **kwargs)
     steps: list[torch.Tensor] = []
     with dit.running(), after_each_step(dit.pipeline, lambda step, latents: steps.append(latents)):
@@ -87,9 +90,7 @@ def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwarg
     }
     print(f"auto: channels {massive.channels}, block {block}. Chosen: {OBJECTIVE}")
     if cache:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
-        logger.info("kept in %s", file)
+        logger.info("kept in %s", write_profile(file, profile))
     return profile
 
 

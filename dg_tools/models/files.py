@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,13 @@ def cached(repository: str) -> Path:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, "model_index.json")
-    if not isinstance(found, str):
+    index = try_to_load_from_cache(repository, "model_index.json")
+    if not isinstance(index, str):
         raise FileNotFoundError(
             f"{repository!r} is not in the Hub cache, and nothing is downloaded for this: pass a folder, or load it "
             f"once, dg_tools.load({repository!r})"
         )
-    return Path(found).parent
+    return Path(index).parent
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -96,12 +97,21 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} has no {file.name}: it is no whole pipeline folder")
     try:
-        made = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error})") from None
-    if not isinstance(made, dict):
+        raise ValueError(f"{file} is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
         raise ValueError(f"{file} holds no JSON object")
-    return made
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON: numbers that it does not know, such as NaN, are None."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parameters(folder: Path) -> int | None:
@@ -125,8 +135,8 @@ def header(file: Path) -> dict[str, Any]:
         size = int.from_bytes(handle.read(8), "little")
         text = handle.read(size) if size <= HEADER else b""
     try:
-        made = json.loads(text)
-        made.pop("__metadata__", None)
+        tensors = json.loads(text)
+        tensors.pop("__metadata__", None)
     except (ValueError, AttributeError):
         raise ValueError(f"{file} is no safetensors file: its header cannot be read (cut off, or a pointer)") from None
-    return made
+    return tensors

@@ -9,9 +9,14 @@ repository id only: a channel number means nothing in other weights, even of the
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dg_tools.models.files import plain
+from dg_tools.paths import whole
+
+REQUIRED = {"channels", "block", "source"}
 READER = "a published note by a reader of arXiv 2510.11538, not the paper itself"
 PUBLISHED: dict[str, dict[str, Any]] = {
     "stabilityai/stable-diffusion-3-medium-diffusers": {"channels": [810], "block": None, "source": READER},
@@ -44,10 +49,25 @@ def read_profile(source: str | Path) -> dict[str, Any] | None:
     if not file.is_file():
         return PUBLISHED.get(str(source))
     profile = json.loads(file.read_text(encoding="utf-8"))
-    missing = {"channels", "block", "source"} - set(profile)
-    if missing:
+    if missing := REQUIRED - set(profile):
         raise ValueError(f"{file} is no profile: it has no {', '.join(sorted(missing))}")
     return profile
+
+
+def write_profile(file: Path, profile: Mapping[str, Any]) -> Path:
+    """Write a profile that `read_profile` reads; numbers that JSON does not know become null.
+
+    The file is replaced at once: one that was there stays whole where the disk is full.
+
+    Raises:
+        ValueError: a profile without channels, block or source.
+    """
+    if missing := REQUIRED - set(profile):
+        raise ValueError(f"this profile has no {', '.join(sorted(missing))}: nothing is written to {file}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole(file) as draft:
+        draft.write_text(json.dumps(plain(profile), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return file
 
 
 def check_profile(profile: dict[str, Any], sites: list[str], width: int) -> None:

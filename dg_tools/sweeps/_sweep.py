@@ -17,6 +17,7 @@ from dg_tools.metrics import describe
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.profiles import write_profile
 from dg_tools.paths import check_folder
 from dg_tools.progress import progress_bar
 from dg_tools.sweeps.cells import Cell, read_cell, write, write_cell, write_json
@@ -210,4 +211,4 @@ def write_choice(result: Sweep) -> None:
     fixed = json.loads(plan.fixed)
     about = {**counts, "model": plan.provenance["model"], "weights": fixed["weights"], "steps": fixed["steps"]}
     profile = profile_of(chosen, result.scores, report, plan.objective, plan.margin, about)
-    write_json(result.folder / PROFILE, profile)
+    write_profile(result.folder / PROFILE, profile)

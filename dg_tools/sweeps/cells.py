@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dg_tools.models.files import plain
 from dg_tools.paths import whole
 from dg_tools.sweeps.settings import Setting
 
@@ -83,15 +83,6 @@ def write_json(path: Path, value: Any, rank: int = 0) -> None:
     """Plain JSON; NaN becomes null."""
     text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
     write(path, lambda file: file.write(text.encode()), rank)
-
-
-def plain(value: Any) -> Any:
-    """Numbers that JSON does not know as null."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_cell(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dg_tools.guidance.cfg import CFG
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
+from dg_tools.models.profiles import write_profile
 from dg_tools.paths import free
 from dg_tools.widgets.png import picture_png
 from dg_tools.widgets.run_fields import RunSettings
@@ -79,7 +79,7 @@ def export(folder: Path, dit: DiT, generation: Generation, settings: GuidanceSet
         file = folder / f"{name.replace(' + ', '_').lower()}.png"
         paths.append(write_picture(image, file, recipe(dit, made_with, guidance)))
     profile = free(folder / "profile.json")
-    profile.write_text(json.dumps(profile_of(dit, settings, run), indent=1) + "\n", encoding="utf-8")
+    write_profile(profile, profile_of(dit, settings, run))
     return [*paths, profile]
 
 
