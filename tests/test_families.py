@@ -17,7 +17,7 @@ import dg_tools as dg
 from dg_tools.experiments.output_matching import match_output, output_change
 from dg_tools.families import FAMILIES, family_of
 from dg_tools.forward.call import Call
-from dg_tools.forward.clock import after_each_step
+from dg_tools.forward.stepping import after_each_step
 from dg_tools.generation.sampling import run
 from dg_tools.interventions import attached
 from dg_tools.models.check import check_record

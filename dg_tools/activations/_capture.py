@@ -19,7 +19,8 @@ from dg_tools.activations.result import Activations
 from dg_tools.activations.runs import check_quantiles, combined, settings, unfinished
 from dg_tools.activations.store import create_store
 from dg_tools.datasets.examples import as_items, prompt_of
-from dg_tools.forward.clock import Clock, after_each_step
+from dg_tools.forward.clock import Clock
+from dg_tools.forward.stepping import after_each_step
 from dg_tools.generation.sampling import guidance_scale, windowed
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
@@ -137,13 +138,13 @@ def capture(
 def trace_run(dit: DiT, prompt: str, recorder: Recorder, arguments: dict[str, Any]) -> torch.Tensor:
     """One traced run; its final latents. Edits of gates and LayerNorms act through hooks, the others in the trace."""
     final: list[torch.Tensor] = []
-    clock = Clock(dit.pipeline, dit.family).read
 
     def keep(step: int, latents: torch.Tensor) -> None:
         final[:] = [latents.clone()]
 
     with (
-        attached(dit.transformer, dit.family, recorder.edits, clock, outputs=False),
+        Clock(dit.pipeline, dit.family) as clock,
+        attached(dit.transformer, dit.family, recorder.edits, clock.read, outputs=False),
         after_each_step(dit.pipeline, keep),
     ):
         with dit.trace(prompt, output_type="latent", **arguments) as run:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from dg_tools.families import bind
-from dg_tools.forward.clock import Clock, after_each_step
+from dg_tools.forward.clock import Clock
+from dg_tools.forward.stepping import after_each_step
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import spatial
 from dg_tools.onestep import conditions
@@ -102,7 +103,7 @@ def one_run(
     def after(step: int, latents: torch.Tensor) -> None:
         last[:] = [latents]
 
-    with dit.running(), after_each_step(dit.pipeline, after):
+    with dit.running(), clock, after_each_step(dit.pipeline, after):
         handle = dit.transformer.register_forward_pre_hook(before, with_kwargs=True)
         try:
             dit.pipeline(**dit.arguments(prompts, **call), output_type="latent")

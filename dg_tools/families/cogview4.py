@@ -25,6 +25,7 @@ FAMILY = Family(
     packing=None,
     partial_forward=True,
     guidance_argument="guidance_scale",
+    live_scale="guidance_scale",
     row_inputs=(
         *("hidden_states", "timestep", "encoder_hidden_states", "attention_mask"),
         *("original_size", "target_size", "crop_coords"),

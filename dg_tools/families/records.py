@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # a record is read without torch
 
 __all__ = ["SIX", "BlockList", "Defaults", "Family", "Rows"]
 
+CONTEXTS: dict[str, Literal["cond", "uncond"]] = {"cond": "cond", "uncond": "uncond"}
+CONTEXTS |= {"pred_cond": "cond", "pred_uncond": "uncond"}
 Rows = Literal["batched", "batched_cond_first", "sequential"]
 
 
@@ -46,11 +48,15 @@ class Family:
         lists: block lists in execution order.
         rows: how classifier-free guidance is laid out: `batched` (one call, rows [uncond, cond]), `batched_cond_first`
             (rows [cond, uncond]) or `sequential` (two calls a step, the conditional one first).
+        contexts: names that pipelines of a `sequential` family give their passes (diffusers' `cache_context`), and what
+            these are; a pipeline that gives none is read by the order of its calls.
         timestep_scale: the transformer's `timestep` input is sigma times this (for `noise`: the training step over
             1000, times this).
         packing: latent pixels per token along a side; None: the transformer's `patch_size`.
         partial_forward: whether a forward may start from a stored block output.
         guidance_argument: the pipeline's argument for the usual CFG scale.
+        live_scale: the pipeline's attribute from which its loop reads that scale at each step, so that a callback may
+            change it; empty where the loop uses the argument.
         row_inputs: names of the transformer's inputs whose first dimension is the rows.
         conditioning: names of the blocks' inputs, besides the two streams, whose first dimension is the rows.
         embedding: the blocks' input that holds the embedding of time (and text), (rows, channels), the same for all
@@ -89,6 +95,7 @@ class Family:
     partial_forward: bool
     guidance_argument: str
     row_inputs: tuple[str, ...]
+    live_scale: str = ""
     conditioning: tuple[str, ...] = ("temb",)
     embedding: str = "temb"
     tail: str = "norm_out"
@@ -104,6 +111,7 @@ class Family:
     pipeline_config: tuple[tuple[str, Any], ...] = ()
     latents: Latents = PLAIN
     rescaling: str = ""
+    contexts: Mapping[str, Literal["cond", "uncond"]] = field(default_factory=lambda: dict(CONTEXTS))
     defaults: Defaults = Defaults()
     image_first: bool | None = None
     positions: str = ""

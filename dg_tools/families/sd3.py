@@ -19,6 +19,7 @@ FAMILY = Family(
     packing=None,
     partial_forward=True,
     guidance_argument="guidance_scale",
+    live_scale="guidance_scale",
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),
     defaults=Defaults(text=(0, 256), padded=True),
     image_first=True,

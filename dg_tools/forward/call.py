@@ -14,13 +14,15 @@ class Call:
     """One call of the transformer.
 
     Attributes:
-        step: index into the scheduler's timesteps; None for a call at another timestep (not part of the sampling).
+        step: counted from the first step that runs; None for a call that is no part of the sampling.
         timestep: the scheduler's timestep, 0..1000.
         sigma: noise level, 0..1 for flow matching.
         branch: `both` (rows [uncond, cond]), `cond`, `uncond`, or `other`: a further call at a step already seen, such
             as skip-layer guidance makes.
         cond, uncond: the row ranges of the two halves; empty where a half is absent.
         image_tokens: how many there are; needed where a block returns text and image tokens in one sequence.
+        steps: how many steps run; with img2img those after its start. A scheduler of second order (Heun) calls the
+            transformer twice for most of its steps, and each of these counts as a step, as in the pipeline's callbacks.
     """
 
     step: int | None
@@ -30,6 +32,7 @@ class Call:
     cond: slice
     uncond: slice
     image_tokens: int | None = None
+    steps: int | None = None
 
     @classmethod
     def at(cls, sigma: float, *, step: int | None = None, image_tokens: int | None = None) -> Call:

@@ -1,127 +1,195 @@
 """Which denoising step, and which half of classifier-free guidance, is this call of the transformer?
 
-A count of calls cannot tell: true CFG calls twice a step, skip-layer guidance and guiders more often, and a callback
-may call at will. The step is therefore read from the timestep that the transformer was given, against the scheduler's
-own list; the branch from the row layout of the family.
+Both come from the pipeline's own state, and never from comparing numbers: a timestep that was rounded to bfloat16 is no
+longer the scheduler's. The step is the scheduler's own index; the branch is what the pipeline names it (diffusers'
+`cache_context`), or the order of the calls within a step.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from dg_tools.families import Family
+from dg_tools.forward.active import active
 from dg_tools.forward.call import NOTHING, Branch, Call
+from dg_tools.forward.caller import Caller, caller_of
 from dg_tools.forward.replaced import replaced
+from dg_tools.forward.stepping import replaced_step
 
 
 class Clock:
-    """Reads the calls of a pipeline's sampling runs; a new list of timesteps on the scheduler begins a new run.
+    """Reads the calls of the sampling runs of a pipeline, or of others over the same transformer.
 
-    `guided` says whether the run has classifier-free guidance; None: the pipeline is asked at each call.
+    A context manager: inside, the scheduler's steps are counted and the names of the pipeline's calls are heard; both
+    are put back at the end. A new list of timesteps on the scheduler begins a new run.
+
+    Args:
+        pipeline: a classic pipeline.
+        family: the record of its transformer.
+        guided: whether the runs have classifier-free guidance; None: the pipeline is asked at each call.
+        in_trace: the calls are read in a trace, on another thread than the pipeline's, whose stack cannot be seen.
     """
 
-    def __init__(self, pipeline: Any, family: Family, guided: bool | None = None) -> None:
+    def __init__(self, pipeline: Any, family: Family, guided: bool | None = None, *, in_trace: bool = False) -> None:
         self.pipeline = pipeline
         self.family = family
         self.guided = guided
-        self._timesteps: torch.Tensor | None = None
-        self._rows = 0
-        self._cond_text = 0
+        self.in_trace = in_trace
+        self.transformer: torch.nn.Module = pipeline.transformer
+        self.name: str | None = None  # what the pipeline calls the pass that is running
+        self.before_step: list[Callable[[int, int], None]] = []  # called with (step, steps) before a scheduler's step
+        self._stack = ExitStack()
+        self._context: Callable[..., Any] = nullcontext  # the transformer's own `cache_context`
+        self._schedulers: list[Any] = []
+        self._timesteps: Any = None
+        self._made = 0  # scheduler steps of this run
+        self._first: int | None = None  # the scheduler's index at the run's first step
+        self._step = -1
+        self._order = 0  # calls of this step so far
+        self._names: set[str | None] = set()
+
+    def __enter__(self) -> Clock:
+        self._stack = ExitStack()
+        self._schedulers = []
+        self._count(self.pipeline.scheduler)
+        if hasattr(self.transformer, "cache_context"):
+            self._context = self.transformer.cache_context
+            self._stack.enter_context(replaced(self.transformer, "cache_context", self._named))
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+    def _count(self, scheduler: Any) -> None:
+        """Count the steps of a scheduler, once."""
+        if any(scheduler is known for known in self._schedulers):
+            return
+
+        def around(step: Callable[..., Any]) -> Callable[..., Any]:
+            def stepping(*args: Any, **kwargs: Any) -> Any:
+                if scheduler.timesteps is self._timesteps:
+                    for function in self.before_step:
+                        function(*self.position(scheduler)[::2])
+                output = step(*args, **kwargs)
+                if scheduler.timesteps is self._timesteps:
+                    self._made += 1
+                return output
+
+            return stepping
+
+        self._schedulers.append(scheduler)
+        self._stack.enter_context(replaced_step(scheduler, around))
+
+    @contextmanager
+    def _named(self, name: str, **kwargs: Any) -> Iterator[None]:
+        """In the place of the transformer's `cache_context`, which keeps no name unless a cache is there."""
+        self.name = name
+        try:
+            with self._context(name, **kwargs):
+                yield
+        finally:
+            self.name = None
+
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, inputs: dict[str, Any]) -> Call:
-        """The call that these keyword inputs of the transformer belong to."""
-        timesteps = self.pipeline.scheduler.timesteps
-        if timesteps is not self._timesteps:
-            self._timesteps = timesteps
-            self._rows = inputs["hidden_states"].shape[0]
-            if self.family.rows == "sequential":
-                self._cond_text = inputs["encoder_hidden_states"].data_ptr()
-        timestep = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
-        schedule = timesteps.double().cpu()
-        step: int | None = int((schedule - timestep).abs().argmin())
-        # bf16 timesteps keep 8 bits, hence the wide tolerance; schedules are far coarser or exact
-        near = 1e-3 if inputs["timestep"].dtype in (torch.float32, torch.float64, torch.int64) else 2.0
-        if abs(schedule[step].item() - timestep) > near:
-            step = None
-        rows = inputs["hidden_states"].shape[0]
-        branch, cond, uncond = self._layout(inputs, rows)
-        tokens = self.family.image_tokens(self.pipeline.transformer, inputs["hidden_states"])
-        return Call(step, timestep, self._sigma(step, timestep), branch, cond, uncond, tokens)
+        """The call that these keyword inputs of the transformer belong to.
 
-    def _sigma(self, step: int | None, timestep: float) -> float:
+        Raises:
+            RuntimeError: a loop of the reader's own that does not say its steps.
+        """
+        state = active(self.transformer)
+        if state.rerun is not None:
+            return state.rerun
+        caller = None if self.in_trace else caller_of(self.transformer)
+        given = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
+        rows = inputs["hidden_states"].shape[0]
+        tokens = self.family.image_tokens(self.transformer, inputs["hidden_states"])
+        if caller is not None and caller.aside:
+            return Call(None, given, given / 1000.0, "other", slice(0, rows), NOTHING, tokens)
+        scheduler = (self.pipeline if caller is None else caller.pipeline).scheduler
+        self._count(scheduler)
+        if scheduler.timesteps is not self._timesteps:
+            self._timesteps = scheduler.timesteps
+            self._made = 0
+            self._first = None
+            self._step = -1
+        step, index, steps = self.position(scheduler)
+        if state.stated is not None:
+            step, steps = state.stated
+        elif caller is None and not self.in_trace:
+            self._check_own_loop(scheduler, step, steps)
+        if step != self._step:
+            self._step = step
+            self._order = 0
+            self._names = set()
+        branch, cond, uncond = self._layout(rows, self._guided(caller))
+        self._order += 1
+        timestep = float(scheduler.timesteps[index]) if state.stated is None else given
+        sigma = self._sigma(scheduler, index, timestep) if state.stated is None else given / 1000.0
+        return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps)
+
+    def position(self, scheduler: Any) -> tuple[int, int, int]:
+        """The step counted from the run's first one, its index in the scheduler's list, and how many steps run."""
+        begin = getattr(scheduler, "begin_index", None)
+        index = getattr(scheduler, "step_index", None)
+        if index is None:  # before the first step, or a scheduler that keeps none
+            index = (begin or 0) + self._made
+        if self._first is None:
+            self._first = index - self._made if begin is None else begin
+        return index - self._first, min(index, len(scheduler.timesteps) - 1), len(scheduler.timesteps) - self._first
+
+    def _check_own_loop(self, scheduler: Any, step: int, steps: int) -> None:
+        """Raise where no pipeline is running and the scheduler is not stepped: every call would be its first step."""
+        unset = getattr(scheduler, "num_inference_steps", 0) is None
+        again = step == self._step and self._made == 0 and self._order > (self.family.rows == "sequential")
+        if unset or step >= steps or again:
+            raise RuntimeError(
+                "the transformer was called outside of its pipeline, and the pipeline's scheduler does not say which "
+                "step this is: call dit.step(i, n) before each step of your own loop"
+            )
+
+    def _sigma(self, scheduler: Any, index: int, timestep: float) -> float:
         """The noise level: the share of noise in z_t = sqrt(1 - sigma^2) x + sigma noise where noise is predicted."""
         if self.family.prediction == "noise":
-            alphas = self.pipeline.scheduler.alphas_cumprod
-            return (1 - alphas[min(max(round(timestep), 0), len(alphas) - 1)]).sqrt().item()
-        return self.pipeline.scheduler.sigmas[step].item() if step is not None else timestep / 1000.0
+            kept = scheduler.alphas_cumprod
+            return (1 - kept[min(max(round(timestep), 0), len(kept) - 1)]).sqrt().item()
+        return scheduler.sigmas[index].item()
 
-    def _guided(self) -> bool:
+    def _guided(self, caller: Caller | None) -> bool:
         if self.guided is not None:
             return self.guided
-        stated = getattr(self.pipeline, "do_classifier_free_guidance", None)
-        return (callers_scale(self.pipeline, self.family) or 1) > 1 if stated is None else stated
+        return caller is not None and caller.scale(self.family) > 1
 
-    def _layout(self, inputs: dict[str, Any], rows: int) -> tuple[Branch, slice, slice]:
+    def _layout(self, rows: int, guided: bool) -> tuple[Branch, slice, slice]:
+        """Which rows are conditional; a further call at a step is `other`."""
+        everything = slice(0, rows)
         if self.family.rows != "sequential":
-            if not self._guided():
-                return "cond", slice(0, rows), NOTHING
-            if rows == self._rows:
-                halves = slice(0, rows // 2), slice(rows // 2, rows)
-                uncond, cond = halves if self.family.rows == "batched" else reversed(halves)
-                return "both", cond, uncond
-            return "other", slice(0, rows), NOTHING
-        if inputs["encoder_hidden_states"].data_ptr() == self._cond_text:
-            return "cond", slice(0, rows), NOTHING
-        return "uncond", NOTHING, slice(0, rows)
+            if self._order:
+                return "other", everything, NOTHING
+            if not guided:
+                return "cond", everything, NOTHING
+            halves = slice(0, rows // 2), slice(rows // 2, rows)
+            uncond, cond = halves if self.family.rows == "batched" else reversed(halves)
+            return "both", cond, uncond
+        branch = self._pass(guided)
+        return branch, NOTHING if branch == "uncond" else everything, everything if branch == "uncond" else NOTHING
+
+    def _pass(self, guided: bool) -> Branch:
+        """The branch of one of several calls of a step: by its name where the pipeline gives one, else by its order."""
+        if self.name is not None:
+            again = self.name in self._names
+            self._names.add(self.name)
+            return "other" if again else self.family.contexts.get(self.name, "other")
+        order: tuple[Branch, ...] = ("cond", "uncond") if guided else ("cond",)
+        return order[self._order] if self._order < len(order) else "other"
 
 
 def callers_scale(pipeline: Any, family: Family) -> float | None:
-    """The CFG scale of the pipeline call that is running, read from the call itself; None outside of one.
-
-    FLUX keeps its true CFG scale nowhere but among the local variables of its `__call__`.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        local = frame.f_locals
-        if frame.f_code.co_name == "__call__" and local.get("self") is pipeline:
-            scale = float(local[family.guidance_argument])
-            # FLUX needs a negative prompt as well, and a distilled FLUX.2 is not guided
-            own = getattr(pipeline, "do_classifier_free_guidance", scale > 1)
-            return scale if local.get("do_true_cfg", own) else 1.0
-        frame = frame.f_back
-    return None
-
-
-@contextmanager
-def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
-    """Call `function(step, latents)` whenever the pipeline's scheduler has made a step.
-
-    Not every pipeline takes a callback, and what the callbacks are given differs. The latents are as the scheduler
-    returns them.
-    """
-    count = itertools.count()
-
-    def around(step: Callable) -> Callable:
-        def stepping(*args: Any, **kwargs: Any) -> Any:
-            output = step(*args, **kwargs)
-            function(next(count), output[0])
-            return output
-
-        return stepping
-
-    with replaced_step(pipeline.scheduler, around):
-        yield
-
-
-@contextmanager
-def replaced_step(scheduler: Any, around: Callable[[Callable], Callable]) -> Iterator[None]:
-    """The scheduler's `step` is `around(step)` inside, with the signature that pipelines look at; then put back."""
-    with replaced(scheduler, "step", functools.wraps(scheduler.step)(around(scheduler.step))):
-        yield
+    """The CFG scale of the pipeline call that is running; None outside of one."""
+    caller = caller_of(pipeline.transformer)
+    return None if caller is None else caller.scale(family)

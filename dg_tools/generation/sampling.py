@@ -15,9 +15,10 @@ import torch
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
 from dg_tools.families import Family
-from dg_tools.forward.clock import Clock, after_each_step
+from dg_tools.forward.clock import Clock
 from dg_tools.forward.fork import reads_any_rows
 from dg_tools.forward.restart import Stored
+from dg_tools.forward.stepping import after_each_step
 from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt, attached
@@ -137,7 +138,8 @@ def run(
         inside = windowed(guidance)
         transformers = (dit.transformer, *(inside.transformers if inside else ()))
         count = stack.enter_context(counted(dit.family, transformers))
-        stack.enter_context(attached(dit.transformer, dit.family, edits, Clock(dit.pipeline, dit.family).read))
+        clock = stack.enter_context(Clock(dit.pipeline, dit.family))
+        stack.enter_context(attached(dit.transformer, dit.family, edits, clock.read))
         if inside is not None:
             stack.enter_context(detail_guidance(dit, inside))
         stack.enter_context(after_each_step(dit.pipeline, after_step))

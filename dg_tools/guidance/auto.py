@@ -20,7 +20,7 @@ import torch
 import xarray as xr
 
 from dg_tools.families import BlockList
-from dg_tools.forward.clock import after_each_step
+from dg_tools.forward.stepping import after_each_step
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import find_massive
 from dg_tools.metrics import band_error

@@ -44,5 +44,6 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
     if not guider._enabled:
         yield
         return
-    with dit.running(), replaced(dit.transformer, "forward", GuidedForward(dit, guider, way, force)):
+    guided = GuidedForward(dit, guider, way, force)
+    with dit.running(), guided.clock, replaced(dit.transformer, "forward", guided):
         yield

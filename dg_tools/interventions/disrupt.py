@@ -164,8 +164,8 @@ class Disrupt(EditSettings):
         cls(channels, block, tokens=tokens, stream=stream).check(dit, None, height, width)
         if not isinstance(donor, Donor):
             arguments = dit.arguments(donor, seed=seed, steps=steps, height=height, width=width, **kwargs)
-            clock = Clock(dit.pipeline, dit.family).read
-            with dit.running(), reading(dit.transformer, dit.family, block, clock, stream) as values:
+            clock = Clock(dit.pipeline, dit.family)
+            with dit.running(), clock, reading(dit.transformer, dit.family, block, clock.read, stream) as values:
                 dit.pipeline(**arguments, output_type="latent")
             donor = values.donor(str(donor), seed)
         return cls(channels, block, "transport", tokens=tokens, steps=at, rows="cond", stream=stream, donor=donor)
@@ -232,5 +232,6 @@ class Disrupt(EditSettings):
         """
         dit = load(pipeline)
         self.check(dit)
-        with dit.running(), attached(dit.transformer, dit.family, [self], Clock(dit.pipeline, dit.family).read):
+        clock = Clock(dit.pipeline, dit.family)
+        with dit.running(), clock, attached(dit.transformer, dit.family, [self], clock.read):
             yield

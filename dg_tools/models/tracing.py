@@ -150,6 +150,7 @@ class RunTracer(GuardedTracer):
             if hasattr(callback, "tensor_inputs"):  # diffusers' own callbacks say what they want to be given
                 kwargs["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
         super().__init__(dit, *args, **kwargs)
+        self.clock = Clock(dit.pipeline, dit.family, guided, in_trace=True)
         self.guided = guided
 
     def _set_aside(self, callback: Any) -> Any:
@@ -164,13 +165,17 @@ class RunTracer(GuardedTracer):
 
         return call
 
+    def __exit__(self, *exception: Any) -> bool:
+        with self.clock:
+            return super().__exit__(*exception)
+
     @property
     def calls(self) -> Iterator[Step]:
         """One `Step` for each call of the transformer that belongs to the schedule, as long as the run goes.
 
         The loop is cut short when the run ends, and with it the body: nothing may stand after it.
         """
-        clock = Clock(self.dit.pipeline, self.dit.family, self.guided)
+        clock = self.clock
         transformer = self.dit.nnsight.transformer
         seen: set[Any] = set()
         for _ in self.iter[:]:

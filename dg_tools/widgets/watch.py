@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dg_tools.forward.clock import replaced_step
+from dg_tools.forward.stepping import replaced_step
 from dg_tools.models.dit import DiT
 
 Tick = Callable[[int, int], None]  # called with steps done and their total

@@ -1,0 +1,58 @@
+"""What acts on a transformer now: written in one place, beside the transformer, and asked by all.
+
+Two pipelines, or two `DiT`s, may share a transformer; what acts on it is therefore not theirs. It is kept beside the
+module, weakly, and not on it, so that a pipeline can be copied and pickled as before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from dg_tools.forward.call import Call
+
+
+@dataclass
+class Active:
+    """What acts on one transformer.
+
+    Attributes:
+        lock: held by every run; a second thread waits.
+        edits: sentences of the edits that are on.
+        guidance: the guidance that is on, or None.
+        trace: the nnsight trace that reads it, or None.
+        rerun: the call that a forward of our own repeats (a disrupted pass), while it runs.
+        stated: step and number of steps, where a loop of the reader's own says them.
+    """
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    edits: list[str] = field(default_factory=list)
+    guidance: Any = None
+    trace: Any = None
+    rerun: Call | None = None
+    stated: tuple[int, int] | None = None
+
+    @contextmanager
+    def repeating(self, call: Call) -> Iterator[None]:
+        """A forward inside is no call of the pipeline's: it repeats rows of this one."""
+        before, self.rerun = self.rerun, call
+        try:
+            yield
+        finally:
+            self.rerun = before
+
+
+_ACTIVE: WeakKeyDictionary[torch.nn.Module, Active] = WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+def active(transformer: torch.nn.Module) -> Active:
+    """What acts on a transformer; one object for each, whatever pipeline or `DiT` asks."""
+    with _MAKING:
+        return _ACTIVE.setdefault(transformer, Active())

@@ -1,0 +1,61 @@
+"""A scheduler's step, seen from outside: every pipeline calls it once a step, whatever runs the blocks."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+
+from dg_tools.forward.replaced import replaced
+
+
+class Stepping:
+    """Stands for a scheduler's `step`, with the signature that pipelines look at.
+
+    A deep copy of the scheduler, which some pipelines make for a second stream of latents, has its own plain `step`.
+    """
+
+    def __init__(self, scheduler: Any, step: Callable[..., Any]) -> None:
+        self.scheduler = scheduler
+        self.step = step
+        functools.update_wrapper(self, scheduler.step, updated=())  # not the attributes of another such wrapper
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.step(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self.scheduler)]
+        return MethodType(type(copied).step, copied)
+
+
+@contextmanager
+def replaced_step(scheduler: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """The scheduler's `step` is `around(step)` inside; then it is put back."""
+    with replaced(scheduler, "step", Stepping(scheduler, around(scheduler.step))):
+        yield
+
+
+@contextmanager
+def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    """Call `function(step, latents)` whenever the pipeline's scheduler has made a step.
+
+    Not every pipeline takes a callback, and what the callbacks are given differs. The latents are as the scheduler
+    returns them.
+    """
+    count = itertools.count()
+
+    def around(step: Callable[..., Any]) -> Callable[..., Any]:
+        def stepping(*args: Any, **kwargs: Any) -> Any:
+            output = step(*args, **kwargs)
+            function(next(count), output[0])
+            return output
+
+        return stepping
+
+    with replaced_step(pipeline.scheduler, around):
+        yield
