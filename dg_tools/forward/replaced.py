@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 _ABSENT = object()
+
+
+@dataclass
+class _Stack:
+    """What stands in the place of one attribute: its own value, and the replacements, the last one on top."""
+
+    owner: Any  # held, so that its id is not given to another object
+    own: Any
+    values: list[Any] = field(default_factory=list)
+
+
+_STACKS: dict[tuple[int, str], _Stack] = {}
 
 
 @contextmanager
@@ -21,6 +34,10 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         name: the attribute.
         value: what stands there inside.
 
+    Raises:
+        RuntimeError: on a normal exit, where a replacement that was opened later is still there; nothing is left all
+            the same once both are closed.
+
     Example:
         >>> class Scheduler:
         ...     def step(self):
@@ -32,12 +49,28 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         >>> scheduler.step(), vars(scheduler)
         (1, {})
     """
-    own = owner.__dict__.get(name, _ABSENT)
+    key = (id(owner), name)
+    stack = _STACKS.setdefault(key, _Stack(owner, owner.__dict__.get(name, _ABSENT)))
+    entry = [value]  # compared by identity: one value may stand there twice
+    stack.values.append(entry)
     owner.__dict__[name] = value
+    failed = True
     try:
         yield
+        failed = False
     finally:
-        if own is _ABSENT:
-            owner.__dict__.pop(name, None)
-        else:
-            owner.__dict__[name] = own
+        last = stack.values[-1] is entry
+        stack.values[:] = [other for other in stack.values if other is not entry]
+        if last and stack.values:
+            owner.__dict__[name] = stack.values[-1][0]
+        elif not stack.values:
+            del _STACKS[key]
+            if stack.own is _ABSENT:
+                owner.__dict__.pop(name, None)
+            else:
+                owner.__dict__[name] = stack.own
+        if not last and not failed:
+            raise RuntimeError(
+                f"two contexts that replace .{name} of a {type(owner).__name__} were closed in another order than they "
+                "were opened: close the inner one first"
+            )

@@ -1,0 +1,89 @@
+"""What cannot be had right is refused by name, before the first forward. One table; the documentation prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that is refused.
+
+    Attributes:
+        what: what it is, as a heading.
+        sentence: the error, with the facts to fill in between braces.
+        instead: what to do.
+    """
+
+    what: str
+    sentence: str
+    instead: str
+
+    def error(self, **facts: object) -> ValueError:
+        """The error, with its facts."""
+        return ValueError(f"{self.sentence.format(**facts)}: {self.instead.format(**facts)}")
+
+
+REFUSALS = {
+    "compiled": Refusal(
+        "torch.compile",
+        "this transformer is compiled, and torch.compile ignores hooks that are added after compilation, so that "
+        "captures and edits would do nothing",
+        "use dg_tools before compiling, or load the pipeline without torch.compile",
+    ),
+    "cache": Refusal(
+        "step caches (`enable_cache`)",
+        "{cache} is on for this transformer: it skips blocks from step to step, and would answer a disrupted pass with "
+        "what a clean one left",
+        "call transformer.disable_cache() first",
+    ),
+    "pag": Refusal(
+        "PAG pipelines",
+        "a {pipeline} lays a third, perturbed row beside the two of classifier-free guidance",
+        "use the plain pipeline with dg.baselines.PAG",
+    ),
+    "second transformer": Refusal(
+        "pipelines with two transformers (Wan 2.2)",
+        "this {pipeline} hands over to a second transformer within a run, and dg_tools looks into one only",
+        "use a pipeline with one transformer",
+    ),
+    "nested": Refusal(
+        "a guidance inside a guidance",
+        "a guidance is on for this transformer already ({guidance})",
+        "close it first; a sum of guidances is not defined here",
+    ),
+    "trace": Refusal(
+        "a first trace inside a guidance",
+        "this model is not wrapped for traces yet, and `dg.detail_guidance` is on",
+        "read `dit.nnsight` once before",
+    ),
+}
+
+CACHES = {  # names of the hooks that diffusers' caches set, and what they are called
+    "faster_cache": "FasterCache",
+    "fbc_": "FirstBlockCache",
+    "mag_cache": "MagCache",
+    "pyramid_attention_broadcast": "PyramidAttentionBroadcast",
+    "sea_cache": "SeaCache",
+    "taylorseer": "TaylorSeer",
+    "text_kv_cache": "TextKVCache",
+}
+
+
+def check_cache(transformer: torch.nn.Module) -> None:
+    """Raise ValueError for a transformer on which one of diffusers' caches is on."""
+    for name in hooks_of(transformer):
+        for prefix, cache in CACHES.items():
+            if name.startswith(prefix):
+                raise REFUSALS["cache"].error(cache=cache)
+
+
+def hooks_of(transformer: torch.nn.Module) -> Iterator[str]:
+    """Names of diffusers' own hooks on a transformer and its parts."""
+    for module in transformer.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        if registry is not None:
+            yield from registry.hooks

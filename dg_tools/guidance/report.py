@@ -1,0 +1,159 @@
+"""What did a guidance do in a run? The manipulation check: which steps were guided, and by how much.
+
+A guidance that acts in no step looks like a guidance that does not help. So every guided run says what was done, a step
+that was planned and left out is an error at that step, and so is a push that is nil in every step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+logger = logging.getLogger("dg_tools")
+
+NIL = 1e-6  # of the norm of c: less than float32 keeps of a sum
+LISTED = 8  # steps named in a sentence
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done in one run.
+
+    Attributes:
+        steps: how many steps ran.
+        planned: the steps that the guidance was to act in.
+        guided: those that it acted in.
+        push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step.
+        change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model.
+        passes: rows through the transformer's blocks for the guidance, in whole forwards of one row.
+        finished: False where the run was interrupted.
+        notes: what else was said, such as what the pipeline does with the guided prediction.
+
+    Example:
+        >>> print(Report(4, (0, 1, 2), (0, 1, 2), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)))
+        guided 3 of 3 planned steps (4 run); ||w (c - d)|| / ||c|| 0.1, ||d - c|| / ||c|| 0.2
+    """
+
+    steps: int
+    planned: tuple[int, ...] = ()
+    guided: tuple[int, ...] = ()
+    push: tuple[float, ...] = ()
+    change: tuple[float, ...] = ()
+    passes: float = 0.0
+    finished: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mean_push(self) -> float:
+        """Mean of `push`; 0 where no step was guided."""
+        return sum(self.push) / len(self.push) if self.push else 0.0
+
+    @property
+    def mean_change(self) -> float:
+        """Mean of `change`; 0 where no step was guided."""
+        return sum(self.change) / len(self.change) if self.change else 0.0
+
+    @property
+    def nil(self) -> tuple[int, ...]:
+        """The guided steps whose push is nil: under 1e-6 of c."""
+        return tuple(step for step, push in zip(self.guided, self.push, strict=True) if push < NIL)
+
+    def __str__(self) -> str:
+        words = f"guided {len(self.guided)} of {len(self.planned)} planned steps ({self.steps} run)"
+        if self.guided:
+            words += f"; ||w (c - d)|| / ||c|| {self.mean_push:.3g}, ||d - c|| / ||c|| {self.mean_change:.3g}"
+        if not self.finished:
+            words += "; interrupted"
+        return "; ".join([words, *self.notes])
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, with the means."""
+        return {**asdict(self), "mean_push": self.mean_push, "mean_change": self.mean_change}
+
+
+@dataclass
+class Log:
+    """What happens in a run, step by step; norms stay on the device until `report`.
+
+    Attributes:
+        steps: how many steps run.
+        planned: steps that the guidance is to act in.
+        weight: whether a push is expected: not with w = 0.
+    """
+
+    steps: int
+    planned: Sequence[int]
+    weight: float
+    guided: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # step -> squared norms of push, c and d - c
+    passes: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor, push: torch.Tensor | None = None) -> None:
+        """One guided call.
+
+        Args:
+            step: which.
+            cond, degraded: the predictions c and d, of one shape.
+            push: what is added to the prediction; w (c - d) where None.
+        """
+        difference = (degraded.detach() - cond.detach()).float()
+        added = self.weight * difference if push is None else push.detach().float()
+        squares = [x.square().sum() for x in (added, cond.detach().float(), difference)]
+        before = self.guided.get(step)
+        self.guided[step] = squares if before is None else [a + b for a, b in zip(before, squares, strict=True)]
+
+    def check(self, step: int) -> None:
+        """Raise RuntimeError at a step that was planned, is over, and was not guided."""
+        if step in self.planned and step not in self.guided:
+            raise RuntimeError(
+                f"step {step} of {self.steps} was planned to be guided and was not: the transformer was called in no "
+                "way that the guidance recognises as this step's conditional pass"
+            )
+
+    def report(self, finished: bool = True) -> Report:
+        """The numbers, read from the device at once."""
+        steps = sorted(self.guided)
+        table = torch.stack([torch.stack(self.guided[s]) for s in steps]).sqrt().tolist() if steps else []
+        ratios = [(push / max(cond, 1e-30), change / max(cond, 1e-30)) for push, cond, change in table]
+        return Report(
+            self.steps,
+            tuple(self.planned),
+            tuple(steps),
+            tuple(push for push, _ in ratios),
+            tuple(change for _, change in ratios),
+            self.passes,
+            finished,
+            tuple(self.notes),
+        )
+
+    def finish(self) -> Report:
+        """The report of a run that came to its end.
+
+        Raises:
+            RuntimeError: the push is nil in every planned step, or a degraded prediction is not finite.
+        """
+        report = self.report()
+        broken = [s for s, change in zip(report.guided, report.change, strict=True) if not change < float("inf")]
+        if broken:
+            raise RuntimeError(
+                f"the degraded prediction is not finite in {named(broken)}: the hidden states overflow this dtype; take "
+                "a smaller dose, or float32 or bfloat16"
+            )
+        if self.weight and report.planned and report.nil == report.guided:
+            raise RuntimeError(
+                "the guidance changed nothing: c - d is under 1e-6 of c in every planned step, so the disruption does "
+                "not reach the prediction; take another block, channels or dose"
+            )
+        if self.weight and report.nil:
+            logger.warning("the guidance changed nothing in %s: c - d is under 1e-6 of c there", named(report.nil))
+        return report
+
+
+def named(steps: Sequence[int]) -> str:
+    """Steps in words: `steps 3, 4, 9`, not more than eight of them."""
+    shown = ", ".join(map(str, steps[:LISTED])) + (f" and {len(steps) - LISTED} more" if len(steps) > LISTED else "")
+    return f"step {shown}" if len(steps) == 1 else f"steps {shown}"
