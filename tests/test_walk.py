@@ -1,0 +1,18 @@
+"""Fifty draws of the random walk with a fixed seed; `make full` draws hundreds with a seed of the day."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from walk import draw, walk
+
+rng = random.Random(0)
+DRAWS = [draw(rng) for _ in range(50)]
+TOLERANCE = {"float32": 2e-4, "bfloat16": 0.15}  # of the largest change that guidance makes
+
+
+@pytest.mark.parametrize("way", DRAWS, ids=lambda way: f"{way.family}-{way.dtype}-{way.scheduler}-{way.callback}")
+def test_a_guided_run_is_the_loop_by_hand(way):
+    refused, error = walk(way)
+    assert refused or error < TOLERANCE[way.dtype], way
