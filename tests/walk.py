@@ -26,6 +26,8 @@ CHANNELS = [3, 7]
 FAMILIES = tiny.families()
 NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name not in ("dit", "qwen"))]
 FLOW = {"sd3", "sd35-medium", "sd35-large", "flux", "flux-distilled", "chroma", "wan", "auraflow", "cogview4", "flux2"}
+HEUN = {"sd3", "sd35-medium", "sd35-large", "wan"}  # the other pipelines set sigmas, which Heun does not take
+PROCESSORS = set(NAMES) - {"cogview4"}  # it has no list of attention processors to set
 TRUE_CFG = {"flux", "flux-distilled"}  # their usual scale is `true_cfg_scale`
 COND_FIRST = {name for name, about in FAMILIES.items() if about.HALVES == "cond, uncond"}
 
@@ -53,8 +55,10 @@ class Draw:
 def draw(rng: random.Random) -> Draw:
     """One draw of every axis."""
     family = rng.choice(NAMES)
-    schedulers = ["own", "euler", "heun", "unipc"] if family in FLOW else ["own"]
-    side = 64 if family == "wan" else 16
+    schedulers = ["own", "euler", "unipc"] if family in FLOW else ["own"]
+    if family in HEUN:
+        schedulers.append("heun")
+    side = {"wan": 64, "sana": 32}.get(family, 16)
     return Draw(
         family=family,
         dtype=rng.choice(["float32", "float32", "bfloat16"]),
@@ -65,7 +69,7 @@ def draw(rng: random.Random) -> Draw:
         callback=rng.choice(["none", "none", "calls", "latents", "scale"]),
         window=rng.choice([(0.0, 1.0), (0.0, 1.0), (0.3, 0.8), (0.5, 1.0)]),
         size=rng.choice([(2 * side, 3 * side), (3 * side, 2 * side), (2 * side, 2 * side)]),
-        processor=rng.choice(["stock", "stock", "stock", "halves", "hook"]),
+        processor=rng.choice(["stock", "stock", "stock", "hook", "halves" if family in PROCESSORS else "hook"]),
         scale=rng.choice([1.0, 3.0, 4.5]),
         weight=rng.choice([0.3, 0.7, 1.5]),
         block=rng.choice([0, 1, 2]),

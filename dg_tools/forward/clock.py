@@ -41,7 +41,9 @@ class Clock:
         self.in_trace = in_trace
         self.transformer: torch.nn.Module = pipeline.transformer
         self.name: str | None = None  # what the pipeline calls the pass that is running
+        self.runs = 0  # how many runs were seen
         self.before_step: list[Callable[[int, int], None]] = []  # called with (step, steps) before a scheduler's step
+        self.after_step: list[Callable[[int, int], None]] = []  # and after it
         self._stack = ExitStack()
         self._context: Callable[..., Any] = nullcontext  # the transformer's own `cache_context`
         self._schedulers: list[Any] = []
@@ -71,12 +73,15 @@ class Clock:
 
         def around(step: Callable[..., Any]) -> Callable[..., Any]:
             def stepping(*args: Any, **kwargs: Any) -> Any:
-                if scheduler.timesteps is self._timesteps:
-                    for function in self.before_step:
-                        function(*self.position(scheduler)[::2])
+                if scheduler.timesteps is not self._timesteps:
+                    return step(*args, **kwargs)
+                now, _, steps = self.position(scheduler)
+                for function in self.before_step:
+                    function(now, steps)
                 output = step(*args, **kwargs)
-                if scheduler.timesteps is self._timesteps:
-                    self._made += 1
+                self._made += 1
+                for function in self.after_step:
+                    function(now, steps)
                 return output
 
             return stepping
@@ -115,6 +120,7 @@ class Clock:
         self._count(scheduler)
         if scheduler.timesteps is not self._timesteps:
             self._timesteps = scheduler.timesteps
+            self.runs += 1
             self._made = 0
             self._first = None
             self._step = -1

@@ -23,13 +23,43 @@ def reads_any_rows(hook: Callable) -> Callable:
     return hook
 
 
-def foreign_hooks(transformer: torch.nn.Module, family: Family) -> bool:
-    """Whether a block carries hooks that expect the pipeline's own rows: edits, readers, a user's own."""
-    for _, _, block in family.blocks(transformer):
-        hooks = [*block._forward_hooks.values(), *block._forward_pre_hooks.values()]
-        if not all(getattr(hook, "any_rows", False) for hook in hooks):
-            return True
+def foreign_hooks(transformer: torch.nn.Module, family: Family, *, but_ours: bool = False) -> bool:
+    """Whether a block, or a part of one, has hooks that expect the pipeline's own rows: edits, readers, a user's own.
+
+    `but_ours` leaves out the hooks of this package and of nnsight, which are told which rows a forward has.
+    """
+    for module in parts(transformer, family):
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            ours = (getattr(hook, "__module__", None) or "").startswith(("dg_tools.", "nnsight."))
+            if not getattr(hook, "any_rows", False) and not (but_ours and ours):
+                return True
     return False
+
+
+def own_processors(transformer: torch.nn.Module, family: Family) -> bool:
+    """Whether a block's attention is computed by a processor of the user's own, which may tell rows apart."""
+    processors = [getattr(module, "processor", None) for module in parts(transformer, family)]
+    return any(p is not None and not type(p).__module__.startswith("diffusers.") for p in processors)
+
+
+def nested_rows(inputs: dict[str, Any]) -> bool:
+    """Whether tensors are handed to the blocks inside a dictionary, as an IP-Adapter's are: they may have rows."""
+    return any(isinstance(value, dict) and holds_tensors(value) for value in inputs.values())
+
+
+def holds_tensors(value: Any) -> bool:
+    """Whether there is a tensor anywhere in nested dictionaries and lists."""
+    if isinstance(value, dict):
+        return any(holds_tensors(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(holds_tensors(v) for v in value)
+    return isinstance(value, torch.Tensor)
+
+
+def parts(transformer: torch.nn.Module, family: Family) -> Iterator[torch.nn.Module]:
+    """Every block and everything in it."""
+    for _, _, block in family.blocks(transformer):
+        yield from block.modules()
 
 
 def each(output: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -15,11 +15,12 @@ from typing import Any
 from dg_tools.forward.replaced import replaced
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.guided_forward import GuidedForward, Way
+from dg_tools.guidance.report import Run
 from dg_tools.models._load import load
 
 
 @contextmanager
-def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork", force: bool = False) -> Iterator[None]:
+def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork", force: bool = False) -> Iterator[Run]:
     """Detail Guidance in a pipeline that takes no guider: `with dg.detail_guidance(pipe, guider): pipe(...)`.
 
     The call inside is left as it is: the pipeline keeps its own CFG scale, and a guider whose `guidance_scale` is set
@@ -42,8 +43,12 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
     guider = guider.resolved(dit)
     guider.check(dit)
     if not guider._enabled:
-        yield
+        yield Run()
         return
-    guided = GuidedForward(dit, guider, way, force)
-    with dit.running(), guided.clock, replaced(dit.transformer, "forward", guided):
-        yield
+    with dit.running():
+        guided = GuidedForward(dit, guider, way, force)
+        with guided.clock, replaced(dit.transformer, "forward", guided):
+            try:
+                yield guided.run
+            finally:
+                guided.run.interrupt()

@@ -21,14 +21,16 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from dg_tools.families import bind
+from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock, callers_scale
-from dg_tools.forward.fork import each, foreign_hooks, forked
+from dg_tools.forward.fork import each, foreign_hooks, forked, nested_rows, own_processors
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import BETWEEN_BLOCKS, starting_after, why_not
 from dg_tools.guidance.base import Seen
 from dg_tools.guidance.baselines.perturbed import Perturbed
 from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.report import Run
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 
@@ -60,14 +62,20 @@ class GuidedForward:
         self.cond: Prediction = None  # what a sequential call's conditional pass gave, for its other pass
         self.disrupted: Prediction = None
         self.warnings: set[str] = set()
+        self.steps = 0  # how many the run has
+        self.run = Run()
+        self.clock.before_step.append(self.run.check)
+        self.clock.after_step.append(self.run.advance)
         self.guided: DetailGuidance = copy.copy(guider)  # with the caller's scale; some remember their past steps
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = bind(self.dit.transformer, args, kwargs)
         self.check()
         call = self.clock.read(inputs)
+        self.steps = call.steps or 0
         if call.step is None or call.branch == "other":
             return self.unguided(**inputs)
+        self.run.begin(call, self.guider, self.clock.runs)
         as_tuple = not inputs.get("return_dict", True)
         prediction = self.predict({**inputs, "return_dict": False}, call)
         return (prediction,) if as_tuple else Transformer2DModelOutput(sample=prediction)
@@ -82,7 +90,6 @@ class GuidedForward:
             )
         self.scale = self.guider.guidance_scale if scale is None else scale
         self.guider.check_scale(self.scale)
-        self.guider.check_window(self.steps)
         config = self.dit.transformer.config
         if self.guider.guidance_rescale > 0 and getattr(config, "out_channels", None) == 2 * config.in_channels:
             raise ValueError(
@@ -91,10 +98,6 @@ class GuidedForward:
             )
         if self.dit.family.rescaling and self.scale > 1 and self.guider.detail_guidance_scale:
             self.warn_once(self.dit.family.rescaling)
-
-    @property
-    def steps(self) -> int:
-        return len(self.dit.pipeline.scheduler.timesteps)
 
     def combined(
         self, inputs: dict[str, Any], call: Call, cond: torch.Tensor, uncond: Prediction, disrupted: Prediction
@@ -183,10 +186,20 @@ class GuidedForward:
     @property
     def alone(self) -> bool:
         """Whether nothing else acts on the blocks, or reads them, and expects the pipeline's own rows."""
-        return self.dit.tracer is None and not foreign_hooks(self.dit.transformer, self.dit.family)
+        transformer, family = self.dit.transformer, self.dit.family
+        free = not foreign_hooks(transformer, family) and not own_processors(transformer, family)
+        return free and self.dit.tracer is None
 
     def both(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, Prediction]:
         """The prediction of all rows, and that of the conditional rows disrupted where this step needs it."""
+        prediction, disrupted = self.passes(inputs, call)
+        if disrupted is not None and self.guider.detail_guidance_scale:
+            assert call.step is not None
+            self.run.add(call.step, prediction[call.cond], disrupted)
+        return prediction, disrupted
+
+    def passes(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, Prediction]:
+        """The forwards that a step needs."""
         assert call.step is not None
         needed = "pred_disrupted" in self.guider.passes(call.step, self.steps)
         if not needed and not (self.force and self.guider.disrupt is not None):
@@ -198,7 +211,7 @@ class GuidedForward:
         if way != "whole" and reason:
             self.warn_once(f"the disrupted pass runs whole, because {reason}")
             way = "whole"
-        if way == "fork" and self.dit.family.fork and self.alone:
+        if way == "fork" and self.dit.family.fork and self.alone and not nested_rows(inputs):
             return self.fork(inputs, call)
         return self.whole(inputs, call) if way == "whole" else self.partial(inputs, call)
 
@@ -226,60 +239,79 @@ class GuidedForward:
     def edit(self, call: Call) -> Callable[[Any], Any]:
         """The disruption of a block's output, as the block returns it."""
         record = self.dit.block(self.disrupt.block).record
-        return lambda output: self.disrupt.must_edit(output, record, call.alone())
+        return lambda output: self.disrupt.must_edit(output, record, call)
 
     def fork(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward for everything."""
         rows = inputs["hidden_states"].shape[0]
-        with forked(self.dit.transformer, self.dit.family, self.disrupt.block, rows, call.cond, self.edit(call)):
+        with forked(
+            self.dit.transformer, self.dit.family, self.disrupt.block, rows, call.cond, self.edit(call.alone())
+        ):
             grown = self.unguided(**inputs)[0]
         return grown[:rows], grown[rows:]
 
     def partial(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """The disrupted block's clean output is stored, and a second forward starts from it."""
-        block = self.disrupt.block
-        prediction, stored = self.storing(inputs, call, block)
-        with starting_after(self.dit.transformer, self.dit.family, block, stored, self.edit(call)):
-            return prediction, self.again(self.rows_of(inputs, call.cond))
+        block, apart = self.disrupt.block, self.apart(inputs)
+        prediction, stored = self.storing(inputs, call.cond if apart else slice(None), block)
+        edit = self.edit(call.alone() if apart else call)
+        with starting_after(self.dit.transformer, self.dit.family, block, stored, edit):
+            return prediction, self.rerun(inputs, call, apart)
 
     def perturbed(self, guider: Perturbed, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """The guider's own degraded prediction, by a second forward from its first perturbed block on."""
         begin = guider.first
         around: AbstractContextManager[None] = nullcontext()
         if not begin or self.way == "whole" or self.why_whole(inputs):
-            prediction = self.unguided(**inputs)[0]
+            prediction = self.unguided(**copied(inputs))[0]
         else:
-            prediction, stored = self.storing(inputs, call, begin - 1)
+            prediction, stored = self.storing(inputs, call.cond, begin - 1)
             around = starting_after(self.dit.transformer, self.dit.family, begin - 1, stored, lambda output: output)
         rows, alone = self.rows_of(inputs, call.cond), call.alone()
         with around:
-            return prediction, guider.degraded(self.dit, rows, prediction[call.cond], alone, self.again)
+            return prediction, guider.degraded(
+                self.dit, rows, prediction[call.cond], alone, lambda inputs: self.again(inputs, alone)
+            )
 
-    def storing(self, inputs: dict[str, Any], call: Call, block: int) -> tuple[torch.Tensor, Any]:
-        """The prediction of all rows, and the block's output for the conditional rows."""
+    def storing(self, inputs: dict[str, Any], rows: slice, block: int) -> tuple[torch.Tensor, Any]:
+        """The prediction of all rows, and the block's output for some rows."""
         outputs: list[Any] = []
 
         def store(module: torch.nn.Module, args: Any, output: Any) -> None:
-            outputs.append(each(output, lambda x: x[call.cond]))
+            outputs.append(each(output, lambda x: x[rows]))
 
         # the first hook there: it stores the output before any edit, and edits act in the second forward again
         handle = self.dit.block(block).module.register_forward_hook(store, prepend=True)
         try:
-            prediction = self.unguided(**inputs)[0]
+            prediction = self.unguided(**copied(inputs))[0]
         finally:
             handle.remove()
         return prediction, outputs[-1]
 
     def whole(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """Two forwards."""
-        prediction = self.unguided(**inputs)[0]
-        with attached(self.dit.transformer, self.dit.family, [self.disrupt], call.alone()):
-            return prediction, self.again(self.rows_of(inputs, call.cond))
+        apart = self.apart(inputs)
+        prediction = self.unguided(**copied(inputs))[0]
+        edited = call.alone() if apart else call
+        with attached(self.dit.transformer, self.dit.family, [self.disrupt], edited):
+            return prediction, self.rerun(inputs, call, apart)
 
-    def again(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """A second forward as a call of its own: hooks on the transformer (edits' clocks, readers) see it."""
-        with replaced(self.dit.transformer, "forward", self.unguided):
-            return self.dit.transformer(**inputs)[0]
+    def apart(self, inputs: dict[str, Any]) -> bool:
+        """Whether the conditional rows may run alone: not where something of the user's own may tell rows apart."""
+        transformer, family = self.dit.transformer, self.dit.family
+        foreign = own_processors(transformer, family) or foreign_hooks(transformer, family, but_ours=True)
+        return not foreign and not nested_rows(inputs)
+
+    def rerun(self, inputs: dict[str, Any], call: Call, apart: bool) -> torch.Tensor:
+        """The conditional rows of a second forward: alone, or among all rows."""
+        if apart:
+            return self.again(self.rows_of(inputs, call.cond), call.alone())
+        return self.again(inputs, call)[call.cond]
+
+    def again(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
+        """A second forward of a call as a call of its own: hooks on the transformer (edits' clocks, readers) see it."""
+        with active(self.dit.transformer).repeating(call), replaced(self.dit.transformer, "forward", self.unguided):
+            return self.dit.transformer(**copied(inputs))[0]
 
     def rows_of(self, inputs: dict[str, Any], rows: slice) -> dict[str, Any]:
         """The transformer's inputs for some of its rows."""
@@ -293,3 +325,8 @@ class GuidedForward:
             return value[rows] if has_rows else value
 
         return {k: part(v) if k in names else v for k, v in inputs.items()}
+
+
+def copied(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs for one of two forwards: some forwards take things out of nested dictionaries."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in inputs.items()}

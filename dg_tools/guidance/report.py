@@ -9,9 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from dg_tools.forward.call import Call
+
+if TYPE_CHECKING:
+    from dg_tools.guidance.detail import DetailGuidance
 
 logger = logging.getLogger("dg_tools")
 
@@ -29,7 +34,6 @@ class Report:
         guided: those that it acted in.
         push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step.
         change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model.
-        passes: rows through the transformer's blocks for the guidance, in whole forwards of one row.
         finished: False where the run was interrupted.
         notes: what else was said, such as what the pipeline does with the guided prediction.
 
@@ -43,7 +47,6 @@ class Report:
     guided: tuple[int, ...] = ()
     push: tuple[float, ...] = ()
     change: tuple[float, ...] = ()
-    passes: float = 0.0
     finished: bool = True
     notes: tuple[str, ...] = ()
 
@@ -89,7 +92,6 @@ class Log:
     planned: Sequence[int]
     weight: float
     guided: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # step -> squared norms of push, c and d - c
-    passes: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor, push: torch.Tensor | None = None) -> None:
@@ -125,7 +127,6 @@ class Log:
             tuple(steps),
             tuple(push for push, _ in ratios),
             tuple(change for _, change in ratios),
-            self.passes,
             finished,
             tuple(self.notes),
         )
@@ -140,8 +141,8 @@ class Log:
         broken = [s for s, change in zip(report.guided, report.change, strict=True) if not change < float("inf")]
         if broken:
             raise RuntimeError(
-                f"the degraded prediction is not finite in {named(broken)}: the hidden states overflow this dtype; take "
-                "a smaller dose, or float32 or bfloat16"
+                f"the degraded prediction is not finite in {named(broken)}: the hidden states overflow this dtype; "
+                "take a smaller dose, or float32 or bfloat16"
             )
         if self.weight and report.planned and report.nil == report.guided:
             raise RuntimeError(
@@ -151,6 +152,59 @@ class Log:
         if self.weight and report.nil:
             logger.warning("the guidance changed nothing in %s: c - d is under 1e-6 of c there", named(report.nil))
         return report
+
+
+class Run:
+    """What `dg.detail_guidance` yields: the reports of the runs inside, the last one as `report`.
+
+    Attributes:
+        reports: of every run that came to its end, or that another run followed.
+    """
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self._log: Log | None = None
+        self._number = -1
+
+    @property
+    def report(self) -> Report | None:
+        """What was done in the last run, also where it is not over; None before the first."""
+        if self._log is not None:
+            return self._log.report(finished=False)
+        return self.reports[-1] if self.reports else None
+
+    def begin(self, call: Call, guider: DetailGuidance, number: int) -> None:
+        """A call of run `number`: the first of a run opens its log, once the guider's window was checked."""
+        if number == self._number or call.step is None or call.steps is None:
+            return
+        self.interrupt()
+        self._number = number
+        guider.check_window(call.steps)
+        planned = [i for i in range(call.steps) if "pred_disrupted" in guider.passes(i, call.steps)]
+        self._log = Log(call.steps, planned, guider.detail_guidance_scale)
+
+    def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor) -> None:
+        """One guided call."""
+        if self._log is not None:
+            self._log.add(step, cond, degraded)
+
+    def check(self, step: int, steps: int) -> None:
+        """Before the scheduler's step: was this one guided as planned?"""
+        if self._log is not None:
+            self._log.check(step)
+
+    def advance(self, step: int, steps: int) -> None:
+        """After the scheduler's step: the last one ends the run."""
+        if self._log is not None and step + 1 == self._log.steps:
+            log, self._log = self._log, None
+            self.reports.append(log.report())
+            log.finish()
+
+    def interrupt(self) -> None:
+        """A run that did not come to its end is reported as it is."""
+        if self._log is not None:
+            self.reports.append(self._log.report(finished=False))
+            self._log = None
 
 
 def named(steps: Sequence[int]) -> str:

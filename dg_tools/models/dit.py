@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dg_tools.families import BlockList, Family, family_of
+from dg_tools.forward.active import Active, active
 from dg_tools.models.arguments import Arguments
 from dg_tools.models.block import Block
 from dg_tools.models.check import check_not_compiled, check_pipeline, check_record
@@ -33,7 +33,6 @@ class DiT(Arguments):
         blocks: every block in execution order; `block=` arguments index into this.
         width: channels of the residual stream.
         call: arguments that the model card asks to pass in every pipeline call.
-        lock: held by every run; a second thread waits.
     """
 
     def __init__(
@@ -51,8 +50,6 @@ class DiT(Arguments):
         self.family = family or family_of(transformer, pipeline)
         self.call = call or {}
         self.profile = profile
-        self.lock = threading.RLock()
-        self.tracer: GuardedTracer | None = None  # while a trace runs
         self.family.check(transformer.config, type(transformer).__name__, pipeline.config, type(pipeline).__name__)
         check_record(self.family, transformer)
         self.blocks = [
@@ -96,21 +93,62 @@ class DiT(Arguments):
             raise IndexError(f"block {block!r} asked for; there are 0 to {len(self.blocks) - 1} (sites {names})")
         return self.blocks[block]
 
+    # -- what acts on it ----------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> Active:
+        """What acts on the transformer now: edits, guidance, trace. It belongs to the transformer, not to this object."""
+        return active(self.transformer)
+
+    @property
+    def tracer(self) -> GuardedTracer | None:
+        """The trace that is running, if any."""
+        return self.active.trace
+
+    @tracer.setter
+    def tracer(self, value: GuardedTracer | None) -> None:
+        self.active.trace = value
+
+    def step(self, index: int, steps: int) -> None:
+        """Say which denoising step comes next, in a loop of your own that does not step the pipeline's scheduler.
+
+            with off.on(dit):
+                for i, sigma in enumerate(sigmas):
+                    dit.step(i, len(sigmas))
+                    velocity = dit.transformer(...)
+
+        Args:
+            index: of the step, from 0.
+            steps: how many the loop has.
+
+        Raises:
+            ValueError: a step out of range.
+        """
+        if not 0 <= index < steps:
+            raise ValueError(f"step {index} of {steps}; steps are counted from 0 to {steps - 1}")
+        self.active.stated = (index, steps)
+
     @contextmanager
     def running(self) -> Iterator[None]:
-        """One run at a time: a second thread waits here.
+        """One run at a time: a second thread waits here, whichever pipeline over this transformer it comes from.
 
         Where the model card sets the T5 length, the pipeline's warning about text cut at that length is kept quiet: the
         model was trained that way.
         """
         source = logging.getLogger(type(self.pipeline).__module__)
         quiet = (lambda record: "truncated" not in record.getMessage()) if self.call else (lambda record: True)
-        with self.lock:
+        if self.pipeline.transformer is not self.transformer:
+            raise RuntimeError(
+                f"the transformer of this {type(self.pipeline).__name__} was replaced after it was loaded here, so that "
+                "nothing would act on the new one: load it again with dg.load(pipeline)"
+            )
+        with self.active.lock:
             source.addFilter(quiet)
             try:
                 yield
             finally:
                 source.removeFilter(quiet)
+                self.active.stated = None
 
     # -- nnsight ----------------------------------------------------------------------------------------------------
 
