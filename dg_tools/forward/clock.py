@@ -45,7 +45,7 @@ class Clock:
         self.before_step: list[Callable[[int, int], None]] = []  # called with (step, steps) before a scheduler's step
         self.after_step: list[Callable[[int, int], None]] = []  # and after it
         self._stack = ExitStack()
-        self._context: Callable[..., Any] = nullcontext  # the transformer's own `cache_context`
+        self._context: Any = nullcontext  # the transformer's own `cache_context`
         self._schedulers: list[Any] = []
         self._timesteps: Any = None
         self._made = 0  # scheduler steps of this run
@@ -65,6 +65,7 @@ class Clock:
 
     def __exit__(self, *exception: Any) -> None:
         self._stack.close()
+        active(self.transformer).stated = None
 
     def _count(self, scheduler: Any) -> None:
         """Count the steps of a scheduler, once."""

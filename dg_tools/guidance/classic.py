@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dg_tools.forward.refusals import REFUSALS, check_cache
 from dg_tools.forward.replaced import replaced
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.guided_forward import GuidedForward, Way
 from dg_tools.guidance.report import Run
 from dg_tools.models._load import load
+from dg_tools.models.dit import DiT
 
 
 @contextmanager
@@ -35,9 +37,16 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
             Where a family or the call forbids a way, the next one is used, and the log says so.
         force: compute it where w = 0 too, apart from the clean pass (for tests: the result is bit-equal to off).
 
+    Yields:
+        What was done: `.report` of the last run inside, and `.reports` of all of them (steps guided of steps planned,
+        and by how much).
+
     Raises:
-        ValueError: before the first forward, where the guider's scale is not the call's, or its window holds no step.
+        ValueError: before the first forward, where the guider's scale is not the call's, its window holds no step, or
+            something is refused (`dg_tools.forward.refusals`).
         IndexError: a block, channel or token that does not exist.
+        RuntimeError: at a step that was planned to be guided and was not; at the last one, where the guidance changed
+            nothing in any step, or a degraded prediction is not finite.
     """
     dit = load(pipeline)
     guider = guider.resolved(dit)
@@ -45,10 +54,23 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
     if not guider._enabled:
         yield Run()
         return
-    with dit.running():
+    with dit.running(), acting(dit, guider):
         guided = GuidedForward(dit, guider, way, force)
         with guided.clock, replaced(dit.transformer, "forward", guided):
             try:
                 yield guided.run
             finally:
                 guided.run.interrupt()
+
+
+@contextmanager
+def acting(dit: DiT, guider: DetailGuidance) -> Iterator[None]:
+    """The guidance is what guides this transformer; a second one inside is refused."""
+    check_cache(dit.transformer)
+    if dit.active.guidance is not None:
+        raise REFUSALS["nested"].error(guidance=type(dit.active.guidance).__name__)
+    dit.active.guidance = guider
+    try:
+        yield
+    finally:
+        dit.active.guidance = None

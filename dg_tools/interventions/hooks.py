@@ -15,6 +15,7 @@ import torch
 
 from dg_tools.families import Family, bind
 from dg_tools.forward.call import Call
+from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions.description import sentence
 from dg_tools.interventions.gates import without_gates
 from dg_tools.interventions.modes import edited_output
@@ -136,8 +137,11 @@ def attached(
     counted. Other edits are on in it; edits with `norms="clean"` are not.
 
     Raises:
+        ValueError: a step cache is on.
         RuntimeError: on a normal exit, for an edit that touched nothing.
     """
+    if edits:
+        check_cache(transformer)
     attachment = Attachment(transformer, family, edits, read)
     with ExitStack() as stack:
         for handle in attachment.hooks(outputs):

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from dg_tools.families import Family
+from dg_tools.forward.refusals import REFUSALS
 from dg_tools.models.block import part_of
 
 
 def check_pipeline(pipeline: Any) -> None:
-    """Raise ValueError for a pipeline without a transformer, or with two."""
+    """Raise ValueError for a pipeline without a transformer, with two, or with rows of its own."""
     if getattr(pipeline, "transformer", None) is None:
         parts = ", ".join(sorted(pipeline.components))
         raise ValueError(
@@ -20,21 +21,16 @@ def check_pipeline(pipeline: Any) -> None:
             "transformers, not on U-Nets"
         )
     if getattr(pipeline, "transformer_2", None) is not None:
-        raise ValueError(
-            f"this {type(pipeline).__name__} hands over to a second transformer within a run; dg_tools looks into "
-            "one only"
-        )
+        raise REFUSALS["second transformer"].error(pipeline=type(pipeline).__name__)
+    if "PAG" in type(pipeline).__name__:
+        raise REFUSALS["pag"].error(pipeline=type(pipeline).__name__)
 
 
 def check_not_compiled(transformer: torch.nn.Module) -> None:
     """Raise ValueError for a compiled transformer, or one with compiled blocks."""
     parts = [transformer, *transformer.modules()]
     if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in parts):
-        raise ValueError(
-            "this transformer is compiled: torch.compile ignores hooks added after compilation, so that captures and "
-            "edits would do nothing. Use dg_tools before compiling, or load "
-            "the pipeline without torch.compile"
-        )
+        raise REFUSALS["compiled"].error()
 
 
 def check_record(family: Family, transformer: torch.nn.Module) -> None:

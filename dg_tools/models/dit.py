@@ -12,6 +12,7 @@ import torch
 
 from dg_tools.families import BlockList, Family, family_of
 from dg_tools.forward.active import Active, active
+from dg_tools.forward.refusals import check_cache
 from dg_tools.models.arguments import Arguments
 from dg_tools.models.block import Block
 from dg_tools.models.check import check_not_compiled, check_pipeline, check_record
@@ -97,7 +98,7 @@ class DiT(Arguments):
 
     @property
     def active(self) -> Active:
-        """What acts on the transformer now: edits, guidance, trace. It belongs to the transformer, not to this object."""
+        """What acts on the transformer now; it belongs to the transformer, and not to this object."""
         return active(self.transformer)
 
     @property
@@ -139,8 +140,8 @@ class DiT(Arguments):
         quiet = (lambda record: "truncated" not in record.getMessage()) if self.call else (lambda record: True)
         if self.pipeline.transformer is not self.transformer:
             raise RuntimeError(
-                f"the transformer of this {type(self.pipeline).__name__} was replaced after it was loaded here, so that "
-                "nothing would act on the new one: load it again with dg.load(pipeline)"
+                f"the transformer of this {type(self.pipeline).__name__} was replaced after dg.load, so that nothing "
+                "would act on the new one: load it again with dg.load(pipeline)"
             )
         with self.active.lock:
             source.addFilter(quiet)
@@ -148,7 +149,6 @@ class DiT(Arguments):
                 yield
             finally:
                 source.removeFilter(quiet)
-                self.active.stated = None
 
     # -- nnsight ----------------------------------------------------------------------------------------------------
 
@@ -182,6 +182,7 @@ class DiT(Arguments):
         """
         from dg_tools.models.tracing import RunTracer
 
+        check_cache(self.transformer)
         arguments = self.arguments(prompt, **kwargs)
         guided = arguments[self.family.guidance_argument] > 1
         named = {self.family.prompt: arguments.pop(self.family.prompt)}

@@ -18,7 +18,9 @@ from nnsight.intervention.eproperty import eproperty
 from nnsight.intervention.tracer import InterleavingTracer
 
 from dg_tools.families import BlockList, Stream, bind
+from dg_tools.forward.active import active
 from dg_tools.forward.clock import Clock
+from dg_tools.forward.refusals import REFUSALS
 from dg_tools.models.block import Model
 from dg_tools.models.step import Step
 
@@ -80,12 +82,10 @@ def wrap(dit: Model) -> NNsight:
     """The pipeline as an nnsight model with block views.
 
     Raises:
-        RuntimeError: inside `dg.detail_guidance`, whose end would take the wrapping off.
+        ValueError: inside `dg.detail_guidance`, whose end would take the wrapping off.
     """
-    if getattr(dit.transformer.__dict__.get("forward"), "guider", None) is not None:
-        raise RuntimeError(
-            "this model is not wrapped for traces yet, and `dg.detail_guidance` is on: read `dit.nnsight` once before"
-        )
+    if active(dit.transformer).guidance is not None:
+        raise REFUSALS["trace"].error()
     envoys = {type(b.module): block_envoy(b.record, dit.image_tokens_now) for b in dit.blocks}
     return NNsight(PipelineModule(dit.pipeline), envoys=envoys)
 
