@@ -21,7 +21,7 @@ import torch
 
 import dg_tools as dg
 from dg_tools.generation.sampling import run
-from dg_tools.guidance.guided_forward import GuidedForward
+from dg_tools.guidance.passes import Passes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
@@ -59,10 +59,10 @@ def model(layout: str) -> dg.DiT:  # type: ignore[name-defined]
     return dg.load(made)
 
 
-def three_rows(self: GuidedForward, inputs: dict[str, Any], call: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def three_rows(self: Passes, inputs: dict[str, Any], call: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The disrupted row from the first block on: what a batch of [u, c, d] without the fork costs."""
     rows = inputs["hidden_states"].shape[0]
-    record, edit = self.dit.block(OFF.block).record, self.edit(call)
+    record, edit = self.dit.block(OFF.block).record, self.edit(call.alone())
 
     def grown(value: Any, name: str) -> Any:
         has_rows = name in self.dit.family.row_inputs and isinstance(value, torch.Tensor) and value.shape[0] == rows
@@ -86,7 +86,7 @@ def around(dit: Any, way: str) -> Any:
     guider = dg.DetailGuidance(None, 0.5, OFF)
     with ExitStack() as stack:
         if way == "three rows":
-            stack.enter_context(mock.patch.object(GuidedForward, "fork", three_rows))
+            stack.enter_context(mock.patch.object(Passes, "fork", three_rows))
             way = "fork"
         stack.enter_context(dg.detail_guidance(dit, guider, way=way))  # type: ignore[arg-type]
         yield

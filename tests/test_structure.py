@@ -24,6 +24,7 @@ LAYERS = [
     ["guidance.base", "guidance.cfg", "guidance.auto", "guidance.from_profile", "guidance.modular"],
     ["guidance.detail"],
     ["guidance.baselines"],
+    ["guidance.report", "guidance.passes"],
     ["guidance.guided_forward"],
     ["guidance.classic"],
     ["generation.sampling"],

@@ -23,15 +23,16 @@ def reads_any_rows(hook: Callable) -> Callable:
     return hook
 
 
-def foreign_hooks(transformer: torch.nn.Module, family: Family, *, but_ours: bool = False) -> bool:
+def foreign_hooks(transformer: torch.nn.Module, family: Family, *, below: bool = False) -> bool:
     """Whether a block, or a part of one, has hooks that expect the pipeline's own rows: edits, readers, a user's own.
 
-    `but_ours` leaves out the hooks of this package and of nnsight, which are told which rows a forward has.
+    `below`: whether a part of a block has hooks of the user's own. Those of this package and of nnsight are told which
+    rows a forward has, and one on a whole block finds the conditional rows last, as in the pipeline's call.
     """
-    for module in parts(transformer, family):
+    for module in parts(transformer, family, blocks=not below):
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
             ours = (getattr(hook, "__module__", None) or "").startswith(("dg_tools.", "nnsight."))
-            if not getattr(hook, "any_rows", False) and not (but_ours and ours):
+            if not getattr(hook, "any_rows", False) and not (below and ours):
                 return True
     return False
 
@@ -56,10 +57,10 @@ def holds_tensors(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def parts(transformer: torch.nn.Module, family: Family) -> Iterator[torch.nn.Module]:
-    """Every block and everything in it."""
+def parts(transformer: torch.nn.Module, family: Family, *, blocks: bool = True) -> Iterator[torch.nn.Module]:
+    """Everything in every block, and the blocks themselves."""
     for _, _, block in family.blocks(transformer):
-        yield from block.modules()
+        yield from (module for module in block.modules() if blocks or module is not block)
 
 
 def each(output: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:

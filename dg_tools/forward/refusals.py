@@ -16,15 +16,17 @@ class Refusal:
         what: what it is, as a heading.
         sentence: the error, with the facts to fill in between braces.
         instead: what to do.
+        kind: of the error; a RuntimeError where it depends on what else is on.
     """
 
     what: str
     sentence: str
     instead: str
+    kind: type[Exception] = ValueError
 
-    def error(self, **facts: object) -> ValueError:
+    def error(self, **facts: object) -> Exception:
         """The error, with its facts."""
-        return ValueError(f"{self.sentence.format(**facts)}: {self.instead.format(**facts)}")
+        return self.kind(f"{self.sentence.format(**facts)}: {self.instead.format(**facts)}")
 
 
 REFUSALS = {
@@ -54,11 +56,13 @@ REFUSALS = {
         "a guidance inside a guidance",
         "a guidance is on for this transformer already ({guidance})",
         "close it first; a sum of guidances is not defined here",
+        RuntimeError,
     ),
     "trace": Refusal(
         "a first trace inside a guidance",
         "this model is not wrapped for traces yet, and `dg.detail_guidance` is on",
         "read `dit.nnsight` once before",
+        RuntimeError,
     ),
 }
 

@@ -82,7 +82,7 @@ def wrap(dit: Model) -> NNsight:
     """The pipeline as an nnsight model with block views.
 
     Raises:
-        ValueError: inside `dg.detail_guidance`, whose end would take the wrapping off.
+        RuntimeError: inside `dg.detail_guidance`, whose end would take the wrapping off.
     """
     if active(dit.transformer).guidance is not None:
         raise REFUSALS["trace"].error()
