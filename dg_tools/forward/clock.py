@@ -25,7 +25,8 @@ class Clock:
     """Reads the calls of the sampling runs of a pipeline, or of others over the same transformer.
 
     A context manager: inside, the scheduler's steps are counted and the names of the pipeline's calls are heard; both
-    are put back at the end. A new list of timesteps on the scheduler begins a new run.
+    are put back at the end. Read outside of it, a clock has the scheduler's own index and the order of the calls. A new
+    list of timesteps on the scheduler begins a new run.
 
     Args:
         pipeline: a classic pipeline.
@@ -46,6 +47,7 @@ class Clock:
         self.after_step: list[Callable[[int, int], None]] = []  # and after it
         self._stack = ExitStack()
         self._context: Any = nullcontext  # the transformer's own `cache_context`
+        self._open = False
         self._schedulers: list[Any] = []
         self._timesteps: Any = None
         self._made = 0  # scheduler steps of this run
@@ -57,6 +59,7 @@ class Clock:
     def __enter__(self) -> Clock:
         self._stack = ExitStack()
         self._schedulers = []
+        self._open = True
         self._count(self.pipeline.scheduler)
         if hasattr(self.transformer, "cache_context"):
             self._context = self.transformer.cache_context
@@ -64,12 +67,13 @@ class Clock:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self._open = False
         self._stack.close()
         active(self.transformer).stated = None
 
     def _count(self, scheduler: Any) -> None:
-        """Count the steps of a scheduler, once."""
-        if any(scheduler is known for known in self._schedulers):
+        """Count the steps of a scheduler, once, while the context is open."""
+        if not self._open or any(scheduler is known for known in self._schedulers):
             return
 
         def around(step: Callable[..., Any]) -> Callable[..., Any]:
