@@ -120,7 +120,7 @@ def capture(
         recorder = Recorder(dit, disruptions, branches, selection, quantiles, writer, (p, s))
         try:
             latents = trace_run(dit, prompt, recorder, {"seed": seed, **arguments})
-            recorder.finish(len(dit.pipeline.scheduler.timesteps))
+            recorder.finish()
             pictures = decode(dit, spatial(dit, latents, height, width), output_type="np")
             runs.append(recorder.dataset().assign(picture=picture_variable(pictures)))
         except (Exception, KeyboardInterrupt) as error:

@@ -125,7 +125,7 @@ def capture_image(
                         raise writer.stopped(recorder.store_error, None) from recorder.store_error
                     raise
                 bar.update()
-            recorder.finish(len(sigmas))
+            recorder.finish()
             runs.append(recorder.dataset().assign(picture=(("y", "x", "rgb"), as_bytes(pictures[i]))))
     finally:
         bar.close()

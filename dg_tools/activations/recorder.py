@@ -42,7 +42,7 @@ class Recorder:
         branches: `cond`, `uncond`, in the order of the result.
         raw: hidden states to keep whole; in `store` at `place` (prompt, seed) where a store is given.
         quantiles: of |x|, see `reduce.statistics`.
-        steps: how many there are; None: as many as the scheduler has when the run begins.
+        steps: how many there are; None: as many as the first call says that run.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Recorder:
     def begin(self, step: Step) -> bool:
         """Whether anything of this call is to be recorded."""
         if self.steps is None:
-            self.steps = len(self.dit.pipeline.scheduler.timesteps)
+            self.steps = step.call.steps
         rows = {"cond": step.cond, "uncond": step.uncond}
         self._now = []
         for i, branch in enumerate(self.branches):
@@ -224,14 +224,15 @@ class Recorder:
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
-    def finish(self, steps: int) -> None:
+    def finish(self) -> None:
         """Raise RuntimeError where a step or branch is missing, or an edit touched nothing."""
+        steps = self.steps or 0
         expected = {(s, b) for s in range(steps) for b in self.branches}
         if self.seen != expected:
             missing = sorted(expected - self.seen) or sorted(self.seen - expected)
             raise RuntimeError(
-                f"the run gave steps {sorted(self.sigmas)} of {steps}, without {missing[:4]}: it ended early, skipped "
-                "steps, or its scheduler visits a noise level twice"
+                f"the run gave steps {sorted(self.sigmas)} of {steps}, without {missing[:4]}: it ended early, or "
+                "a callback ended its guidance (rows='cond' captures such a run)"
             )
         for edit, count in zip(self.edits, self.touched, strict=True):
             if count == 0 and edit.mode != "gate":

@@ -182,6 +182,18 @@ class Family:
             )
         return rows, columns
 
+    def picture_grid(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Rows and columns of the picture's own tokens, reference pictures left out; None where they do not tell."""
+        hidden = inputs["hidden_states"]
+        if hidden.ndim != 3:
+            return self.grid(transformer, inputs)
+        if inputs.get(self.positions) is None:
+            return None
+        ids = inputs[self.positions].reshape(-1, inputs[self.positions].shape[-1])
+        ids = ids[ids[:, 0] == 0]  # FLUX.1 Kontext numbers its reference pictures there
+        rows, columns = (int(ids[:, i].max()) + 1 for i in (1, 2))
+        return (rows, columns) if rows * columns == len(ids) else None
+
     def image_rows(self, tokens: int, image_tokens: int) -> slice:
         """Which of the `tokens` of a joint attention are the image's."""
         return slice(0, image_tokens) if self.image_first else slice(tokens - image_tokens, tokens)

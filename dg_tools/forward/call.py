@@ -23,6 +23,7 @@ class Call:
         image_tokens: how many there are; needed where a block returns text and image tokens in one sequence.
         steps: how many steps run; with img2img those after its start. A scheduler of second order (Heun) calls the
             transformer twice for most of its steps, and each of these counts as a step, as in the pipeline's callbacks.
+        grid: rows and columns of the picture's own image tokens, reference pictures left out; None: not known.
     """
 
     step: int | None
@@ -33,6 +34,7 @@ class Call:
     uncond: slice
     image_tokens: int | None = None
     steps: int | None = None
+    grid: tuple[int, int] | None = None
 
     @classmethod
     def at(cls, sigma: float, *, step: int | None = None, image_tokens: int | None = None) -> Call:

@@ -18,7 +18,7 @@ from dg_tools.forward.active import active
 from dg_tools.forward.call import NOTHING, Branch, Call
 from dg_tools.forward.caller import Caller, caller_of
 from dg_tools.forward.replaced import replaced
-from dg_tools.forward.stepping import replaced_step
+from dg_tools.forward.stepping import first_of, index_of, replaced_step
 
 
 class Clock:
@@ -32,19 +32,21 @@ class Clock:
         pipeline: a classic pipeline.
         family: the record of its transformer.
         guided: whether the runs have classifier-free guidance; None: the pipeline is asked at each call.
-        in_trace: the calls are read in a trace, on another thread than the pipeline's, whose stack cannot be seen.
+
+    Attributes:
+        closing: whether the call that was read last is the last one that its step needs.
     """
 
-    def __init__(self, pipeline: Any, family: Family, guided: bool | None = None, *, in_trace: bool = False) -> None:
+    def __init__(self, pipeline: Any, family: Family, guided: bool | None = None) -> None:
         self.pipeline = pipeline
         self.family = family
         self.guided = guided
-        self.in_trace = in_trace
         self.transformer: torch.nn.Module = pipeline.transformer
         self.name: str | None = None  # what the pipeline calls the pass that is running
         self.runs = 0  # how many runs were seen
         self.before_step: list[Callable[[int, int], None]] = []  # called with (step, steps) before a scheduler's step
         self.after_step: list[Callable[[int, int], None]] = []  # and after it
+        self.closing = False
         self._stack = ExitStack()
         self._context: Any = nullcontext  # the transformer's own `cache_context`
         self._open = False
@@ -55,6 +57,8 @@ class Clock:
         self._step = -1
         self._order = 0  # calls of this step so far
         self._names: set[str | None] = set()
+        self._positions: torch.Tensor | None = None  # of the image tokens, as they were read last
+        self._grid: tuple[int, int] | None = None
 
     def __enter__(self) -> Clock:
         self._stack = ExitStack()
@@ -115,7 +119,7 @@ class Clock:
         state = active(self.transformer)
         if state.rerun is not None:
             return state.rerun
-        caller = None if self.in_trace else caller_of(self.transformer)
+        caller = caller_of(self.transformer)
         given = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
         rows = inputs["hidden_states"].shape[0]
         tokens = self.family.image_tokens(self.transformer, inputs["hidden_states"])
@@ -132,26 +136,33 @@ class Clock:
         step, index, steps = self.position(scheduler)
         if state.stated is not None:
             step, steps = state.stated
-        elif caller is None and not self.in_trace:
+        elif caller is None:
             self._check_own_loop(scheduler, step, steps)
         if step != self._step:
             self._step = step
             self._order = 0
             self._names = set()
-        branch, cond, uncond = self._layout(rows, self._guided(caller))
+        guided = self._guided(caller)
+        branch, cond, uncond = self._layout(rows, guided)
         self._order += 1
+        self.closing = branch == ("uncond" if guided and self.family.rows == "sequential" else branch)
         timestep = float(scheduler.timesteps[index]) if state.stated is None else given
         sigma = self._sigma(scheduler, index, timestep) if state.stated is None else given / 1000.0
-        return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps)
+        return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps, self._grid_of(inputs))
+
+    def _grid_of(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
+        """The picture's grid of tokens; where it comes from a tensor of positions, that is read once."""
+        positions = inputs.get(self.family.positions)
+        if positions is None or positions is not self._positions:
+            self._positions = positions
+            self._grid = self.family.picture_grid(self.transformer, inputs)
+        return self._grid
 
     def position(self, scheduler: Any) -> tuple[int, int, int]:
         """The step counted from the run's first one, its index in the scheduler's list, and how many steps run."""
-        begin = getattr(scheduler, "begin_index", None)
-        index = getattr(scheduler, "step_index", None)
-        if index is None:  # before the first step, or a scheduler that keeps none
-            index = (begin or 0) + self._made
+        index = index_of(scheduler, self._made)
         if self._first is None:
-            self._first = index - self._made if begin is None else begin
+            self._first = first_of(scheduler, self._made)
         return index - self._first, min(index, len(scheduler.timesteps) - 1), len(scheduler.timesteps) - self._first
 
     def _check_own_loop(self, scheduler: Any, step: int, steps: int) -> None:

@@ -33,6 +33,23 @@ class Stepping:
         return MethodType(type(copied).step, copied)
 
 
+def index_of(scheduler: Any, steps: int) -> int:
+    """Index of the step that comes next in the scheduler's list of timesteps.
+
+    Args:
+        scheduler: any; some keep an index of their own, which is None before the first step.
+        steps: how many this run has made.
+    """
+    index: int | None = getattr(scheduler, "step_index", None)
+    return (getattr(scheduler, "begin_index", None) or 0) + steps if index is None else index
+
+
+def first_of(scheduler: Any, steps: int) -> int:
+    """Index of the run's first step, where `steps` were made: not 0 in img2img, which begins in the middle."""
+    begin: int | None = getattr(scheduler, "begin_index", None)
+    return index_of(scheduler, steps) - steps if begin is None else begin
+
+
 @contextmanager
 def replaced_step(scheduler: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """The scheduler's `step` is `around(step)` inside; then it is put back."""

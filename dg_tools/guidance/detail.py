@@ -134,10 +134,11 @@ class DetailGuidance(ModularGuidance):
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """Raise before any forward for settings that do not fit this model, or a run of `steps` on it."""
-        if self.disrupt is not None:
+        if self.disrupt is not None and steps is None:
+            self.disrupt.check_model(dit)  # the run, and its size, are not known
+        elif self.disrupt is not None and steps is not None:
             self.disrupt.check(dit, steps, height, width)
-            if steps is not None:
-                self.check_window(steps)
+            self.check_window(steps)
 
     def check_scale(self, scale: float) -> None:
         """Raise ValueError for a CFG scale, the call's own, that this guidance cannot work with; any will do here."""

@@ -12,6 +12,7 @@ import torch
 from dg_tools.families import BlockList
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
+from dg_tools.forward.region import check_grid
 from dg_tools.interventions.controls import Control, controls_of
 from dg_tools.interventions.description import sentence
 from dg_tools.interventions.hooks import attached
@@ -61,6 +62,8 @@ class Disrupt(EditSettings):
         others: act on as many other channels instead, drawn with `draw`.
         donor: the values that `transport` puts in.
         blocks: as a sequence, always; `block` is the first of them.
+        grid: rows and columns of image tokens of the picture that `tokens` were made for; `dit.tokens` says it, and a
+            call of another size is refused.
 
     Raises:
         ValueError: an unknown mode, stream, rows or norms, no channels, an empty selection, repeated indices, or
@@ -88,6 +91,8 @@ class Disrupt(EditSettings):
         for name in ("rho", "strength"):
             if isinstance(settings[name], tuple):
                 settings[name] = [list(point) for point in settings[name]]
+        if self.grid is None:
+            del settings["grid"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
     @classmethod
@@ -211,27 +216,36 @@ class Disrupt(EditSettings):
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """Raise before any long work where block, stream, channels, tokens or steps do not exist in this run."""
+        self.check_model(dit)
+        rows, columns = dit.grid(height, width)
+        check_grid(self.grid, (rows, columns))
+        check_sizes(self, rows * columns if self.stream == "image" else 10**9, dit.width)
+        if steps is not None and self.steps is not None and max(self.steps) >= steps:
+            raise IndexError(f"step {max(self.steps)} asked for; there are 0 to {steps - 1}")
+        check_donor(self, steps, rows * columns, dit.width)
+
+    def check_model(self, dit: DiT) -> None:
+        """Raise where block, stream or channels do not exist; tokens are checked against each call's own size."""
         check_blocks(self, dit.sites)
         for block in self.blocks if self.stream == "text" else ():
             if dit.block(block).record.returns == "tensor":
                 raise ValueError(
                     f"{self.sentence()}: family {dit.family.name!r} has no text stream, its blocks attend to the text"
                 )
-        rows, columns = dit.grid(height, width)
-        check_sizes(self, rows * columns if self.stream == "image" else 10**9, dit.width)
-        if steps is not None and self.steps is not None and max(self.steps) >= steps:
-            raise IndexError(f"step {max(self.steps)} asked for; there are 0 to {steps - 1}")
-        check_donor(self, steps, rows * columns, dit.width)
+        check_sizes(self, 10**9, dit.width)
+        if self.donor is not None:
+            check_donor(self, None, self.donor.values.shape[2], dit.width)
 
     @contextmanager
     def on(self, pipeline: Any) -> Iterator[None]:
         """Edit every call of a pipeline of your own: `with off.on(pipe): pipe("red apple")`.
 
         Raises:
+            ValueError, IndexError: at the first forward, if a region or tokens do not fit its picture.
             RuntimeError: at the end, if the edit touched nothing.
         """
         dit = load(pipeline)
-        self.check(dit)
+        self.check_model(dit)
         clock = Clock(dit.pipeline, dit.family)
         with dit.running(), clock, attached(dit.transformer, dit.family, [self], clock.read):
             yield

@@ -14,9 +14,10 @@ import torch
 
 from dg_tools.families import BlockList
 from dg_tools.forward.call import Call
+from dg_tools.forward.region import check_grid
 from dg_tools.interventions.description import sentence
 from dg_tools.interventions.settings import EditSettings, Schedule
-from dg_tools.interventions.validation import check_sizes
+from dg_tools.interventions.validation import check_donor, check_sizes
 
 EPSILON = 1e-6  # of the LayerNorms of every family here
 
@@ -96,7 +97,9 @@ def edited(edit: EditSettings, hidden: torch.Tensor, call: Call) -> torch.Tensor
     rows = call.rows(edit.rows)
     if not edit.concerns(call) or hidden[rows].shape[0] == 0:
         return None
+    check_grid(edit.grid, call.grid)
     check_sizes(edit, hidden.shape[1], hidden.shape[2])
+    check_donor(edit, None, hidden.shape[1], hidden.shape[2])
     part = hidden[rows] if edit.tokens is None else hidden[rows][:, list(edit.tokens)]
     changed = change(edit, part.clone(), call.sigma)
     result = hidden.clone()

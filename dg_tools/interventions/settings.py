@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dg_tools.forward.call import Call
+from dg_tools.forward.region import Region
 from dg_tools.interventions.patching import Donor
 
 Mode = Literal["zero", "mean", "dc", "scale", "rescale", "gate", "transport", "shift", "shift_direction", "random"]
@@ -38,9 +39,12 @@ class EditSettings:
     others: bool = False
     donor: Donor | None = None
     blocks: Sequence[int] = None  # type: ignore[assignment]
+    grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)
+        grid = self.tokens.grid if isinstance(self.tokens, Region) else self.grid
+        put("grid", None if grid is None or self.tokens is None else (int(grid[0]), int(grid[1])))
         put("channels", tuple(int(c) for c in self.channels))
         for name in ("tokens", "steps"):
             if getattr(self, name) is not None:

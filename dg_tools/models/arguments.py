@@ -47,7 +47,13 @@ class Arguments(Sizes):
             call |= {"height": height, "width": width}
         if steps is not None:
             call["num_inference_steps"] = steps
-        call[self.family.guidance_argument] = guidance_scale
+        if self.family.guidance_argument in self.takes:
+            call[self.family.guidance_argument] = guidance_scale
+        elif guidance_scale > 1:
+            raise ValueError(
+                f"{type(self.pipeline).__name__} takes no {self.family.guidance_argument}: it has no classifier-free "
+                f"guidance, and a guidance_scale of {guidance_scale:g} would do nothing; leave it at 1"
+            )
         if negative_prompt and not self.family.negative_prompt:
             raise ValueError(f"{type(self.pipeline).__name__} takes no negative_prompt: leave it out")
         if guidance_scale > 1 and self.family.negative_prompt:

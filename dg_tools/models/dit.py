@@ -175,7 +175,7 @@ class DiT(Arguments):
                     dit.blocks[5].image[..., channels] = 0
 
         Takes what `arguments` takes. `run.steps` yields one `Step` (an int) for each call of the transformer, numbered
-        by the timestep that it was given. Reads must follow execution order (block by block; modulation, attn, mlp,
+        by the scheduler's own index. Reads must follow execution order (block by block; modulation, attn, mlp,
         then image and text); another order is an error, not a silent read of the next step. Tensors to keep: clone them
         into a container made before the block (a view that is kept shows an edit made in place through it). After the
         loop `run.result` is what the pipeline returned.
@@ -184,9 +184,8 @@ class DiT(Arguments):
 
         check_cache(self.transformer)
         arguments = self.arguments(prompt, **kwargs)
-        guided = arguments[self.family.guidance_argument] > 1
         named = {self.family.prompt: arguments.pop(self.family.prompt)}
-        return self.nnsight.trace(named, tracer_cls=lambda *a, **k: RunTracer(self, guided, *a, **k), **arguments)
+        return self.nnsight.trace(named, tracer_cls=lambda *a, **k: RunTracer(self, *a, **k), **arguments)
 
     def guard(self, index: int, rank: int, what: str) -> None:
         """Called by every block view: only inside a trace, and only in execution order."""

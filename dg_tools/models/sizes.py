@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dg_tools.families import Family
+from dg_tools.forward.region import Region
 
 
 class Sizes:
@@ -94,7 +95,7 @@ class Sizes:
         *,
         height: int | None = None,
         width: int | None = None,
-    ) -> list[int]:
+    ) -> Region:
         """Image tokens of a region, for `Disrupt(tokens=...)`: those that lie at least half inside it.
 
         Args:
@@ -123,7 +124,7 @@ class Sizes:
         tokens = (share >= 0.5).nonzero().flatten().tolist()
         if not tokens:
             raise ValueError(f"this region holds no image token: tokens are {side} x {side} pixels")
-        return tokens
+        return Region(tokens, self.grid(height, width))
 
     @property
     def default_steps(self) -> int:

@@ -19,6 +19,7 @@ from nnsight.intervention.tracer import InterleavingTracer
 
 from dg_tools.families import BlockList, Stream, bind
 from dg_tools.forward.active import active
+from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.refusals import REFUSALS
 from dg_tools.models.block import Model
@@ -140,34 +141,31 @@ class GuardedTracer(InterleavingTracer):
 
 
 class RunTracer(GuardedTracer):
-    """The tracer of a sampling run, which knows steps from timesteps."""
+    """The tracer of a sampling run, which knows the steps from the pipeline's own state.
 
-    def __init__(self, dit: Model, guided: bool, *args: Any, **kwargs: Any) -> None:
-        self._aside = False  # whether a callback of the caller's is running, which may call the transformer
+    A hook on the transformer reads each call, on the thread and the stack of the pipeline; the trace is another thread.
+    """
+
+    def __init__(self, dit: Model, *args: Any, **kwargs: Any) -> None:
         callback = kwargs.get("callback_on_step_end")
-        if callback is not None:
-            kwargs["callback_on_step_end"] = self._set_aside(callback)
-            if hasattr(callback, "tensor_inputs"):  # diffusers' own callbacks say what they want to be given
-                kwargs["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
+        if callback is not None and hasattr(
+            callback, "tensor_inputs"
+        ):  # diffusers' own callbacks say what they want to be given
+            kwargs["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
         super().__init__(dit, *args, **kwargs)
-        self.clock = Clock(dit.pipeline, dit.family, guided, in_trace=True)
-        self.guided = guided
-
-    def _set_aside(self, callback: Any) -> Any:
-        """A callback whose calls of the transformer are no steps, whatever timestep they are made at."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._aside = True
-            try:
-                return callback(*args, **kwargs)
-            finally:
-                self._aside = False
-
-        return call
+        self.clock = Clock(dit.pipeline, dit.family)
+        self.call: Call | None = None  # the one that is running
 
     def __exit__(self, *exception: Any) -> bool:
-        with self.clock:
-            return super().__exit__(*exception)
+        def read(module: torch.nn.Module, args: tuple, inputs: dict[str, Any]) -> None:
+            self.call = self.clock.read(bind(module, args, inputs))
+
+        handle = self.dit.transformer.register_forward_pre_hook(read, prepend=True, with_kwargs=True)
+        try:
+            with self.clock:
+                return super().__exit__(*exception)
+        finally:
+            handle.remove()
 
     @property
     def calls(self) -> Iterator[Step]:
@@ -175,16 +173,12 @@ class RunTracer(GuardedTracer):
 
         The loop is cut short when the run ends, and with it the body: nothing may stand after it.
         """
-        clock = self.clock
         transformer = self.dit.nnsight.transformer
         seen: set[Any] = set()
         for _ in self.iter[:]:
             inputs = bind(self.dit.transformer, *transformer.inputs)
-            if self._aside:
-                self.begin(inputs)
-                continue
-            call = clock.read(inputs)
-            if call.step is None:
+            call = self.call
+            if call is None or call.step is None:
                 self.begin(inputs)
                 continue
             key = (call.step, call.branch)
@@ -205,10 +199,9 @@ class RunTracer(GuardedTracer):
 
         Ends with the last step's own call, so that what stands after the loop (reading `run.result`) still runs.
         """
-        closing = "uncond" if self.guided and self.dit.family.rows == "sequential" else None
         for step in self.calls:
             yield step
-            if step == len(self.dit.pipeline.scheduler.timesteps) - 1 and closing in (None, step.branch):
+            if step + 1 == step.call.steps and step.branch != "other" and self.clock.closing:
                 return
 
 

@@ -206,7 +206,7 @@ class InterventionExplorer(InterventionPage):
         height, width = self.run_fields.size
         left, top, right, bottom = box
         pixels = (left * width, top * height, right * width, bottom * height)
-        self.tokens = self.dit.tokens([pixels], height=height, width=width)
+        self.tokens = list(self.dit.tokens([pixels], height=height, width=width))
 
     def _clicked(self) -> None:
         """A click on a token chooses that one."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dg_tools.forward.stepping import replaced_step
+from dg_tools.forward.stepping import first_of, index_of, replaced_step
 from dg_tools.models.dit import DiT
 
 Tick = Callable[[int, int], None]  # called with steps done and their total
@@ -32,16 +32,22 @@ def watched(dit: DiT, on_step: Tick, estimates: dict[int, torch.Tensor] | None =
         estimates: filled with the estimate of x, as the pipeline lays latents out, by step.
     """
     scheduler = dit.pipeline.scheduler
+    timesteps: Any = None
+    first, steps = 0, 0  # of the run: the index that it began with, and the steps that it has made
 
     def around(step: Callable) -> Callable:
         def stepped(velocity: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            times = scheduler.timesteps
-            index = int((times.to(torch.float64) - float(timestep)).abs().argmin())
+            nonlocal timesteps, first, steps
+            if scheduler.timesteps is not timesteps:  # a new run
+                timesteps = scheduler.timesteps
+                first, steps = first_of(scheduler, 0), 0
+            index = index_of(scheduler, steps)
             if estimates is not None:
                 sigma = scheduler.sigmas[index].to(sample)
                 x = sample.float() - sigma.float() * velocity.float()
-                estimates[index] = x.detach().to(sample.dtype).clone()
-            on_step(index + 1, len(times))
+                estimates[index - first] = x.detach().to(sample.dtype).clone()
+            steps += 1
+            on_step(steps, len(timesteps) - first)
             return step(velocity, timestep, sample, *args, **kwargs)
 
         return stepped
