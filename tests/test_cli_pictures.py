@@ -45,6 +45,9 @@ def test_a_picture_carries_its_settings_and_is_made_again(tmp_path, monkeypatch,
     assert by["guidance"]["name"] == "DetailGuidance" and by["guidance"]["disrupt"] == off.to_json()
     assert (by["guidance"]["guidance_scale"], by["guidance"]["detail_guidance_scale"]) == (3.0, 2.0)
     assert by["model"] == "emoji-sd3" and by["weights"] == weights_hash(dit) and by["dtype"] == "float32"
+    done = {**guided.guided[0].summary(), "steps": 3, "planned": 3, "guided": 3}
+    assert by["guided"] == done and "guided" not in json.loads(Image.open(out / "red-apple-seed-7-cfg-3.png").info[KEY])
+    assert [p.get("guided") for p in made["pictures"]] == [None, done]
     assert {"torch", "diffusers", "dg_tools"} <= set(by["versions"]) and str(tmp_path) not in json.dumps(by)
     for picture in (file, out / "red-apple-seed-7-cfg-3.png"):
         code, printed, _ = called(monkeypatch, capsys, "generate", "--from", picture, "-o", out, "--json")
@@ -53,6 +56,18 @@ def test_a_picture_carries_its_settings_and_is_made_again(tmp_path, monkeypatch,
         assert repeated["file"] != str(picture) and (pixels(repeated["file"]) == pixels(picture)).all()
         assert read_picture(repeated["file"])[1] == read_picture(picture)[1]
     assert (pixels(file) != pixels(out / "red-apple-seed-7-cfg-3.png")).any()
+
+
+def test_what_a_guidance_did_is_said_and_not_compared(tmp_path, monkeypatch, capsys):
+    code, printed, _ = called(monkeypatch, capsys, "generate", "owl", "--dg", "2", "-o", tmp_path, *QUICK)
+    assert code == 0 and "DG 2, seed 0: guided 3 of 3 steps, push 0." in printed
+    file = tmp_path / "owl-seed-0-dg-2.png"
+    image, by = read_picture(file)
+    for other in ({k: v for k, v in by.items() if k != "guided"}, {**by, "guided": "another word"}):
+        changed = write_picture(image, tmp_path / "other.png", other)
+        code, printed, _ = called(monkeypatch, capsys, "generate", "--from", changed, "-o", tmp_path / "o")
+        assert code == 0 and "pixel by pixel" in printed and "guided 3 of 3 steps" in printed
+    assert read_picture(next((tmp_path / "o").iterdir()))[1]["guided"] == by["guided"]
 
 
 def test_another_picture_is_exit_code_3(tmp_path, monkeypatch, capsys):

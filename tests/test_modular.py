@@ -9,6 +9,7 @@ from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
 
 import dg_tools as dg
 from dg_tools.forward.restart import Stored
+from dg_tools.guidance import DetailGuidance
 
 PROMPT = "a red apple"
 OFF = dg.Disrupt([3, 7], 1)
@@ -74,6 +75,45 @@ def test_a_crash_in_the_disrupted_pass_leaves_nothing(dit, modular, error):
     assert "forward" not in dit.transformer.__dict__
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in dit.transformer.modules())
     assert torch.equal(sample(modular, dg.CFG(3.0)), before)
+
+
+@pytest.mark.parametrize("s", [1.0, 3.0])
+def test_the_guiders_own_report_is_that_of_the_context_manager(dit, modular, s):
+    guider = dg.DetailGuidance(s, 0.8, OFF, detail_guidance_stop=0.7)
+    assert guider.report is None
+    sample(modular, guider)
+    theirs = dg.generate(dit, PROMPT, seed=5, guidance=guider, progress=False, **tiny.CALL).guided[0]
+    ours = modular.guider.report
+    assert (ours.steps, ours.planned, ours.guided, ours.finished) == (3, (0, 1, 2), (0, 1, 2), True)
+    for name in ("push", "change", "at_block"):
+        assert list(getattr(ours, name)) == pytest.approx(list(getattr(theirs, name)), rel=1e-3)
+    sample(modular, guider, steps=2)
+    assert modular.guider.report.steps == 2
+    assert "_log" not in modular.guider.config and modular.guider.new().report is None
+
+
+@pytest.mark.parametrize("missed", [0, 2])
+def test_a_planned_pass_that_did_not_act_is_named_at_that_step(dit, modular, missed, monkeypatch):
+    own, forwards = DetailGuidance._arm, []
+
+    def arm(guider, denoiser, disrupt, disrupted):
+        if not disrupted or guider._step != missed:
+            own(guider, denoiser, disrupt, disrupted)
+
+    monkeypatch.setattr(DetailGuidance, "_arm", arm)
+    handle = dit.transformer.register_forward_hook(lambda *_: forwards.append(1))
+    with pytest.raises(RuntimeError, match=f"step {missed} of 3 was planned to be guided and was not"):
+        sample(modular, dg.DetailGuidance(3.0, 0.8, OFF))
+    handle.remove()
+    assert len(forwards) == 3 * (missed + 1) and "forward" not in vars(dit.transformer)
+    assert modular.guider.report.guided == tuple(range(missed)) and not modular.guider.report.finished
+
+
+def test_a_push_of_nothing_is_an_error_here_too(modular):
+    with pytest.raises(RuntimeError, match="the guidance changed nothing"):
+        sample(modular, dg.DetailGuidance(1.0, 0.8, dg.Disrupt([3, 7], 1, "scale", rho=1.0)))
+    sample(modular, dg.DetailGuidance(1.0, 0.0, OFF))
+    assert str(modular.guider.report) == "guided 0 of 0 steps (3 run)"
 
 
 def test_bad_settings_are_refused_before_the_first_forward(dit, modular):

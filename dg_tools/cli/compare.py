@@ -105,6 +105,7 @@ def compare(
         planned = len(prompts) * len(numbers) * len(guidances)
         stop(f"kept {len(files)} of {planned} pictures: {words}; no grid, no table")
     report = {**comparison.to_json(), **write_all(dit, comparison, guidances, out), "note": remark}
+    report["guided"] = [None if r is None else r.summary() for r in comparison.guided]
     report["warnings"] = warnings
     if as_json:
         emit(report)
@@ -112,6 +113,8 @@ def compare(
     each = len(comparison.images) // len(guidances)
     over = f"mean over {each} pictures each" if each > 1 else "one picture each"
     table(by_guidance(comparison, report["units"]), title=f"{over}, from the same noise")
+    for name, words in by_report(comparison).items():
+        print(f"{name}: {words}")
     print(f"side by side: {report['grid']}\npicture by picture: {report['table']}")
 
 
@@ -164,6 +167,18 @@ def write_all(dit: DiT, comparison: Comparison, guidances: list[BaseGuidance | N
     comparison.grid(metric=None if comparison.references is None else "high_correlation").savefig(grid, dpi=150)
     pd.DataFrame(rows).to_csv(csv, index=False)
     return {"rows": rows, "grid": grid, "table": csv}
+
+
+def by_report(comparison: Comparison) -> dict[str, str]:
+    """What each guidance did, over all its pictures."""
+    words: dict[str, str] = {}
+    for name in dict.fromkeys(comparison.table["guidance"]):
+        own = zip(comparison.table["guidance"], comparison.guided, strict=True)
+        if reports := [report for other, report in own if other == name and report is not None]:
+            done, planned = (sum(len(getattr(r, k)) for r in reports) for k in ("guided", "planned"))
+            push = sum(r.mean_push for r in reports) / len(reports)
+            words[name] = f"guided {done} of {planned} steps, push {push:.3g}"
+    return words
 
 
 def by_guidance(comparison: Comparison, units: dict[str, str]) -> list[dict[str, Any]]:

@@ -86,6 +86,7 @@ def generate(
             guidances.append(dg_tools.DetailGuidance(cfg, dg, disrupt).resolved(dit, **call))
     rows: list[dict[str, Any]] = []
     images: list[Image] = []
+    done: list[str] = []  # what the guidance of each picture did
     stopped = False
     for prompt, number in [(p, s) for p in prompts for s in seeds]:
         try:
@@ -100,6 +101,8 @@ def generate(
                 cost = {"forwards": forwards, "seconds": round(seconds, 3)}
                 rows.append({"file": file, **made_by, "in words": settings["guidance"], **cost})
             images += pictures.images[: len(files)]
+            reports = zip(pictures.settings, pictures.guided, strict=False)
+            done += [f"{s['guidance']}, seed {s['seed']}: {report}" for s, report in reports if report is not None]
         if stopped:
             names = ", ".join(str(row["file"]) for row in rows) or "nothing"
             stop(f"kept {len(rows)} of {len(prompts) * len(seeds) * len(guidances)} pictures: {names}")
@@ -108,6 +111,8 @@ def generate(
         emit({"pictures": rows, "grid": grid, "warnings": warnings})
         return
     table([{name: row[name] for name in COLUMNS} for row in rows])
+    for line in done:
+        print(line)
     if grid:
         print(f"side by side: {grid}")
 
@@ -128,7 +133,7 @@ def repeat(picture: Path, out: Path, model: str | None, device: str | None, as_j
     """Make a picture again, write it, and say whether it is the same; exit code 3 where it is not."""
     import numpy as np
 
-    from dg_tools.generation.recipes import again, completed, read_picture, write_picture
+    from dg_tools.generation.recipes import GUIDED, again, completed, read_picture, write_picture
 
     before, made_by = read_picture(picture)
     dit = maker(picture, made_by, model, device)
@@ -139,6 +144,8 @@ def repeat(picture: Path, out: Path, model: str | None, device: str | None, as_j
         stop(f"nothing was written; {picture} is as it was")
     out.mkdir(parents=True, exist_ok=True)
     made_by = completed(made_by, dit)
+    if (report := pictures.guided[0]) is not None:
+        made_by[GUIDED] = report.summary()
     file = write_picture(pictures.images[0], out / picture.name, made_by)
     old, new = (np.asarray(image.convert("RGB"), np.int16) for image in (before, pictures.images[0]))
     differ = int((old != new).any(-1).sum()) if old.shape == new.shape else int(new.shape[0] * new.shape[1])
@@ -146,7 +153,8 @@ def repeat(picture: Path, out: Path, model: str | None, device: str | None, as_j
     if as_json:
         emit({"file": file, "from": picture, "same": not differ, "pixels_that_differ": differ, **made_by})
     else:
-        pairs({"from": picture, "again": file, "picture": verdict}, title=str(made_by["prompt"]))
+        words = {} if report is None else {"guidance": str(report)}
+        pairs({"from": picture, "again": file, "picture": verdict, **words}, title=str(made_by["prompt"]))
     if differ:
         say("the picture came out otherwise: other versions, another device or number of threads can do that")
         raise typer.Exit(3)

@@ -82,7 +82,7 @@ class Clock:
 
         def around(step: Callable[..., Any]) -> Callable[..., Any]:
             def stepping(*args: Any, **kwargs: Any) -> Any:
-                if scheduler.timesteps is not self._timesteps:
+                if scheduler.timesteps is not self._timesteps and not self._unread(scheduler):
                     return step(*args, **kwargs)
                 now, _, steps = self.position(scheduler)
                 for function in self.before_step:
@@ -128,11 +128,7 @@ class Clock:
         scheduler = (self.pipeline if caller is None else caller.pipeline).scheduler
         self._count(scheduler)
         if scheduler.timesteps is not self._timesteps:
-            self._timesteps = scheduler.timesteps
-            self.runs += 1
-            self._made = 0
-            self._first = None
-            self._step = -1
+            self._begin(scheduler)
         step, index, steps = self.position(scheduler)
         if state.stated is not None:
             step, steps = state.stated
@@ -157,6 +153,25 @@ class Clock:
             self._positions = positions
             self._grid = self.family.picture_grid(self.transformer, inputs)
         return self._grid
+
+    def _begin(self, scheduler: Any) -> None:
+        """A new list of timesteps: a new run."""
+        self._timesteps = scheduler.timesteps
+        self.runs += 1
+        self._made = 0
+        self._first = None
+        self._step = -1
+
+    def _unread(self, scheduler: Any) -> bool:
+        """Whether a run of this transformer makes its first step, though no call of the transformer was read.
+
+        Another pipeline, with a transformer of its own, may share the scheduler: its steps are not counted.
+        """
+        caller = caller_of(self.transformer) if self.before_step else None
+        if caller is None or caller.aside or caller.pipeline.scheduler is not scheduler:
+            return False
+        self._begin(scheduler)
+        return True
 
     def position(self, scheduler: Any) -> tuple[int, int, int]:
         """The step counted from the run's first one, its index in the scheduler's list, and how many steps run."""

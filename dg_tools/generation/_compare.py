@@ -21,6 +21,7 @@ from dg_tools._as_list import as_list
 from dg_tools.datasets.examples import Items, examples, pictures_of, prompts_of
 from dg_tools.datasets.references import References
 from dg_tools.generation._generate import generate, name_of
+from dg_tools.guidance.report import Report
 from dg_tools.metrics import UNITS, describe
 from dg_tools.models.dit import DiT
 
@@ -35,12 +36,14 @@ class Comparison:
             (`metrics.UNITS` says in what; what needs a reference only where there is one), pixels in [-1, 1].
         references: (prompts, 3, H, W) in [-1, 1], or None.
         settings: one dict per picture, as in `Generation`.
+        guided: what the guidance of each picture did, as in `Generation`.
     """
 
     images: list[Any]
     table: pd.DataFrame
     references: torch.Tensor | None = None
     settings: list[dict[str, Any]] = field(default_factory=list)
+    guided: list[Report | None] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Comparison({self.table['guidance'].nunique()} guidances, {len(self.images)} pictures)"
@@ -129,7 +132,7 @@ def compare(
             **{name: values.double().numpy() for name, values in measured.items()},
         }
     )
-    return Comparison(generation.images, table, truth, generation.settings)
+    return Comparison(generation.images, table, truth, generation.settings, generation.guided)
 
 
 def by_name(guidances: Sequence[BaseGuidance | None]) -> dict[str, BaseGuidance | None]:

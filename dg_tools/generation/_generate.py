@@ -15,7 +15,9 @@ from dg_tools._as_list import as_list
 from dg_tools.datasets.pictures import as_pictures
 from dg_tools.generation.sampling import check, guidance_scale, run
 from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt
+from dg_tools.interventions.report import Edited
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, spatial
 from dg_tools.progress import progress_bar
@@ -31,7 +33,15 @@ class Generation:
         settings: one dict per picture: prompt, seed, edit, guidance (in words), steps, height, width.
         forwards: rows through the transformer; `block_calls`: rows through its blocks; `seconds`: each one number per
             picture.
+        guided: what the guidance of each picture did, a `Report` (steps guided of steps planned, and by how much); None
+            for a picture without one. For CFG alone there is none: it is the pipeline's own.
+        edited: what the edits of each picture did, an `Edited`; None for a picture without edits.
         columns: pictures in a row of `grid`.
+
+    Example:
+        >>> from dg_tools.guidance.report import Report
+        >>> print(Generation(guided=[Report(2, (0, 1), (0, 1), (0.12, 0.12), (0.24, 0.24))]))
+        Generation(0 pictures, 0 forwards, 0.0 s, guided 2 of 2 steps)
     """
 
     images: list[Any] = field(default_factory=list)
@@ -40,10 +50,16 @@ class Generation:
     forwards: list[int] = field(default_factory=list)
     block_calls: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    guided: list[Report | None] = field(default_factory=list)
+    edited: list[Edited | None] = field(default_factory=list)
     columns: int = 1
 
     def __repr__(self) -> str:
-        return f"Generation({len(self.images)} pictures, {sum(self.forwards)} forwards, {sum(self.seconds):.1f} s)"
+        words = [f"{len(self.images)} pictures", f"{sum(self.forwards)} forwards", f"{sum(self.seconds):.1f} s"]
+        if reports := [report for report in self.guided if report is not None]:
+            done, planned = (sum(len(getattr(r, name)) for r in reports) for name in ("guided", "planned"))
+            words.append(f"guided {done} of {planned} steps")
+        return f"Generation({', '.join(words)})"
 
     @property
     def pictures(self) -> torch.Tensor:
@@ -139,6 +155,8 @@ def generate(
             pictures.seconds.append(time.perf_counter() - began)
             pictures.forwards.append(count.forwards)
             pictures.block_calls.append(count.block_calls)
+            pictures.guided.append(count.guided)
+            pictures.edited.append(count.edited)
             edit = "clean" if not group else "; ".join(x.sentence() for x in group)
             settings = {"prompt": p, "seed": s, "edit": edit, "guidance": name_of(g), "steps": steps}
             pictures.settings.append({**settings, "height": height, "width": width})

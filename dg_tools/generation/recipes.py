@@ -23,18 +23,22 @@ if TYPE_CHECKING:  # a picture that holds no settings is refused before torch is
 
     from dg_tools.generation._compare import Comparison
     from dg_tools.generation._generate import Generation
+    from dg_tools.guidance.report import Report
     from dg_tools.models.dit import DiT
 
 KEY = "dg_tools"
 MODEL = ("model", "weights", "dtype", "device", "versions")  # the facts of a model that a recipe needs
 PICTURE = ("prompt", "seed", "steps", "height", "width")
 NEEDED = (*MODEL, *PICTURE, "guidance")
+GUIDED = "guided"  # what the guidance did; not needed, and not compared
 GUIDANCES = ("CFG", "DetailGuidance", *RIVALS)
 DTYPES = ("float32", "bfloat16", "float16")
 EXPLORED = ("scale", "detail_guidance_scale", "channels", "block", "detail_guidance_start", "detail_guidance_stop")
 
 
-def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) -> dict[str, Any]:
+def recipe(
+    dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None, guided: Report | None = None
+) -> dict[str, Any]:
     """What makes a picture again, as plain JSON.
 
     Args:
@@ -42,6 +46,7 @@ def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) ->
         settings: the picture's, from `Generation.settings`.
         guidance: None, a `CFG`, a `DetailGuidance` that names its disruption, or one of `baselines` without a weak
             model of its own.
+        guided: what the guidance did; the picture says it, and it plays no part when the picture is made again.
 
     Raises:
         ValueError: a picture with edits, or another guidance: neither is kept.
@@ -54,7 +59,8 @@ def recipe(dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None) ->
     config = None
     if guidance is not None:
         config = {"name": name} | {k: v for k, v in guidance.config.items() if not k.startswith("_")}
-    return {**facts_of(dit), **{k: settings[k] for k in PICTURE}, "guidance": config}
+    made_by = {**facts_of(dit), **{k: settings[k] for k in PICTURE}, "guidance": config}
+    return made_by if guided is None else {**made_by, GUIDED: guided.summary()}
 
 
 def facts_of(dit: DiT) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def write_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for i, (image, settings) in enumerate(zip(pictures.images, pictures.settings, strict=False)):
-        made_by = recipe(dit, settings, guidances[i % len(guidances)])
+        made_by = recipe(dit, settings, guidances[i % len(guidances)], pictures.guided[i])
         files.append((write_picture(image, folder / f"{file_name(settings)}.png", made_by), made_by))
     return files
 

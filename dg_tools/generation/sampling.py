@@ -21,16 +21,20 @@ from dg_tools.forward.restart import Stored
 from dg_tools.forward.stepping import after_each_step
 from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions.report import Edited
 from dg_tools.models.dit import DiT
 
 
 @dataclass
 class Count:
-    """Rows through the transformer and through its blocks."""
+    """Rows through the transformer and through its blocks; what the guidance and the edits did, where there are any."""
 
     forwards: int = 0
     block_calls: int = 0
+    guided: Report | None = None
+    edited: Edited | None = None
 
 
 @contextmanager
@@ -139,12 +143,14 @@ def run(
         transformers = (dit.transformer, *(inside.transformers if inside else ()))
         count = stack.enter_context(counted(dit.family, transformers))
         clock = stack.enter_context(Clock(dit.pipeline, dit.family))
-        stack.enter_context(attached(dit.transformer, dit.family, edits, clock.read))
-        if inside is not None:
-            stack.enter_context(detail_guidance(dit, inside))
+        attachment = stack.enter_context(attached(dit.transformer, dit.family, edits, clock.read))
+        guided = stack.enter_context(detail_guidance(dit, inside)) if inside is not None else None
         stack.enter_context(after_each_step(dit.pipeline, after_step))
         output = dit.pipeline(**call, output_type="latent")[0]
     assert latents is not None
+    count.edited = attachment.report if edits else None
+    if guided is not None and isinstance(guidance, DetailGuidance):
+        count.guided = guided.report
     if isinstance(output, torch.Tensor) and output.shape == latents.shape:
         return output, count  # after a callback of the caller's own
     prompts = call[dit.family.prompt]

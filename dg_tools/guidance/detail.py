@@ -171,6 +171,10 @@ class DetailGuidance(ModularGuidance):
                 plan.append("pred_disrupted")
         return plan
 
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether step `step` of `steps` needs the degraded prediction."""
+        return "pred_disrupted" in self.passes(step, steps)
+
     def inside(self, step: int, steps: int) -> bool:
         """Whether a step lies in the window of all guidance."""
         return self._start * steps <= step < self._stop * steps

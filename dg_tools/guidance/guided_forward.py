@@ -20,9 +20,9 @@ from dg_tools.families import bind
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock, callers_scale
 from dg_tools.guidance.base import Seen
+from dg_tools.guidance.baselines.combined import Combined
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.passes import Passes, Prediction, Way
-from dg_tools.guidance.report import Run
 from dg_tools.models.dit import DiT
 
 
@@ -43,8 +43,8 @@ class GuidedForward:
         self.cond: Prediction = None  # what a sequential call's conditional pass gave, for its other pass
         self.disrupted: Prediction = None
         self.steps = 0  # how many the run has
-        self.run = Run()
-        self.clock.before_step.append(self.run.check)
+        self.run = self.passes.run
+        self.clock.before_step.append(self.before_step)
         self.clock.after_step.append(self.run.advance)
         self.guided: DetailGuidance = copy.copy(guider)  # with the caller's scale; some remember their past steps
 
@@ -60,10 +60,15 @@ class GuidedForward:
         self.steps = call.steps or 0
         if call.step is None or call.branch == "other":
             return self.unguided(**inputs)
-        self.run.begin(call, self.guider, self.clock.runs)
+        self.run.begin(self.guider, self.clock.runs, self.steps)
         as_tuple = not inputs.get("return_dict", True)
         prediction = self.predict({**inputs, "return_dict": False}, call)
         return (prediction,) if as_tuple else Transformer2DModelOutput(sample=prediction)
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Was this step guided as planned? Also where no call of the transformer came here."""
+        self.run.begin(self.guider, self.clock.runs, steps)
+        self.run.check(step)
 
     def check(self) -> None:
         """Which scale does the caller use, and does the guider agree?"""
@@ -92,7 +97,10 @@ class GuidedForward:
         z = inputs["hidden_states"][call.cond if call.branch == "both" else slice(None)]
         self.guided.guidance_scale = self.scale
         self.guided.seen = Seen(z, call.sigma, call.step, self.steps)
-        return self.guided.forward(cond, uncond, disrupted).pred
+        guided = self.guided.forward(cond, uncond, disrupted).pred
+        if isinstance(self.guider, Combined) and uncond is not None:
+            self.run.add(call.step, cond, uncond, push=guided - cond)
+        return guided
 
     def predict(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
         """What the pipeline gets instead of the transformer's prediction."""

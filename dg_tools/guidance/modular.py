@@ -14,6 +14,7 @@ from dg_tools.families import bind, family_of
 from dg_tools.forward.call import Call
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import starting_after, why_not
+from dg_tools.guidance.report import Log, Report, disrupting, log_of
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.interventions.validation import check_blocks
 
@@ -25,6 +26,9 @@ class ModularGuidance(BaseGuidance):
 
     disrupts = True
     disrupt: Disrupt | None = None
+    detail_guidance_scale: float
+    _log: Log | None = None  # of the run that goes, or of the last one
+    _acted = False  # whether this step's disrupted pass ran
     _disarm: Callable[[], None] | None = None
     _stored: Any = None  # the disrupted block's output in this step's conditional pass
 
@@ -32,9 +36,47 @@ class ModularGuidance(BaseGuidance):
         """Names of the predictions that step `step` of `steps` needs."""
         raise NotImplementedError
 
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether a step needs the degraded prediction."""
+        raise NotImplementedError
+
     def check_window(self, steps: int) -> None:
         """Raise ValueError where no step of `steps` has the disrupted pass that the weight needs."""
         raise NotImplementedError
+
+    # -- what was done ------------------------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> Report | None:
+        """What was done in the modular pipeline's last run, also where it is not over; None before the first."""
+        if self._log is None:
+            return None
+        return self._log.report(finished=self._step == self._log.steps - 1 and self._count_prepared == 0)
+
+    def set_state(self, step: int, num_inference_steps: int, timestep: torch.Tensor) -> None:
+        """A step begins; the first one begins a run."""
+        super().set_state(step, num_inference_steps, timestep)
+        self._acted = False
+        if step == 0 or self._log is None:
+            self._log = log_of(self, num_inference_steps)
+
+    def __call__(self, data: list[Any]) -> Any:
+        """The guided prediction of a step.
+
+        Raises:
+            RuntimeError: the step was planned to be guided and its disrupted pass did not run; at the last step, where
+                the guidance changed nothing in any.
+        """
+        if self._log is not None and self._step is not None:
+            predictions = {getattr(batch, self._identifier_key): batch.noise_pred for batch in data}
+            if self._acted:
+                self._log.add(self._step, predictions["pred_cond"], predictions["pred_disrupted"])
+            self._log.check(self._step)
+            if self._step == self._log.steps - 1:
+                self._log.finish()
+        guided = super().__call__(data)
+        self._count_prepared = 0
+        return guided
 
     @property
     def _plan(self) -> list[str]:
@@ -112,7 +154,9 @@ class ModularGuidance(BaseGuidance):
             whole = (why_not(family, inputs) or disrupt.why_whole) is not None
             around = self._disrupting(denoiser, disrupt, call, whole, inputs)
             with around if disrupted else self._storing(denoiser, disrupt):
-                return forward(*args, **kwargs)
+                output = forward(*args, **kwargs)
+            self._acted = disrupted
+            return output
 
         stack = ExitStack()
         stack.enter_context(replaced(denoiser, "forward", once))
@@ -143,9 +187,11 @@ class ModularGuidance(BaseGuidance):
             with attached(denoiser, family, [disrupt], call) as attachment:
                 attachment.begin(inputs)  # the denoiser's own call, and its pre-hooks, are past
                 yield
+            if self._log is not None:
+                self._log.disrupted(call, attachment.changes[0].total())
             return
         record = [record for _, record, _ in family.blocks(denoiser)][disrupt.block]
-        edit = lambda output: disrupt.must_edit(output, record, call)  # noqa: E731
+        edit = disrupting(disrupt, record, call, self._log)
         with starting_after(denoiser, family, disrupt.block, stored, edit):
             yield
 

@@ -21,6 +21,7 @@ from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import BETWEEN_BLOCKS, starting_after, why_not
 from dg_tools.guidance.baselines.perturbed import Perturbed
 from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.report import Run, disrupting
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 
@@ -38,6 +39,7 @@ class Passes:
         guider, way, force: as in `detail_guidance`.
 
     Attributes:
+        run: is told how far the disrupted block's output is from its own.
         unguided: the transformer's forward below the guidance.
     """
 
@@ -46,6 +48,7 @@ class Passes:
         self.guider = guider
         self.way = way
         self.force = force
+        self.run = Run()
         self.unguided: Callable[..., Any] = dit.transformer.forward
         self.warnings: set[str] = set()
 
@@ -87,8 +90,7 @@ class Passes:
 
     def edit(self, call: Call) -> Callable[[Any], Any]:
         """The disruption of a block's output, as the block returns it."""
-        record = self.dit.block(self.disrupt.block).record
-        return lambda output: self.disrupt.must_edit(output, record, call)
+        return disrupting(self.disrupt, self.dit.block(self.disrupt.block).record, call, self.run)
 
     def fork(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward for everything."""
@@ -142,8 +144,10 @@ class Passes:
         apart = self.apart(inputs)
         prediction = self.unguided(**copied(inputs))[0]
         edited = call.alone() if apart else call
-        with attached(self.dit.transformer, self.dit.family, [self.disrupt], edited):
-            return prediction, self.rerun(inputs, call, apart)
+        with attached(self.dit.transformer, self.dit.family, [self.disrupt], edited) as attachment:
+            disrupted = self.rerun(inputs, call, apart)
+        self.run.disrupted(call, attachment.changes[0].total())
+        return prediction, disrupted
 
     def apart(self, inputs: dict[str, Any]) -> bool:
         """Whether the conditional rows may run alone: not where something of the user's own may tell rows apart."""

@@ -7,21 +7,33 @@ that was planned and left out is an error at that step, and so is a push that is
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
+from dg_tools.families import BlockList
 from dg_tools.forward.call import Call
-
-if TYPE_CHECKING:
-    from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.interventions import Disrupt
+from dg_tools.interventions.report import read, squares
 
 logger = logging.getLogger("dg_tools")
 
 NIL = 1e-6  # of the norm of c: less than float32 keeps of a sum
 LISTED = 8  # steps named in a sentence
+
+
+class Plan(Protocol):
+    """What a guidance says of its steps."""
+
+    detail_guidance_scale: float
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether it is to do something in a step."""
+
+    def check_window(self, steps: int) -> None:
+        """Raise ValueError where no step of `steps` has the degraded pass that the weight needs."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +44,17 @@ class Report:
         steps: how many steps ran.
         planned: the steps that the guidance was to act in.
         guided: those that it acted in.
-        push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step.
-        change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model.
+        push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step; for a guidance without a degraded
+            prediction (APG, CFG-Zero*) ||D - c|| / ||c||, where D is what it gives.
+        change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model; without one, u for d.
+        at_block: by guided step, ||edited - output|| / ||output|| of the disrupted block's output; None for a step in
+            which no block's output is edited (a baseline).
         finished: False where the run was interrupted.
         notes: what else was said, such as what the pipeline does with the guided prediction.
 
     Example:
         >>> print(Report(4, (0, 1, 2), (0, 1, 2), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)))
-        guided 3 of 3 planned steps (4 run); ||w (c - d)|| / ||c|| 0.1, ||d - c|| / ||c|| 0.2
+        guided 3 of 3 steps (4 run), push 0.1, change 0.2
     """
 
     steps: int
@@ -47,6 +62,7 @@ class Report:
     guided: tuple[int, ...] = ()
     push: tuple[float, ...] = ()
     change: tuple[float, ...] = ()
+    at_block: tuple[float | None, ...] = ()
     finished: bool = True
     notes: tuple[str, ...] = ()
 
@@ -62,16 +78,29 @@ class Report:
 
     @property
     def nil(self) -> tuple[int, ...]:
-        """The guided steps whose push is nil: under 1e-6 of c."""
-        return tuple(step for step, push in zip(self.guided, self.push, strict=True) if push < NIL)
+        """The guided steps whose push is nil: under 1e-6 of c, or the disrupted block's output is as it was.
+
+        The second counts because c and d may be computed in batches of different sizes, whose rounding alone differs by
+        more than 1e-6 in half precision.
+        """
+        blocks = self.at_block or (None,) * len(self.guided)
+        pushes = zip(self.guided, self.push, blocks, strict=True)
+        return tuple(step for step, push, block in pushes if push < NIL or block == 0)
 
     def __str__(self) -> str:
-        words = f"guided {len(self.guided)} of {len(self.planned)} planned steps ({self.steps} run)"
+        words = f"guided {len(self.guided)} of {len(self.planned)} steps"
+        if len(self.planned) < self.steps:
+            words += f" ({self.steps} run)"
         if self.guided:
-            words += f"; ||w (c - d)|| / ||c|| {self.mean_push:.3g}, ||d - c|| / ||c|| {self.mean_change:.3g}"
+            words += f", push {self.mean_push:.3g}, change {self.mean_change:.3g}"
         if not self.finished:
-            words += "; interrupted"
+            words += ", interrupted"
         return "; ".join([words, *self.notes])
+
+    def summary(self) -> dict[str, Any]:
+        """The counts and the means alone, as plain JSON: what a picture carries."""
+        counts = {"steps": self.steps, "planned": len(self.planned), "guided": len(self.guided)}
+        return {**counts, "push": self.mean_push, "change": self.mean_change, "finished": self.finished}
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, with the means."""
@@ -92,7 +121,15 @@ class Log:
     planned: Sequence[int]
     weight: float
     guided: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # step -> squared norms of push, c and d - c
+    blocks: dict[int, torch.Tensor] = field(default_factory=dict)  # step -> those of the disrupted block's output
     notes: list[str] = field(default_factory=list)
+
+    def disrupted(self, call: Call, sums: torch.Tensor) -> None:
+        """One disrupted block output: ||edited - output||^2 and ||output||^2."""
+        step = call.step
+        if step is None:
+            return
+        self.blocks[step] = self.blocks[step] + sums if step in self.blocks else sums
 
     def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor, push: torch.Tensor | None = None) -> None:
         """One guided call.
@@ -120,6 +157,8 @@ class Log:
         """The numbers, read from the device at once."""
         steps = sorted(self.guided)
         table = torch.stack([torch.stack(self.guided[s]) for s in steps]).sqrt().tolist() if steps else []
+        edited = [self.blocks[s] for s in steps if s in self.blocks]
+        shares = iter([change / max(own, 1e-30) for change, own in read(edited)])
         ratios = [(push / max(cond, 1e-30), change / max(cond, 1e-30)) for push, cond, change in table]
         return Report(
             self.steps,
@@ -127,6 +166,7 @@ class Log:
             tuple(steps),
             tuple(push for push, _ in ratios),
             tuple(change for _, change in ratios),
+            tuple(next(shares) if s in self.blocks else None for s in steps),
             finished,
             tuple(self.notes),
         )
@@ -146,11 +186,11 @@ class Log:
             )
         if self.weight and report.planned and report.nil == report.guided:
             raise RuntimeError(
-                "the guidance changed nothing: c - d is under 1e-6 of c in every planned step, so the disruption does "
-                "not reach the prediction; take another block, channels or dose"
+                "the guidance changed nothing: in every planned step c - d is under 1e-6 of c, or the disrupted block "
+                "returns what it does without; take another block, channels or dose"
             )
         if self.weight and report.nil:
-            logger.warning("the guidance changed nothing in %s: c - d is under 1e-6 of c there", named(report.nil))
+            logger.warning("the guidance changed nothing in %s", named(report.nil))
         return report
 
 
@@ -173,22 +213,26 @@ class Run:
             return self._log.report(finished=False)
         return self.reports[-1] if self.reports else None
 
-    def begin(self, call: Call, guider: DetailGuidance, number: int) -> None:
-        """A call of run `number`: the first of a run opens its log, once the guider's window was checked."""
-        if number == self._number or call.step is None or call.steps is None:
+    def begin(self, guider: Plan, number: int, steps: int) -> None:
+        """The first call or step of run `number` opens its log, once the guider's window was checked."""
+        if number == self._number:
             return
         self.interrupt()
         self._number = number
-        guider.check_window(call.steps)
-        planned = [i for i in range(call.steps) if "pred_disrupted" in guider.passes(i, call.steps)]
-        self._log = Log(call.steps, planned, guider.detail_guidance_scale)
+        guider.check_window(steps)
+        self._log = log_of(guider, steps)
 
-    def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor) -> None:
-        """One guided call."""
+    def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor, push: torch.Tensor | None = None) -> None:
+        """One guided call, as in `Log`."""
         if self._log is not None:
-            self._log.add(step, cond, degraded)
+            self._log.add(step, cond, degraded, push)
 
-    def check(self, step: int, steps: int) -> None:
+    def disrupted(self, call: Call, sums: torch.Tensor) -> None:
+        """One disrupted block output, as in `Log`."""
+        if self._log is not None:
+            self._log.disrupted(call, sums)
+
+    def check(self, step: int) -> None:
         """Before the scheduler's step: was this one guided as planned?"""
         if self._log is not None:
             self._log.check(step)
@@ -205,6 +249,24 @@ class Run:
         if self._log is not None:
             self.reports.append(self._log.report(finished=False))
             self._log = None
+
+
+def disrupting(disrupt: Disrupt, record: BlockList, call: Call, log: Log | Run | None) -> Callable[[Any], Any]:
+    """The disruption of a block's output, as the block returns it; the log is told how far it goes."""
+
+    def edit(output: Any) -> Any:
+        result = disrupt.must_edit(output, record, call)
+        after, before = (record.get(x, disrupt.stream, call.image_tokens) for x in (result, output))
+        if log is not None and after is not None and before is not None:
+            log.disrupted(call, squares(after, before))
+        return result
+
+    return edit
+
+
+def log_of(guider: Plan, steps: int) -> Log:
+    """The empty log of a run of `steps` steps."""
+    return Log(steps, [i for i in range(steps) if guider.acts(i, steps)], guider.detail_guidance_scale)
 
 
 def named(steps: Sequence[int]) -> str:

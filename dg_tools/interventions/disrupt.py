@@ -15,7 +15,7 @@ from dg_tools.forward.clock import Clock
 from dg_tools.forward.region import check_grid
 from dg_tools.interventions.controls import Control, controls_of
 from dg_tools.interventions.description import sentence
-from dg_tools.interventions.hooks import attached
+from dg_tools.interventions.hooks import Attachment, attached
 from dg_tools.interventions.modes import at_sigma, drawn, edited, edited_output
 from dg_tools.interventions.patching import Donor, reading
 from dg_tools.interventions.settings import EditSettings
@@ -237,8 +237,11 @@ class Disrupt(EditSettings):
             check_donor(self, None, self.donor.values.shape[2], dit.width)
 
     @contextmanager
-    def on(self, pipeline: Any) -> Iterator[None]:
-        """Edit every call of a pipeline of your own: `with off.on(pipe): pipe("red apple")`.
+    def on(self, pipeline: Any) -> Iterator[Attachment]:
+        """Edit every call of a pipeline of your own: `with off.on(pipe) as run: pipe("red apple")`.
+
+        Yields:
+            What was done, as `.report`: how many block outputs were changed, and by how much (`Edited`).
 
         Raises:
             ValueError, IndexError: at the first forward, if a region or tokens do not fit its picture.
@@ -247,5 +250,5 @@ class Disrupt(EditSettings):
         dit = load(pipeline)
         self.check_model(dit)
         clock = Clock(dit.pipeline, dit.family)
-        with dit.running(), clock, attached(dit.transformer, dit.family, [self], clock.read):
-            yield
+        with dit.running(), clock, attached(dit.transformer, dit.family, [self], clock.read) as attachment:
+            yield attachment

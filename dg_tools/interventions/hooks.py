@@ -20,6 +20,7 @@ from dg_tools.interventions.description import sentence
 from dg_tools.interventions.gates import without_gates
 from dg_tools.interventions.modes import edited_output
 from dg_tools.interventions.norms import CleanNorms, own_forward
+from dg_tools.interventions.report import Changes, Edited
 from dg_tools.interventions.settings import EditSettings
 
 
@@ -40,7 +41,14 @@ class Attachment:
         self.blocks = [(record, module) for _, record, module in family.blocks(transformer)]
         self.now: Call | None = read if isinstance(read, Call) else None
         self.touched = [0] * len(edits)
+        self.changes = [Changes() for _ in edits]
         self.norms = CleanNorms(transformer, family, edits)
+
+    @property
+    def report(self) -> Edited:
+        """What the edits did so far."""
+        words = tuple(sentence(edit) for edit in self.edits)
+        return Edited(words, tuple(self.touched), tuple(changes.mean() for changes in self.changes))
 
     @property
     def clean(self) -> bool:
@@ -78,6 +86,10 @@ class Attachment:
                 edited = edited_output(edit, output, record, self.now)
                 if edited is not None:
                     self.touched[i] += 1
+                    tokens = self.now.image_tokens
+                    after, before = (record.get(x, edit.stream, tokens) for x in (edited, output))
+                    assert after is not None and before is not None
+                    self.changes[i].add(after, before)
                     output = edited
             return output
 
@@ -93,6 +105,7 @@ class Attachment:
             edited = without_gates(edit, value, record, module, self.family.width(self.transformer), self.now)
             if edited is not None:
                 self.touched[i] += 1
+                self.changes[i].add(edited, value)
                 value = edited
         return value
 

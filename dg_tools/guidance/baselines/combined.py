@@ -64,6 +64,10 @@ class Combined(Settings, DetailGuidance):
         """`APG 3`."""
         return [f"{self.short} {scale:g}"] if self._enabled else []
 
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether a step lies in its window."""
+        return self._enabled and self.inside(step, steps)
+
     @property
     def nonlinear(self) -> bool:
         """The result is not a plain sum."""
