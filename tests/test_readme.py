@@ -89,5 +89,23 @@ def test_links_and_pictures_exist():
 
 def test_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for command in set(re.findall(r"make (demo|test|lab|notebooks|bench|full|wheel)\b", README)):
+    pages = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"`?make ([a-z]+)(?: [A-Z]+=[^`\n]*)?(?:`|  )", pages))
+    assert commands >= {"check", "demo", "docs", "evidence", "lab", "test"}
+    for command in commands:
         assert re.search(rf"^{command}:", makefile, re.M), command
+
+
+def test_the_map_names_what_is_there():
+    """Every file and folder of the package has its place in the map, and every place exists."""
+    section = README.split("## Map")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.M)
+    places = [place for row in rows for place in re.findall(r"`([^`]+)`", row)]
+    assert 8 <= len(rows) <= 14 and len(set(places)) == len(places)
+    for place in places:
+        assert (ROOT / "dg_tools" / place).exists(), place
+    package = ROOT / "dg_tools"
+    folders = {f"{p.name}/" for p in package.iterdir() if p.is_dir() and not p.name.startswith("_")}
+    assert folders <= set(places)
+    for place in re.findall(r"`([a-z]+/)`", section.split("Beside it:")[1]):
+        assert (ROOT / place).is_dir(), place
