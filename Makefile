@@ -14,9 +14,10 @@ export PYTHONDONTWRITEBYTECODE = 1
 
 # Tests run on WORKERS processes of one torch thread each; a worker takes whole groups (tests/conftest.py says which).
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
-NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=false $(PYTEST) --dist loadfile \
-	--nbval notebooks --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tests/notebooks_sanitize.cfg
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
+NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=false $(PYTEST) \
+	--dist loadfile --no-loadscope-reorder --nbval notebooks --nbval-current-env --nbval-cell-timeout 600 \
+	--nbval-sanitize-with tests/notebooks_sanitize.cfg
 
 timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
 
@@ -40,7 +41,7 @@ test: lint types unit tutorials
 check: lint types core
 
 core: install
-	@$(call timed,core tests,$(PYTEST) --dist loadgroup --core)
+	@$(call timed,core tests,$(PYTEST) --core)
 
 lint: install
 	@$(call timed,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
@@ -49,7 +50,7 @@ types: install
 	@$(call timed,types,$(BIN)/mypy)
 
 unit: install
-	@$(call timed,unit tests,$(PYTEST) --dist loadgroup --durations=5)
+	@$(call timed,unit tests,$(PYTEST) --durations=5)
 
 # Strictly against the kept outputs; then once more as another CPU: no vector instructions.
 tutorials: install

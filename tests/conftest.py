@@ -57,6 +57,19 @@ def group(path: Path) -> str:
     return "pages" if path.stem in PAGES or path.parent.name in PAGES else path.stem
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A worker takes whole groups, in the order in which they were collected."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(Path(nodeid.split("::")[0]))
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def pytest_addoption(parser):
     parser.addoption("--core", action="store_true", help="only the files that `make check` runs")
     parser.addoption("--order", default="longest", help="longest (first), reversed, or a seed for a random order")
@@ -66,9 +79,7 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        name = group(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
+        groups.setdefault(group(item.path), []).append(item)
     names, order = sorted(groups, key=lambda n: LONGEST.index(n) if n in LONGEST else len(LONGEST)), config.option.order
     if order == "reversed":
         items.reverse()

@@ -38,7 +38,11 @@ def test_the_code_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     code, _ = blocks()
     assert len(code) == 5 and len(code[0].strip().splitlines()) <= 12
-    execute("\n".join(code).replace("steps=20", "steps=2"), "readme")  # the same calls, fewer steps
+    text = "\n".join(code)  # the same calls on fewer steps, pictures and controls
+    for old, new in (("steps=20", "steps=2"), ("steps=5", "steps=2"), ("pictures=8", "pictures=2"), ("(20)", "(2)")):
+        assert old in text
+        text = text.replace(old, new)
+    execute(text, "readme")
 
 
 def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, tmp_path):

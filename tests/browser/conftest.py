@@ -28,7 +28,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --disable-extensions"
 ).split()
 LOCAL = re.compile(r"^(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|^(blob|data|about):")
-SECONDS = 60_000  # at most, for one thing to appear on a busy machine
+SECONDS = 240_000  # at most, for one thing to appear on a busy machine
 
 
 def browser_path() -> str | None:
@@ -112,7 +112,7 @@ def lab(tmp_path_factory, executable):
         yield address, notebooks
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         log.close()
 
 
