@@ -35,7 +35,7 @@ CORE = (  # what `make check` runs: fast, and something of every room
     "test_capture_steps",
     "test_disrupt",
     "test_edits",
-    "test_guidance",
+    "test_guidance_calls",
     "test_massive",
     "test_metrics",
     "test_notebooks_kept",
