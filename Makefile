@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Everything runs offline once the packages are installed.
+# `make demo` and `make test`; `make check` before each commit. Everything runs offline once the packages are installed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,12 +12,16 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 export PYTHONDONTWRITEBYTECODE = 1
 
-NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
-	--nbval notebooks --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/notebooks_sanitize.cfg
+# Tests run on WORKERS processes of one torch thread each; a worker takes whole groups (tests/conftest.py says which).
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
+NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=false $(PYTEST) \
+	--dist loadfile --no-loadscope-reorder --nbval notebooks --nbval-current-env --nbval-cell-timeout 600 \
+	--nbval-sanitize-with tests/notebooks_sanitize.cfg
 
 timed = begin=$$(date +%s); $(2) && echo "-- $(1): $$(( $$(date +%s) - begin )) s"
 
-.PHONY: install demo test lint types unit tutorials lab notebooks docs bench evidence seeds full wheel clean
+.PHONY: install demo test check core lint types unit tutorials lab notebooks docs bench evidence seeds full wheel clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +37,12 @@ demo: install
 
 test: lint types unit tutorials
 
+# Before each commit, at most 90 seconds. It says what it leaves out.
+check: lint types core
+
+core: install
+	@$(call timed,core tests,$(PYTEST) --core)
+
 lint: install
 	@$(call timed,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 
@@ -40,12 +50,12 @@ types: install
 	@$(call timed,types,$(BIN)/mypy)
 
 unit: install
-	@$(call timed,unit tests,$(BIN)/python -m pytest --durations=5)
+	@$(call timed,unit tests,$(PYTEST) --durations=5)
 
-# Strictly against the kept outputs; then once more as another CPU: one thread, no vector instructions.
+# Strictly against the kept outputs; then once more as another CPU: no vector instructions.
 tutorials: install
 	@$(call timed,notebooks,$(NBVAL))
-	@$(call timed,notebooks as another CPU,OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NBVAL))
+	@$(call timed,notebooks as another CPU,ATEN_CPU_CAPABILITY=default $(NBVAL))
 
 lab: install
 	$(BIN)/jupyter lab notebooks

@@ -48,10 +48,18 @@ def model() -> Any:
     pipeline, width = tiny.sd3(), HEADS * HEAD
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=BLOCKS, attention_head_dim=HEAD,
-        num_attention_heads=HEADS, joint_attention_dim=tiny.JOINT, caption_projection_dim=width,
-        pooled_projection_dim=32, pos_embed_max_size=64,
-    )  # fmt: skip
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=BLOCKS,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        joint_attention_dim=tiny.JOINT,
+        caption_projection_dim=width,
+        pooled_projection_dim=32,
+        pos_embed_max_size=64,
+    )
     vae = tiny.vae(halvings=3, channels=16)
     made = type(pipeline)(**{**pipeline.components, "transformer": transformer.eval(), "vae": vae})
     made.set_progress_bar_config(disable=True)
@@ -131,10 +139,11 @@ def ratios(dit: Any, arguments: dict[str, Any], pairs: int) -> dict[str, Any]:
     draws = np.random.default_rng(0).choice(ratio, (10_000, len(ratio)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return {
-        "pairs": pairs, "ratio": round(float(np.median(ratio)), 4),
+        "pairs": pairs,
+        "ratio": round(float(np.median(ratio)), 4),
         "interval": [round(float(low), 4), round(float(high), 4)],
         "seconds": {way: round(float(np.median(v)), 3) for way, v in seconds.items()},
-    }  # fmt: skip
+    }
 
 
 def overhead(pairs: int, pixels: int, steps: int) -> dict[str, Any]:

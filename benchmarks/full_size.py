@@ -57,10 +57,16 @@ def pipeline() -> Any:
     c_tok, t_tok = tiny.clip_tokenizer(), tiny.t5_tokenizer()
     texts = [tiny.clip(c_tok, CLIPTextModelWithProjection, 1024).bfloat16() for _ in "ab"]
     made = StableDiffusion3Pipeline(
-        transformer=transformer(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=tiny.vae(halvings=3, channels=16).bfloat16(), text_encoder=texts[0], tokenizer=c_tok,
-        text_encoder_2=texts[1], tokenizer_2=c_tok, text_encoder_3=tiny.t5(t_tok, 4096).bfloat16(), tokenizer_3=t_tok,
-    )  # fmt: skip
+        transformer=transformer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=tiny.vae(halvings=3, channels=16).bfloat16(),
+        text_encoder=texts[0],
+        tokenizer=c_tok,
+        text_encoder_2=texts[1],
+        tokenizer_2=c_tok,
+        text_encoder_3=tiny.t5(t_tok, 4096).bfloat16(),
+        tokenizer_3=t_tok,
+    )
     made.set_progress_bar_config(disable=True)
     return made
 

@@ -50,9 +50,14 @@ def model(layout: str) -> dg.DiT:  # type: ignore[name-defined]
         )
     else:
         transformer = FluxTransformer2DModel(
-            **shared, patch_size=1, in_channels=16, num_layers=BLOCKS // 2, num_single_layers=BLOCKS // 2,
-            pooled_projection_dim=16, axes_dims_rope=(16, 24, 24),
-        )  # fmt: skip
+            **shared,
+            patch_size=1,
+            in_channels=16,
+            num_layers=BLOCKS // 2,
+            num_single_layers=BLOCKS // 2,
+            pooled_projection_dim=16,
+            axes_dims_rope=(16, 24, 24),
+        )
     components = {**pipeline.components, "transformer": transformer.eval()}
     made = type(pipeline)(**components)
     made.set_progress_bar_config(disable=True)
@@ -127,9 +132,15 @@ def modular(dit: Any) -> Callable[[], object]:
     pipeline.update_components(**dit.pipeline.components, guider=dg.DetailGuidance(3.0, 0.5, OFF))
     pipeline.set_progress_bar_config(disable=True)
     return lambda: pipeline(
-        prompt=PROMPT, negative_prompt="", height=SIZE, width=SIZE, num_inference_steps=STEPS, max_sequence_length=16,
-        output="latents", generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+        prompt=PROMPT,
+        negative_prompt="",
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=STEPS,
+        max_sequence_length=16,
+        output="latents",
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def resident(peak: bool) -> float:
@@ -183,9 +194,11 @@ def measure(layout: str, rounds: int) -> dict[str, Any]:
     for name, values in seconds.items():
         low, middle, high = np.quantile(np.array(values) / plain, [0.25, 0.5, 0.75])
         rows[name] = {
-            "seconds": round(float(np.median(values)), 3), "ratio": round(float(middle), 3),
-            "quartiles": [round(float(low), 3), round(float(high), 3)], "peak_MiB": peaks[name],
-        }  # fmt: skip
+            "seconds": round(float(np.median(values)), 3),
+            "ratio": round(float(middle), 3),
+            "quartiles": [round(float(low), 3), round(float(high), 3)],
+            "peak_MiB": peaks[name],
+        }
         print(
             f"{name:26} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})   "
             f"{peaks[name]:6.0f} MiB above the model"

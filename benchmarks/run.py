@@ -76,19 +76,24 @@ def main(
         ratio = np.array(values) / np.array(seconds["CFG"])
         low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
         rows[name] = {
-            "seconds": round(float(np.median(values)), 3), "ratio": round(float(middle), 3),
+            "seconds": round(float(np.median(values)), 3),
+            "ratio": round(float(middle), 3),
             "quartiles": [round(float(low), 3), round(float(high), 3)],
-        }  # fmt: skip
+        }
         print(f"{name:15} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})")
     plain = rows["CFG"]["seconds"]
     print(f"one picture, {steps} steps with CFG: {plain:.2f} s (goal on two cores: {GOAL} s)")
     layouts = {name: measure(name, rounds) for name in ("sd3", "flux")}
     record = {
-        "rows": rows, "layouts": layouts, "first_picture": first_picture(),
-        "rounds": rounds, "steps": steps, "threads": torch.get_num_threads(),
+        "rows": rows,
+        "layouts": layouts,
+        "first_picture": first_picture(),
+        "rounds": rounds,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "diffusers", "nnsight")},
-    }  # fmt: skip
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

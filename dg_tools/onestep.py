@@ -28,10 +28,10 @@ def first_call(dit: DiT, prompts: list[str], **kwargs: Any) -> dict[str, Any]:
 
     The pipeline's scheduler is left set for that call. `kwargs` as in `DiT.arguments`.
     """
-    found: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
 
     def stop(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        found.update(bind(module, args, kwargs))
+        inputs.update(bind(module, args, kwargs))
         raise _Enough
 
     arguments = dit.arguments(prompts, **kwargs)
@@ -43,7 +43,7 @@ def first_call(dit: DiT, prompts: list[str], **kwargs: Any) -> dict[str, Any]:
             pass
         finally:
             handle.remove()
-    return found
+    return inputs
 
 
 def check_velocity(dit: DiT) -> None:
@@ -66,8 +66,8 @@ def conditions(
         ValueError: a family that predicts noise: z_t = (1 - sigma) x + sigma noise is nothing that it has seen.
     """
     check_velocity(dit)
-    found = first_call(dit, prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
-    return without_state(found)
+    inputs = first_call(dit, prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
+    return without_state(inputs)
 
 
 def without_state(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -102,9 +102,9 @@ def velocity(
         RuntimeError: an edit that touched nothing.
     """
     level = torch.full((len(noised),), sigma * dit.family.timestep_scale, device=noised.device)
-    given = {**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False}
+    arguments = {**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False}
     with dit.running(), attached(dit.transformer, dit.family, edits, Call.at(sigma, step=step)):
-        predicted = dit.transformer(**given)[0]
+        predicted = dit.transformer(**arguments)[0]
     return spatial(dit, predicted, *dit.picture_size(noised))
 
 
@@ -129,6 +129,6 @@ def donor(
     """
     dit.block(block)
     inputs = conditions(dit, prompts, *dit.picture_size(noised), **kwargs)
-    with dit.running(), reading(dit.transformer, dit.family, block, Call.at(sigma), stream) as found:
+    with dit.running(), reading(dit.transformer, dit.family, block, Call.at(sigma), stream) as values:
         velocity(dit, noised, sigma, inputs)
-    return found.donor("; ".join(dict.fromkeys(prompts)))
+    return values.donor("; ".join(dict.fromkeys(prompts)))

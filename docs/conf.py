@@ -26,9 +26,16 @@ release = version = version_of("dg-tools")
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "pages"]
 root_doc = "docs/index"
 include_patterns = [
-    "docs/*.md", "docs/api/*.md", "notebooks/*.ipynb", "README.md", "CONTRIBUTING.md", "EVIDENCE.md", "CHANGELOG.md",
-    "dg_tools/zoo/*/README.md", "training/README.md",
-]  # fmt: skip
+    "docs/*.md",
+    "docs/api/*.md",
+    "notebooks/*.ipynb",
+    "README.md",
+    "CONTRIBUTING.md",
+    "EVIDENCE.md",
+    "CHANGELOG.md",
+    "dg_tools/zoo/*/README.md",
+    "training/README.md",
+]
 exclude_patterns = [".*", "build", "demo", "dist", "runs", "tests", "notebooks/.*"]
 
 nb_execution_mode = "off"  # the notebooks' kept outputs are what `make test` compares; nothing is run here

@@ -113,9 +113,13 @@ def notebook(app: Sphinx, name: str, source: list[str]) -> None:
                 figure = data.pop(PLOTLY)
                 figure["layout"] |= {"width": None, "margin": {"l": 0, "r": 0, "t": 60, "b": 0}}  # the page's own width
                 figure = plotly.io.to_html(
-                    figure, {"responsive": True}, include_plotlyjs=False, full_html=False, validate=False,
+                    figure,
+                    {"responsive": True},
+                    include_plotlyjs=False,
+                    full_html=False,
+                    validate=False,
                     div_id=f"figure-{i}-{j}",
-                )  # fmt: skip
+                )
                 data["text/html"], script = f"{script}<div class='turning'>{figure}</div>", ""  # once: it is large
                 data.pop("text/plain", None)
     source[0] = json.dumps(given)

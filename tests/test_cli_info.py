@@ -135,7 +135,7 @@ def test_folders_that_are_no_pipeline(tmp_path, monkeypatch, capsys):
     config, index = "transformer/config.json", "model_index.json"
     assert "no model_index.json" in broken("a", lambda f: (f / index).unlink())
     assert "has no config.json" in broken("b", lambda f: (f / config).unlink())
-    assert "is no JSON" in broken("c", lambda f: (f / config).write_text("{"))
+    assert "is not valid JSON" in broken("c", lambda f: (f / config).write_text("{"))
     assert "has no transformer (it has: " in broken("d", rewrite(index, transformer=None))
     assert "no family record for Other" in broken("e", rewrite(index, transformer=["diffusers", "Other"]))
     assert "does not say 'num_layers'" in broken("f", rewrite(config, num_layers=None))

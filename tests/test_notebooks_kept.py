@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import dg_tools as dg
 from tools.notebook_thumbnails import thumbnail
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +73,21 @@ def test_readable(path):
         assert len(text.splitlines()) <= 14, "long code belongs into the package"
     everything = json.dumps(notebook)
     assert not re.search(r"/(home|root|tmp|work)/", everything), "a path of the machine that ran it"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_imports_are_public_and_exist(path):
+    """Every name of the package that a notebook's code imports, or takes from `dg`."""
+    text = "\n".join(source(c) for c in code(read(path)))
+    for line in re.findall(r"^ *(?:from|import) dg_tools.*", text, re.M):
+        assert not re.search(r"[. ]_", line), f"an underscore module is not for readers: {line}"
+        for node in ast.parse(line.strip()).body:
+            if isinstance(node, ast.ImportFrom):
+                home = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    assert hasattr(home, alias.name), line
+    for name in set(re.findall(r"\bdg\.(\w+)", text)):
+        assert hasattr(dg, name), f"dg.{name}"
 
 
 def test_readme_shows_every_notebook():

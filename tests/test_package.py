@@ -75,10 +75,3 @@ def test_the_citation_is_of_this_version():
     (paper,) = cited["references"]
     words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert paper["title"] in words and paper["identifiers"][0]["value"] == "arXiv:2510.11538"
-
-
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
-def test_the_tracked_tree_stays_small():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0") if name and (ROOT / name).is_file()}
-    assert len(sizes) > 100 and sum(sizes.values()) < 55e6, sorted(sizes, key=sizes.__getitem__)[-10:]

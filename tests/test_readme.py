@@ -38,7 +38,11 @@ def test_the_code_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     code, _ = blocks()
     assert len(code) == 5 and len(code[0].strip().splitlines()) <= 12
-    execute("\n".join(code).replace("steps=20", "steps=2"), "readme")  # the same calls, fewer steps
+    text = "\n".join(code)  # the same calls on fewer steps, pictures and controls
+    for old, new in (("steps=20", "steps=2"), ("pictures=8", "pictures=2"), ("(20)", "(2)")):
+        assert old in text
+        text = text.replace(old, new)
+    execute(text, "readme")
 
 
 def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, tmp_path):
@@ -68,10 +72,11 @@ def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, 
 
 
 def test_the_sweep_runs(monkeypatch, tmp_path):
-    """As it stands but for fewer blocks, references and steps; and the two lines after it."""
+    """As it stands but for fewer blocks, weights, references and steps; and the two lines after it."""
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
-    for old, new in (("[0, 4, 8]", "[0]"), ("references: 32 ", "references: 8 "), ("folder:", "steps: 2\nfolder:")):
+    changes = {"[0, 4, 8]": "[0]", "[0.25, 0.5]": "[0.5]", "references: 32 ": "references: 8 "}
+    for old, new in {**changes, "folder:": "steps: 2\nfolder:"}.items():
         assert old in block
         block = block.replace(old, new)
     Path("sweep.yaml").write_text(block, encoding="utf-8")
@@ -89,5 +94,23 @@ def test_links_and_pictures_exist():
 
 def test_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for command in set(re.findall(r"make (demo|test|lab|notebooks|bench|full|wheel)\b", README)):
+    pages = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"`?make ([a-z]+)(?: [A-Z]+=[^`\n]*)?(?:`|  )", pages))
+    assert commands >= {"check", "demo", "docs", "evidence", "lab", "test"}
+    for command in commands:
         assert re.search(rf"^{command}:", makefile, re.M), command
+
+
+def test_the_map_names_what_is_there():
+    """Every file and folder of the package has its place in the map, and every place exists."""
+    section = README.split("## Map")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.M)
+    places = [place for row in rows for place in re.findall(r"`([^`]+)`", row)]
+    assert 8 <= len(rows) <= 14 and len(set(places)) == len(places)
+    for place in places:
+        assert (ROOT / "dg_tools" / place).exists(), place
+    package = ROOT / "dg_tools"
+    folders = {f"{p.name}/" for p in package.iterdir() if p.is_dir() and not p.name.startswith("_")}
+    assert folders <= set(places)
+    for place in re.findall(r"`([a-z]+/)`", section.split("Beside it:")[1]):
+        assert (ROOT / place).is_dir(), place

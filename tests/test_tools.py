@@ -32,13 +32,13 @@ def tracked() -> dict[str, int]:
     return {str(p.relative_to(ROOT)): p.stat().st_size for p in files if p.is_file()}
 
 
-def test_the_tree_stays_small():
+def test_the_tracked_tree_stays_small():
     sizes = tracked()
     total = sum(sizes.values()) / 1e6
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:20]
     report = "\n".join([f"{len(sizes)} files, {total:.1f} MB", *(f"{sizes[n]:>12,} {n}" for n in largest)])
     print(report)
-    assert total < MEGABYTES, report
+    assert len(sizes) > 100 and total < MEGABYTES, report
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -121,3 +121,11 @@ def test_help(tool, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         tool.main()
     assert stopped.value.code == 0 and tool.__doc__.split(":")[0].split()[0] in capsys.readouterr().out
+
+
+def test_groups_of_tests_are_files(pytestconfig):
+    """`make check` and the order of the groups name files that are there."""
+    plugin = next(p for p in pytestconfig.pluginmanager.get_plugins() if hasattr(p, "LONGEST") and hasattr(p, "CORE"))
+    names = {*plugin.CORE, *plugin.LONGEST} - {"pages"}
+    assert not [name for name in names if not (ROOT / "tests" / f"{name}.py").is_file()]
+    assert {plugin.group(ROOT / "tests" / n) for n in ("test_docs.py", "browser/test_pages.py")} == {"pages"}

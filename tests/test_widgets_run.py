@@ -39,7 +39,7 @@ def same(a, b) -> bool:
 def press(runner) -> None:
     """As the reader does it, and wait."""
     runner.button.click()
-    runner.thread.join(60)
+    runner.thread.join(240)
     assert not runner.busy and runner.stop.disabled and not runner.button.disabled
 
 
@@ -78,16 +78,16 @@ def test_cancelling_keeps_what_was_there(dit):
 
     def slow(done, total):
         at_step.set()
-        go_on.wait(30)
+        go_on.wait(240)
         tick(done, total)
 
     made.runner.tick = slow
     made.runner.button.click()
-    assert at_step.wait(30) and made.runner.busy and made.runner.button.disabled and not made.runner.stop.disabled
+    assert at_step.wait(240) and made.runner.busy and made.runner.button.disabled and not made.runner.stop.disabled
     assert made.runner.start() is None and "a run is on" in made.messages.text
     made.runner.stop.click()
     go_on.set()
-    made.runner.thread.join(30)
+    made.runner.thread.join(240)
     assert (
         not made.runner.busy and made.messages.kind == "warning" and "Stopped after 1 of 9 steps" in made.messages.text
     )

@@ -39,9 +39,12 @@ class Pairs:
     """Latents with captions; `batch(n)` is a function of the seed and n alone."""
 
     def __init__(self, references: References, latents: torch.Tensor, recipe: Recipe) -> None:
-        self.references, self.latents, self.recipe = references, latents, recipe
+        self.references = references
+        self.latents = latents
+        self.recipe = recipe
         self.index = {name: i for i, name in enumerate(references.names)}
-        self.train, self.held_out = references.pairs(held_out=False), references.pairs(held_out=True)
+        self.train = references.pairs(held_out=False)
+        self.held_out = references.pairs(held_out=True)
         self.colours = list(BACKGROUNDS)
 
     def rows(self, rows: list[tuple[str, str, str]]) -> torch.Tensor:
@@ -156,7 +159,9 @@ class Training:
 
     def __init__(self, recipe: Recipe, run: Path, device: str) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.run, self.device = recipe, run, device
+        self.recipe = recipe
+        self.run = run
+        self.device = device
         words = json.loads((run / "words.json").read_text(encoding="utf-8"))
         self.kind = ARCHITECTURES[recipe.dit.architecture]
         self.text = self.kind.text.build(recipe, words)
@@ -195,13 +200,14 @@ class Training:
             raise SystemExit(f"{self.file} has another shape than recipe {self.recipe.name!r}: {error}") from None
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.history = state["step"], json.loads(state["history"])
+        self.step = state["step"]
+        self.history = json.loads(state["history"])
 
     def warm_start(self, folder: Path) -> None:
         """Take the exported weights (an average, in half precision) as weights and average; moments start at zero."""
         log = folder / "training.json"
         if not log.is_file():
-            raise SystemExit(f"{folder} has no training.json: it is no folder that training.export wrote")
+            raise SystemExit(f"{folder} has no training.json: training.export did not write it")
         record = json.loads(log.read_text(encoding="utf-8"))
         for name, module in self.model.items():
             weights: dict[str, torch.Tensor] = {}
@@ -215,7 +221,8 @@ class Training:
             if set(missing) - shared or len(shared & set(missing)) > 1:
                 raise SystemExit(f"{folder}/{name} lacks {sorted(missing)[:3]}")
         self.average = [p.detach().clone() for p in self.parameters]
-        self.step, self.history = record["steps"], record["runs"]
+        self.step = record["steps"]
+        self.history = record["runs"]
 
     @torch.no_grad()
     def average_in(self) -> None:

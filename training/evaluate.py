@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Measure all gates and write the card; exits with an error where gate a or b is not met (not with --quick)."""
     if not (model / "training.json").is_file():
-        raise SystemExit(f"{model} has no training.json: it is no folder that training.export wrote")
+        raise SystemExit(f"{model} has no training.json: training.export did not write it")
     began, plan = time.perf_counter(), QUICK if quick else Plan()
     source = References(references or model.parent / "emoji")
     dit = dg.load(model)

@@ -93,7 +93,8 @@ class Recorder:
             output = block.output
             edited = self.edit(step, block, output) if edits else None
             if edited is not None:
-                block.output = output = edited
+                block.output = edited
+                output = edited
             if recording:
                 self.streams(step, block, output)
         self.end(step)

@@ -34,7 +34,7 @@ def find(
 
     Examples:
       dg-tools find acts.zarr
-      dg-tools find emoji-sd3 --steps 10
+      dg-tools find path/to/model --steps 10
       dg-tools find path/to/model -p "a red apple" -p "an owl" --json
     """
     import dg_tools as dg

@@ -147,14 +147,14 @@ class BlockList:
         Branches are `attention`, `attention 2`, `MLP`, and `joint` where attention and MLP are written together. One
         that a trace cannot tell from another run of the same module is left out.
         """
-        found = []
+        branches = []
         if self.attn is not None and self.attn_gate is not None:
-            found.append(("attention", self.attn, self.attn_gate))
+            branches.append(("attention", self.attn, self.attn_gate))
         if self.attn_dual and "gate_msa2" in self.chunks(block):
-            found.append(("attention 2", self.attn_dual, "gate_msa2"))
+            branches.append(("attention 2", self.attn_dual, "gate_msa2"))
         if self.mlp is not None:
-            found.append(("joint" if self.attn is None else "MLP", self.mlp, self.mlp_gate))
-        return found
+            branches.append(("joint" if self.attn is None else "MLP", self.mlp, self.mlp_gate))
+        return branches
 
     def attentions(self, block: torch.nn.Module) -> list[torch.nn.Module]:
         """The block's modules that compute attention over image tokens."""

@@ -40,8 +40,8 @@ class Latents:
 
     def encode(self, pipeline: Any, pictures: torch.Tensor) -> torch.Tensor:
         """Latents (N, C, H, W) of pictures (N, 3, H, W) in [-1, 1]: the posterior mean where there is a posterior."""
-        made = pipeline.vae.encode(pictures)
-        return self.from_vae(pipeline, made.latent_dist.mode() if hasattr(made, "latent_dist") else made.latent)
+        code = pipeline.vae.encode(pictures)
+        return self.from_vae(pipeline, code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latent)
 
 
 class Packed(Latents):

@@ -134,8 +134,8 @@ def region_error(
             f"weights of shape {tuple(weight.shape)} for pictures of {tuple(x.shape)}; (N, H, W) is needed"
         )
     change, total = spectrum(x - reference), weight.double().sum((1, 2))
-    found = {}
+    errors = {}
     for name, mask in band_masks(x.shape[-2:], bands).items():
         power = torch.fft.ifft2(change * mask, norm="ortho").real.square().mean(1)
-        found[name] = (power * weight).sum((1, 2)) / total.where(total > 0, torch.nan)
-    return found
+        errors[name] = (power * weight).sum((1, 2)) / total.where(total > 0, torch.nan)
+    return errors

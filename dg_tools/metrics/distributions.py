@@ -80,14 +80,14 @@ def statistics_distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Ten
     common = [name for name in b if name in a]
     if not common:
         raise ValueError(f"no statistic in common: {sorted(a)} and {sorted(b)}")
-    found = {}
+    distances = {}
     for name in common:
         ours, theirs = (np.asarray(x[name], np.float64) for x in (a, b))
         ours, theirs = ours[~np.isnan(ours)], theirs[~np.isnan(theirs)]
         if len(ours) == 0 or len(theirs) < 2:
             raise ValueError(f"{name!r}: {len(ours)} and {len(theirs)} values; at least 1 and 2 are needed")
-        found[name] = float(wasserstein_distance(ours, theirs) / max(theirs.std(), 1e-30))
-    return found
+        distances[name] = float(wasserstein_distance(ours, theirs) / max(theirs.std(), 1e-30))
+    return distances
 
 
 def kernel_distance(

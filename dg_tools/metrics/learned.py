@@ -59,11 +59,11 @@ class ClipScore:
     def __call__(self, pictures: torch.Tensor, prompts: Sequence[str], clean: Any = None) -> torch.Tensor:
         """Points from -100 to 100; `clean` is not used."""
         check_prompts(pictures, prompts)
-        given = self.processor(
+        inputs = self.processor(
             text=list(prompts), images=as_images(pictures), return_tensors="pt", padding=True, truncation=True
         )
-        made = self.model(**given)
-        return 100 * F.cosine_similarity(made.image_embeds, made.text_embeds)
+        outputs = self.model(**inputs)
+        return 100 * F.cosine_similarity(outputs.image_embeds, outputs.text_embeds)
 
 
 class DinoSimilarity:

@@ -98,7 +98,7 @@ def facts(model: str | Path | None = None) -> Facts:
     held = {
         k: parameters(folder / k) for k, v in index.items() if isinstance(v, list) and v[0] and is_model(folder / k)
     }
-    kept = statistics_size(family, config, len(sites), width, grid, text) + 3 * pixels[0] * pixels[1]
+    statistics = statistics_size(family, config, len(sites), width, grid, text) + 3 * pixels[0] * pixels[1]
     shapes: dict[str, Any] = {"width": width, "tokens": grid[0] * grid[1] + text, "pixels": pixels, "vae": vae}
     return Facts(
         model=str(model or source.name if isinstance(source, Path) else source),
@@ -115,8 +115,8 @@ def facts(model: str | Path | None = None) -> Facts:
         prediction=family.prediction,
         profile=profile,
         parameters=held,
-        memory={dtype: memory(family, size, held, kept, **shapes) for dtype, size in BYTES.items()},
-        statistics=kept,
+        memory={dtype: memory(family, size, held, statistics, **shapes) for dtype, size in BYTES.items()},
+        statistics=statistics,
         raw=grid[0] * grid[1] * width * 4,
     )
 
@@ -183,18 +183,25 @@ def statistics_size(
 
 
 def memory(
-    family: Family, size: int, held: dict[str, int | None], kept: int, *, width: int, tokens: int,
-    pixels: tuple[int, int], vae: dict[str, Any],
-) -> dict[str, int | None]:  # fmt: skip
+    family: Family,
+    size: int,
+    held: dict[str, int | None],
+    statistics: int,
+    *,
+    width: int,
+    tokens: int,
+    pixels: tuple[int, int],
+    vae: dict[str, Any],
+) -> dict[str, int | None]:
     """Bytes in one dtype: of the weights, and what a capture and a run with Detail Guidance take beside them."""
     weights = None if None in held.values() else size * sum(n for n in held.values() if n)
     levels = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [vae.get("base_dim", 128)] * 2
     decoding = DECODED * levels[min(1, len(levels) - 1)] * pixels[0] * pixels[1] * size
     row = tokens * width * size
     rows = (1 if family.rows == "sequential" else 2) + family.fork  # the fork adds the disrupted row
-    kept_output = 0 if family.fork else row
+    output = 0 if family.fork else row
     return {
         "weights": weights,
-        "capture": max(COPIES * row, decoding) + 2 * kept,
-        "detail_guidance": max(COPIES * rows * row, decoding) + kept_output,
+        "capture": max(COPIES * row, decoding) + 2 * statistics,
+        "detail_guidance": max(COPIES * rows * row, decoding) + output,
     }

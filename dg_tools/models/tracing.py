@@ -110,7 +110,8 @@ class GuardedTracer(InterleavingTracer):
 
     def begin(self, inputs: dict[str, Any], absent: frozenset[int] = frozenset()) -> None:
         """A call of the transformer begins."""
-        self._last, self._absent = (-1, -1), absent
+        self._last = (-1, -1)
+        self._absent = absent
         self.image_tokens = self.dit.family.image_tokens(self.dit.transformer, inputs["hidden_states"])
 
     def guard(self, index: int, rank: int, what: str) -> None:

@@ -1,6 +1,6 @@
 """What does a sweep vary, on which prompts, and by which objective does it choose? One file says so.
 
-model: emoji-sd3                    # as in dg.load; may be left out
+model: path/to/model                # as in dg.load; may be left out
 folder: sweeps/emoji                # where the cells go
 blocks: [0, 4, 8]                   # or all
 channels: [[55, 58]]                # sets; left out: the model's profile

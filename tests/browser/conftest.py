@@ -28,7 +28,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --disable-extensions"
 ).split()
 LOCAL = re.compile(r"^(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|^(blob|data|about):")
-SECONDS = 60_000  # at most, for one thing to appear on a busy machine
+SECONDS = 240_000  # at most, for one thing to appear on a busy machine
 
 
 def browser_path() -> str | None:
@@ -73,15 +73,29 @@ def lab(tmp_path_factory, executable):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        f"--ServerApp.root_dir={notebooks}", "--IdentityProvider.token=", "--ServerApp.password=",
-        f"--LabApp.user_settings_dir={home / 'settings'}", f"--LabApp.workspaces_dir={home / 'workspaces'}",
-        "--LabApp.expose_app_in_browser=True", "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url=",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        f"--ServerApp.root_dir={notebooks}",
+        "--IdentityProvider.token=",
+        "--ServerApp.password=",
+        f"--LabApp.user_settings_dir={home / 'settings'}",
+        f"--LabApp.workspaces_dir={home / 'workspaces'}",
+        "--LabApp.expose_app_in_browser=True",
+        "--ServerApp.disable_check_xsrf=True",
+        "--LabApp.news_url=",
+    ]
     environment = {
-        **os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "JUPYTER_CONFIG_DIR": str(home / "config"),
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-    }  # fmt: skip
+    }
     log = (home / "log").open("w")
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=notebooks)
     address = f"http://127.0.0.1:{port}"
@@ -98,7 +112,7 @@ def lab(tmp_path_factory, executable):
         yield address, notebooks
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         log.close()
 
 
