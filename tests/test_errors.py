@@ -30,7 +30,7 @@ def clean(request):
     yield
     hooks = [m for m in dit.transformer.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert not hooks and dit.tracer is None and torch.is_grad_enabled()
-    taken = threading.Thread(target=lambda: dit.lock.acquire(timeout=1) and dit.lock.release())
+    taken = threading.Thread(target=lambda: dit.active.lock.acquire(timeout=1) and dit.active.lock.release())
     taken.start(), taken.join(5)
     assert not taken.is_alive()
     again = dit.arguments("apple", seed=1, **tiny.CALL)

@@ -21,10 +21,11 @@ from dg_tools.activations.store import create_store
 from dg_tools.datasets.examples import as_items, prompt_of
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.stepping import after_each_step
-from dg_tools.generation.sampling import guidance_scale, windowed
+from dg_tools.generation.sampling import check_call, guidance_scale, windowed
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, spatial
+from dg_tools.numbers import is_several
 from dg_tools.progress import progress_bar
 
 
@@ -90,6 +91,7 @@ def capture(
     prompts, seeds = prompt_list(prompts), as_list(seeds)
     disruptions = [e for e in as_list(edits) if e is not None]
     check_request(prompts, seeds, guidance, rows, quantiles)
+    check_call(dit, prompts, kwargs)
     scale = guidance_scale(guidance)
     height, width = dit.size(height, width)
     steps = dit.default_steps if steps is None else steps
@@ -155,8 +157,8 @@ def trace_run(dit: DiT, prompt: str, recorder: Recorder, arguments: dict[str, An
 
 def prompt_list(prompts: Any) -> list[Any]:
     """The prompts of one item or several, as strings or class numbers."""
-    items = [prompts] if isinstance(prompts, int) else as_items(prompts)
-    return [item if isinstance(item, int) else prompt_of(item) for item in items]
+    items = as_items(prompts) if isinstance(prompts, str) or is_several(prompts) else [prompts]
+    return [item if isinstance(item, int) or item is None else prompt_of(item) for item in items]
 
 
 def check_request(

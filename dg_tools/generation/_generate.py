@@ -13,7 +13,7 @@ from diffusers.guiders import BaseGuidance
 
 from dg_tools._as_list import as_list
 from dg_tools.datasets.pictures import as_pictures
-from dg_tools.generation.sampling import check, guidance_scale, run
+from dg_tools.generation.sampling import check, check_call, guidance_scale, run
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt
@@ -122,7 +122,7 @@ def generate(
         **kwargs: passed to the pipeline's call.
 
     Raises:
-        ValueError, IndexError: before the first forward, for settings that this model cannot take.
+        TypeError, ValueError, IndexError: before the first forward, for settings that this model cannot take.
         RuntimeError: an edit that touched nothing.
         Interrupted: on Ctrl-C; the model is clean and the finished pictures are in `.kept`.
     """
@@ -130,6 +130,7 @@ def generate(
     variants = [(group_of(e), g) for e, g in itertools.product(as_list(edits), as_list(guidance))]
     if not (prompts and seeds and variants):
         raise ValueError("an empty list of prompts, seeds, edits or guidances: nothing to generate")
+    check_call(dit, prompts, kwargs)
     for _, g in variants:
         guidance_scale(g)
     height, width = dit.size(height, width)

@@ -6,7 +6,7 @@ forward of a batch of two counts as two forwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.interventions.report import Edited
 from dg_tools.models.dit import DiT
+from dg_tools.numbers import number
 
 
 @dataclass
@@ -72,11 +73,25 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
         if not guidance._enabled:
             return 1.0
         original = getattr(guidance, "use_original_formulation", False)  # c + s (c - u): the usual scale less one
-        return float(guidance.guidance_scale) + bool(original)
+        return float(number(guidance.guidance_scale, "guidance_scale")) + bool(original)
     raise TypeError(
         f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s), dg.DetailGuidance(s, w, disrupt=...) or "
         "one of dg.baselines"
     )
+
+
+def check_call(dit: DiT, prompts: Sequence[Any], arguments: Mapping[str, Any]) -> None:
+    """Raise before the first forward for prompts, or arguments of the pipeline's call, that cannot be had.
+
+    Raises:
+        TypeError: a prompt that is no string (or no class), or a setting that has another name here.
+    """
+    for name in arguments:
+        if name in ("guidance_scale", dit.family.guidance_argument):
+            raise TypeError(f"{name}= is the guidance's: pass guidance=dg.CFG(s), or dg.DetailGuidance(s, w, ...)")
+        if name == "num_inference_steps":
+            raise TypeError("num_inference_steps= is called steps= here: pass steps=")
+    dit.check_prompts(prompts)
 
 
 def windowed(guidance: BaseGuidance | None) -> DetailGuidance | None:
@@ -95,7 +110,7 @@ def check(
 ) -> None:
     """Raise before the first forward for edits or guidance that this run cannot have."""
     if steps < 1:
-        raise ValueError(f"steps={steps}: at least 1 is needed")
+        raise ValueError(f"steps={steps} asked for; at least 1 is needed")
     for edit in edits:
         if not isinstance(edit, Disrupt):
             raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 
 
 @contextmanager
@@ -23,6 +24,49 @@ def without_experimental_notice() -> Iterator[None]:
         yield
     finally:
         source.removeFilter(quiet)
+
+
+def alias(name: str) -> Any:
+    """An attribute under another name."""
+    return property(lambda self: getattr(self, name), lambda self, value: setattr(self, name, value))
+
+
+class LiveConfig:
+    """A guider's configuration says what its attributes are now, and not what they were made with.
+
+    So a guider is saved, copied (`new`) and shown as it is used, after `guider.detail_guidance_scale = 0.9` too.
+    """
+
+    _internal_dict: Any
+    start = alias("_start")
+    stop = alias("_stop")
+    enabled = alias("_enabled")
+
+    def stated(self, name: str) -> Any:
+        """A setting as the configuration holds it."""
+        return getattr(self, name)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that were changed since the guider was made."""
+        there = [
+            n for n in self._internal_dict if not n.startswith("_") and (n in vars(self) or hasattr(type(self), n))
+        ]
+        return {name: now for name in there if (now := self.stated(name)) != self._internal_dict[name]}
+
+    @property
+    def config(self) -> Any:
+        """The settings, as they are now."""
+        return FrozenDict({**self._internal_dict, **self.changed})
+
+    def to_json_string(self) -> str:
+        """The settings as they are now, in JSON."""
+        first = self._internal_dict
+        self._internal_dict = self.config
+        try:
+            return super().to_json_string()  # type: ignore[misc]
+        finally:
+            self._internal_dict = first
 
 
 class Seen(NamedTuple):

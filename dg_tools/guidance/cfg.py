@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from diffusers.guiders import ClassifierFreeGuidance
 
-from dg_tools.guidance.base import without_experimental_notice
+from dg_tools.guidance.base import LiveConfig, without_experimental_notice
+from dg_tools.numbers import number
 
 
-class CFG(ClassifierFreeGuidance):
+class CFG(LiveConfig, ClassifierFreeGuidance):
     """Classifier-free guidance, u + s (c - u): diffusers' own guider, which is right, under a short name.
 
     Args:
         guidance_scale: the usual scale s; 1 is off (the paper's lambda is s - 1).
         guidance_rescale, use_original_formulation, start, stop, enabled: as in `diffusers.ClassifierFreeGuidance`.
+
+    Raises:
+        TypeError, ValueError: a scale that is no finite number, or below 1.
     """
 
     def __init__(
@@ -24,5 +28,15 @@ class CFG(ClassifierFreeGuidance):
         stop: float = 1.0,
         enabled: bool = True,
     ) -> None:
+        guidance_scale = number(guidance_scale, "guidance_scale")
+        if guidance_scale < 1 - bool(use_original_formulation):
+            raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
         with without_experimental_notice():
-            super().__init__(guidance_scale, guidance_rescale, use_original_formulation, start, stop, enabled)
+            super().__init__(  # by name: diffusers takes what comes by position for defaults, and does not copy it
+                guidance_scale=guidance_scale,
+                guidance_rescale=guidance_rescale,
+                use_original_formulation=use_original_formulation,
+                start=start,
+                stop=stop,
+                enabled=enabled,
+            )

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
+
+from diffusers.guiders import BaseGuidance
 
 from dg_tools.forward.refusals import REFUSALS, check_cache
 from dg_tools.forward.replaced import replaced
@@ -42,12 +44,14 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
         and by how much).
 
     Raises:
+        TypeError: something else than a guidance.
         ValueError: before the first forward, where the guider's scale is not the call's, its window holds no step, or
             something is refused (`dg_tools.forward.refusals`).
         IndexError: a block, channel or token that does not exist.
         RuntimeError: at a step that was planned to be guided and was not; at the last one, where the guidance changed
             nothing in any step, or a degraded prediction is not finite.
     """
+    check_request(guider, way)
     dit = load(pipeline)
     guider = guider.resolved(dit)
     guider.check(dit)
@@ -61,6 +65,21 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
                 yield guided.run
             finally:
                 guided.run.interrupt()
+
+
+def check_request(guider: Any, way: str) -> None:
+    """Raise for what is no guidance, and for a way that does not exist."""
+    if isinstance(guider, BaseGuidance) and not isinstance(guider, DetailGuidance):
+        raise TypeError(
+            f"the guider is a {type(guider).__name__}, and the pipeline does classifier-free guidance itself: pass "
+            "guidance_scale to its call, or dg.generate(..., guidance=dg.CFG(s))"
+        )
+    if not isinstance(guider, DetailGuidance):
+        raise TypeError(
+            f"the guider is a {type(guider).__name__}; pass dg.DetailGuidance(s, w, disrupt=...) or one of dg.baselines"
+        )
+    if way not in get_args(Way):
+        raise ValueError(f"way={way!r}; allowed: {', '.join(get_args(Way))}")
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from dg_tools.guidance.from_profile import as_disrupt, settings_of
 from dg_tools.guidance.modular import ModularGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
+from dg_tools.numbers import number
 
 
 class DetailGuidance(ModularGuidance):
@@ -45,13 +46,14 @@ class DetailGuidance(ModularGuidance):
         enabled: False gives c.
 
     Raises:
-        ValueError: a scale, window or disruption that cannot work; before any forward.
+        TypeError, ValueError: a scale, window or disruption that cannot work; before any forward.
+
+    Attributes may be set later: they are saved, copied and used as they are, and checked when a run begins.
     """
 
     _input_predictions = ["pred_cond", "pred_uncond", "pred_disrupted"]  # noqa: RUF012  (diffusers reads it)
     short = "DG"  # in captions
     disrupts = True  # False: a subclass with another degraded prediction and a configuration of its own
-    transformers: Sequence[torch.nn.Module] = ()  # further ones that a run calls, and counts
     seen: Seen | None = None  # the step that is being combined, where `forward` asks
 
     def __init__(
@@ -68,15 +70,12 @@ class DetailGuidance(ModularGuidance):
     ) -> None:
         with without_experimental_notice():
             super().__init__(start, stop, enabled)
-        self.auto = disrupt == "auto"
-        self.disrupt = None if disrupt == "auto" else as_disrupt(disrupt)
-        if self.disrupt is not None and self.disrupt.donor is not None and self.disrupt.donor.file is None:
-            raise ValueError(
-                f"the donor {self.disrupt.donor!r} was not saved: a guider is written and copied as JSON, and the "
-                "donor's values travel as a file, so call disrupt.donor.save('values.safetensors') first"
-            )
-        if guidance_scale is not None and guidance_scale < 1:
-            raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
+        self.disrupt = disrupt
+        self.guidance_scale = guidance_scale
+        detail_guidance_scale = number(detail_guidance_scale, "detail_guidance_scale")
+        windows = {"detail_guidance_start": detail_guidance_start, "detail_guidance_stop": detail_guidance_stop}
+        for name, value in {**windows, "guidance_rescale": guidance_rescale, "start": start, "stop": stop}.items():
+            number(value, name)
         if self.disrupts and detail_guidance_scale and self.disrupt is None and not self.auto:
             raise ValueError(
                 "detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt, a profile's name, or 'auto'"
@@ -89,8 +88,6 @@ class DetailGuidance(ModularGuidance):
             raise ValueError(f"guidance window [{start}, {stop}) is empty or outside 0..1")
         if not 0 <= guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale={guidance_rescale}; a share, 0 (off) to 1")
-        self.guidance_scale = 1.0 if guidance_scale is None else float(guidance_scale)
-        self.scale_is_set = guidance_scale is not None
         self.detail_guidance_scale = float(detail_guidance_scale)
         self.detail_guidance_start = detail_guidance_start
         self.detail_guidance_stop = detail_guidance_stop
@@ -100,7 +97,7 @@ class DetailGuidance(ModularGuidance):
         self.register_to_config(
             guidance_scale=guidance_scale,
             detail_guidance_scale=self.detail_guidance_scale,
-            disrupt=self.disrupt.to_json() if self.disrupt else "auto" if self.auto else None,
+            disrupt=self.stated("disrupt"),
             detail_guidance_start=detail_guidance_start,
             detail_guidance_stop=detail_guidance_stop,
             guidance_rescale=guidance_rescale,
@@ -108,6 +105,47 @@ class DetailGuidance(ModularGuidance):
             stop=stop,
             enabled=enabled,
         )
+
+    @property
+    def disrupt(self) -> Disrupt | None:
+        """The disruption; None where there is none, or where `auto` will choose it."""
+        return self._disrupt
+
+    @disrupt.setter
+    def disrupt(self, value: Any) -> None:
+        self.auto = isinstance(value, str) and value == "auto"
+        self._disrupt = None if self.auto else as_disrupt(value)
+        if self._disrupt is not None and self._disrupt.donor is not None and self._disrupt.donor.file is None:
+            raise ValueError(
+                f"the donor {self._disrupt.donor!r} was not saved: a guider is written and copied as JSON, and the "
+                "donor's values travel as a file, so call disrupt.donor.save('values.safetensors') first"
+            )
+
+    @property
+    def guidance_scale(self) -> float:
+        """The usual CFG scale s; 1 where none is set."""
+        return self._guidance_scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float | None) -> None:
+        scale = 1.0 if value is None else number(value, "guidance_scale")
+        if scale < 1:
+            raise ValueError(f"guidance_scale={scale}; the usual CFG scale s is at least 1 (1 = off)")
+        self._guidance_scale = float(scale)
+        self.scale_is_set = value is not None
+
+    @property
+    def transformers(self) -> Sequence[torch.nn.Module]:
+        """Further transformers that a run calls, and counts."""
+        return ()
+
+    def stated(self, name: str) -> Any:
+        """A setting as the configuration holds it."""
+        if name == "disrupt":
+            return self.disrupt.to_json() if self.disrupt else "auto" if self.auto else None
+        if name == "guidance_scale" and not self.scale_is_set:
+            return None
+        return super().stated(name)
 
     @classmethod
     def from_profile(cls, profile: Any, **changes: Any) -> DetailGuidance:
@@ -126,7 +164,13 @@ class DetailGuidance(ModularGuidance):
         return cls(**settings)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> DetailGuidance:
-        """This guidance for one model: itself, or with what `auto` chose; `kwargs` go to the pipeline's call."""
+        """This guidance for one model: itself, or with what `auto` chose; `kwargs` go to the pipeline's call.
+
+        Raises:
+            TypeError, ValueError: an attribute that was set to what cannot work.
+        """
+        if self.changed:
+            self.new()  # checks them
         if not self.auto or not self.detail_guidance_scale:
             return self
         profile = auto_profile(dit, **kwargs)
@@ -159,11 +203,15 @@ class DetailGuidance(ModularGuidance):
         """Names of the predictions that step `step` of `steps` needs; the conditional one always."""
         if self.auto and self.detail_guidance_scale:
             raise ValueError('disrupt="auto" needs a model: guider.resolved(dit), dg.generate or dg.detail_guidance')
+        return self.plan(step, steps)
+
+    def plan(self, step: int, steps: int) -> list[str]:
+        """The same, where `auto` may still choose the disruption."""
         plan = ["pred_cond"]
         if self._enabled and self.inside(step, steps):
             if self.guidance_scale > 1:
                 plan.append("pred_uncond")
-            acts = not self.disrupts
+            acts = not self.disrupts or self.auto
             if self.disrupt is not None:
                 acts = self.disrupt.steps is None or step in self.disrupt.steps
             window = self.detail_guidance_start * steps <= step < self.detail_guidance_stop * steps

@@ -14,14 +14,28 @@ SCALES = ("guidance_scale", "detail_guidance_scale")
 WINDOW = ("detail_guidance_start", "detail_guidance_stop")
 
 
-def as_disrupt(source: Disrupt | dict[str, Any] | str | None) -> Disrupt | None:
-    """A `Disrupt` from one, its JSON, or the name of a profile.
+def as_disrupt(source: Any) -> Disrupt | None:
+    """A `Disrupt` from one, its JSON, the name of a profile, or a list with one of these.
 
     Raises:
+        TypeError: something else, or a list of several.
         ValueError: no such profile, or one without a block.
     """
+    if isinstance(source, list | tuple):
+        if len(source) != 1:
+            raise TypeError(
+                f"disrupt= is a list of {len(source)}; a guidance has one disruption: pass one Disrupt, "
+                "Disrupt(channels, [block, ...]) for several blocks"
+            )
+        source = source[0]
+    if source is None or isinstance(source, Disrupt):
+        return source
+    if isinstance(source, dict):
+        return Disrupt.from_json(source)
     if not isinstance(source, str):
-        return Disrupt.from_json(source) if isinstance(source, dict) else source
+        raise TypeError(
+            f"disrupt= is a {type(source).__name__}; pass a Disrupt, its JSON, the name of a profile, or 'auto'"
+        )
     profile = read_profile(ZOO / source if (ZOO / source).is_dir() else source)
     if profile is None:
         raise ValueError(f"no profile {source!r}: pass a model folder, a JSON file, or one of {[*PUBLISHED]}")

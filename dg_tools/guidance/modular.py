@@ -14,6 +14,7 @@ from dg_tools.families import bind, family_of
 from dg_tools.forward.call import Call
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import starting_after, why_not
+from dg_tools.guidance.base import LiveConfig
 from dg_tools.guidance.report import Log, Report, disrupting, log_of
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.interventions.validation import check_blocks
@@ -21,7 +22,7 @@ from dg_tools.interventions.validation import check_blocks
 logger = logging.getLogger("dg_tools")
 
 
-class ModularGuidance(BaseGuidance):
+class ModularGuidance(LiveConfig, BaseGuidance):
     """The methods of `DetailGuidance` that a modular pipeline calls; `passes` says which passes a step has."""
 
     disrupts = True
@@ -38,6 +39,10 @@ class ModularGuidance(BaseGuidance):
 
     def acts(self, step: int, steps: int) -> bool:
         """Whether a step needs the degraded prediction."""
+        raise NotImplementedError
+
+    def plan(self, step: int, steps: int) -> list[str]:
+        """The same, where the disruption may still be chosen for the model."""
         raise NotImplementedError
 
     def check_window(self, steps: int) -> None:
@@ -86,8 +91,10 @@ class ModularGuidance(BaseGuidance):
 
     @property
     def num_conditions(self) -> int:
-        """Passes of the current step."""
-        return len(self._plan)
+        """Passes of the current step; of the first one where none is known."""
+        if self._step is None or self._num_inference_steps is None:
+            return len(self.plan(0, 1))
+        return len(self.plan(self._step, self._num_inference_steps))
 
     @property
     def is_conditional(self) -> bool:

@@ -66,8 +66,10 @@ class Disrupt(EditSettings):
             call of another size is refused.
 
     Raises:
-        ValueError: an unknown mode, stream, rows or norms, no channels, an empty selection, repeated indices, or
-            settings that do not go together (such as rho in a mode without one, or transport without a donor).
+        TypeError: something else than whole numbers as channels, block, tokens or steps (a mask among them: pass its
+            indices), or than numbers as rho or strength.
+        ValueError: an unknown mode, stream, rows or norms, no channels, an empty selection, repeated indices, NaN or an
+            infinity, or settings that do not go together (such as rho in a mode without one).
     """
 
     def __post_init__(self) -> None:

@@ -9,15 +9,26 @@ from typing import Any, Literal, get_args
 from dg_tools.forward.call import Call
 from dg_tools.forward.region import Region
 from dg_tools.interventions.patching import Donor
+from dg_tools.numbers import integer, integers, is_several, number
 
 Mode = Literal["zero", "mean", "dc", "scale", "rescale", "gate", "transport", "shift", "shift_direction", "random"]
 MODES: tuple[str, ...] = get_args(Mode)
 Schedule = float | Sequence[tuple[float, float]]  # a number, or ((sigma, value), ...)
 
 
-def schedule(value: Any) -> float | tuple[tuple[float, float], ...]:
-    """A number as it is; a schedule as (sigma, value) pairs in the order of sigma."""
-    return value if isinstance(value, int | float) else tuple(sorted((float(s), float(v)) for s, v in value))
+def schedule(value: Any, name: str) -> float | tuple[tuple[float, float], ...]:
+    """A number as it is; a schedule as (sigma, value) pairs in the order of sigma.
+
+    Raises:
+        TypeError: neither of them. ValueError: NaN, or an infinity.
+    """
+    if not is_several(value):
+        return number(value, name)
+    try:
+        pairs = [(s, v) for s, v in value]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r}; a number, or ((sigma, value), ...), is needed") from None
+    return tuple(sorted((float(number(s, f"{name}: sigma")), float(number(v, name))) for s, v in pairs))
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,24 +56,24 @@ class EditSettings:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)
         grid = self.tokens.grid if isinstance(self.tokens, Region) else self.grid
         put("grid", None if grid is None or self.tokens is None else (int(grid[0]), int(grid[1])))
-        put("channels", tuple(int(c) for c in self.channels))
+        put("channels", integers(self.channels, "channels"))
         for name in ("tokens", "steps"):
             if getattr(self, name) is not None:
-                put(name, tuple(int(i) for i in getattr(self, name)))
-        put("rho", schedule(self.rho))
-        put("strength", schedule(self.strength))
+                put(name, integers(getattr(self, name), name))
+        put("rho", schedule(self.rho, "rho"))
+        put("strength", schedule(self.strength, "strength"))
+        put("draw", integer(self.draw, "draw"))
         put("blocks", self._blocks())
         if self.blocks:
             put("block", self.blocks[0])
 
     def _blocks(self) -> tuple[int, ...]:
         """The blocks in execution order, from `block` and, in `dataclasses.replace`, the `blocks` of the original."""
-        if not isinstance(self.block, int) and hasattr(self.block, "__iter__"):
-            return tuple(sorted(int(b) for b in self.block))
-        block, blocks = int(self.block), self.blocks
-        if blocks is None or len(blocks) == 1:
-            return (block,)
-        ordered = tuple(sorted(int(b) for b in blocks))
+        given = tuple(sorted(integers(self.block, "block")))
+        if is_several(self.block) or self.blocks is None or len(self.blocks) == 1:
+            return given
+        block = given[0]
+        ordered = tuple(sorted(integers(self.blocks, "blocks")))
         if ordered and ordered[0] != block:
             raise ValueError(f"block={block} and blocks={list(ordered)} disagree: pass block= as a sequence")
         return ordered

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 
 from dg_tools._as_list import as_list
 from dg_tools.models.sizes import Sizes
+from dg_tools.numbers import integers, is_several
 
 
 class Arguments(Sizes):
@@ -30,12 +33,14 @@ class Arguments(Sizes):
         A `prompt` of a class-conditional pipeline is a class number, or a name that the pipeline knows it by.
 
         Raises:
+            TypeError: a prompt or a seed of another kind.
             ValueError: a size, a count of steps, a prompt or a negative prompt that the pipeline cannot take.
         """
         height, width = self.size(height, width)
         if steps is not None and steps < 1:
             raise ValueError(f"steps={steps} asked for; at least 1 is needed")
-        single = isinstance(prompt, str | int)
+        self.check_prompts(as_list(prompt))
+        single = not isinstance(prompt, list | tuple | range)
         count = 1 if single else len(prompt)  # type: ignore[arg-type]
         if count == 0:
             raise ValueError("no prompt: pass a string or a list with at least one")
@@ -60,6 +65,14 @@ class Arguments(Sizes):
             call["negative_prompt"] = (negative_prompt or "") if single else [negative_prompt or ""] * count
         self.check_call(kwargs)
         return {**call, **kwargs}
+
+    def check_prompts(self, prompts: Sequence[Any]) -> None:
+        """Raise TypeError for a prompt that is no string; a model of classes takes class numbers too."""
+        numbers = self.family.prompt != "prompt"
+        for prompt in prompts:
+            if not isinstance(prompt, str) and not (numbers and isinstance(prompt, Integral)):
+                what = "a class number or the name of a class" if numbers else "a string"
+                raise TypeError(f"a prompt is {prompt!r}; {what} is needed, or a list of these")
 
     def prompts(self, prompt: Any) -> Any:
         """Prompts as the pipeline takes them: words, or a list of class numbers.
@@ -91,9 +104,11 @@ def generators_of(seed: int | list[int], count: int) -> list[torch.Generator]:
     """One generator for each of `count` prompts.
 
     Raises:
+        TypeError: a seed that is no whole number.
         ValueError: another number of seeds.
     """
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    seeds = list(integers(seed, "seed"))
+    seeds = seeds if is_several(seed) else seeds * count
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} prompts: pass one seed, or one for each prompt")
     return [torch.Generator("cpu").manual_seed(s) for s in seeds]

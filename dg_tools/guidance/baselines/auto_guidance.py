@@ -6,7 +6,7 @@ the model's own weights with noise on them replace it; whether they err as such 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,8 +53,12 @@ class AutoGuidance(Perturbed):
         self.weak_model = weak_model
         self.noise = noise
         self.seed = seed
-        self.transformers = () if weak_model is None else (weak_model,)
         self._noised: tuple[list[Any], list[torch.Tensor]] | None = None
+
+    @property
+    def transformers(self) -> Sequence[torch.nn.Module]:
+        """The weak model, whose calls are counted."""
+        return () if self.weak_model is None else (self.weak_model,)
 
     def new(self, **changes: Any) -> AutoGuidance:
         """A copy with other settings, and the same weak model."""
@@ -88,7 +92,8 @@ class AutoGuidance(Perturbed):
         """The noised weights replace the model's; the same tensors are put back."""
         matrices = [p for p in dit.transformer.parameters() if p.ndim > 1]
         # weights that are others than the last time, or have changed, are noised again
-        stamp = [(p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in matrices]
+        now = [(p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in matrices]
+        stamp = [self.noise, self.seed, now]
         if self._noised is None or self._noised[0] != stamp:
             self._noised = (stamp, noised(matrices, self.noise, self.seed))
         own = [p.data for p in matrices]

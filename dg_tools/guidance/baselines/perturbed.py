@@ -14,8 +14,10 @@ import torch
 
 from dg_tools.families import FAMILIES
 from dg_tools.forward.call import Call
+from dg_tools.guidance.base import alias
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.models.dit import DiT
+from dg_tools.numbers import integers, number
 
 Again = Callable[[dict[str, Any]], torch.Tensor]
 
@@ -60,9 +62,9 @@ class Perturbed(Settings, DetailGuidance):
         enabled: bool = True,
         **own: Any,
     ) -> None:
-        if not weight >= 0:
+        if not number(weight, "weight") >= 0:
             raise ValueError(f"weight={weight}; {type(self).__name__}'s w is at least 0 (0 = off)")
-        begin, end = window
+        begin, end = window_of(window)
         super().__init__(guidance_scale, weight, None, begin, end, guidance_rescale, start, stop, enabled)
         self.register_to_config(
             guidance_scale=guidance_scale,
@@ -74,6 +76,17 @@ class Perturbed(Settings, DetailGuidance):
             enabled=enabled,
             **own,
         )
+
+    weight = alias("detail_guidance_scale")
+
+    @property
+    def window(self) -> list[float]:
+        """The window of the degraded prediction."""
+        return [self.detail_guidance_start, self.detail_guidance_stop]
+
+    @window.setter
+    def window(self, value: Sequence[float]) -> None:
+        self.detail_guidance_start, self.detail_guidance_stop = window_of(value)
 
     @property
     def first(self) -> int | None:
@@ -110,6 +123,19 @@ class Perturbed(Settings, DetailGuidance):
             return again(rows)
 
 
+def window_of(window: Any) -> tuple[float, float]:
+    """A window's start and stop.
+
+    Raises:
+        TypeError: something else.
+    """
+    try:
+        start, stop = window
+    except (TypeError, ValueError):
+        raise TypeError(f"window={window!r}; two fractions are needed, (start, stop)") from None
+    return start, stop
+
+
 class InBlocks(Perturbed):
     """A baseline that perturbs some blocks.
 
@@ -124,10 +150,19 @@ class InBlocks(Perturbed):
     def __init__(
         self, guidance_scale: float | None = None, weight: float = 1.0, *, blocks: int | Sequence[int], **others: Any
     ) -> None:
-        self.blocks = sorted([blocks] if isinstance(blocks, int) else blocks)
-        if not self.blocks or len(set(self.blocks)) < len(self.blocks):
-            raise ValueError(f"blocks={blocks}: at least one, none twice")
+        self.blocks = blocks
         super().__init__(guidance_scale, weight, blocks=list(self.blocks), **others)
+
+    @property
+    def blocks(self) -> list[int]:
+        """The perturbed blocks, in order."""
+        return self._blocks
+
+    @blocks.setter
+    def blocks(self, value: Any) -> None:
+        self._blocks = sorted(integers(value, "blocks"))
+        if not self._blocks or len(set(self._blocks)) < len(self._blocks):
+            raise ValueError(f"blocks={value}: at least one, none twice")
 
     @property
     def first(self) -> int:
