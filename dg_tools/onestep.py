@@ -13,6 +13,7 @@ import torch
 
 from dg_tools.families import bind
 from dg_tools.forward.call import Call
+from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions import Disrupt, Donor, attached
 from dg_tools.interventions.patching import reading
 from dg_tools.models.dit import DiT
@@ -99,8 +100,10 @@ def velocity(
         (N, C, h, w).
 
     Raises:
+        ValueError: a step cache is on.
         RuntimeError: an edit that touched nothing.
     """
+    check_cache(dit.transformer)
     level = torch.full((len(noised),), sigma * dit.family.timestep_scale, device=noised.device)
     arguments = {**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False}
     with dit.running(), attached(dit.transformer, dit.family, edits, Call.at(sigma, step=step)):

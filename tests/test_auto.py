@@ -64,3 +64,30 @@ def test_names_of_profiles():
     assert dg.DetailGuidance(1.0, 0.5, "emoji-sd3").disrupt == dg.Disrupt(profile["channels"], profile["block"])
     with pytest.raises(ValueError, match="needs a model"):
         dg.DetailGuidance(1.0, 0.5, "auto").passes(0, 1)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"channels": [3], "blo', b"[]", b"3", b'{"channels": [3]}', b"\xff\x00",
+                b'{"channels": "37", "block": 1}', b'{"channels": [3], "block": 99}'],
+)  # fmt: skip
+def test_a_damaged_choice_is_made_again(planted, tmp_path, caplog, content):
+    file = tmp_path / "profiles" / f"{auto.weights_hash(planted)}.json"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    profile = auto.auto_profile(planted, progress=False, **CALL)
+    assert sorted(profile["channels"]) == [5, 20]
+    assert f"the choice kept in {file} is damaged" in caplog.text and "chosen again" in caplog.text
+    caplog.clear()
+    assert auto.auto_profile(planted, progress=False, **CALL) == profile and not caplog.text
+
+
+def test_a_choice_that_cannot_be_kept_is_used(planted, tmp_path, caplog):
+    (tmp_path / "profiles").write_text("a file where the folder should be")
+    profile = auto.auto_profile(planted, progress=False, **CALL)
+    assert sorted(profile["channels"]) == [5, 20] and "could not be kept in" in caplog.text
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "p.json").write_text("{")
+    with pytest.raises(ValueError, match="p.json is no profile: it holds no JSON"):
+        dg.DetailGuidance(1.0, 0.5, str(tmp_path / "p.json"))

@@ -164,6 +164,36 @@ def test_missing_and_corrupt_chunks_are_named(acts, tmp_path):
         dg.open_activations(tmp_path / "s")
 
 
+def test_a_journal_that_checks_nothing_is_refused(acts, tmp_path):
+    acts[1].save(tmp_path / "s")
+    journal = tmp_path / "s" / "journal.jsonl"
+    for content, words in (
+        (b"", "journal.jsonl names no file"),
+        (b"\xff\x00" * 9, "journal.jsonl is not text"),
+        (b'{"finished": true}\n', "journal.jsonl names no file"),
+        (b"[1]\n", "journal.jsonl is corrupt in line 1"),
+        (b"\n".join(journal.read_bytes().splitlines()[:2]) + b"\nhalf\n{}", "journal.jsonl is corrupt in line 3"),
+    ):
+        journal.write_bytes(content)
+        with pytest.raises(ValueError, match=f"the activations at .* are damaged: {words}"):
+            dg.open_activations(tmp_path / "s")
+
+
+def test_a_store_is_replaced_only_where_that_is_said(dits, tmp_path, monkeypatch):
+    dit, folder = dits("sd3"), tmp_path / "a.zarr"
+    arguments = {"raw": [1], "store": folder, "progress": False, **tiny.CALL}
+    first = dg.capture(dit, "apple", **arguments).data.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(dit.transformer, "forward", lambda *args, **kwargs: pytest.fail("a forward ran"))
+        with pytest.raises(FileExistsError, match="holds activations already: pass another store=, or overwrite=True"):
+            dg.capture(dit, "tree", **arguments)
+    assert dg.open_activations(folder).data.load().equals(first)
+    dg.capture(dit, "tree", overwrite=True, **arguments)
+    assert list(dg.open_activations(folder).data["prompt"].values) == ["tree"]
+    (tmp_path / "empty").mkdir()
+    dg.capture(dit, "tree", **{**arguments, "store": tmp_path / "empty"})
+
+
 def test_the_journal_names_every_file(acts):
     lines = [json.loads(x) for x in (acts[0] / "journal.jsonl").read_text().splitlines()]
     files = {p.relative_to(acts[0]).as_posix() for p in acts[0].rglob("*") if p.is_file()}

@@ -20,6 +20,7 @@ from dg_tools.activations.runs import check_quantiles, combined, settings, unfin
 from dg_tools.activations.store import create_store
 from dg_tools.datasets.examples import as_items, prompt_of
 from dg_tools.forward.clock import Clock
+from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.stepping import after_each_step
 from dg_tools.generation.sampling import check_call, guidance_scale, windowed
 from dg_tools.interventions import Disrupt, attached
@@ -55,6 +56,7 @@ def capture(
     raw_channels: Sequence[int] | None = None,
     raw_stream: Stream = "image",
     store: str | Path | None = None,
+    overwrite: bool = False,
     cap: int = 2**30,
     progress: bool = True,
     **kwargs: Any,
@@ -76,6 +78,7 @@ def capture(
         raw_steps, raw_tokens, raw_channels, raw_stream: steps, tokens, channels and stream of these; None for all.
         store: a folder for them, written chunk by chunk while the runs go; a killed run leaves a store that
             `open_activations` reads and that says which steps it has. Without one they are kept in memory.
+        overwrite: replace activations that are at `store` already.
         cap: most bytes of raw hidden states, in memory or in the store.
         progress: show a bar.
         **kwargs: passed to the pipeline's call. Calls of the transformer by a `callback_on_step_end` are let through.
@@ -83,7 +86,7 @@ def capture(
     Raises:
         MemoryError: raw hidden states over the cap, before the run, with the size.
         ValueError, IndexError: settings that this model cannot take, before the run.
-        FileExistsError: `store` holds something else.
+        FileExistsError: `store` holds something else, or activations that `overwrite` does not allow to replace.
         StoreStopped: the store could not be written further (a full disk); says what is kept.
         RuntimeError: an edit that touched nothing, or a run that ended early.
         CaptureInterrupted: on Ctrl-C; the finished runs are in `.kept`.
@@ -92,6 +95,7 @@ def capture(
     disruptions = [e for e in as_list(edits) if e is not None]
     check_request(prompts, seeds, guidance, rows, quantiles)
     check_call(dit, prompts, kwargs)
+    check_cache(dit.transformer)
     scale = guidance_scale(guidance)
     height, width = dit.size(height, width)
     steps = dit.default_steps if steps is None else steps
@@ -114,7 +118,7 @@ def capture(
     )
     attrs = settings(dit, height, width, disruptions) | {"steps": steps, "guidance_scale": scale}
     attrs["call"] = {k: v if isinstance(v, str | int | float | bool) else repr(type(v)) for k, v in kwargs.items()}
-    writer = create_store(dit, store, selection, prompts, seeds, branches, attrs)
+    writer = create_store(dit, store, selection, prompts, seeds, branches, attrs, overwrite=overwrite)
     arguments = {"steps": steps, "height": height, "width": width, "guidance_scale": scale, **kwargs}
     runs: list[xr.Dataset] = []
     jobs = list(itertools.product(enumerate(prompts), enumerate(seeds)))

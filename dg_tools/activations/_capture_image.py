@@ -22,6 +22,7 @@ from dg_tools.activations.runs import check_quantiles, combined, settings
 from dg_tools.activations.store import create_store
 from dg_tools.datasets.pictures import as_pictures
 from dg_tools.forward.call import Call
+from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode, packed
@@ -45,6 +46,7 @@ def capture_image(
     raw_channels: Sequence[int] | None = None,
     raw_stream: Stream = "image",
     store: str | Path | None = None,
+    overwrite: bool = False,
     cap: int = 2**30,
     progress: bool = True,
     **kwargs: Any,
@@ -61,7 +63,8 @@ def capture_image(
         sigma: noise level, or several: 0 < sigma <= 1 (1 is noise alone).
         prompt: one for all pictures, or one each; empty by default.
         seeds: of the noise; every picture and level gets the same noise for the same seed.
-        edits, quantiles, raw, raw_steps, raw_tokens, raw_channels, raw_stream, store, cap, progress: as in `capture`.
+        edits, quantiles, raw, raw_steps, raw_tokens, raw_channels, raw_stream, store, overwrite, cap, progress: as in
+            `capture`.
         **kwargs: passed to the pipeline's call, of which the text embeddings are read.
 
     Returns:
@@ -77,6 +80,7 @@ def capture_image(
         raise ValueError(
             f"family {dit.family.name!r} predicts {dit.family.prediction}; sigma is a level of flow matching"
         )
+    check_cache(dit.transformer)
     pictures = as_pictures(image)
     height, width = dit.size(pictures.shape[2], pictures.shape[3])
     sigmas = sorted({float(s) for s in np.atleast_1d(np.asarray(sigma, float))}, reverse=True)
@@ -107,7 +111,7 @@ def capture_image(
         **kwargs,
     )
     attrs = settings(dit, height, width, disruptions) | {"steps": len(sigmas), "guidance_scale": 1.0}
-    writer = create_store(dit, store, selection, prompts, seeds, ["cond"], attrs)
+    writer = create_store(dit, store, selection, prompts, seeds, ["cond"], attrs, overwrite=overwrite)
     latents = encode(dit, pictures).to(dit.device)
     inputs = {p: conditions(dit, [p], height, width, **kwargs) for p in dict.fromkeys(prompts)}
     runs = []

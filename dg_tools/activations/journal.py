@@ -46,16 +46,34 @@ def write_journal(folder: Path) -> None:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Lines of the journal; a last one that was cut off is left out."""
-    lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+    """Lines of the journal; a last one that was cut off is left out.
+
+    Raises:
+        ValueError: a journal that is no list of files.
+    """
+    try:
+        lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise damaged(folder, f"{JOURNAL} is not text") from None
     entries = []
     for i, line in enumerate(lines):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError:
             if i < len(lines) - 1:
-                raise ValueError(f"{folder / JOURNAL} is corrupt in line {i + 1}") from None
+                raise damaged(folder, f"{JOURNAL} is corrupt in line {i + 1}") from None
+            continue
+        if not isinstance(entry, dict):
+            raise damaged(folder, f"{JOURNAL} is corrupt in line {i + 1}")
+        entries.append(entry)
+    if not any("file" in entry for entry in entries):
+        raise damaged(folder, f"{JOURNAL} names no file, so nothing can be checked")
     return entries
+
+
+def damaged(folder: Path, reason: str) -> ValueError:
+    """The error for a store that cannot be trusted."""
+    return ValueError(f"the activations at {folder} are damaged: {reason}; capture them again")
 
 
 def check_files(folder: Path, journal: list[dict[str, Any]]) -> None:

@@ -69,6 +69,8 @@ def open_activations(folder: str | Path, *, verify: bool = True) -> Activations:
         check_files(folder, journal)
     data = read_lazily(folder)
     if not any("finished" in line for line in journal):
+        if not {"prompt", "seed", "raw_step"} <= set(data.sizes):
+            raise ValueError(f"the activations at {folder} are damaged: {JOURNAL} was cut off; capture them again")
         kept = np.zeros([data.sizes[d] for d in ("prompt", "seed", "raw_step")], bool)
         for line in journal:
             if "prompt" in line:
@@ -82,19 +84,28 @@ class RawStore:
     """Hidden states of a capture, written while its runs go.
 
     Args:
-        folder: where; a store of activations there is replaced.
+        folder: where; a store of activations there is replaced, where `overwrite` says so.
         coords: labels of prompt, seed, branch and of the raw dimensions, in this order.
         raw: which hidden states are kept.
         attrs: settings and provenance.
     """
 
     def __init__(
-        self, folder: str | Path, coords: dict[str, Sequence[Any]], raw: RawSelection, attrs: dict[str, Any]
+        self,
+        folder: str | Path,
+        coords: dict[str, Sequence[Any]],
+        raw: RawSelection,
+        attrs: dict[str, Any],
+        overwrite: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.coords = coords
         self.raw = raw
         check_target(self.folder)
+        if not overwrite and self.folder.exists() and any(self.folder.iterdir()):
+            raise FileExistsError(
+                f"{self.folder} holds activations already: pass another store=, or overwrite=True to replace them"
+            )
         shutil.rmtree(self.folder, ignore_errors=True)
         labels = xr.Dataset(coords={k: list(v) for k, v in coords.items()}, attrs={**attrs, "finished": False})
         labels.to_zarr(self.folder, mode="w", consolidated=False, zarr_format=FORMAT)
@@ -176,15 +187,18 @@ def create_store(
     seeds: Sequence[int],
     branches: Sequence[str],
     attrs: dict[str, Any],
+    *,
+    overwrite: bool = False,
 ) -> RawStore | None:
     """The store that a capture's `store=` names; None: hidden states stay in memory.
 
     Raises:
         ValueError: a store without hidden states to put in it.
+        FileExistsError: the folder holds something else, or activations that may not be replaced.
     """
     if folder is None:
         return None
     if not raw.blocks:
         raise ValueError("store= keeps raw hidden states: name the blocks, raw=[...]; statistics are saved by .save")
     coords: dict[str, Sequence[Any]] = {"prompt": prompts, "seed": seeds, "branch": branches, **raw.coords(dit)}
-    return RawStore(folder, coords, raw, attrs)
+    return RawStore(folder, coords, raw, attrs, overwrite)

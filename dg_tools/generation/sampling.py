@@ -17,6 +17,7 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from dg_tools.families import Family
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.fork import reads_any_rows
+from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.restart import Stored
 from dg_tools.forward.stepping import after_each_step
 from dg_tools.guidance.classic import detail_guidance
@@ -115,6 +116,8 @@ def check(
         if not isinstance(edit, Disrupt):
             raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")
         edit.check(dit, steps, height, width)
+    if edits or windowed(guidance) is not None:
+        check_cache(dit.transformer)
     if isinstance(guidance, DetailGuidance):
         guidance.check_scale(guidance_scale(guidance))
         guidance.check(dit, steps, height, width)

@@ -26,7 +26,7 @@ from dg_tools.massive import find_massive
 from dg_tools.metrics import band_error
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, spatial
-from dg_tools.models.profiles import read_profile, write_profile
+from dg_tools.models.profiles import write_profile
 from dg_tools.models.provenance import weights_hash
 from dg_tools.onestep import check_velocity, conditions, velocity
 from dg_tools.progress import progress_bar
@@ -62,10 +62,8 @@ def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwarg
     """
     check_velocity(dit)
     file = cache_folder() / f"{weights_hash(dit)}.json"
-    if cache and file.is_file():
-        profile = read_profile(file)
-        assert profile is not None  # the file is there
-        return profile
+    if cache and (stored := stored_profile(dit, file)) is not None:
+        return stored
     arguments = dit.arguments(list(PROMPTS), seed=list(range(len(PROMPTS))), **kwargs)
     steps: list[torch.Tensor] = []
     with dit.running(), after_each_step(dit.pipeline, lambda step, latents: steps.append(latents)):
@@ -90,7 +88,24 @@ def auto_profile(dit: DiT, *, cache: bool = True, progress: bool = True, **kwarg
     }
     print(f"auto: channels {massive.channels}, block {block}. Chosen: {OBJECTIVE}")
     if cache:
-        logger.info("kept in %s", write_profile(file, profile))
+        try:
+            logger.info("kept in %s", write_profile(file, profile))
+        except OSError as error:
+            logger.warning("the choice is used, but could not be kept in %s (%s)", file, error)
+    return profile
+
+
+def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
+    """The choice that was kept for this model; None where there is none, or, with a warning, one that is damaged."""
+    if not file.is_file():
+        return None
+    try:
+        profile: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        Disrupt(profile["channels"], profile["block"]).check(dit)
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        logger.warning("the choice kept in %s is damaged (%s): channels and block are chosen again", file, reason)
+        return None
     return profile
 
 

@@ -53,6 +53,8 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
     """
     check_request(guider, way)
     dit = load(pipeline)
+    if guider._enabled:
+        check_cache(dit.transformer)
     guider = guider.resolved(dit)
     guider.check(dit)
     if not guider._enabled:
@@ -85,7 +87,6 @@ def check_request(guider: Any, way: str) -> None:
 @contextmanager
 def acting(dit: DiT, guider: DetailGuidance) -> Iterator[None]:
     """The guidance is what guides this transformer; a second one inside is refused."""
-    check_cache(dit.transformer)
     if dit.active.guidance is not None:
         raise REFUSALS["nested"].error(guidance=type(dit.active.guidance).__name__)
     dit.active.guidance = guider

@@ -48,7 +48,12 @@ def read_profile(source: str | Path) -> dict[str, Any] | None:
     file = path / "profile.json" if path.is_dir() else path
     if not file.is_file():
         return PUBLISHED.get(str(source))
-    profile = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        profile = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no profile: it holds no JSON ({error})") from None
+    if not isinstance(profile, dict):
+        raise ValueError(f"{file} is no profile: it has no {', '.join(sorted(REQUIRED))}")
     if missing := REQUIRED - set(profile):
         raise ValueError(f"{file} is no profile: it has no {', '.join(sorted(missing))}")
     return profile
