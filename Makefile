@@ -84,8 +84,10 @@ seeds: install
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.seeds \
 		$(if $(ICONS),--icons $(ICONS))
 
-# SD3-medium's full-size transformer with random weights: 4 GB, some minutes.
+# 300 draws of the tests' random walk (SEED=n for the same ones again), then SD3-medium's full-size transformer with random
+# weights: 4 GB, some minutes.
 full: install
+	TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m benchmarks.walk 300 $(SEED)
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m benchmarks.full_size
 
 wheel: install

@@ -68,6 +68,7 @@ def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, 
             block = block.replace(old, new)
         made = execute(block, f"readme_real_{i}", dg=dg, torch=torch, DiffusionPipeline=DiffusionPipeline)
         assert made["image"].size == (48, 32)
+    assert str(made["run"].report).startswith("guided 2 of 2 steps, push 0.")
     assert list((tmp_path / "profiles").glob("*.json")), "auto kept what it chose"
 
 

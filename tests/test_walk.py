@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from walk import draw, walk
+from walk import TOLERANCE, draw, walk
 
 rng = random.Random(0)
 DRAWS = [draw(rng) for _ in range(50)]
-TOLERANCE = {"float32": 2e-4, "bfloat16": 0.15}  # of the largest change that guidance makes
 
 
 @pytest.mark.parametrize("way", DRAWS, ids=lambda way: f"{way.family}-{way.dtype}-{way.scheduler}-{way.callback}")

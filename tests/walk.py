@@ -7,6 +7,7 @@ calls, runs the same call once more with a plain hook that zeroes channels, and 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from diffusers import (
 import dg_tools as dg
 
 CHANNELS = [3, 7]
+TOLERANCE = {"float32": 2e-4, "bfloat16": 0.15, "float16": 0.05}  # of the largest change that guidance makes
 FAMILIES = tiny.families()
 NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name not in ("dit", "qwen"))]
 FLOW = {"sd3", "sd35-medium", "sd35-large", "flux", "flux-distilled", "chroma", "wan", "auraflow", "cogview4", "flux2"}
@@ -63,7 +65,7 @@ def draw(rng: random.Random) -> Draw:
     side = {"wan": 64, "sana": 32}.get(family, 16)
     return Draw(
         family=family,
-        dtype=rng.choice(["float32", "float32", "bfloat16"]),
+        dtype=rng.choice(["float32", "float32", "bfloat16", "float16"]),
         scheduler=rng.choice(schedulers),
         steps=rng.choice([2, 3, 5, 8]),
         prompts=rng.choice([1, 1, 2]),
@@ -187,7 +189,8 @@ class Walker:
 
         def keep(module, args, kwargs):
             if not self.extra_calls and not self.inputs:
-                self.inputs = {k: v for k, v in kwargs.items() if not isinstance(v, dict)}
+                named = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+                self.inputs = {k: v for k, v in named.items() if k != "self" and not isinstance(v, dict)}
 
         handle = self.transformer.register_forward_pre_hook(keep, with_kwargs=True)
         try:
