@@ -8,7 +8,9 @@ import threading
 import numpy as np
 import pytest
 import tiny
+import torch
 import traitlets
+from diffusers import FluxImg2ImgPipeline
 from test_cli import called
 
 import dg_tools as dg
@@ -301,6 +303,20 @@ def test_watched_counts_steps_and_is_taken_off(dits):
     with watched(dit, lambda done, total: seen.append((done, total))):
         dg.generate(dit, "ab", progress=False, **tiny.CALL)
     assert seen == [(1, 3), (2, 3), (3, 3)] and "step" not in dit.pipeline.scheduler.__dict__
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_watched_counts_the_steps_that_run_in_any_precision(dtype):
+    """img2img begins in the middle of the schedule; rounded timesteps tell no step."""
+    pipe = FluxImg2ImgPipeline(**tiny.PIPELINES["flux"]().to(dtype).components)
+    pipe.set_progress_bar_config(disable=True)
+    dit, seen, estimates = dg.load(pipe), [], {}
+    picture = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    call = {"image": picture, "strength": 0.5, "num_inference_steps": 28, "max_sequence_length": 8, **SIZE}
+    with watched(dit, lambda done, total: seen.append((done, total)), estimates):
+        for _ in range(2):
+            pipe(prompt="a", output_type="latent", generator=torch.Generator().manual_seed(0), **call)
+    assert seen == [(i, 14) for i in range(1, 15)] * 2 and list(estimates) == list(range(14))
 
 
 def test_unknown_words_are_told_and_the_picture_is_drawn():

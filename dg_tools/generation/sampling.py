@@ -141,6 +141,9 @@ def run(
         guidance: None (s = 1), `CFG`, `DetailGuidance` or one of `baselines`.
         on_step: called with the step index after each step.
         **arguments: as in `DiT.arguments`.
+
+    Raises:
+        RuntimeError: at the end, where the edits make the hidden states overflow.
     """
     if isinstance(guidance, DetailGuidance):
         settings = {k: v for k, v in arguments.items() if k not in ("seed", "generator", "latents")}
@@ -169,6 +172,11 @@ def run(
     count.edited = attachment.report if edits else None
     if guided is not None and isinstance(guidance, DetailGuidance):
         count.guided = guided.report
+    if edits and not bool(latents.isfinite().all()):
+        raise RuntimeError(
+            f"the latents are not finite under {'; '.join(edit.sentence() for edit in edits)}: the hidden states "
+            f"overflow {dit.dtype}; take a smaller dose, or float32 or bfloat16"
+        )
     if isinstance(output, torch.Tensor) and output.shape == latents.shape:
         return output, count  # after a callback of the caller's own
     prompts = call[dit.family.prompt]
