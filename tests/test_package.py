@@ -75,3 +75,12 @@ def test_the_citation_is_of_this_version():
     (paper,) = cited["references"]
     words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert paper["title"] in words and paper["identifiers"][0]["value"] == "arXiv:2510.11538"
+
+
+def test_the_page_of_refusals_holds_the_table():
+    from dg_tools.forward.refusals import REFUSALS, page
+
+    text = (Path(__file__).parents[1] / "docs" / "refusals.md").read_text(encoding="utf-8")
+    assert text == page(), "docs/refusals.md is `dg_tools.forward.refusals.page()`: write it again"
+    for refusal in REFUSALS.values():
+        assert refusal.sentence in text and refusal.instead in text and "|" not in refusal.sentence + refusal.instead

@@ -77,6 +77,21 @@ CACHES = {  # names of the hooks that diffusers' caches set, and what they are c
 }
 
 
+def page() -> str:
+    """The table as a page of the documentation, `docs/refusals.md`."""
+    lines = [
+        "# What is refused",
+        "",
+        "What cannot be had right is refused by name, before the first forward. Words in braces are filled in.",
+        "",
+        "| what | the error says | what to do |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {r.what} | {r.sentence} | {r.instead} |" for r in REFUSALS.values()]
+    caches = ", ".join(CACHES.values())
+    return "\n".join([*lines, "", f"Step caches that are known: {caches}.", ""])
+
+
 def check_cache(transformer: torch.nn.Module) -> None:
     """Raise ValueError for a transformer on which one of diffusers' caches is on."""
     for name in hooks_of(transformer):
