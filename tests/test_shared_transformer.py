@@ -1,7 +1,8 @@
-"""What acts belongs to the transformer: two threads, and two DiTs over one."""
+"""What acts belongs to the transformer: two threads, two DiTs, another order of closing, a replaced transformer."""
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import pytest
@@ -69,3 +70,36 @@ def test_two_dits_over_one_transformer(pipeline):
     with dg.detail_guidance(second, guider()):
         assert torch.equal(latents(second.pipeline), expected)
     assert not left(pipeline) and not left(second.pipeline)
+
+
+def test_contexts_that_are_closed_in_another_order_are_an_error_and_leave_nothing(pipeline):
+    base = latents(pipeline)
+    outer, inner = dg.Disrupt([5], 0).on(pipeline), dg.detail_guidance(pipeline, guider())
+    outer.__enter__()
+    inner.__enter__()
+    latents(pipeline)
+    with pytest.raises(RuntimeError, match="closed in another order"):
+        outer.__exit__(None, None, None)
+    try:
+        inner.__exit__(None, None, None)
+    except RuntimeError as error:
+        assert "closed in another order" in str(error)
+    assert not left(pipeline) and torch.equal(latents(pipeline), base) and dg.load(pipeline).active.guidance is None
+
+
+def test_a_transformer_that_was_replaced_after_load_is_an_error(pipeline):
+    dit = dg.load(pipeline)
+    pipeline.transformer = copy.deepcopy(pipeline.transformer)
+    settings = {"progress": False, **tiny.CALL}
+    for use in (
+        lambda: dg.detail_guidance(dit, guider()).__enter__(),
+        lambda: OFF.on(dit).__enter__(),
+        lambda: dg.generate(dit, "a", **settings),
+        lambda: dg.generate(dit, "a", guidance=guider(), **settings),
+        lambda: dg.capture(dit, "a", **settings),
+    ):
+        with pytest.raises(RuntimeError, match=r"was replaced after dg.load, .* dg.load\(pipeline\)"):
+            use()
+    before = latents(pipeline)
+    with dg.detail_guidance(pipeline, guider()):
+        assert not torch.equal(latents(pipeline), before)
