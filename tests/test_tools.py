@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools import notebook_thumbnails, regenerate_notebooks, shrink, wheel_check
+from tools import compare_evidence, notebook_thumbnails, regenerate_notebooks, shrink, wheel_check
+from tools.compare_evidence import differences
 
 ROOT = Path(__file__).parents[1]
 MEGABYTES = 60  # what travels to another machine must stay below 64 MiB
@@ -115,7 +116,7 @@ def test_only_pictures_of_a_notebook_change(tmp_path, monkeypatch):
     assert len(new) < len(old) and before == after
 
 
-@pytest.mark.parametrize("tool", [notebook_thumbnails, regenerate_notebooks, shrink, wheel_check])
+@pytest.mark.parametrize("tool", [compare_evidence, notebook_thumbnails, regenerate_notebooks, shrink, wheel_check])
 def test_help(tool, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [tool.__name__, "--help"])
     with pytest.raises(SystemExit) as stopped:
@@ -129,3 +130,18 @@ def test_groups_of_tests_are_files(pytestconfig):
     names = {*plugin.CORE, *plugin.LONGEST} - {"pages"}
     assert not [name for name in names if not (ROOT / "tests" / f"{name}.py").is_file()]
     assert {plugin.group(ROOT / "tests" / n) for n in ("test_docs.py", "browser/test_pages.py")} == {"pages"}
+
+
+def test_evidence_is_compared_but_for_its_times(tmp_path):
+    for name, seconds, value in (("a", 1.0, 0.5), ("b", 2.0, 0.5), ("c", 1.0, 0.6)):
+        folder = tmp_path / name / "model" / "tokens"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"estimate": value, "settings": [{"seconds": seconds}]}))
+        (folder / "table.csv").write_text("x\n1\n")
+    assert differences(tmp_path / "a", tmp_path / "b") == []
+    assert differences(tmp_path / "a", tmp_path / "c", "model") == ["differs: model/tokens/result.json"]
+    (tmp_path / "b" / "model" / "tokens" / "table.csv").write_text("x\n2\n")
+    (tmp_path / "a" / "model" / "more.csv").write_text("x\n")
+    assert len(differences(tmp_path / "a", tmp_path / "b")) == 2
+    with pytest.raises(FileNotFoundError, match="no results"):
+        differences(tmp_path / "d", tmp_path / "a")
