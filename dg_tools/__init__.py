@@ -9,9 +9,9 @@ from dg_tools._lazy import on_first_use
 
 _HOME = {
     "load": "models._load",
-    "capture": "activations._capture",
-    "capture_image": "activations._capture_image",
-    "open_activations": "activations.store",
+    "capture": "activations",
+    "capture_image": "activations",
+    "open_activations": "activations",
     "find_massive": "massive",
     "Disrupt": "interventions",
     "CFG": "guidance.cfg",

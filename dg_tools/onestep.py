@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from dg_tools.families import bind
+from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions import Disrupt, Donor, attached
@@ -106,7 +107,8 @@ def velocity(
     check_cache(dit.transformer)
     level = torch.full((len(noised),), sigma * dit.family.timestep_scale, device=noised.device)
     arguments = {**inputs, "hidden_states": packed(dit, noised), "timestep": level, "return_dict": False}
-    with dit.running(), attached(dit.transformer, dit.family, edits, Call.at(sigma, step=step)):
+    call = Call.at(sigma, step=step)  # for edits that are on around this, too
+    with dit.running(), active(dit.transformer).repeating(call), attached(dit.transformer, dit.family, edits, call):
         predicted = dit.transformer(**arguments)[0]
     return spatial(dit, predicted, *dit.picture_size(noised))
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dg_tools as dg
 from dg_tools.cli.compare import by_report
 from dg_tools.forward.clock import Clock
+from dg_tools.forward.replaced import replaced
 from dg_tools.guidance.report import Log, Report, named
 
 CHANNELS, BLOCK, W = [3, 7], 1, 0.8
@@ -56,11 +57,8 @@ def by_hand(pipe, name, s, window, **changes):
         guided[rows] += (W / s) * (prediction[rows] - degraded[rows])
         return (guided,)
 
-    pipe.transformer.forward = twice
-    try:
+    with replaced(pipe.transformer, "forward", twice):  # nnsight keeps one there, too
         call(pipe, name, s, **changes)
-    finally:
-        del pipe.transformer.forward
     return numbers
 
 

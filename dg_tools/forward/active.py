@@ -27,7 +27,7 @@ class Active:
         edits: sentences of the edits that are on.
         guidance: the guidance that is on, or None.
         trace: the nnsight trace that reads it, or None.
-        rerun: the call that a forward of our own repeats (a disrupted pass), while it runs.
+        rerun: the call that a forward of our own is (a disrupted pass, a single step), while it runs.
         stated: step and number of steps, where a loop of the reader's own says them.
     """
 
@@ -40,7 +40,7 @@ class Active:
 
     @contextmanager
     def repeating(self, call: Call) -> Iterator[None]:
-        """A forward inside is no call of the pipeline's: it repeats rows of this one."""
+        """A forward inside is not a call of the pipeline's: it is this one, for whoever reads it."""
         before, self.rerun = self.rerun, call
         try:
             yield

@@ -2,7 +2,7 @@
 
 Both come from the pipeline's own state, and never from comparing numbers: a timestep that was rounded to bfloat16 is no
 longer the scheduler's. The step is the scheduler's own index; the branch is what the pipeline names it (diffusers'
-`cache_context`), or the order of the calls within a step.
+`cache_context`), or the order of the calls within a step (`cfg_rows`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 
 from dg_tools.families import Family
 from dg_tools.forward.active import active
-from dg_tools.forward.call import NOTHING, Branch, Call
+from dg_tools.forward.call import NOTHING, Call
 from dg_tools.forward.caller import Caller, caller_of
+from dg_tools.forward.cfg_rows import CfgRows
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.stepping import first_of, index_of, replaced_step
 
@@ -55,8 +56,7 @@ class Clock:
         self._made = 0  # scheduler steps of this run
         self._first: int | None = None  # the scheduler's index at the run's first step
         self._step = -1
-        self._order = 0  # calls of this step so far
-        self._names: set[str | None] = set()
+        self._rows = CfgRows(family)
         self._positions: torch.Tensor | None = None  # of the image tokens, as they were read last
         self._grid: tuple[int, int] | None = None
 
@@ -136,11 +136,9 @@ class Clock:
             self._check_own_loop(scheduler, step, steps)
         if step != self._step:
             self._step = step
-            self._order = 0
-            self._names = set()
+            self._rows.begin()
         guided = self._guided(caller)
-        branch, cond, uncond = self._layout(rows, guided)
-        self._order += 1
+        branch, cond, uncond = self._rows.read(rows, guided, self.name)
         self.closing = branch == ("uncond" if guided and self.family.rows == "sequential" else branch)
         timestep = float(scheduler.timesteps[index]) if state.stated is None else given
         sigma = self._sigma(scheduler, index, timestep) if state.stated is None else given / 1000.0
@@ -183,7 +181,7 @@ class Clock:
     def _check_own_loop(self, scheduler: Any, step: int, steps: int) -> None:
         """Raise where no pipeline is running and the scheduler is not stepped: every call would be its first step."""
         unset = getattr(scheduler, "num_inference_steps", 0) is None
-        again = step == self._step and self._made == 0 and self._order > (self.family.rows == "sequential")
+        again = step == self._step and self._made == 0 and self._rows.calls > (self.family.rows == "sequential")
         if unset or step >= steps or again:
             raise RuntimeError(
                 "the transformer was called outside of its pipeline, and the pipeline's scheduler does not say which "
@@ -193,37 +191,14 @@ class Clock:
     def _sigma(self, scheduler: Any, index: int, timestep: float) -> float:
         """The noise level: the share of noise in z_t = sqrt(1 - sigma^2) x + sigma noise where noise is predicted."""
         if self.family.prediction == "noise":
-            kept = scheduler.alphas_cumprod
-            return (1 - kept[min(max(round(timestep), 0), len(kept) - 1)]).sqrt().item()
+            alphas = scheduler.alphas_cumprod
+            return (1 - alphas[min(max(round(timestep), 0), len(alphas) - 1)]).sqrt().item()
         return scheduler.sigmas[index].item()
 
     def _guided(self, caller: Caller | None) -> bool:
         if self.guided is not None:
             return self.guided
         return caller is not None and caller.scale(self.family) > 1
-
-    def _layout(self, rows: int, guided: bool) -> tuple[Branch, slice, slice]:
-        """Which rows are conditional; a further call at a step is `other`."""
-        everything = slice(0, rows)
-        if self.family.rows != "sequential":
-            if self._order:
-                return "other", everything, NOTHING
-            if not guided:
-                return "cond", everything, NOTHING
-            halves = slice(0, rows // 2), slice(rows // 2, rows)
-            uncond, cond = halves if self.family.rows == "batched" else reversed(halves)
-            return "both", cond, uncond
-        branch = self._pass(guided)
-        return branch, NOTHING if branch == "uncond" else everything, everything if branch == "uncond" else NOTHING
-
-    def _pass(self, guided: bool) -> Branch:
-        """The branch of one of several calls of a step: by its name where the pipeline gives one, else by its order."""
-        if self.name is not None:
-            again = self.name in self._names
-            self._names.add(self.name)
-            return "other" if again else self.family.contexts.get(self.name, "other")
-        order: tuple[Branch, ...] = ("cond", "uncond") if guided else ("cond",)
-        return order[self._order] if self._order < len(order) else "other"
 
 
 def callers_scale(pipeline: Any, family: Family) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ class Count:
 
     forwards: int = 0
     block_calls: int = 0
-    guided: Report | None = None
-    edited: Edited | None = None
+    guided: Report | None = field(default=None, compare=False)
+    edited: Edited | None = field(default=None, compare=False)
 
 
 @contextmanager
