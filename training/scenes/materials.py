@@ -80,8 +80,8 @@ def wood(size: int, look: Look, rng: np.random.Generator) -> tuple[Field, Field]
     bend = streaks(size, rng, angle, 45 * scale, 9 * scale)
     ring = v + np.float32(0.55) * bend
     saw = ring - np.floor(ring)
-    late = step(saw - 0.62, 0.7) * step(1 - saw, 0.12)  # slowly darker, then a sharp edge
-    fibre = streaks(size, rng, angle, 22 * scale, 0.9)
+    late = step(saw - 0.62, 0.7) * step(1 - saw, 0.16)  # slowly darker, then a sharp edge
+    fibre = streaks(size, rng, angle, 22 * scale, 1.3 * size / SIZE)
     return 0.5 - 1.15 * late + 0.22 * fibre, 0.35 * fibre
 
 
@@ -108,8 +108,8 @@ def grass(size: int, look: Look, rng: np.random.Generator) -> tuple[Field, Field
     tone = np.full((size, size), -1.0, np.float32)
     lean = np.pi / 2 + 0.15 * look.angle / np.pi
     for level, turn in enumerate((-0.55, 0.5, -0.2, 0.28, 0.03)):
-        blade = streaks(size, rng, lean + turn, 13 * scale, 1.5 * scale)
-        cover = step(blade - 0.75, 0.7)
+        blade = streaks(size, rng, lean + turn, 15 * scale, 2.1 * scale)
+        cover = step(blade - 0.7, 0.9)
         shade = np.float32(-0.75 + 0.4 * level) + 0.35 * np.clip(blade - 1, -1, 1.5)
         tone = tone * (1 - cover) + shade * cover
     return 0.85 * tone, 0.8 * tone
@@ -180,8 +180,8 @@ def stone(size: int, look: Look, rng: np.random.Generator) -> tuple[Field, Field
 
 
 def cloud(size: int, look: Look, rng: np.random.Generator) -> tuple[Field, Field]:
-    """Soft billows: noise whose power falls as 1 over frequency to the fourth."""
-    billow = noise(size, rng, 4.0, 0.022 / look.scale, 0.2)
+    """Soft billows: noise whose power falls as 1 over frequency cubed."""
+    billow = noise(size, rng, 3.0, 0.02 / look.scale, 0.2)
     return 0.5 * billow, np.zeros_like(billow)
 
 
