@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from training.dit import machine
 from training.recipe import append_json
-from training.scenes import keep
+from training.scenes import dose, keep
 from training.scenes.pool import Pool
 from training.scenes.recipe import SceneRecipe
 from training.scenes.scene import Scene, Scenes
@@ -61,7 +61,8 @@ def step_loss(state: State, pool: Pool, step: int, places: torch.Tensor) -> torc
     if index is not None:
         target = target.gather(1, index[..., None].expand(-1, -1, target.shape[-1]))
     text = state.text(captions(scenes, recipe, step), "cpu")
-    return F.mse_loss(predict(state.transformer, (1 - level) * latents + level * noise, text, sigma, places, index), target)
+    noised = (1 - level) * latents + level * noise
+    return F.mse_loss(predict(state.transformer, noised, text, sigma, places, index), target)
 
 
 def rate(recipe: SceneRecipe, step: int, since: int, falling: float | None) -> float:
@@ -106,6 +107,7 @@ def main(
     pool = Pool(scenes, vae, settings, run / "latents", lambda: stop.asked)
     fixed = groups(scenes, vae, settings, run / "validation.safetensors")
     width = settings.dit.heads * settings.dit.head_dim
+    looked = state.step
     clock, first, total = keep.Clock(state.history), state.step, settings.dit.steps
     limit = finish or minutes
     bar = tqdm(total=total, initial=first, desc="dit", mininterval=30)
@@ -115,10 +117,14 @@ def main(
 
     def look() -> None:
         state.swap()
-        append_json(run / "validation.jsonl", {"step": state.step, "finish": bool(finish), **validate(state, fixed), **clock.now()})
+        losses = validate(state, fixed)
+        append_json(run / "validation.jsonl", {"step": state.step, "finish": bool(finish), **losses, **clock.now()})
+        if state.step in measure:
+            dose.append(run / "dose.csv", dose.dose(state, fixed["trained"]))
         state.swap()
 
-    saved, kept_loss = time.perf_counter(), []
+    measure = dose.due(total) if not finish else set()
+    saved, recent = time.perf_counter(), []  # type: tuple[float, list[float]]
     while (state.step < total or finish) and not stop.asked:
         share = clock.now()["seconds"] / (60 * limit) if limit else 0.0
         if share >= 1:
@@ -137,16 +143,18 @@ def main(
         state.step += 1
         state.average_in()
         bar.update()
-        kept_loss.append(value.item())
+        recent.append(value.item())
         if state.step % 25 == 0:
-            append_json(run / "dit.jsonl", {"step": state.step, "loss": round(float(np.mean(kept_loss)), 5), **clock.now()})
-            kept_loss.clear()
-        if state.step % settings.dit.validate_every == 0:
+            mean = round(float(np.mean(recent)), 5)
+            append_json(run / "dit.jsonl", {"step": state.step, "loss": mean, **clock.now()})
+            recent.clear()
+        if state.step % settings.dit.validate_every == 0 or state.step in measure:
             look()
+            looked = state.step
         if state.step % settings.dit.save_every == 0 or time.perf_counter() - saved > 300:
             save()
             saved = time.perf_counter()
-    if state.step > first and not stop.asked:
+    if looked < state.step and not stop.asked:
         look()
     save()
     print(f"step {state.step} of {total}, {clock.now()['cpu_hours']} h of CPU time, kept in {file}")

@@ -34,7 +34,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What `save` wrote: tensors by name, and the record."""
     with safe_open(path, framework="pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["record"])  # noqa: SIM118
+        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["record"])
 
 
 def moments(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -46,7 +46,9 @@ def moments(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor]
     return made
 
 
-def restore(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor], saved: dict[str, torch.Tensor]) -> None:
+def restore(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor], saved: dict[str, torch.Tensor]
+) -> None:
     """Put back what `moments` gave; a parameter without saved moments starts anew."""
     for i, p in enumerate(parameters):
         prefix = f"adam.{i}."

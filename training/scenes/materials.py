@@ -1,7 +1,7 @@
 """Materials: twelve procedural textures, each drawn anew with its own phase, angle, scale and light.
 
-A material is a function of a size, a look and a Generator. It returns how bright each pixel is by itself (tone, -1 to 1) and
-how high it stands (relief, in pixels). `draw` lights the relief and colours the tone along one line from a dark to a
+A material is a function of a size, a look and a Generator. It returns how bright each pixel is by itself (tone, -1 to 1)
+and how high it stands (relief, in pixels). `draw` lights the relief and colours the tone along one line from a dark to a
 light shade of a named colour. So every picture of "blue weave" differs from every other in each pixel, and what they
 share is a spectrum: there is detail to synthesise, and none to recall.
 
@@ -230,26 +230,3 @@ def draw(material: str, colour: tuple[int, int, int], size: int, seed: int | tup
     look = Look.drawn(rng)
     tone, relief = MATERIALS[material](size, look, rng)
     return ramp(lit(tone, relief, look), colour)
-
-
-def spectrum(pictures: np.ndarray, bins: int = 32) -> np.ndarray:
-    """Radial power spectrum of grey pictures: power per frequency, the mean over directions.
-
-    Args:
-        pictures: (N, n, n), grey; the mean of each is taken off and a Hann window is laid over it.
-        bins: from 0 to half a cycle per pixel.
-
-    Returns:
-        (N, bins) power, in squared units of the pictures.
-    """
-    size = pictures.shape[-1]
-    window = np.hanning(size + 2)[1:-1]
-    window = np.outer(window, window)
-    flat = pictures - pictures.mean((-2, -1), keepdims=True)
-    power = np.abs(np.fft.fft2(flat * window)) ** 2 / np.square(window).sum()
-    f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
-    index = np.minimum((f * 2 * bins).astype(int), bins)  # corners beyond 0.5 go to a last bin that is dropped
-    made = np.zeros((len(pictures), bins + 1))
-    for b in range(bins):
-        made[:, b] = power[:, index == b].mean(-1)
-    return made[:, :bins]

@@ -1,4 +1,4 @@
-"""The recipe of a model of objects on materials: that of `training.recipe`, with scenes and stages of training added."""
+"""The recipe of a model of objects on materials: that of `training.recipe`, with scenes and stages added."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """Latents are drawn in shards of `shard` pictures; each picture is used about `reuse` times, from `window` shards."""
+    """Latents come in shards of `shard` pictures; each picture is used about `reuse` times, out of `window` shards."""
 
     shard: int
     reuse: int
@@ -105,7 +105,9 @@ class SceneRecipe(Recipe):
         """Raise SystemExit where sizes do not fit together."""
         super().check()
         if sum(s.steps for s in self.stages) != self.dit.steps:
-            raise SystemExit(f"the stages have {sum(s.steps for s in self.stages)} steps, dit.steps is {self.dit.steps}")
+            raise SystemExit(
+                f"the stages have {sum(s.steps for s in self.stages)} steps, dit.steps is {self.dit.steps}"
+            )
         for stage in self.stages:
             side = stage.size // self.vae.factor // self.dit.patch
             if self.size % stage.size or side % stage.cell:

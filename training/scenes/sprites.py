@@ -45,7 +45,7 @@ def renderings(icons: Path) -> dict[str, Path]:
 
 
 def sprite(file: Path, size: int) -> np.ndarray:
-    """One rendering as (size, size, 4) uint8 RGBA; reduced with the colours weighted by alpha, so that edges stay clean."""
+    """One rendering as (size, size, 4) uint8 RGBA, reduced with its colours weighted by alpha: edges stay clean."""
     rgba = np.asarray(Image.open(file).convert("RGBA"), np.float32) / 255
     weighted = np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], -1)
     planes = [
@@ -85,8 +85,10 @@ def write_sheets(folder: Path, tiles: dict[str, list[np.ndarray]], names: list[s
         "held_out": split(names, recipe.seed),
     }
     write_safely(folder / "names.json", lambda p: p.write_text(json.dumps(meta, indent=1), encoding="utf-8"))
-    said = LICENCE.replace("64 x 64", f"{size} x {size}").replace("from the SVG files of", "from").replace(
-        " and @iconify-json/fluent-emoji-flat", f",\n@iconify-json/fluent-emoji-flat and {ROUND}"
+    said = (
+        LICENCE.replace("64 x 64", f"{size} x {size}")
+        .replace("from the SVG files of", "from")
+        .replace(" and @iconify-json/fluent-emoji-flat", f",\n@iconify-json/fluent-emoji-flat and {ROUND}")
     )
     write_safely(folder / "LICENSE", lambda p: p.write_text(said, encoding="utf-8"))
 

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer, T5Tokenizer
 from training.architectures import SD3
 from training.scenes import keep
 from training.scenes.recipe import SceneRecipe
-from training.scenes.tokens import positions
+from training.scenes.tokens import buffer, positions
 
 ALIKE = {"3d": "shaded"}  # a word that another model does not know starts as one that it knows
 TOKEN_TABLES = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
@@ -26,6 +26,7 @@ class State:
         model: `transformer` and the text encoders under the pipeline's names.
         text: captions in, embeddings out.
         average: of the weights, in the order of `parameters`.
+        places: position embeddings of the full grid.
         step: steps so far; `history` has one row for each run.
         start: what the first weights were, in words, for the card.
     """
@@ -37,7 +38,9 @@ class State:
         self.text = SD3.text.build(recipe, words)
         self.model = torch.nn.ModuleDict({"transformer": SD3.build(recipe), **self.text.modules()})
         width = recipe.dit.heads * recipe.dit.head_dim
-        self.transformer.pos_embed.pos_embed = positions(recipe.tokens, recipe.tokens, width)
+        embed = self.transformer.pos_embed
+        embed.pos_embed = buffer(embed.pos_embed_max_size, recipe.tokens, width)
+        self.places = positions(recipe.tokens, recipe.tokens, width)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=recipe.dit.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True

@@ -18,8 +18,8 @@ CENTRE, STRIDE = 3.75, 0.25  # of the stock positions that a 8 x 8 grid has wher
 def positions(side: int, tokens: int, width: int) -> torch.Tensor:
     """Position embeddings of a grid of `side` x `side` tokens that covers the same picture as `tokens` x `tokens`.
 
-    Stock sines and cosines at the places at which `emoji-sd3` learned them, so that a token in the middle of the picture
-    is in the middle at any size, and its weights can be the start. Half of the stock frequencies are so slow that they
+    Stock sines and cosines at the places at which `emoji-sd3` learned them, so that a token in the middle of the
+    picture is in the middle at any size, and its weights can be the start. Half of the stock frequencies are so slow that they
     are constant over a picture this small; their sines (zero there) are replaced by faster waves, by which neighbours
     can be told apart.
 
@@ -36,10 +36,28 @@ def positions(side: int, tokens: int, width: int) -> torch.Tensor:
         torch.Size([1, 64, 144])
     """
     place = (torch.arange(side, dtype=torch.float64) + 0.5) * tokens / side - 0.5  # in tokens of the full grid
-    axis = _axis(place, tokens, width // 2)
-    rows = axis[:, None].expand(side, side, width // 2)
-    columns = axis[None].expand(side, side, width // 2)
-    return torch.cat([columns, rows], dim=-1).reshape(1, side * side, width).float()  # stock order: x first
+    return _grid(_axis(place, tokens, width // 2))
+
+
+def buffer(largest: int, tokens: int, width: int) -> torch.Tensor:
+    """What a model with `pos_embed_max_size=largest` keeps: a larger grid, whose middle is that of `tokens` tokens.
+
+    Args:
+        largest: tokens along a side of the largest picture.
+        tokens, width: as of `positions`.
+
+    Returns:
+        (1, largest * largest, width) float32.
+    """
+    place = torch.arange(largest, dtype=torch.float64) - (largest - tokens) // 2
+    return _grid(_axis(place, tokens, width // 2))
+
+
+def _grid(axis: torch.Tensor) -> torch.Tensor:
+    """(1, side * side, 2 * width) from the embeddings (side, width) of one coordinate; x first, as stock."""
+    side, width = axis.shape
+    columns, rows = axis[None].expand(side, side, width), axis[:, None].expand(side, side, width)
+    return torch.cat([columns, rows], dim=-1).reshape(1, side * side, 2 * width).float()
 
 
 def _axis(place: torch.Tensor, tokens: int, width: int) -> torch.Tensor:

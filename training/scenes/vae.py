@@ -84,7 +84,9 @@ def progress(recipe: SceneRecipe, step: int, done: float | None) -> tuple[bool, 
 
 
 @torch.no_grad()
-def statistics(vae: AutoencoderKL, scenes: Scenes, recipe: SceneRecipe, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def statistics(
+    vae: AutoencoderKL, scenes: Scenes, recipe: SceneRecipe, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation of the latents per channel, over `count` new scenes."""
     parts = []
     for scene in scenes.drawn(count, recipe.scenes, (recipe.seed, 31)):
@@ -113,7 +115,10 @@ def gate(vae: AutoencoderKL, scenes: Scenes, count: int = 48) -> dict[str, dict[
         m: high([Scene(None, None, colours[(5 * i + k) % len(colours)], m, 10_000 + i) for i in range(each)])
         for k, m in enumerate(MATERIALS)
     }
-    return {"objects": {"all": high(objects)}, "materials": {"all": round(sum(found.values()) / len(found), 4), **found}}
+    return {
+        "objects": {"all": high(objects)},
+        "materials": {"all": round(sum(found.values()) / len(found), 4), **found},
+    }
 
 
 def main(

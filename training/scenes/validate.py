@@ -68,7 +68,7 @@ def groups(scenes: Scenes, vae: AutoencoderKL, recipe: SceneRecipe, file: Path) 
 @torch.no_grad()
 def validate(state: State, made: dict[str, Group]) -> dict[str, float]:
     """Mean squared error of the velocity by group, over `SIGMAS`, all tokens, full captions."""
-    places, patch = state.transformer.pos_embed.pos_embed, state.recipe.dit.patch
+    patch = state.recipe.dit.patch
     result = {}
     for name, group in made.items():
         total = 0.0
@@ -77,6 +77,6 @@ def validate(state: State, made: dict[str, Group]) -> dict[str, float]:
         for sigma in SIGMAS:
             noised = (1 - sigma) * group.latents + sigma * group.noise
             level = torch.full((len(noised),), sigma)
-            total += F.mse_loss(predict(state.transformer, noised, text, level, places), target).item()
+            total += F.mse_loss(predict(state.transformer, noised, text, level, state.places), target).item()
         result[name] = round(total / len(SIGMAS), 5)
     return result
