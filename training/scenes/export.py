@@ -3,7 +3,8 @@
     python -m training.scenes.export --recipe emoji128 --run runs/emoji128 --to runs/emoji128/export/emoji128
 
 The averaged weights; transformer and VAE in half precision in shards of at most 12 MB, text encoders in single
-precision. Reading the checkpoint does not disturb a training that runs. The sprites go into a folder `scenes` beside the model.
+precision. Reading the checkpoint does not disturb a training that runs. The sprites go into a
+folder `scenes` beside the model.
 """
 
 from __future__ import annotations

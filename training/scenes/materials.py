@@ -1,9 +1,9 @@
 """Materials: twelve procedural textures, each drawn anew with its own phase, angle, scale and light.
 
-A material is a function of a size, a look and a Generator. It returns how bright each pixel is by itself (tone, -1 to 1)
-and how high it stands (relief, in pixels). `draw` lights the relief and colours the tone along one line from a dark to a
-light shade of a named colour. So every picture of "blue weave" differs from every other in each pixel, and what they
-share is a spectrum: there is detail to synthesise, and none to recall.
+A material is a function of a size, a look and a Generator. It returns how bright each pixel is by itself (tone, -1 to
+1) and how high it stands (relief, in pixels). `draw` lights the relief and colours the tone along one line from a dark
+to a light shade of a named colour. So every picture of "blue weave" differs from every other in each pixel, and what
+they share is a spectrum: there is detail to synthesise, and none to recall.
 
     picture = draw("weave", (70, 120, 214), size=128, seed=3)      # (128, 128, 3) in [0, 1]
 """

@@ -6,8 +6,8 @@
     scenes.picture(apple)               # (3, 128, 128) in [-1, 1]
     scenes.mask(apple)                  # (128, 128) in [0, 1]: how much of each pixel the object covers
 
-The object is the same each time: it can be recalled, and has its reference. The material is drawn anew from the seed: it
-can only be synthesised, and has a known spectrum.
+The object is the same each time: it can be recalled, and has its reference. The material is drawn anew from the seed:
+it can only be synthesised, and has a known spectrum.
 """
 
 from __future__ import annotations
