@@ -175,7 +175,7 @@ def main(
     vae: AutoencoderKL = paint.pipeline.vae
     found_objects, shown = objects_gate(paint, scenes, plan)
     found_materials, more = materials_gate(paint, scenes, plan)
-    results = {"vae": gate(vae, scenes), "objects": found_objects, "materials": found_materials}
+    results: dict[str, Any] = {"vae": gate(vae, scenes), "objects": found_objects, "materials": found_materials}
     results["seconds_a_picture"] = round(float(np.median(paint.seconds)), 2)
     results["gates"] = [dict(zip(("gate", "value", "needed", "met"), row, strict=True)) for row in table(results)]
     write_safely(model / "gates.json", lambda p: p.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))

@@ -19,8 +19,8 @@ def positions(side: int, tokens: int, width: int) -> torch.Tensor:
     """Position embeddings of a grid of `side` x `side` tokens that covers the same picture as `tokens` x `tokens`.
 
     Stock sines and cosines at the places at which `emoji-sd3` learned them, so that a token in the middle of the
-    picture is in the middle at any size, and its weights can be the start. Half of the stock frequencies are so slow that
-    they are constant over a picture this small; their sines (zero there) are replaced by faster waves, by which
+    picture is in the middle at any size, and its weights can be the start. Half of the stock frequencies are so slow
+    that they are constant over a picture this small; their sines (zero there) are replaced by faster waves, by which
     neighbours can be told apart.
 
     Args:
