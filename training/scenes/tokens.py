@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel
 
-CENTRE, STRIDE = 3.75, 0.25  # of the stock positions that a 8 x 8 grid has where 16 x 16 is the largest: 2, 2.5 .. 5.5
+FAST = 0.25  # height of the fast waves: small beside the stock ones, so that a warm start is not upset
+CENTRE, STRIDE = 3.75, 0.25  # of the stock positions that an 8 x 8 grid has where 16 x 16 is the largest: 2, 2.5 .. 5.5
 
 
 def positions(side: int, tokens: int, width: int) -> torch.Tensor:
@@ -70,8 +71,8 @@ def _axis(place: torch.Tensor, tokens: int, width: int) -> torch.Tensor:
     slow = half - half // 2  # from here on the stock sine is constant
     waves = (half - slow) // 2
     fast = place[:, None] * (math.pi * torch.arange(1, waves + 1, dtype=torch.float64) / (waves + 1))
-    sine[:, slow : slow + waves] = 0.5 * fast.sin()
-    sine[:, slow + waves : slow + 2 * waves] = 0.5 * fast.cos()
+    sine[:, slow : slow + waves] = FAST * fast.sin()
+    sine[:, slow + waves : slow + 2 * waves] = FAST * fast.cos()
     return torch.cat([sine, cosine], dim=1)
 
 
