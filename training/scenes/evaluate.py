@@ -113,7 +113,8 @@ def objects_gate(paint: Painter, scenes: Scenes, plan: Plan) -> tuple[dict[str, 
 def materials_gate(paint: Painter, scenes: Scenes, plan: Plan) -> tuple[dict[str, Any], list[torch.Tensor]]:
     """Nearest material, decibels from its spectrum, and whether two seeds share their phase; and rows to look at."""
     spectra, colours, low = known(scenes.size), list(scenes.colours), EDGES[1:] <= HALF + 1e-9
-    by_material, rows, right, phase = {}, [], [], []
+    by_material: dict[str, dict[str, Any]] = {}
+    rows, right, phase = [], [], []  # type: list[torch.Tensor], list[bool], list[float]
     for k, material in enumerate(MATERIALS):
         wanted = [Scene(None, None, colours[(k + 5 * i) % len(colours)], material, i) for i in range(plan.materials)]
         samples, again = (paint([s.caption for s in wanted], seed=s) for s in (1, 2))
@@ -134,7 +135,7 @@ def materials_gate(paint: Painter, scenes: Scenes, plan: Plan) -> tuple[dict[str
         right += hits
         phase.append(float(np.mean(same)))
         rows.append(torch.cat([scenes.pictures(wanted[:4]), samples[:4]]))
-    largest = max(v["largest_low"] for v in by_material.values())
+    largest = max(float(v["largest_low"]) for v in by_material.values())
     summary = {"nearest": round(float(np.mean(right)), 4), "largest_low": largest, "two_seeds": round(max(phase), 3)}
     return {**summary, "by_material": by_material}, rows
 
