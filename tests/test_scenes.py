@@ -38,7 +38,7 @@ def run(tmp_path_factory):
         Image.fromarray(ball, "RGBA").save(package / f"{code}-fe0f.webp", lossless=True)
     made = place / "run"
     sprites.main("toy", folder, made)
-    vae.main("toy", made, None, None)
+    vae.main("toy", made, None, None, False)
     dit.main("toy", made, None, None, None)
     return made
 
@@ -144,6 +144,23 @@ def test_a_warm_start_takes_words_by_their_spelling(run, tmp_path):
     row = state.text.clip_tokenizer.get_vocab()["weave"]
     order = [n for n, _ in state.model.named_parameters()]
     assert torch.allclose(average[name][row], tensors[f"average.{order.index(name)}"][row], atol=1e-6)
+
+
+def test_the_decoder_alone_leaves_the_latents(run, tmp_path):
+    import shutil
+
+    from diffusers import AutoencoderKL
+
+    shutil.copytree(run / "references", tmp_path / "references")
+    shutil.copy(run / "vae.safetensors", tmp_path)
+    vae.main("toy", tmp_path, None, 0.005, True)
+    old, new = (AutoencoderKL.from_pretrained(p / "vae") for p in (run, tmp_path))
+    picture = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(old.encode(picture).latent_dist.mode(), new.encode(picture).latent_dist.mode(), atol=1e-5)
+    assert not torch.equal(old.decoder.conv_in.weight, new.decoder.conv_in.weight)
+    with pytest.raises(SystemExit, match="--decoder needs --minutes"):
+        vae.main("toy", tmp_path, None, None, True)
 
 
 def test_a_stop_is_asked_for_politely():

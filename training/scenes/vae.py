@@ -129,9 +129,14 @@ def main(
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
     warm_start: Path = typer.Option(None, help="a model folder whose VAE has the recipe's shape"),
     minutes: float = typer.Option(None, help="finish early: the rate falls to zero over so many minutes"),
+    decoder: bool = typer.Option(
+        False, help="the decoder alone, over --minutes: the latents of a model stay as they are"
+    ),
 ) -> None:
     """Train the VAE (resumes where it stopped), fold the latents' statistics, and measure the gate."""
     settings = SceneRecipe.load(recipe)
+    if decoder and not minutes:
+        raise SystemExit("--decoder needs --minutes: over how many minutes its rate falls to zero")
     run = run or Path("runs") / settings.name
     scenes = Scenes(run / "references")
     stop = keep.Stop()
@@ -153,7 +158,7 @@ def main(
     bar = tqdm(total=settings.vae.steps + settings.vae.decoder_steps, initial=step, desc="vae", mininterval=10)
     while not stop.asked:
         done = clock.now()["seconds"] / (60 * minutes) if minutes else None
-        late, share = progress(settings, step, done)
+        late, share = (True, done or 0.0) if decoder else progress(settings, step, done)
         if share >= 1:
             break
         pictures = crops(scenes, settings, step, salt=3)
