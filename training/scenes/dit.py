@@ -84,8 +84,8 @@ def main(
     recipe: str = typer.Option("emoji128", help="emoji128, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
     warm_start: Path = typer.Option(None, help="a model folder whose weights are the first ones, where shapes agree"),
-    minutes: float = typer.Option(None, help="stop after so many minutes, with a checkpoint"),
-    finish: float = typer.Option(None, help="bring the rate to zero over so many minutes, into its own checkpoint"),
+    minutes: float = typer.Option(None, help="stop after so many minutes of CPU time, with a checkpoint"),
+    finish: float = typer.Option(None, help="bring the rate to zero over so many CPU minutes, into its own checkpoint"),
 ) -> None:
     """Train transformer and text encoders; resumes where it stopped."""
     settings = SceneRecipe.load(recipe)
@@ -126,7 +126,7 @@ def main(
     measure = dose.due(total) if not finish else set()
     saved, recent = time.perf_counter(), []  # type: tuple[float, list[float]]
     while (state.step < total or finish) and not stop.asked:
-        share = clock.now()["seconds"] / (60 * limit) if limit else 0.0
+        share = clock.now()["cpu_seconds"] / (60 * limit) if limit else 0.0
         if share >= 1:
             break
         stage, _ = settings.stage(state.step)

@@ -128,7 +128,7 @@ def main(
     recipe: str = typer.Option("emoji128", help="emoji128, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
     warm_start: Path = typer.Option(None, help="a model folder whose VAE has the recipe's shape"),
-    minutes: float = typer.Option(None, help="finish early: the rate falls to zero over so many minutes"),
+    minutes: float = typer.Option(None, help="finish early: the rate falls to zero over so many minutes of CPU time"),
     decoder: bool = typer.Option(
         False, help="the decoder alone, over --minutes: the latents of a model stay as they are"
     ),
@@ -157,7 +157,7 @@ def main(
 
     bar = tqdm(total=settings.vae.steps + settings.vae.decoder_steps, initial=step, desc="vae", mininterval=10)
     while not stop.asked:
-        done = clock.now()["seconds"] / (60 * minutes) if minutes else None
+        done = clock.now()["cpu_seconds"] / (60 * minutes) if minutes else None
         late, share = (True, done or 0.0) if decoder else progress(settings, step, done)
         if share >= 1:
             break
