@@ -60,7 +60,7 @@ def test_an_unknown_material_is_named():
 
 
 def test_materials_differ_in_their_spectra():
-    spectra = known(64, draws=24)
+    spectra = known(64, draws=12)
     for name in ("cloud", "checks", "grass"):
         tones = tone_of(np.stack([draw(name, GREY, 64, (5, i)) for i in range(4)]), [GREY] * 4)
         assert nearest(power(tones), spectra).count(name) >= 3
@@ -121,7 +121,7 @@ def test_a_run_is_whole_and_can_go_on(run, tmp_path):
     assert header == "step,sigma,block,channel,ratio,rho,low,high" and len(dose.due(24000)) == 10
     tensors, record = keep.load(run / "dit.safetensors")
     assert record["step"] == 8 and not list(run.glob("*.pt")) and any(k.startswith("adam.") for k in tensors)
-    dit.main("toy", run, None, None, 0.02)
+    dit.main("toy", run, None, None, 0.004)
     _, finished = keep.load(run / "dit-finished.safetensors")
     assert finished["step"] > 8 and keep.load(run / "dit.safetensors")[1]["step"] == 8
     export.main("toy", run, tmp_path / "model", False)

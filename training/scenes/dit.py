@@ -60,8 +60,9 @@ def step_loss(state: State, pool: Pool, step: int, places: torch.Tensor) -> torc
     target = patches(noise - latents, recipe.dit.patch)
     if index is not None:
         target = target.gather(1, index[..., None].expand(-1, -1, target.shape[-1]))
-    text = state.text(captions(scenes, recipe, step), "cpu")
-    noised = (1 - level) * latents + level * noise
+    text = state.text(captions(scenes, recipe, step), state.device)
+    noised, sigma, target = (x.to(state.device) for x in ((1 - level) * latents + level * noise, sigma, target))
+    index = index if index is None else index.to(state.device)
     return F.mse_loss(predict(state.transformer, noised, text, sigma, places, index), target)
 
 
@@ -103,7 +104,7 @@ def main(
     if finish:
         file = run / "dit-finished.safetensors"
     scenes = Scenes(run / "references")
-    vae = AutoencoderKL.from_pretrained(run / "vae").eval().to(memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(run / "vae").eval().to(state.device, memory_format=torch.channels_last)
     pool = Pool(scenes, vae, settings, run / "latents", lambda: stop.asked)
     fixed = groups(scenes, vae, settings, run / "validation.safetensors")
     width = settings.dit.heads * settings.dit.head_dim
@@ -113,7 +114,7 @@ def main(
     bar = tqdm(total=total, initial=first, desc="dit", mininterval=30)
 
     def save() -> None:
-        state.save(file, {"steps": state.step - first, **clock.now(), "machine": machine("cpu")})
+        state.save(file, {"steps": state.step - first, **clock.now(), "machine": machine(state.device)})
 
     def look() -> None:
         state.swap()
@@ -131,6 +132,7 @@ def main(
             break
         stage, _ = settings.stage(state.step)
         places = positions(stage.size // settings.vae.factor // settings.dit.patch, settings.tokens, width)
+        places = places.to(state.device)
         state.optimizer.param_groups[0]["lr"] = rate(settings, state.step, state.step, share if finish else None)
         try:
             value = step_loss(state, pool, state.step, places)

@@ -36,12 +36,13 @@ def band_power(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Power of (N, channels, h, w) in the low and in the high band, the mean left out; each (N,)."""
     height, width = latents.shape[-2:]
     f = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
+    f = f.to(latents.device)
     found = torch.fft.fft2(latents, norm="ortho").abs().square().sum(1)
     return found[:, (f > 0) & (f < LOW)].sum(1), found[:, f >= HIGH].sum(1)
 
 
 @torch.no_grad()
-def dose(state: State, group: Group, count: int = 8) -> list[dict[str, Any]]:
+def dose(state: State, group: Group, count: int = 4) -> list[dict[str, Any]]:
     """Rows of step, sigma, block, channel, its ratio to the median channel, rho, and log2 power ratios to rho = 1.
 
     Args:
@@ -50,11 +51,14 @@ def dose(state: State, group: Group, count: int = 8) -> list[dict[str, Any]]:
         count: of them that are used.
     """
     model = state.transformer
-    text = state.text([s.caption for s in group.scenes[:count]], "cpu")
-    latents, noise = group.latents[:count].float(), group.noise[:count]
+    text = state.text([s.caption for s in group.scenes[:count]], state.device)
+    latents, noise = (x[:count].float().to(state.device) for x in (group.latents, group.noise))
     rows: list[dict[str, Any]] = []
     for sigma in SIGMAS:
-        noised, time = (1 - sigma) * latents + sigma * noise, torch.full((len(latents),), 1000 * sigma)
+        noised, time = (
+            (1 - sigma) * latents + sigma * noise,
+            torch.full((len(latents),), 1000 * sigma, device=state.device),
+        )
 
         def run(hook: Any = None, block: int = 0, noised: Any = noised, time: Any = time, sigma: Any = sigma) -> Any:
             handle = model.transformer_blocks[block].register_forward_hook(hook) if hook else None

@@ -26,9 +26,9 @@ FAR = 100_000  # numbers of shards by stage are this far apart
 def encode(vae: AutoencoderKL, pictures: torch.Tensor, size: int) -> torch.Tensor:
     """(N, channels, h, w): latents of pictures (N, 3, H, W) in [-1, 1], first reduced to `size` by area."""
     factor = pictures.shape[-1] // size
-    small = F.avg_pool2d(pictures, factor) if factor > 1 else pictures
+    small = (F.avg_pool2d(pictures, factor) if factor > 1 else pictures).to(vae.device)
     parts = [vae.encode(p).latent_dist.mode() for p in small.contiguous(memory_format=torch.channels_last).split(4)]
-    return torch.cat(parts).contiguous()
+    return torch.cat(parts).contiguous().cpu()
 
 
 class Pool:

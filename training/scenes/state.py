@@ -23,6 +23,7 @@ class State:
     """Weights in training and their average.
 
     Attributes:
+        device: a GPU if there is one.
         model: `transformer` and the text encoders under the pipeline's names.
         text: captions in, embeddings out.
         average: of the weights, in the order of `parameters`.
@@ -34,13 +35,15 @@ class State:
     def __init__(self, recipe: SceneRecipe, run: Path) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.run = recipe, run
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         words = json.loads((run / "words.json").read_text(encoding="utf-8"))
         self.text = SD3.text.build(recipe, words)
         self.model = torch.nn.ModuleDict({"transformer": SD3.build(recipe), **self.text.modules()})
         width = recipe.dit.heads * recipe.dit.head_dim
         embed = self.transformer.pos_embed
         embed.pos_embed = buffer(embed.pos_embed_max_size, recipe.tokens, width)
-        self.places = positions(recipe.tokens, recipe.tokens, width)
+        self.model.to(self.device)
+        self.places = positions(recipe.tokens, recipe.tokens, width).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=recipe.dit.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
@@ -75,7 +78,7 @@ class State:
             raise SystemExit(f"{path} has another shape than recipe {self.recipe.name!r}: {error}") from None
         if [m for m in missing if not m.endswith(TOKEN_TABLES)]:
             raise SystemExit(f"{path} lacks {missing[:3]} of recipe {self.recipe.name!r}")
-        self.average = [tensors[f"average.{i}"] for i in range(len(self.parameters))]
+        self.average = [tensors[f"average.{i}"].to(self.device) for i in range(len(self.parameters))]
         keep.restore(self.optimizer, self.parameters, tensors)
         self.step, self.history, self.start = record["step"], record["history"], record["start"]
 
@@ -105,7 +108,7 @@ class State:
                     value = next((v for k, v in given.items() if k.endswith(TOKEN_TABLES)), None)
                 if value is not None and name.endswith(TOKEN_TABLES) and value.shape[1:] == own.shape[1:]:
                     ours, theirs = (torch.tensor(side) for side in zip(*rows, strict=True))
-                    own[ours] = value.float()[theirs]
+                    own[ours] = value.float()[theirs].to(own.device)
                 elif value is not None and value.shape == own.shape:
                     own.copy_(value.float())
                 else:

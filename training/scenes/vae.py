@@ -191,7 +191,7 @@ def finish(vae: AutoencoderKL, scenes: Scenes, recipe: SceneRecipe, run: Path) -
     if drift > 1e-3:
         raise SystemExit(f"folding the statistics changed a picture by {drift:.1e}; at most 1e-3 is allowed")
     write_safely(run / "vae", lambda p: replace_folder(vae, p, run / "vae"))
-    found = gate(vae, scenes)
+    found = gate(vae, scenes, count=min(48, 4 * len(scenes.names)))
     append_json(run / "vae.jsonl", {"gate": found})
     print(f"VAE done, folding changed a picture by {drift:.1e}; high band: {found}")
 

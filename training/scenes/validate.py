@@ -72,11 +72,12 @@ def validate(state: State, made: dict[str, Group]) -> dict[str, float]:
     result = {}
     for name, group in made.items():
         total = 0.0
-        text = state.text([s.caption for s in group.scenes], "cpu")
-        target = patches(group.noise - group.latents, patch)
+        text = state.text([s.caption for s in group.scenes], state.device)
+        latents, noise = group.latents.to(state.device), group.noise.to(state.device)
+        target = patches(noise - latents, patch)
         for sigma in SIGMAS:
-            noised = (1 - sigma) * group.latents + sigma * group.noise
-            level = torch.full((len(noised),), sigma)
+            noised = (1 - sigma) * latents + sigma * noise
+            level = torch.full((len(noised),), sigma, device=state.device)
             total += F.mse_loss(predict(state.transformer, noised, text, level, state.places), target).item()
         result[name] = round(total / len(SIGMAS), 5)
     return result
