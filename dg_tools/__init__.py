@@ -22,7 +22,7 @@ _HOME = {
     "references": "datasets.references",
     "compare": "generation._compare",
     "sweep": "sweeps",
-    "features": "activations._features",
+    "features": "activations",
 }
 
 __all__ = [
