@@ -175,10 +175,10 @@ def test_every_public_name_is_there(site):
         full = f"dg_tools.{dg_tools._HOME[name]}.{name}"
         assert full in ids and f"#{full}" in named, full
     for module in MODULES:
-        home = importlib.import_module(f"dg_tools.{module}")
+        home = importlib.import_module(f"dg_tools.{dg_tools._MODULES.get(module, module)}")
         for name in home.__all__:
             if inspect.isclass(getattr(home, name)) or inspect.isfunction(getattr(home, name)):
-                assert f"dg_tools.{module}.{name}" in ids, name
+                assert f"{home.__name__}.{name}" in ids, name
     assert set(dg_tools._MODULES) <= set(MODULES), "a module that is reached as dg.NAME has its page"
 
 
