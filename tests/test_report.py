@@ -300,3 +300,10 @@ def test_compare_keeps_the_reports(dits):
     result = dg.compare(dits("sd3"), ["a", "b"], {"plain": None, "DG": GUIDER}, **QUICK)
     assert [r is None for r in result.guided] == [True, False, True, False]
     assert by_report(result)["DG"].startswith("guided 4 of 4 steps, push 0.") and "plain" not in by_report(result)
+
+
+def test_a_tiny_weight_is_not_nil(dits):
+    """What is judged is what the disruption does, and not how much of it was asked for."""
+    with dg.detail_guidance(dits("sd3"), dg.DetailGuidance(None, 1e-9, OFF)) as run:
+        call(dits("sd3").pipeline, "sd3", 3.0)
+    assert run.report.nil == () and max(run.report.push) < 1e-6 < min(run.report.change)

@@ -78,14 +78,14 @@ class Report:
 
     @property
     def nil(self) -> tuple[int, ...]:
-        """The guided steps whose push is nil: under 1e-6 of c, or the disrupted block's output is as it was.
+        """The guided steps that changed nothing: c - d is under 1e-6 of c, or the disrupted block gives what it gave.
 
-        The second counts because c and d may be computed in batches of different sizes, whose rounding alone differs by
-        more than 1e-6 in half precision.
+        A small w is not nil: what the disruption does is judged. The block's output counts because c and d may be
+        computed in batches of different sizes, whose rounding alone differs by more than 1e-6 in half precision.
         """
         blocks = self.at_block or (None,) * len(self.guided)
-        pushes = zip(self.guided, self.push, blocks, strict=True)
-        return tuple(step for step, push, block in pushes if push < NIL or block == 0)
+        steps = zip(self.guided, self.push, self.change, blocks, strict=True)
+        return tuple(step for step, push, change, block in steps if max(push, change) < NIL or block == 0)
 
     def __str__(self) -> str:
         words = f"guided {len(self.guided)} of {len(self.planned)} steps"
