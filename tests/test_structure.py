@@ -37,7 +37,6 @@ LAYERS = [
     ["cli"],
 ]
 RANK = {name: i for i, row in enumerate(LAYERS) for name in row}
-HEAVY = {"torch", "diffusers", "transformers", "nnsight"}
 
 
 def dotted(path: Path) -> str:

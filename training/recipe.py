@@ -12,7 +12,7 @@ import shutil
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -71,7 +71,9 @@ class DiTSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training, from names to weights."""
+    """One training, from names to weights; `folder` has the recipes that ship."""
+
+    folder: ClassVar[Path] = RECIPES
 
     name: str
     seed: int
@@ -83,25 +85,25 @@ class Recipe:
     dit: DiTSettings
 
     @classmethod
-    def load(cls, recipe: str) -> Recipe:
+    def load(cls, recipe: str) -> Self:
         """A recipe by name (`cpu`, `gpu`, `toy`) or by the path of a TOML file.
 
         Raises:
             SystemExit: no such recipe, or a key that is missing, unknown or impossible.
         """
-        path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
+        path = Path(recipe) if recipe.endswith(".toml") else cls.folder / f"{recipe}.toml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-            raise SystemExit(f"no recipe {recipe!r}: pass one of {known}, or the path of a .toml file")
+            known = ", ".join(sorted(p.stem for p in cls.folder.glob("*.toml")))
+            raise SystemExit(f"recipe {recipe!r} is unknown: pass one of {known}, or the path of a .toml file")
         try:
-            made = cls.from_json(dict(name=path.stem, **tomllib.loads(path.read_text())))
+            made = cls.from_json(dict(name=path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))))
         except (TypeError, KeyError) as error:
             raise SystemExit(f"{path}: {error}") from None
         made.check()
         return made
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Recipe:
+    def from_json(cls, record: dict[str, Any]) -> Self:
         """A recipe from what `to_json` gave, as a model's `training.json` keeps it."""
         return cls(**{**record, "vae": VAESettings(**record["vae"]), "dit": DiTSettings(**record["dit"])})
 

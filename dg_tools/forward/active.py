@@ -24,7 +24,6 @@ class Active:
 
     Attributes:
         lock: held by every run; a second thread waits.
-        edits: sentences of the edits that are on.
         guidance: the guidance that is on, or None.
         trace: the nnsight trace that reads it, or None.
         rerun: the call that a forward of our own is (a disrupted pass, a single step), while it runs.
@@ -32,7 +31,6 @@ class Active:
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    edits: list[str] = field(default_factory=list)
     guidance: Any = None
     trace: Any = None
     rerun: Call | None = None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from training.recipe import DiTSettings, Recipe, VAESettings
 
@@ -66,31 +65,15 @@ class PoolSettings:
 class SceneRecipe(Recipe):
     """One training, from names to weights; `finish` steps at its end bring the rate down along a cosine."""
 
+    folder: ClassVar[Path] = RECIPES
+
     scenes: SceneSettings
     pool: PoolSettings
     stages: list[Stage]
     finish: int
 
     @classmethod
-    def load(cls, recipe: str) -> SceneRecipe:
-        """A recipe by name or by the path of a TOML file.
-
-        Raises:
-            SystemExit: an unknown recipe, or a key that is missing, unknown or impossible.
-        """
-        path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-            raise SystemExit(f"recipe {recipe!r} is unknown: pass one of {known}, or the path of a .toml file")
-        try:
-            made = cls.from_json(dict(name=path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))))
-        except (TypeError, KeyError) as error:
-            raise SystemExit(f"{path}: {error}") from None
-        made.check()
-        return made
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> SceneRecipe:
+    def from_json(cls, record: dict[str, Any]) -> Self:
         """A recipe from what `to_json` gave."""
         parts = {
             "vae": VAESettings(**record["vae"]),
