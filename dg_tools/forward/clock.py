@@ -43,6 +43,7 @@ class Clock:
         self.family = family
         self.guided = guided
         self.transformer: torch.nn.Module = pipeline.transformer
+        self.caller: Caller | None = None  # the pipeline call of the last call that was read
         self.name: str | None = None  # what the pipeline calls the pass that is running
         self.runs = 0  # how many runs were seen
         self.before_step: list[Callable[[int, int], None]] = []  # called with (step, steps) before a scheduler's step
@@ -117,9 +118,9 @@ class Clock:
             RuntimeError: a loop of the reader's own that does not say its steps.
         """
         state = active(self.transformer)
+        self.caller = caller = None if state.rerun is not None else caller_of(self.transformer)
         if state.rerun is not None:
             return state.rerun
-        caller = caller_of(self.transformer)
         given = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
         rows = inputs["hidden_states"].shape[0]
         tokens = self.family.image_tokens(self.transformer, inputs["hidden_states"])
@@ -199,9 +200,3 @@ class Clock:
         if self.guided is not None:
             return self.guided
         return caller is not None and caller.scale(self.family) > 1
-
-
-def callers_scale(pipeline: Any, family: Family) -> float | None:
-    """The CFG scale of the pipeline call that is running; None outside of one."""
-    caller = caller_of(pipeline.transformer)
-    return None if caller is None else caller.scale(family)

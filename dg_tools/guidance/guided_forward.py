@@ -18,7 +18,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from dg_tools.families import bind
 from dg_tools.forward.call import Call
-from dg_tools.forward.clock import Clock, callers_scale
+from dg_tools.forward.clock import Clock
 from dg_tools.guidance.base import Seen
 from dg_tools.guidance.baselines.combined import Combined
 from dg_tools.guidance.detail import DetailGuidance
@@ -55,8 +55,8 @@ class GuidedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = bind(self.dit.transformer, args, kwargs)
-        self.check()
         call = self.clock.read(inputs)
+        self.check()
         self.steps = call.steps or 0
         if call.step is None or call.branch == "other":
             return self.unguided(**inputs)
@@ -72,7 +72,8 @@ class GuidedForward:
 
     def check(self) -> None:
         """Which scale does the caller use, and does the guider agree?"""
-        scale = callers_scale(self.dit.pipeline, self.dit.family)
+        caller = self.clock.caller
+        scale = None if caller is None else caller.scale(self.dit.family)
         if scale is not None and self.guider.scale_is_set and abs(scale - self.guider.guidance_scale) > 1e-6:
             raise ValueError(
                 f"the pipeline is called with {self.dit.family.guidance_argument}={scale:g}, the guider says "
