@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
 
 import kinds
 import pytest
 import torch
+from hand import by_hand, near
 
 import dg_tools as dg
 
@@ -34,64 +34,10 @@ def run(pipe, scale, **changes):
     return pipe(**call, generator=torch.Generator().manual_seed(0))[0]
 
 
-def zero(module, args, output):
-    """The image stream's channels at zero, in a block that returns (text, image)."""
-    image = output[1].clone()
-    image[..., CHANNELS] = 0
-    return output[0], image
-
-
-@contextmanager
-def by_hand(pipe, scale, guided=None, edited=False):
-    """A forward that runs the conditional call twice, once with a plain hook, and adds (w / s) (c - d).
-
-    Args:
-        pipe, scale: the pipeline, and the CFG scale s that it is called with.
-        guided: filled with the order of the calls that had a conditional part.
-        edited: instead: every call runs once, with the hook.
-    """
-    transformer = pipe.transformer
-    forward, block = transformer.forward, transformer.transformer_blocks[BLOCK]
-    batched = type(pipe).__name__.startswith("StableDiffusion3")
-    count = 0
-
-    def again(*args, **kwargs):
-        nested = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
-        return forward(*args, **{**nested, "return_dict": False})[0]
-
-    def disrupted(*args, **kwargs):
-        handle = block.register_forward_hook(zero)
-        try:
-            return again(*args, **kwargs)
-        finally:
-            handle.remove()
-
-    def stand_in(*args, **kwargs):
-        nonlocal count
-        order, count = count, count + 1
-        if edited:
-            return (disrupted(*args, **kwargs),)
-        prediction = again(*args, **kwargs)
-        if not batched and scale > 1 and order % 2:
-            return (prediction,)
-        degraded = disrupted(*args, **kwargs)
-        rows = slice(len(prediction) // 2, None) if batched and scale > 1 else slice(None)
-        folded = prediction.clone()
-        folded[rows] += W / scale * (prediction[rows] - degraded[rows])
-        if guided is not None:
-            guided.append(order)
-        return (folded,)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "forward", stand_in)
-        yield
-
-
-def near(ours, theirs, plain):
-    """Equal to 1e-4 of what the guidance changes."""
-    change = (theirs - plain).abs().max()
-    assert change > 1e-3
-    assert (ours - theirs).abs().max() < 1e-4 * max(change, theirs.abs().max())
+def hand(pipe, scale, **settings):
+    """The same by hand."""
+    sequential = not type(pipe).__name__.startswith("StableDiffusion3")
+    return by_hand(pipe.transformer, scale, weight=W, channels=CHANNELS, block=BLOCK, sequential=sequential, **settings)
 
 
 @pytest.mark.parametrize(("name", "scale"), CASES)
@@ -100,7 +46,7 @@ class TestPipelines:
     def test_guidance(self, pipelines, name, scale, way):
         pipe, guided = pipelines(name), []
         plain = run(pipe, scale)
-        with by_hand(pipe, scale, guided):
+        with hand(pipe, scale, guided=guided):
             theirs = run(pipe, scale)
         guider = dg.DetailGuidance(detail_guidance_scale=W, disrupt=dg.Disrupt(CHANNELS, BLOCK))
         with dg.detail_guidance(pipe, guider, way=way) as record:
@@ -112,7 +58,7 @@ class TestPipelines:
     def test_edit(self, pipelines, name, scale):
         pipe = pipelines(name)
         plain = run(pipe, scale)
-        with by_hand(pipe, scale, edited=True):
+        with hand(pipe, scale, edited=True):
             theirs = run(pipe, scale)
         with dg.Disrupt(CHANNELS, BLOCK).on(pipe):
             near(run(pipe, scale), theirs, plain)

@@ -12,6 +12,7 @@ from diffusers import StableDiffusion3PAGImg2ImgPipeline, StableDiffusion3PAGPip
 from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection, IPAdapterTimeImageProjection, MultiIPAdapterImageProjection
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
+from hand import by_hand, near
 
 import dg_tools as dg
 
@@ -55,52 +56,15 @@ def sd3_with_adapter():
     return pipe
 
 
-@contextmanager
-def by_hand(pipe, scale, block):
-    """A forward that runs the conditional call twice, and adds (w / s) (c - d)."""
-    transformer, forward = pipe.transformer, pipe.transformer.forward
-    sequential = type(pipe).__name__.startswith("Flux")
-    count = 0
-
-    def zero(module, args, output):
-        image = output[1].clone()
-        image[..., CHANNELS] = 0
-        return output[0], image
-
-    def stand_in(**kwargs):
-        nonlocal count
-
-        def again():
-            nested = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
-            return forward(**{**nested, "return_dict": False})[0]
-
-        count += 1
-        prediction = again()
-        if sequential and scale > 1 and count % 2 == 0:
-            return (prediction,)
-        handle = transformer.transformer_blocks[block].register_forward_hook(zero)
-        degraded = again()
-        handle.remove()
-        rows = slice(None) if sequential or scale == 1 else slice(len(prediction) // 2, None)
-        folded = prediction.clone()
-        folded[rows] += W / scale * (prediction[rows] - degraded[rows])
-        return (folded,)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "forward", stand_in)
-        yield
-
-
 def agree(pipe, run, scale, block, way):
     plain = run()
-    with by_hand(pipe, scale, block):
+    sequential = type(pipe).__name__.startswith("Flux")
+    with by_hand(pipe.transformer, scale, weight=W, channels=CHANNELS, block=block, sequential=sequential):
         theirs = run()
     guider = dg.DetailGuidance(detail_guidance_scale=W, disrupt=dg.Disrupt(CHANNELS, block))
     with dg.detail_guidance(pipe, guider, way=way) as record:
         ours = run()
-    change = (theirs - plain).abs().max()
-    assert change > 1e-3
-    assert (ours - theirs).abs().max() < 1e-4 * max(change, theirs.abs().max())
+    near(ours, theirs, plain)
     assert record.report.guided == record.report.planned
 
 

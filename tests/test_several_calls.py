@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import tiny
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, StableDiffusion3Img2ImgPipeline
+from hand import by_hand, near
 
 import dg_tools as dg
 
@@ -20,45 +19,11 @@ def guider():
     return dg.DetailGuidance(detail_guidance_scale=W, disrupt=dg.Disrupt(CHANNELS, BLOCK))
 
 
+HAND = {"weight": W, "channels": CHANNELS, "block": BLOCK}
+
+
 def generator():
     return torch.Generator().manual_seed(0)
-
-
-@contextmanager
-def by_hand(transformer, scale, sequential=False):
-    """A forward that runs the conditional call twice; `scale()` is the CFG scale s of the loop that is running."""
-    forward, block = transformer.forward, transformer.transformer_blocks[BLOCK]
-    count = 0
-
-    def zero(module, args, output):
-        image = output[1].clone()
-        image[..., CHANNELS] = 0
-        return output[0], image
-
-    def stand_in(**kwargs):
-        nonlocal count
-        count += 1
-        again = lambda: forward(**{**kwargs, "return_dict": False})[0]  # noqa: E731
-        prediction, s = again(), scale()
-        if sequential and s > 1 and count % 2 == 0:
-            return (prediction,)
-        handle = block.register_forward_hook(zero)
-        degraded = again()
-        handle.remove()
-        rows = slice(len(prediction) // 2, None) if s > 1 and not sequential else slice(None)
-        folded = prediction.clone()
-        folded[rows] += W / s * (prediction[rows] - degraded[rows])
-        return (folded,)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "forward", stand_in)
-        yield
-
-
-def near(ours, theirs, plain):
-    change = (theirs - plain).abs().max()
-    assert change > 1e-3
-    assert (ours - theirs).abs().max() < 1e-4 * max(change, theirs.abs().max())
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -82,7 +47,7 @@ def test_hires_fix(name, scale):
         return small, second(prompt="a", image=large, strength=0.5, generator=generator(), **call)[0]
 
     plain = run()[1]
-    with by_hand(first.transformer, lambda: scale, name == "flux"):
+    with by_hand(first.transformer, scale, sequential=name == "flux", **HAND):
         theirs = run()
     with dg.detail_guidance(first, guider()) as record:
         ours = run()
@@ -99,7 +64,7 @@ def test_two_sizes_in_one_context():
 
     sizes = [(32, 48), (48, 32), (64, 64)]
     plain = [run(*size) for size in sizes]
-    with by_hand(pipe.transformer, lambda: 3.0):
+    with by_hand(pipe.transformer, 3.0, **HAND):
         theirs = [run(*size) for size in sizes]
     with dg.detail_guidance(pipe, guider()) as record:
         ours = [run(*size) for size in sizes]
@@ -144,7 +109,7 @@ class TestCallbacks:
             return pipe("a", generator=generator(), **self.call(name), **CALL)[0]
 
         plain = run()
-        with by_hand(pipe.transformer, lambda: pipe.guidance_scale):
+        with by_hand(pipe.transformer, lambda: pipe.guidance_scale, **HAND):
             theirs = run()
         with dg.detail_guidance(pipe, guider()) as record:
             near(run(), theirs, plain)
@@ -194,7 +159,7 @@ def test_latents_from_a_callback():
                     **tiny.SIZE, **CALL)[0]  # fmt: skip
 
     plain = run()
-    with by_hand(pipe.transformer, lambda: 3.0, True):
+    with by_hand(pipe.transformer, 3.0, sequential=True, **HAND):
         theirs = run()
     with dg.detail_guidance(pipe, guider()) as record:
         near(run(), theirs, plain)
