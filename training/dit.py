@@ -11,7 +11,6 @@ anywhere. What is random in step n depends on the seed and n alone.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import platform
@@ -29,8 +28,9 @@ from tqdm.auto import tqdm
 
 from dg_tools.datasets.references import STYLES, References, caption
 from training.architectures import ARCHITECTURES
+from training.average import Averaged
 from training.data import BACKGROUNDS
-from training.recipe import Recipe, append_json, write_safely
+from training.recipe import Recipe, append_csv, append_json, write_safely
 
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -154,7 +154,7 @@ def machine(device: str) -> str:
     return f"{name}, {platform.machine()}, torch {torch.__version__}"
 
 
-class Training:
+class Training(Averaged):
     """Weights, their average, optimizer state and step; saved as one file, safely."""
 
     def __init__(self, recipe: Recipe, run: Path, device: str) -> None:
@@ -223,16 +223,6 @@ class Training:
         self.average = [p.detach().clone() for p in self.parameters]
         self.step = record["steps"]
         self.history = record["runs"]
-
-    @torch.no_grad()
-    def average_in(self) -> None:
-        decay = min(self.recipe.dit.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-
-    def swap(self) -> None:
-        """Exchange weights and average (call it twice)."""
-        for p, a in zip(self.parameters, self.average, strict=True):
-            p.data, a.data = a.data, p.data
 
 
 def main(
@@ -312,16 +302,6 @@ def main(
         look(channels=True)  # stopped by the clock: the last step is a checkpoint too
     save()
     print(f"step {training.step} of {total}, {training.file}")
-
-
-def append_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows, with a header where the file is new."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 from diffusers import AutoencoderKL
@@ -21,6 +23,49 @@ from training.recipe import Recipe
 
 LIMIT = 24 * 2**20
 LOGS = ("vae.jsonl", "dit.jsonl", "validation.jsonl", "outliers.csv")
+
+
+def put_in_place(
+    partial: Path,
+    to: Path,
+    run: Path,
+    logs: Sequence[str],
+    record: dict[str, Any],
+    settings: Recipe,
+    call: dict[str, Any],
+) -> float:
+    """Add logs, training record and a card without figures to a new pipeline folder, and put it in the old one's place.
+
+    Args:
+        partial, to: the new folder, and where it belongs.
+        run: the run folder, with its logs and hand-written notes.
+        logs: names of the logs that travel along.
+        record: what `training.json` says besides recipe and notes.
+        settings: the recipe.
+        call: what a pipeline call of the model needs.
+
+    Returns:
+        The folder's size in MiB.
+
+    Raises:
+        SystemExit: the folder is too large; the old one stays.
+    """
+    for log in logs:
+        if (run / log).is_file():
+            shutil.copy(run / log, partial / log)
+    notes = run / "notes.txt"  # written by hand: what this training did otherwise than its recipe
+    said = notes.read_text(encoding="utf-8").strip() if notes.is_file() else ""
+    whole = {"recipe": settings.to_json(), **record, "notes": said}
+    (partial / "training.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    lines = "".join(f"    {name}: {value}\n" for name, value in call.items())
+    header = f"---\nlicense: mit\ndg_tools:\n  call:\n{lines}---\n"
+    (partial / "README.md").write_text(header + f"\n# {to.name}\n\nNot evaluated yet.\n", encoding="utf-8")
+    size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
+    if size > LIMIT:
+        raise SystemExit(f"{partial} takes {size / 2**20:.1f} MiB; the limit is {LIMIT / 2**20:.0f}")
+    shutil.rmtree(to, ignore_errors=True)
+    partial.rename(to)
+    return size / 2**20
 
 
 def main(
@@ -42,29 +87,12 @@ def main(
     partial = to.with_name(to.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial, safe_serialization=True, max_shard_size="12MB")
-    for log in LOGS:
-        if (run / log).is_file():
-            shutil.copy(run / log, partial / log)
-    notes = run / "notes.txt"  # written by hand: what this training did otherwise than its recipe
-    record = {
-        "recipe": settings.to_json(),
-        "steps": training.step,
-        "runs": training.history,
-        "notes": notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
-    }
-    (partial / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    call = "".join(f"    {name}: {value}\n" for name, value in training.kind.call(settings).items())
-    header = f"---\nlicense: mit\ndg_tools:\n  call:\n{call}---\n"
-    (partial / "README.md").write_text(header + f"\n# {to.name}\n\nNot evaluated yet.\n", encoding="utf-8")
-    size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
-    if size > LIMIT:
-        raise SystemExit(f"{partial} takes {size / 2**20:.1f} MiB; the limit is {LIMIT / 2**20:.0f}")
-    shutil.rmtree(to, ignore_errors=True)
-    partial.rename(to)
+    record = {"steps": training.step, "runs": training.history}
+    size = put_in_place(partial, to, run, LOGS, record, settings, training.kind.call(settings))
     target = references or to.parent / "emoji"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "references", target)
-    print(f"{to}: step {training.step}, {size / 2**20:.1f} MiB; references in {target}")
+    print(f"{to}: step {training.step}, {size:.1f} MiB; references in {target}")
 
 
 if __name__ == "__main__":

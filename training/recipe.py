@@ -6,6 +6,7 @@ command can be stopped and started again.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -148,3 +149,13 @@ def append_json(path: Path, row: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log:
         log.write(json.dumps(row) + "\n")
+
+
+def append_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows, with a header where the file is new."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)

@@ -26,7 +26,7 @@ from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
 from training.dit import machine
-from training.recipe import append_json
+from training.recipe import append_csv, append_json
 from training.scenes import dose, keep
 from training.scenes.pool import Pool
 from training.scenes.recipe import SceneRecipe
@@ -121,7 +121,7 @@ def main(
         losses = validate(state, fixed)
         append_json(run / "validation.jsonl", {"step": state.step, "finish": bool(finish), **losses, **clock.now()})
         if state.step in measure:
-            dose.append(run / "dose.csv", dose.dose(state, fixed["trained"]))
+            append_csv(run / "dose.csv", dose.dose(state, fixed["trained"]))
         state.swap()
 
     measure = dose.due(total) if not finish else set()

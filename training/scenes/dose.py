@@ -7,8 +7,6 @@ nothing about the training is chosen by it.
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,13 +94,3 @@ def dose(state: State, group: Group, count: int = 4) -> list[dict[str, Any]]:
                     }
                 )
     return rows
-
-
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a CSV file, with a header where the file is new."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)

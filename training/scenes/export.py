@@ -9,7 +9,6 @@ folder `scenes` beside the model.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import typer
 from diffusers import AutoencoderKL
 
 from training.architectures import SD3
+from training.export import put_in_place
 from training.scenes.recipe import SceneRecipe
 from training.scenes.state import State
 
-LIMIT = 24 * 2**20
 LOGS = ("vae.jsonl", "dit.jsonl", "validation.jsonl", "dose.csv")
 
 
@@ -45,31 +44,13 @@ def main(
     SD3.pipeline(state.transformer.half(), state.text, vae).save_pretrained(
         partial, safe_serialization=True, max_shard_size="12MB"
     )
-    for log in LOGS:
-        if (run / log).is_file():
-            shutil.copy(run / log, partial / log)
-    notes = run / "notes.txt"  # written by hand: what this training did otherwise than its recipe
-    record = {
-        "recipe": settings.to_json(),
-        "start": state.start,
-        "steps": state.step,
-        "cpu_hours": round(sum(r["cpu_seconds"] for r in state.history) / 3600, 3),
-        "runs": state.history,
-        "notes": notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
-    }
-    (partial / "training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    call = "".join(f"    {name}: {value}\n" for name, value in SD3.call(settings).items())
-    header = f"---\nlicense: mit\ndg_tools:\n  call:\n{call}---\n"
-    (partial / "README.md").write_text(header + f"\n# {to.name}\n\nNot evaluated yet.\n", encoding="utf-8")
-    size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
-    if size > LIMIT:
-        raise SystemExit(f"{partial} takes {size / 2**20:.1f} MiB; the limit is {LIMIT / 2**20:.0f}")
-    shutil.rmtree(to, ignore_errors=True)
-    partial.rename(to)
+    hours = round(sum(r["cpu_seconds"] for r in state.history) / 3600, 3)
+    record = {"start": state.start, "steps": state.step, "cpu_hours": hours, "runs": state.history}
+    size = put_in_place(partial, to, run, LOGS, record, settings, SD3.call(settings))
     target = to.parent / "scenes"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "references", target)
-    print(f"{to}: step {state.step}, {record['cpu_hours']} h of CPU time, {size / 2**20:.1f} MiB; sprites in {target}")
+    print(f"{to}: step {state.step}, {hours} h of CPU time, {size:.1f} MiB; sprites in {target}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from training.architectures import SD3
+from training.average import Averaged
 from training.scenes import keep
 from training.scenes.recipe import SceneRecipe
 from training.scenes.tokens import buffer, positions
@@ -19,7 +20,7 @@ ALIKE = {"3d": "shaded"}  # a word that another model does not know starts as on
 TOKEN_TABLES = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
 
 
-class State:
+class State(Averaged):
     """Weights in training and their average.
 
     Attributes:
@@ -31,6 +32,8 @@ class State:
         step: steps so far; `history` has one row for each run.
         start: what the first weights were, in words, for the card.
     """
+
+    recipe: SceneRecipe
 
     def __init__(self, recipe: SceneRecipe, run: Path) -> None:
         torch.manual_seed(recipe.seed)
@@ -116,17 +119,6 @@ class State:
         self.average = [p.detach().clone() for p in self.parameters]
         self.start = f"the weights of {folder.name} where shapes allow ({len(left)} tensors did not)"
         return left
-
-    @torch.no_grad()
-    def average_in(self) -> None:
-        """One step of the exponential average; short at first, so that a warm start is soon left behind."""
-        decay = min(self.recipe.dit.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-
-    def swap(self) -> None:
-        """Exchange weights and average (call it twice)."""
-        for p, a in zip(self.parameters, self.average, strict=True):
-            p.data, a.data = a.data, p.data
 
 
 def words_of(theirs: Any, ours: Any) -> list[tuple[int, int]]:
