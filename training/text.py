@@ -111,9 +111,13 @@ class SD3Text:
 
     def __call__(self, captions: list[str], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompt embeddings (batch, clip_length + t5_length, t5_width) and pooled (batch, 2 x clip_width)."""
-        clip_ids = token_ids(self.clip_tokenizer, captions, self.clip_length).to(device)
+        clip_ids = token_ids(self.clip_tokenizer, captions, self.clip_length)
+        return self.encode(clip_ids.to(device), token_ids(self.t5_tokenizer, captions, self.t5_length).to(device))
+
+    def encode(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same from token ids (batch, clip_length) and (batch, t5_length)."""
         outputs = [clip(clip_ids, output_hidden_states=True) for clip in (self.clip_1, self.clip_2)]
-        t5 = self.t5(token_ids(self.t5_tokenizer, captions, self.t5_length).to(device))[0]
+        t5 = self.t5(t5_ids)[0]
         clip = torch.cat([o.hidden_states[-2] for o in outputs], dim=-1)
         clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return torch.cat([clip, t5], dim=1), torch.cat([o[0] for o in outputs], dim=-1)

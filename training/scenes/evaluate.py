@@ -2,7 +2,8 @@
 
     python -m training.scenes.evaluate --model runs/emoji128/export/emoji128
 
-Writes `gates.json` and `samples.png` into the folder. The stock pipeline draws everything, with CFG 3 in 20 steps.
+Writes `gates.json` and `samples.png` into the folder. The stock pipeline draws everything, by default with CFG 3
+in 20 steps.
 """
 
 from __future__ import annotations
@@ -45,30 +46,35 @@ class Painter:
 
     Args:
         folder: written by `training.scenes.export`.
+        scale: of CFG; 1 is none.
+        steps: of the sampler.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scale: float = SCALE, steps: int = STEPS) -> None:
+        self.scale, self.steps = scale, steps
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.batch = BATCH if self.device == "cpu" else 64
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         self.length = record["recipe"]["dit"]["t5_length"]
-        self.pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        self.pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.seconds: list[float] = []
 
-    def __call__(self, captions: list[str], seed: int = 0, scale: float = SCALE) -> torch.Tensor:
+    def __call__(self, captions: list[str], seed: int = 0) -> torch.Tensor:
         """(N, 3, H, W) in [-1, 1], each picture with noise of its own."""
         made = []
-        for i in range(0, len(captions), BATCH):
-            part, began = captions[i : i + BATCH], time.perf_counter()
+        for i in range(0, len(captions), self.batch):
+            part, began = captions[i : i + self.batch], time.perf_counter()
             noise = [torch.Generator().manual_seed(seed * 100_003 + i + k) for k in range(len(part))]
             images = self.pipeline(
                 part,
-                num_inference_steps=STEPS,
-                guidance_scale=scale,
+                num_inference_steps=self.steps,
+                guidance_scale=self.scale,
                 generator=noise,
                 output_type="pt",
                 max_sequence_length=self.length,
             ).images
-            made.append(images * 2 - 1)
+            made.append(images.cpu() * 2 - 1)
             self.seconds.append((time.perf_counter() - began) / len(part))
         return torch.cat(made)
 
@@ -167,16 +173,19 @@ def main(
     references: Path = typer.Option(None, help="folder of the sprites (default: `scenes` beside the model)"),
     objects: int = typer.Option(60, help="objects of each side of the split"),
     materials: int = typer.Option(8, help="pictures of each material, twice"),
+    scale: float = typer.Option(SCALE, help="of CFG; 1 is none"),
+    steps: int = typer.Option(STEPS, help="of the sampler"),
 ) -> None:
     """Measure the gates and print them; an exit code of 1 where one is not met."""
     if not (model / "training.json").is_file():
         raise SystemExit(f"{model} has no training.json: pass a folder that training.scenes.export wrote")
     scenes, plan = Scenes(references or model.parent / "scenes"), Plan(objects, materials)
-    paint = Painter(model)
+    paint = Painter(model, scale, steps)
     vae: AutoencoderKL = paint.pipeline.vae
     found_objects, shown = objects_gate(paint, scenes, plan)
     found_materials, more = materials_gate(paint, scenes, plan)
     results: dict[str, Any] = {"vae": gate(vae, scenes), "objects": found_objects, "materials": found_materials}
+    results["call"] = {"guidance_scale": scale, "num_inference_steps": steps}
     results["seconds_a_picture"] = round(float(np.median(paint.seconds)), 2)
     results["gates"] = [dict(zip(("gate", "value", "needed", "met"), row, strict=True)) for row in table(results)]
     write_safely(model / "gates.json", lambda p: p.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8"))

@@ -83,7 +83,9 @@ def patches(latents: torch.Tensor, patch: int) -> torch.Tensor:
     return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
 
 
-def kept(batch: int, side: int, keep: float, cell: int, generator: torch.Generator) -> torch.Tensor | None:
+def kept(
+    batch: int, side: int, keep: float, cell: int, generator: torch.Generator | None, device: str = "cpu"
+) -> torch.Tensor | None:
     """Which tokens each picture keeps, (batch, count) int64; None keeps all.
 
     Args:
@@ -91,15 +93,16 @@ def kept(batch: int, side: int, keep: float, cell: int, generator: torch.Generat
         side: tokens along a side.
         keep: share that is kept.
         cell: tokens are kept in squares of cell x cell.
-        generator: draws the squares, other ones for each picture.
+        generator: draws the squares, other ones for each picture; None is the device's own.
+        device: where the index is.
     """
     if keep >= 1:
         return None
     squares = side // cell
     count = max(1, round(keep * squares**2))
-    chosen = torch.rand(batch, squares**2, generator=generator).argsort(1)[:, :count]
+    chosen = torch.rand(batch, squares**2, generator=generator, device=device).argsort(1)[:, :count]
     row, column = chosen // squares * cell, chosen % squares * cell
-    offset = torch.arange(cell)
+    offset = torch.arange(cell, device=device)
     index = (row[..., None, None] + offset[:, None]) * side + column[..., None, None] + offset
     return index.flatten(1)
 

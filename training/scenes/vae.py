@@ -93,7 +93,7 @@ def statistics(
     """Mean and deviation of the latents per channel, over `count` new scenes."""
     parts = []
     for scene in scenes.drawn(count, recipe.scenes, (recipe.seed, 31)):
-        parts.append(vae.encode(scenes.picture(scene)[None]).latent_dist.mode()[0].flatten(1))
+        parts.append(vae.encode(scenes.picture(scene)[None].to(vae.device)).latent_dist.mode()[0].flatten(1))
     flat = torch.cat(parts, dim=1)
     return flat.mean(1), flat.std(1)
 
@@ -107,7 +107,8 @@ def gate(vae: AutoencoderKL, scenes: Scenes, count: int = 48) -> dict[str, dict[
 
     def high(wanted: list[Scene]) -> float:
         truth = scenes.pictures(wanted)
-        made = torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in truth.split(4)])
+        parts = [vae.decode(vae.encode(p.to(vae.device)).latent_dist.mode()).sample.cpu() for p in truth.split(4)]
+        made = torch.cat(parts)
         return round(float(band_correlation(made, truth)["high"].mean()), 4)
 
     colours = list(scenes.colours)
@@ -183,7 +184,7 @@ def main(
 
 def finish(vae: AutoencoderKL, scenes: Scenes, recipe: SceneRecipe, run: Path) -> None:
     """Fold the statistics, write `vae/`, measure the gate and write it to the log."""
-    picture = scenes.picture(scenes.drawn(1, recipe.scenes, (recipe.seed, 32))[0])[None]
+    picture = scenes.picture(scenes.drawn(1, recipe.scenes, (recipe.seed, 32))[0])[None].to(vae.device)
     with torch.no_grad():
         before = vae.decode(vae.encode(picture).latent_dist.mode()).sample
         fold_statistics(vae, *statistics(vae, scenes, recipe, min(384, 2 * len(scenes.names))))
