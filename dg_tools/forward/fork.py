@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dg_tools.families import Family, bind
+from dg_tools.forward.replaced import is_ours
 
 
 def reads_any_rows(hook: Callable) -> Callable:
@@ -31,8 +32,7 @@ def foreign_hooks(transformer: torch.nn.Module, family: Family, *, below: bool =
     """
     for module in parts(transformer, family, blocks=not below):
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            ours = (getattr(hook, "__module__", None) or "").startswith(("dg_tools.", "nnsight."))
-            if not getattr(hook, "any_rows", False) and not (below and ours):
+            if not getattr(hook, "any_rows", False) and not (below and is_ours(hook, "nnsight")):
                 return True
     return False
 

@@ -1,13 +1,21 @@
-"""What is replaced on a module, a scheduler or a pipeline is put back, after an exception too."""
+"""What is replaced on a module, a scheduler or a pipeline is put back, after an exception too, and is never copied.
+
+A deep copy or a pickle of a model that is guided, edited or read has the model's own state, and nothing acts on it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
+
 _ABSENT = object()
+_STATE = "__getstate__"  # what copy and pickle ask an object for
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @dataclass
@@ -56,7 +64,8 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     owner.__dict__[name] = value
     failed = True
     try:
-        yield
+        with _copied_plain([owner]):
+            yield
         failed = False
     finally:
         last = stack.values[-1] is entry
@@ -74,3 +83,41 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
                 f"two contexts that replace .{name} of a {type(owner).__name__} were closed in another order than they "
                 "were opened: close the inner one first"
             )
+
+
+@contextmanager
+def copied_plain(module: torch.nn.Module) -> Iterator[None]:
+    """A deep copy or a pickle of the module made inside has none of this package's hooks and replacements."""
+    with _copied_plain(list(module.modules())):
+        yield
+
+
+@contextmanager
+def _copied_plain(owners: list[Any]) -> Iterator[None]:
+    new = [owner for owner in owners if _STATE not in owner.__dict__]
+    for owner in new:
+        owner.__dict__[_STATE] = partial(_own_state, owner)
+    try:
+        yield
+    finally:
+        for owner in new:
+            owner.__dict__.pop(_STATE, None)
+
+
+def _own_state(owner: Any) -> dict[str, Any]:
+    """The attributes of an object as they are without what this package puts on it."""
+    state = dict(getattr(type(owner), _STATE)(owner))
+    state.pop(_STATE, None)
+    for (number, name), stack in _STACKS.items():
+        if number == id(owner):
+            state.pop(name, None)
+            state |= {} if stack.own is _ABSENT else {name: stack.own}
+    for name in _HOOKS if isinstance(owner, torch.nn.Module) else ():
+        state[name] = type(state[name])((k, hook) for k, hook in state[name].items() if not is_ours(hook))
+    return state
+
+
+def is_ours(hook: Any, *others: str) -> bool:
+    """Whether this package registered a hook, or one of some other packages."""
+    module = getattr(getattr(hook, "func", hook), "__module__", None) or ""
+    return module.split(".")[0] in ("dg_tools", *others)

@@ -6,7 +6,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MethodType
 from typing import Any
 
 import torch
@@ -15,22 +14,14 @@ from dg_tools.forward.replaced import replaced
 
 
 class Stepping:
-    """Stands for a scheduler's `step`, with the signature that pipelines look at.
-
-    A deep copy of the scheduler, which some pipelines make for a second stream of latents, has its own plain `step`.
-    """
+    """Replaces a scheduler's `step`, with the signature that pipelines look at."""
 
     def __init__(self, scheduler: Any, step: Callable[..., Any]) -> None:
-        self.scheduler = scheduler
         self.step = step
         functools.update_wrapper(self, scheduler.step, updated=())  # not the attributes of another such wrapper
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.step(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo[id(self.scheduler)]
-        return MethodType(type(copied).step, copied)
 
 
 def index_of(scheduler: Any, steps: int) -> int:

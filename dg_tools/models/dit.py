@@ -13,6 +13,7 @@ import torch
 from dg_tools.families import BlockList, Family, family_of
 from dg_tools.forward.active import Active, active
 from dg_tools.forward.refusals import check_cache
+from dg_tools.forward.replaced import copied_plain
 from dg_tools.models.arguments import Arguments
 from dg_tools.models.block import Block
 from dg_tools.models.check import check_not_compiled, check_pipeline, check_record
@@ -143,7 +144,7 @@ class DiT(Arguments):
                 f"the transformer of this {type(self.pipeline).__name__} was replaced after dg.load, so that nothing "
                 "would act on the new one: load it again with dg.load(pipeline)"
             )
-        with self.active.lock:
+        with self.active.lock, copied_plain(self.transformer):
             source.addFilter(quiet)
             try:
                 yield
