@@ -61,8 +61,25 @@ def test_a_dose_that_overflows_is_an_error(way):
             run(pipe, 4)
 
 
+OVERFLOW = dg.Disrupt([3, 7], 1, "scale", rho=1e7)
+SAID = r"not finite from step 0 on under .*block 1, .* overflow torch.float16 .* take a smaller dose"
+
+
 def test_an_edit_that_overflows_is_an_error():
     dit = dg.load(flux(torch.float16))
-    off = dg.Disrupt([3, 7], 1, "scale", rho=1e7)
-    with pytest.raises(RuntimeError, match="not finite"):
-        dg.generate(dit, "red apple", steps=3, max_sequence_length=8, edits=[off], progress=False, **tiny.SIZE)
+    call = {"steps": 3, "max_sequence_length": 8, "edits": [OVERFLOW], "progress": False, **tiny.SIZE}
+    with pytest.raises(RuntimeError, match=SAID):
+        dg.generate(dit, "red apple", **call)
+    with pytest.raises(RuntimeError, match=SAID):
+        dg.capture(dit, "red apple", **call)
+
+
+def test_an_edit_that_overflows_in_a_pipeline_of_the_readers_own_is_an_error_at_the_end():
+    pipe = flux(torch.float16)
+    with pytest.raises(RuntimeError, match=SAID), OVERFLOW.on(pipe):
+        assert not run(pipe, 3).isfinite().all()
+    with pytest.raises(KeyError, match="own"), OVERFLOW.on(pipe):  # the reader's own error is not masked
+        run(pipe, 1)
+        raise KeyError("own")
+    with dg.Disrupt([3, 7], 1, "scale", rho=2.0).on(pipe):
+        assert run(pipe, 3).isfinite().all()

@@ -88,7 +88,7 @@ def capture(
         ValueError, IndexError: settings that this model cannot take, before the run.
         FileExistsError: `store` holds something else, or activations that `overwrite` does not allow to replace.
         StoreStopped: the store could not be written further (a full disk); says what is kept.
-        RuntimeError: an edit that touched nothing, or a run that ended early.
+        RuntimeError: an edit that touched nothing or made the hidden states overflow, or a run that ended early.
         CaptureInterrupted: on Ctrl-C; the finished runs are in `.kept`.
     """
     prompts, seeds = prompt_list(prompts), as_list(seeds)
@@ -150,12 +150,13 @@ def trace_run(dit: DiT, prompt: str, recorder: Recorder, arguments: dict[str, An
 
     with (
         Clock(dit.pipeline, dit.family) as clock,
-        attached(dit.transformer, dit.family, recorder.edits, clock.read, outputs=False),
+        attached(dit.transformer, dit.family, recorder.edits, clock.read, outputs=False) as attachment,
         after_each_step(dit.pipeline, keep),
     ):
         with dit.trace(prompt, output_type="latent", **arguments) as run:
             for step in run.calls:
                 recorder.record(step)
+    attachment.check_finite()
     return final[-1]
 
 

@@ -172,11 +172,7 @@ def run(
     count.edited = attachment.report if edits else None
     if guided is not None and isinstance(guidance, DetailGuidance):
         count.guided = guided.report
-    if edits and not bool(latents.isfinite().all()):
-        raise RuntimeError(
-            f"the latents are not finite under {'; '.join(edit.sentence() for edit in edits)}: the hidden states "
-            f"overflow {dit.dtype}; take a smaller dose, or float32 or bfloat16"
-        )
+    attachment.check_finite()
     if isinstance(output, torch.Tensor) and output.shape == latents.shape:
         return output, count  # after a callback of the caller's own
     prompts = call[dit.family.prompt]

@@ -247,10 +247,11 @@ class Disrupt(EditSettings):
 
         Raises:
             ValueError, IndexError: at the first forward, if a region or tokens do not fit its picture.
-            RuntimeError: at the end, if the edit touched nothing.
+            RuntimeError: at the end, if the edit touched nothing, or made the hidden states overflow.
         """
         dit = load(pipeline)
         self.check_model(dit)
         clock = Clock(dit.pipeline, dit.family)
         with dit.running(), clock, attached(dit.transformer, dit.family, [self], clock.read) as attachment:
             yield attachment
+        attachment.check_finite()

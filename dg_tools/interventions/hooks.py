@@ -43,6 +43,7 @@ class Attachment:
         self.touched = [0] * len(edits)
         self.changes = [Changes() for _ in edits]
         self.norms = CleanNorms(transformer, family, edits)
+        self.finite: list[tuple[int | None, torch.Tensor]] = []  # step, and whether its prediction is; on the device
 
     @property
     def report(self) -> Edited:
@@ -69,6 +70,22 @@ class Attachment:
     def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Pre-hook of the transformer."""
         self.begin(bind(module, args, kwargs))
+
+    def finished(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
+        """Hook of the transformer: whether its prediction is finite is kept, and read at the end."""
+        self.finite.append((self.now.step if self.now else None, output[0].isfinite().all()))
+
+    def check_finite(self) -> None:
+        """Raise RuntimeError where a prediction was not finite; after a run, for it waits for the device."""
+        whether = torch.stack([good for _, good in self.finite]).tolist() if self.finite else []
+        if all(whether):
+            return
+        step = self.finite[whether.index(False)][0]
+        raise RuntimeError(
+            f"the prediction is not finite{'' if step is None else f' from step {step} on'} under "
+            f"{'; '.join(sentence(edit) for edit in self.edits)}: the hidden states overflow {self.transformer.dtype} "
+            "there or in a later block; take a smaller dose, or float32 or bfloat16"
+        )
 
     def off(self, edit: EditSettings) -> bool:
         """Whether an edit sits this forward out: no call is known, or it is the edit's own clean pass."""
@@ -118,6 +135,7 @@ class Attachment:
         """Register every hook; yields the handles."""
         if self.edits:
             yield self.transformer.register_forward_pre_hook(self.before, with_kwargs=True)
+            yield self.transformer.register_forward_hook(self.finished)
         for block in sorted({b for e in self.edits for b in e.blocks}):
             yield self.blocks[block][1].register_forward_hook(self.after(block, outputs))
             if any(e.mode == "gate" and block in e.blocks for e in self.edits):
