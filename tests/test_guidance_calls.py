@@ -113,3 +113,30 @@ class TestCalls:
         picture = torch.rand(1, 3, tiny.SIZE["height"], tiny.SIZE["width"], generator=torch.Generator().manual_seed(0))
         call = arguments(dit, s, prompt="apple", image=picture, strength=0.7)
         agree(dit, s, lambda: pipeline(generator=torch.Generator().manual_seed(1), **call).images)
+
+
+@pytest.mark.parametrize(("start", "named"), [(0.0, 0), (0.5, 2)])
+def test_a_loop_of_the_readers_own_that_passes_the_guidance_by_is_an_error_at_that_step(dits, start, named):
+    dit, inputs = dits("sd3"), {}
+    pipe, forward = dit.pipeline, dit.transformer.forward  # saved before the guidance is on
+    handle = dit.transformer.register_forward_pre_hook(lambda m, a, k: inputs.update(k), with_kwargs=True)
+    pipe("a", **arguments(dit, 1.0))
+    handle.remove()
+    made = []
+
+    def own(call):
+        pipe.scheduler.set_timesteps(4)
+        latents = inputs["hidden_states"]
+        for t in pipe.scheduler.timesteps:
+            velocity = call(**{**inputs, "hidden_states": latents, "timestep": t.expand(1)})[0]
+            latents = pipe.scheduler.step(velocity, t, latents, return_dict=False)[0]
+            made.append(latents)
+
+    guider = dg.DetailGuidance(None, W, OFF, detail_guidance_start=start)
+    with pytest.raises(RuntimeError, match=f"step {named} of 4 was planned to be guided and was not"):
+        with dg.detail_guidance(pipe, guider):
+            own(forward)
+    assert len(made) == named
+    with dg.detail_guidance(pipe, guider) as run:
+        own(dit.transformer)
+    assert run.report.guided == tuple(range(named, 4))

@@ -58,6 +58,12 @@ def caller_of(transformer: torch.nn.Module) -> Caller | None:
     return None
 
 
+def any_pipeline() -> bool:
+    """Whether a pipeline's call is on this thread's stack, with whatever transformer."""
+    calls = (frame for frame in frames() if frame.f_code.co_name == "__call__")
+    return any(hasattr(frame.f_locals.get("self"), "components") for frame in calls)
+
+
 def frames() -> Iterator[FrameType]:
     """This thread's frames, innermost first."""
     frame = inspect.currentframe()

@@ -16,7 +16,7 @@ import torch
 from dg_tools.families import Family
 from dg_tools.forward.active import active
 from dg_tools.forward.call import NOTHING, Call
-from dg_tools.forward.caller import Caller, caller_of
+from dg_tools.forward.caller import Caller, any_pipeline, caller_of
 from dg_tools.forward.cfg_rows import CfgRows
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.stepping import first_of, index_of, replaced_step
@@ -164,13 +164,19 @@ class Clock:
     def _unread(self, scheduler: Any) -> bool:
         """Whether a run of this transformer makes its first step, though no call of the transformer was read.
 
-        Another pipeline, with a transformer of its own, may share the scheduler: its steps are not counted.
+        The run is a pipeline's call or a loop of the reader's own. Another pipeline, with a transformer of its own, may
+        share the scheduler: its steps are not counted.
         """
-        caller = caller_of(self.transformer) if self.before_step else None
-        if caller is None or caller.aside or caller.pipeline.scheduler is not scheduler:
+        if not self.before_step:
             return False
-        self._begin(scheduler)
-        return True
+        caller = caller_of(self.transformer)
+        if caller is None:
+            unread = scheduler is self.pipeline.scheduler and not any_pipeline()
+        else:
+            unread = caller.pipeline.scheduler is scheduler and not caller.aside
+        if unread:
+            self._begin(scheduler)
+        return unread
 
     def position(self, scheduler: Any) -> tuple[int, int, int]:
         """The step counted from the run's first one, its index in the scheduler's list, and how many steps run."""
