@@ -1,7 +1,7 @@
 """Does every way to call a pipeline guide as a loop by hand does? Hundreds of draws of the tests' random walk.
 
 Prints the seed, each draw that fails, and how many agreed, were refused in a sentence, or failed. The exit code is 1
-where one failed or more than 15% were refused. `make test` has fifty draws with a fixed seed.
+where one failed or more than 15% were refused. `make test` has 50 draws with a fixed seed.
 
     python -m benchmarks.walk 300
     python -m benchmarks.walk 300 1234
@@ -35,7 +35,7 @@ def outcome(way: object) -> tuple[str, str]:
 def main(draws: int, seed: int) -> int:
     """Draw, print, and give the exit code."""
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "models")]
-    from walk import draw
+    from draws import draw
 
     print(f"random walk: {draws} draws, seed {seed}", flush=True)
     began = time.perf_counter()

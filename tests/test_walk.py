@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-from walk import TOLERANCE, draw, walk
+from draws import draw
+from walk import TOLERANCE, walk
 
 rng = random.Random(0)
 DRAWS = [draw(rng) for _ in range(50)]
 
 
-@pytest.mark.parametrize("way", DRAWS, ids=lambda way: f"{way.family}-{way.dtype}-{way.scheduler}-{way.callback}")
+@pytest.mark.parametrize(
+    "way", DRAWS, ids=lambda way: f"{way.family}-{way.kind}-{way.call}-{way.dtype}-{way.scheduler}-{way.callback}"
+)
 def test_a_guided_run_is_the_loop_by_hand(way):
     refused, error = walk(way)
     assert refused or error < TOLERANCE[way.dtype], way

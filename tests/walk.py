@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import random
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import tiny
@@ -18,67 +16,18 @@ import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FluxImg2ImgPipeline,
+    StableDiffusion3Img2ImgPipeline,
     UniPCMultistepScheduler,
 )
+from draws import COND_FIRST, FAMILIES, SD3, TRUE_CFG, Draw
 
 import dg_tools as dg
+from dg_tools.models.pictures import spatial
 
 CHANNELS = [3, 7]
-TOLERANCE = {"float32": 2e-4, "bfloat16": 0.15, "float16": 0.05}  # of the largest change that guidance makes
-FAMILIES = tiny.families()
-NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name not in ("dit", "qwen"))]
-FLOW = {"sd3", "sd35-medium", "sd35-large", "flux", "flux-distilled", "chroma", "wan", "auraflow", "cogview4", "flux2"}
-HEUN = {"sd3", "sd35-medium", "sd35-large", "wan"}  # the other pipelines set sigmas, which Heun does not take
-PROCESSORS = set(NAMES) - {"cogview4"}  # it has no list of attention processors to set
-TRUE_CFG = {"flux", "flux-distilled"}  # their usual scale is `true_cfg_scale`
-COND_FIRST = {name for name, about in FAMILIES.items() if about.HALVES == "cond, uncond"}
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One way to call a pipeline."""
-
-    family: str
-    dtype: str
-    scheduler: str
-    steps: int
-    prompts: int
-    images: int
-    callback: str
-    window: tuple[float, float]
-    size: tuple[int, int]
-    processor: str
-    scale: float
-    weight: float
-    block: int
-    seed: int
-
-
-def draw(rng: random.Random) -> Draw:
-    """One draw of every axis."""
-    family = rng.choice(NAMES)
-    schedulers = ["own", "euler", "unipc"] if family in FLOW else ["own"]
-    if family == "cogview4":
-        schedulers.remove("unipc")  # its pipeline sets timesteps, which UniPC does not take
-    if family in HEUN:
-        schedulers.append("heun")
-    side = {"wan": 64, "sana": 32}.get(family, 16)
-    return Draw(
-        family=family,
-        dtype=rng.choice(["float32", "float32", "bfloat16", "float16"]),
-        scheduler=rng.choice(schedulers),
-        steps=rng.choice([2, 3, 5, 8]),
-        prompts=rng.choice([1, 1, 2]),
-        images=rng.choice([1, 1, 2]),
-        callback=rng.choice(["none", "none", "calls", "latents", "scale"]),
-        window=rng.choice([(0.0, 1.0), (0.0, 1.0), (0.3, 0.8), (0.5, 1.0)]),
-        size=rng.choice([(2 * side, 3 * side), (3 * side, 2 * side), (2 * side, 2 * side)]),
-        processor=rng.choice(["stock", "stock", "stock", "hook", "halves" if family in PROCESSORS else "hook"]),
-        scale=rng.choice([1.0, 3.0, 4.5]),
-        weight=rng.choice([0.3, 0.7, 1.5]),
-        block=rng.choice([0, 1, 2]),
-        seed=rng.randrange(1000),
-    )
+STRENGTH = 0.6  # of img2img
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05}  # of the change that guidance makes
 
 
 class Walker:
@@ -88,6 +37,11 @@ class Walker:
         self.way = way
         self.about = FAMILIES.get(way.family)
         self.pipe = tiny.PIPELINES[way.family]() if self.about is None else self.about.pipeline()
+        if way.kind == "img2img":
+            kind = StableDiffusion3Img2ImgPipeline if way.family in SD3 else FluxImg2ImgPipeline
+            takes = inspect.signature(kind).parameters
+            self.pipe = kind(**{name: part for name, part in self.pipe.components.items() if name in takes})
+            self.pipe.set_progress_bar_config(disable=True)
         self.pipe.to(getattr(torch, way.dtype))
         kinds = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
         if way.scheduler in kinds:
@@ -136,24 +90,36 @@ class Walker:
             return "true_cfg_scale"
         return getattr(self.about, "SCALE", "guidance_scale")
 
+    def settings(self) -> dict[str, Any]:
+        """What both the pipeline's call and `dg.generate` are given."""
+        way, takes = self.way, self.dit.takes
+        settings = {"max_sequence_length": 8} if self.about is None else {**self.about.CALL, **self.about.STOCK}
+        settings.pop("steps", None)
+        settings |= {"height": way.size[0], "width": way.size[1]}
+        images = "num_images_per_prompt" if "num_images_per_prompt" in takes else "num_videos_per_prompt"
+        if images in takes:
+            settings[images] = way.images
+        if way.kind == "img2img":
+            picture = torch.rand(1, 3, *way.size, generator=torch.Generator().manual_seed(way.seed))
+            settings |= {"image": picture, "strength": STRENGTH}
+        if way.callback != "none" and "callback_on_step_end" in takes:
+            wanted = ("latents", "prompt_embeds", *(["pooled_prompt_embeds"] if way.callback == "cutoff" else []))
+            names = [name for name in wanted if name in self.pipe._callback_tensor_inputs]
+            settings |= {"callback_on_step_end": self.callback, "callback_on_step_end_tensor_inputs": names}
+        return settings
+
+    @property
+    def words(self) -> list[str]:
+        return ["a red apple", "two teapots"][: self.way.prompts]
+
     def call(self) -> torch.Tensor:
         """The pipeline's own call, and the latents it returns."""
         way = self.way
-        words = ["a red apple", "two teapots"][: way.prompts]
-        settings = {} if self.about is None else {**self.about.CALL, **self.about.STOCK}
-        settings.pop("steps", None)
-        arguments = {"prompt": words, "height": way.size[0], "width": way.size[1], "num_inference_steps": way.steps}
-        arguments |= {"max_sequence_length": 8} if self.about is None else settings
+        arguments = {**self.settings(), "prompt": self.words, "num_inference_steps": way.steps}
         arguments |= {self.argument: way.scale, "output_type": "latent"}
         arguments["generator"] = torch.Generator().manual_seed(way.seed)
-        takes = self.dit.takes
-        images = "num_images_per_prompt" if "num_images_per_prompt" in takes else "num_videos_per_prompt"
-        if images in takes:
-            arguments[images] = way.images
         if way.scale > 1 and getattr(self.about, "NEGATIVE", True):
             arguments["negative_prompt"] = [""] * way.prompts
-        if way.callback != "none" and "callback_on_step_end" in takes:
-            arguments["callback_on_step_end"] = self.callback
         return self.pipe(**arguments)[0]
 
     def callback(self, pipe, step, timestep, tensors):
@@ -163,6 +129,11 @@ class Walker:
                 pipe.transformer(**self.inputs)
             finally:
                 self.extra_calls = False
+        if self.way.callback == "embeds" and "prompt_embeds" in tensors:
+            tensors = {**tensors, "prompt_embeds": tensors["prompt_embeds"] * 1.05}
+        if self.way.callback == "cutoff" and step == 0 and self.way.scale > 1:
+            pipe._guidance_scale = 1.0
+            tensors = {name: x[len(x) // 2 :] if "prompt" in name else x for name, x in tensors.items()}
         if self.way.callback == "latents":
             tensors = {**tensors, "latents": tensors["latents"] * 1.01}
         if self.way.callback == "scale" and hasattr(pipe, "_guidance_scale") and self.way.scale > 1:
@@ -173,15 +144,20 @@ class Walker:
 
     def guided(self) -> torch.Tensor:
         """By the package."""
-        start, stop = self.way.window
+        way = self.way
         guider = dg.DetailGuidance(
-            detail_guidance_scale=self.way.weight,
-            disrupt=dg.Disrupt(CHANNELS, self.way.block),
-            detail_guidance_start=start,
-            detail_guidance_stop=stop,
+            way.scale if way.call == "generate" else None,
+            way.weight,
+            dg.Disrupt(CHANNELS, way.block),
+            detail_guidance_start=way.window[0],
+            detail_guidance_stop=way.window[1],
         )
-        with self.remembered(), dg.detail_guidance(self.pipe, guider):
-            return self.call()
+        if way.call == "with":
+            with self.remembered(), dg.detail_guidance(self.pipe, guider):
+                return self.call()
+        settings = {**self.settings(), "steps": way.steps, "seed": way.seed, "progress": False}
+        with self.remembered():
+            return dg.generate(self.dit, self.words[0], guidance=guider, **settings).latents
 
     @contextmanager
     def remembered(self):
@@ -203,6 +179,7 @@ class Walker:
         way, forward = self.way, self.transformer.forward
         sequential = self.about.HALVES is None if self.about is not None else way.family in TRUE_CFG
         module = self.dit.blocks[way.block].module
+        img2img = way.kind == "img2img"
         count = 0
 
         def zero(m, args, output):
@@ -223,8 +200,8 @@ class Walker:
             step, order = divmod(count, per_step)
             count += 1
             prediction = again()
-            steps = len(self.pipe.scheduler.timesteps)
-            if order or not way.window[0] * steps <= step < way.window[1] * steps:
+            steps = len(self.pipe.scheduler.timesteps) - (self.pipe.scheduler.begin_index or 0 if img2img else 0)
+            if order or not self.way.weight or not way.window[0] * steps <= step < way.window[1] * steps:
                 return (prediction,)
             handle = module.register_forward_hook(zero)
             degraded = again()
@@ -241,13 +218,14 @@ class Walker:
         self.transformer.forward = stand_in
         try:
             with self.remembered():
-                return self.call()
+                latents = self.call()
+            return spatial(self.dit, latents, *way.size) if way.call == "generate" else latents
         finally:
             del self.transformer.forward
 
     def live_scale(self) -> float:
         """The scale that the pipeline's loop multiplies with now."""
-        if self.way.family.startswith("sd3") or self.way.family == "cogview4":
+        if self.way.family in SD3 or self.way.family == "cogview4":
             return self.pipe.guidance_scale
         return self.way.scale
 
@@ -262,7 +240,7 @@ class Walker:
 
 
 def walk(way: Draw) -> tuple[str, float]:
-    """(refused in a sentence, or empty; largest difference over the largest guided change) of one draw."""
+    """(refused in a sentence, or empty; norm of the difference over that of the guided change) of one draw."""
     walker = Walker(way)
     before = left(walker)
     try:
@@ -276,15 +254,15 @@ def walk(way: Draw) -> tuple[str, float]:
     walker.settle()
     walker.way = dataclasses.replace(way, weight=0.0)
     plain = walker.by_hand()
-    change = (hand.float() - plain.float()).abs().max().item()
-    assert change > 0
-    return "", (package.float() - hand.float()).abs().max().item() / change
+    change = (hand.float() - plain.float()).norm().item()
+    assert change > 0 and package.shape == hand.shape
+    return "", (package.float() - hand.float()).norm().item() / change
 
 
 def left(walker: Walker) -> set[str]:
     """Attributes and hooks that a run could leave on a transformer, its blocks and the scheduler."""
     found = {f"scheduler.{name}" for name in vars(walker.pipe.scheduler) if name in ("step", "set_timesteps")}
     for name, module in walker.transformer.named_modules():
-        found |= {f"{name}.{a}" for a in vars(module) if a in ("forward", "cache_context")}
+        found |= {f"{name}.{a}" for a in vars(module) if a in ("forward", "cache_context", "__getstate__")}
         found |= {f"{name}: {hook}" for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())}
     return found

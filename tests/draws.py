@@ -1,0 +1,77 @@
+"""One draw of the random walk: the axes along which people's calls of a pipeline differ."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import tiny
+
+FAMILIES = tiny.families()
+NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name not in ("dit", "qwen"))]
+SD3 = {"sd3", "sd35-medium", "sd35-large"}
+TRUE_CFG = {"flux", "flux-distilled"}  # their usual scale is `true_cfg_scale`
+FLOW = SD3 | TRUE_CFG | {"chroma", "wan", "auraflow", "cogview4", "flux2"}
+HEUN = SD3 | {"wan"}  # the other pipelines set sigmas, which Heun does not take
+PROCESSORS = set(NAMES) - {"cogview4"}  # it has no list of attention processors to set
+COND_FIRST = {name for name, about in FAMILIES.items() if about.HALVES == "cond, uncond"}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One way to call a pipeline."""
+
+    family: str
+    kind: str
+    call: str
+    dtype: str
+    scheduler: str
+    steps: int
+    prompts: int
+    images: int
+    callback: str
+    window: tuple[float, float]
+    size: tuple[int, int]
+    processor: str
+    scale: float
+    weight: float
+    block: int
+    seed: int
+
+
+def draw(rng: random.Random) -> Draw:
+    """One draw of every axis."""
+    family = rng.choice(NAMES)
+    kind = rng.choice(["text", "text", "img2img"]) if family in SD3 | TRUE_CFG else "text"
+    schedulers = ["own", "euler", "unipc"] if family in FLOW else ["own"]
+    if family == "cogview4" or kind == "img2img":
+        schedulers.remove("unipc")  # CogView4 sets timesteps, and img2img scales noise; UniPC does neither
+    if family in HEUN:
+        schedulers.append("heun")
+    callbacks = ["none", "none", "calls", "latents", "scale", "embeds"]
+    if family in SD3 and kind == "text":
+        callbacks.append("cutoff")
+    callback = rng.choice(callbacks)
+    call = rng.choice(["with", "with", "generate"])
+    if callback in ("scale", "cutoff") or family == "flux2":
+        # a guidance given to generate says its scale, and another is refused; FLUX.2 returns latents of another form
+        call = "with"
+    side = {"wan": 64, "sana": 32}.get(family, 16)
+    return Draw(
+        family=family,
+        kind=kind,
+        call=call,
+        dtype=rng.choice(["float32", "float32", "bfloat16", "float16"]),
+        scheduler=rng.choice(schedulers),
+        steps=rng.choice([2, 3, 5, 8]),
+        prompts=1 if call == "generate" else rng.choice([1, 1, 2]),
+        images=rng.choice([1, 1, 2]),
+        callback=callback,
+        window=rng.choice([(0.0, 1.0), (0.0, 1.0), (0.3, 0.8), (0.5, 1.0)]),
+        size=rng.choice([(2 * side, 3 * side), (3 * side, 2 * side), (2 * side, 2 * side)]),
+        processor=rng.choice(["stock", "stock", "stock", "hook", "halves" if family in PROCESSORS else "hook"]),
+        scale=rng.choice([1.0, 3.0, 4.5]),
+        weight=rng.choice([0.3, 0.7, 1.5]),
+        block=rng.choice([0, 1, 2]),
+        seed=rng.randrange(1000),
+    )
