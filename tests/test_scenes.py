@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from tests.test_training import NAMES, icons
-from training.scenes import dit, dose, evaluate, export, keep, sprites, vae
+from training.scenes import dit, dose, evaluate, export, gpu, keep, sprites, vae
 from training.scenes.materials import MATERIALS, draw
 from training.scenes.recipe import SceneRecipe
+from training.scenes.render import Job, Renderer
+from training.scenes.ring import as_pictures
 from training.scenes.scene import Scene, Scenes
 from training.scenes.spectra import EDGES, decibels, known, nearest, power, tone_of
 from training.scenes.state import State
@@ -163,6 +165,34 @@ def test_the_decoder_alone_leaves_the_latents(run, tmp_path):
         vae.main("toy", tmp_path, None, None, True)
 
 
+def test_the_training_of_a_gpu_at_toy_size(run, tmp_path):
+    """Shards in order and with their captions; the autoencoder, two stages, a checkpoint that can be exported."""
+    import shutil
+    from concurrent.futures import ThreadPoolExecutor
+
+    shutil.copytree(run / "references", tmp_path / "references")
+    shutil.copy(run / "words.json", tmp_path)
+    recipe, pool = SceneRecipe.load("toy"), ThreadPoolExecutor(1)
+    job = Job(tmp_path, recipe, 8, bare=0.15, salt=41, number=0)
+    shard = Renderer(pool, job, ahead=1).take()
+    scenes = Scenes(tmp_path / "references")
+    wanted = scenes.drawn(8, recipe.scenes, (recipe.seed, 41, 0))
+    assert torch.allclose(as_pictures(shard["pictures"]), scenes.pictures(wanted), atol=1 / 127)
+    state = State(recipe, run)
+    ways = [(w.said(False, True), w.caption, "") for w in wanted]
+    for row, said in enumerate(ways):
+        ids = shard["clip"][row, [1, 0, 4]].long()
+        encoded = state.text.encode(ids, shard["t5"][row, [1, 0, 4]].long())
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(encoded, state.text(list(said), "cpu"), strict=True))
+    gpu.train_vae(tmp_path, recipe, Renderer(pool, job, ahead=2), 0.005, None)
+    gpu.train_dit(tmp_path, recipe, Renderer(pool, job, ahead=2), 0.03, None, "graph")
+    tensors, record = keep.load(tmp_path / "dit.safetensors")
+    assert record["step"] > 2 and all(t.isfinite().all() for t in tensors.values())
+    assert [gpu.stage_at(recipe, s).keep for s in (0.0, 0.5, 0.99, 1.0)] == [0.25, 0.25, 1.0, 1.0]
+    export.main("toy", tmp_path, tmp_path / "export" / "model", False)
+    assert (tmp_path / "export" / "model" / "dose.csv").is_file()
+
+
 def test_a_stop_is_asked_for_politely():
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -186,5 +216,5 @@ def test_bad_recipes(tmp_path):
     odd.write_text(toy.replace("steps = 8", "steps = 9"))
     with pytest.raises(SystemExit, match=r"stages have 8 steps, dit\.steps is 9"):
         SceneRecipe.load(str(odd))
-    with pytest.raises(SystemExit, match="recipe 'huge' is unknown: pass one of emoji128, toy"):
+    with pytest.raises(SystemExit, match="recipe 'huge' is unknown: pass one of emoji128, emoji128-gpu, toy"):
         SceneRecipe.load("huge")

@@ -3,11 +3,11 @@
     python -m training.scenes.gpu --recipe emoji128-gpu --warm-start dg_tools/zoo/emoji-sd3 --vae-minutes 2 --minutes 0
     python -m training.scenes.gpu --recipe emoji128-gpu --warm-start dg_tools/zoo/emoji-sd3 --minutes 8
 
-Model, loss, captions and stages are those of `training.scenes.vae` and `.dit`. What differs: pictures are drawn by other
-processes all the while, latents and ids stay on the GPU, a step runs in bfloat16 and is replayed as one CUDA graph, and
-a stage on whole pictures takes its share of the minutes (its `steps` over those of all such stages), since how many
-steps fit is known only there. The rate falls along a cosine over the last `FALL` of the time. On a CPU the same command runs the same steps one by one:
-for a rehearsal.
+Model, loss, captions and stages are those of `training.scenes.vae` and `.dit`. What differs: pictures are drawn by
+other processes all the while, latents and ids stay on the GPU, a step runs in bfloat16 and is replayed as one CUDA
+graph, and a stage on whole pictures takes its share of the minutes (its `steps` over those of all such stages), since
+how many steps fit is known only there. The rate falls along a cosine over the last `FALL` of the time. On a CPU the
+same command runs the same steps one by one: for a rehearsal.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 import typer
 from diffusers import AutoencoderKL
 
@@ -28,10 +25,11 @@ from training.dit import machine
 from training.recipe import append_csv, append_json
 from training.scenes import dose, keep
 from training.scenes.recipe import SceneRecipe, Stage
-from training.scenes.render import SAID, Job, Renderer, processes
+from training.scenes.recorded import Stepper, autocast
+from training.scenes.render import Job, Renderer, processes
+from training.scenes.ring import Ring, random_crops
 from training.scenes.scene import Scenes
 from training.scenes.state import State
-from training.scenes.tokens import kept, patches, positions, predict
 from training.scenes.vae import BARE, CROP, decoder_loss, finish, progress, start
 from training.scenes.validate import groups, validate
 from training.vae import loss
@@ -41,24 +39,6 @@ CROPS = 16  # crops of a step of the autoencoder, times the recipe's batch
 VAE_SHARDS = 24  # shards that the autoencoder trains on
 REUSE = 12  # each picture is used about so often
 LOOKS = 12  # validations
-
-
-def autocast(device: str) -> Any:
-    """bfloat16 on a GPU; its cache of cast weights is off, since a graph is recorded."""
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=False)
-
-
-def as_pictures(pixels: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) in [-1, 1], channels last, from (N, H, W, 3) uint8."""
-    return (pixels.float() / 127.5 - 1).permute(0, 3, 1, 2)
-
-
-def random_crops(pixels: torch.Tensor, batch: int, side: int) -> torch.Tensor:
-    """(batch, 3, side, side) in [-1, 1] from pictures (N, H, W, 3) uint8, corners on multiples of 4."""
-    device, room = pixels.device, (pixels.shape[1] - side) // 4
-    row = torch.randint(len(pixels), (batch, 1, 1), device=device)
-    y, x = (4 * torch.randint(room + 1, (batch, 1), device=device) + torch.arange(side, device=device) for _ in "yx")
-    return as_pictures(pixels[row, y[:, :, None], x[:, None, :]])
 
 
 def train_vae(run: Path, recipe: SceneRecipe, renderer: Renderer, minutes: float, warm: Path | None) -> None:
@@ -92,107 +72,6 @@ def train_vae(run: Path, recipe: SceneRecipe, renderer: Renderer, minutes: float
     finish(vae.eval(), Scenes(run / "references"), recipe, run)
 
 
-class Ring:
-    """Latents and token ids of the newest pictures, on the GPU; `batch` draws from them at random, and captions too.
-
-    Args:
-        vae: encodes the pictures.
-        room: pictures that it holds; the oldest are replaced.
-    """
-
-    def __init__(self, vae: AutoencoderKL, recipe: SceneRecipe, room: int) -> None:
-        self.vae, self.recipe, self.device, self.room = vae, recipe, str(vae.device), room
-        side, dit = recipe.latent_size, recipe.dit
-        shape = (room, recipe.vae.latent_channels, side, side)
-        self.latents = torch.zeros(shape, dtype=torch.float16, device=self.device)
-        self.clip = torch.zeros(room, len(SAID) + 1, dit.clip_length, dtype=torch.int16, device=self.device)
-        self.t5 = torch.zeros(room, len(SAID) + 1, dit.t5_length, dtype=torch.int16, device=self.device)
-        self.held = torch.zeros((), device=self.device)  # a tensor, so that a recorded step sees it grow
-        self.made = 0
-
-    @torch.no_grad()
-    def add(self, shard: dict[str, torch.Tensor]) -> None:
-        """Encode a shard and put it in the place of the oldest."""
-        pixels = shard["pictures"].to(self.device)
-        latents = torch.cat([self.vae.encode(as_pictures(p)).latent_dist.mode() for p in pixels.split(64)])
-        place = (self.made + torch.arange(len(latents), device=self.device)) % self.room
-        self.latents[place] = latents.half()
-        for ring, ids in ((self.clip, shard["clip"]), (self.t5, shard["t5"])):
-            ring[place] = ids.to(self.device)
-        self.made += len(latents)
-        self.held.fill_(min(self.made, self.room))
-
-    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents (count, channels, h, w) and the ids of what is said of each: all of it, a part, or nothing."""
-        row = (torch.rand(count, device=self.device) * self.held).long()
-        style, background, anything = torch.rand(3, count, device=self.device)
-        scenes = self.recipe.scenes
-        way = (style >= scenes.style_said) + 2 * (background >= scenes.background_said).long()
-        way = torch.where(anything < self.recipe.dit.unconditional, len(SAID), way)
-        return self.latents[row].float(), self.clip[row, way].long(), self.t5[row, way].long()
-
-
-class Stepper:
-    """One training step of a stage, on a GPU recorded once and then replayed.
-
-    Attributes:
-        total: sum of the losses since it was last read, on the device.
-        rate: the learning rate, a tensor on the device.
-    """
-
-    def __init__(self, state: State, ring: Ring, stage: Stage, mode: str) -> None:
-        self.state, self.ring, self.stage, recipe = state, ring, stage, state.recipe
-        self.total = torch.zeros((), device=state.device)
-        side = stage.size // recipe.vae.factor // recipe.dit.patch
-        self.places = positions(side, recipe.tokens, recipe.dit.heads * recipe.dit.head_dim).to(state.device)
-        self.rate: torch.Tensor = state.optimizer.param_groups[0]["lr"]
-        self.run: Callable[[], Any] = self.once
-        if state.device == "cuda" and "graph" in mode:
-            self.run = self._recorded()
-
-    def once(self) -> None:
-        """Loss, gradient, weights and their average."""
-        state = self.state
-        with autocast(state.device):
-            value = self.loss()
-        state.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(state.parameters, 1.0, foreach=True)
-        state.optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(state.average, [p.detach() for p in state.parameters], 1 - state.recipe.dit.ema)
-            self.total.add_(value.detach())
-
-    def loss(self) -> torch.Tensor:
-        """Mean squared error of the predicted velocity noise - x, over the tokens that are kept."""
-        recipe, stage, device = self.state.recipe, self.stage, self.state.device
-        latents, clip, t5 = self.ring.batch(stage.batch)
-        noise = torch.randn_like(latents)
-        sigma = torch.sigmoid(stage.sigma_mean + recipe.dit.sigma_std * torch.randn(stage.batch, device=device))
-        index = kept(stage.batch, latents.shape[-1] // recipe.dit.patch, stage.keep, stage.cell, None, device)
-        level = sigma[:, None, None, None]
-        target = patches(noise - latents, recipe.dit.patch)
-        if index is not None:
-            target = target.gather(1, index[..., None].expand(-1, -1, target.shape[-1]))
-        text = self.state.text.encode(clip, t5)
-        noised = (1 - level) * latents + level * noise
-        return F.mse_loss(predict(self.state.transformer, noised, text, sigma, self.places, index).float(), target)
-
-    def _recorded(self) -> Callable[[], Any]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(4):
-                self.once()
-        torch.cuda.current_stream().wait_stream(side)
-        self.state.optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.once()
-        self.graph = graph
-        return graph.replay
-
-
 def begin(recipe: SceneRecipe, run: Path, warm: Path | None, mode: str) -> State:
     """The model with an optimizer that a graph can hold; warm, or random."""
     state = State(recipe, run)
@@ -211,7 +90,7 @@ def begin(recipe: SceneRecipe, run: Path, warm: Path | None, mode: str) -> State
 
 
 def train_dit(run: Path, recipe: SceneRecipe, renderer: Renderer, minutes: float, warm: Path | None, mode: str) -> None:
-    """Train transformer and text encoders by the clock, through the stages; a checkpoint now and then, and at the end."""
+    """Train transformer and text encoders by the clock, through the stages, with a checkpoint now and then."""
     began = time.perf_counter()
     state = begin(recipe, run, warm, mode)
     vae = AutoencoderKL.from_pretrained(run / "vae").eval().to(state.device, memory_format=torch.channels_last)
@@ -290,16 +169,17 @@ def timing(run: Path, recipe: SceneRecipe, renderer: Renderer, warm: Path | None
     vae = start(recipe, warm).eval().to(state.device)
     ring = Ring(vae, recipe, room=recipe.pool.shard)
     ring.add(renderer.take() or {})
+    repeats = 40 if state.device == "cuda" else 2
     for stage in whole(recipe):
-        began = time.perf_counter()
         stepper = Stepper(state, ring, stage, mode)
         stepper.run()
-        first, began = stepper.total.item(), (time.perf_counter() - began, time.perf_counter())[1]
-        for _ in range(40 if state.device == "cuda" else 2):
+        stepper.total.item()
+        began = time.perf_counter()
+        for _ in range(repeats):
             stepper.run()
-        value = stepper.total.item()
-        spent = (time.perf_counter() - began) / (40 if state.device == "cuda" else 2)
-        print(f"{mode}: keep {stage.keep} batch {stage.batch}: {1000 * spent:.2f} ms, first {first:.3f}, sum {value:.3f}")
+        loss = stepper.total.item() / (repeats + 1)
+        spent = 1000 * (time.perf_counter() - began) / repeats
+        print(f"{mode}: keep {stage.keep}, batch {stage.batch}: {spent:.2f} ms, mean loss {loss:.3f}")
 
 
 def main(

@@ -1,13 +1,13 @@
 """Render: shards of new scenes drawn by many processes, ahead of a training on a GPU that would else wait for them.
 
-A shard is one safetensors file: pictures as 8 bits, and what may be said of each scene as token ids. It is a function of
-the seed, the salt and its number, so a file that is there already is not drawn again.
+A shard is one safetensors file: pictures as 8 bits, and what may be said of each scene as token ids. It is a function
+of the seed, the salt and its number, so a file that is there already is not drawn again.
 """
 
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -81,7 +81,7 @@ class Renderer:
     """A series of shards, drawn ahead in worker processes and handed out in order.
 
     Args:
-        pool: of worker processes; several series may share it.
+        pool: of workers; several series may share it.
         first: the series' first shard; the others follow by number.
         ahead: shards that are drawn before they are taken.
 
@@ -90,7 +90,7 @@ class Renderer:
         shard = renderer.take()
     """
 
-    def __init__(self, pool: ProcessPoolExecutor, first: Job, ahead: int) -> None:
+    def __init__(self, pool: Executor, first: Job, ahead: int) -> None:
         self.pool, self.first, self.next, self.ahead = pool, first, first.number, ahead
         self.waiting: list[Future[Path]] = []
         self._fill()
