@@ -61,21 +61,21 @@ def model() -> Any:
         pos_embed_max_size=64,
     )
     vae = tiny.vae(halvings=3, channels=16)
-    made = type(pipeline)(**{**pipeline.components, "transformer": transformer.eval(), "vae": vae})
-    made.set_progress_bar_config(disable=True)
-    return dg.load(made)
+    resized = type(pipeline)(**{**pipeline.components, "transformer": transformer.eval(), "vae": vae})
+    resized.set_progress_bar_config(disable=True)
+    return dg.load(resized)
 
 
 def call(size: int, steps: int) -> dict[str, Any]:
     return {"steps": steps, "height": size, "width": size, "max_sequence_length": 16}
 
 
-def plain(dit: Any, arguments: dict[str, Any]) -> None:
+def plain(dit: dg.DiT, arguments: dict[str, Any]) -> None:
     """The pipeline's own call, a picture at its end."""
     dit.pipeline(**dit.arguments(PROMPT, seed=0, **arguments))
 
 
-def captured(dit: Any, arguments: dict[str, Any]) -> None:
+def captured(dit: dg.DiT, arguments: dict[str, Any]) -> None:
     dg.capture(dit, PROMPT, seeds=0, progress=False, **arguments)
 
 
@@ -126,7 +126,7 @@ def memory(repetitions: int) -> list[dict[str, Any]]:
     return rows
 
 
-def ratios(dit: Any, arguments: dict[str, Any], pairs: int) -> dict[str, Any]:
+def ratios(dit: dg.DiT, arguments: dict[str, Any], pairs: int) -> dict[str, Any]:
     """Process time of captured over plain, in pairs that take turns; which is first alternates."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for pair in range(pairs + 1):

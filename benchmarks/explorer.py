@@ -35,10 +35,10 @@ print(*seconds)
 
 def in_kernel(folder: str) -> tuple[float, float]:
     """Seconds of the cell in a fresh interpreter, and the processor's."""
-    made = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", CELL.format(folder=folder)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    wall, processor = map(float, made.stdout.split()[-2:])
+    wall, processor = map(float, process.stdout.split()[-2:])
     return wall, processor
 
 
@@ -47,10 +47,10 @@ def in_browser(folder: str) -> float | None:
     file = Path(folder) / "browser.json"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/browser/test_first_picture.py"]
     environment = {**os.environ, "FIRST_PICTURE": str(file)}
-    made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     if file.is_file():
         return float(json.loads(file.read_text(encoding="utf-8")))
-    print(f"first picture in a browser: not measured ({made.stdout.strip().splitlines()[-1]})")
+    print(f"first picture in a browser: not measured ({process.stdout.strip().splitlines()[-1]})")
     return None
 
 

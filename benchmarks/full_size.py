@@ -56,7 +56,7 @@ def pipeline() -> Any:
 
     c_tok, t_tok = tiny.clip_tokenizer(), tiny.t5_tokenizer()
     texts = [tiny.clip(c_tok, CLIPTextModelWithProjection, 1024).bfloat16() for _ in "ab"]
-    made = StableDiffusion3Pipeline(
+    pipeline = StableDiffusion3Pipeline(
         transformer=transformer(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=tiny.vae(halvings=3, channels=16).bfloat16(),
@@ -67,8 +67,8 @@ def pipeline() -> Any:
         text_encoder_3=tiny.t5(t_tok, 4096).bfloat16(),
         tokenizer_3=t_tok,
     )
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def main() -> None:
@@ -92,11 +92,11 @@ def main() -> None:
     part("detection")
     block = len(dit.blocks) // 2
     off = dg.Disrupt([PLANTED], block)
-    made = dg.generate(dit, "a red apple", seed=0, guidance=[dg.CFG(4.0), dg.DetailGuidance(4.0, 0.5, off)], **call)
+    pair = dg.generate(dit, "a red apple", seed=0, guidance=[dg.CFG(4.0), dg.DetailGuidance(4.0, 0.5, off)], **call)
     part("CFG, and DG + CFG")
-    assert PLANTED in found.channels and made.latents.isfinite().all()
-    change = (made.latents[1] - made.latents[0]).norm() / made.latents[0].norm()
-    print(f"CFG {made.seconds[0]:.1f} s, DG + CFG {made.seconds[1]:.1f} s; the latents differ by {change:.1%}")
+    assert PLANTED in found.channels and pair.latents.isfinite().all()
+    change = (pair.latents[1] - pair.latents[0]).norm() / pair.latents[0].norm()
+    print(f"CFG {pair.seconds[0]:.1f} s, DG + CFG {pair.seconds[1]:.1f} s; the latents differ by {change:.1%}")
     record = {"seconds": seconds, "peak_GiB": round(resident(peak=True) / 1024, 2), "channels": found.channels}
     Path("build").mkdir(exist_ok=True)
     Path("build/full_size.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import dg_tools as dg
+from dg_tools.forward.call import Call
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.passes import Passes
 
@@ -59,12 +60,12 @@ def model(layout: str) -> dg.DiT:  # type: ignore[name-defined]
             axes_dims_rope=(16, 24, 24),
         )
     components = {**pipeline.components, "transformer": transformer.eval()}
-    made = type(pipeline)(**components)
-    made.set_progress_bar_config(disable=True)
-    return dg.load(made)
+    resized = type(pipeline)(**components)
+    resized.set_progress_bar_config(disable=True)
+    return dg.load(resized)
 
 
-def three_rows(self: Passes, inputs: dict[str, Any], call: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def three_rows(self: Passes, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """The disrupted row from the first block on: what a batch of [u, c, d] without the fork costs."""
     rows = inputs["hidden_states"].shape[0]
     record, edit = self.dit.block(OFF.block).record, self.edit(call.alone())
@@ -79,14 +80,14 @@ def three_rows(self: Passes, inputs: dict[str, Any], call: Any) -> tuple[torch.T
 
     handle = self.dit.block(OFF.block).module.register_forward_hook(hook)
     try:
-        made = self.unguided(**{k: grown(v, k) for k, v in inputs.items()})[0]
+        output = self.unguided(**{k: grown(v, k) for k, v in inputs.items()})[0]
     finally:
         handle.remove()
-    return made[:rows], made[rows:]
+    return output[:rows], output[rows:]
 
 
 @contextmanager
-def around(dit: Any, way: str) -> Any:
+def around(dit: dg.DiT, way: str) -> Any:
     """DG in the caller's own CFG, by one way."""
     guider = dg.DetailGuidance(None, 0.5, OFF)
     with ExitStack() as stack:
@@ -97,34 +98,34 @@ def around(dit: Any, way: str) -> Any:
         yield
 
 
-def paths(layout: str, dit: Any) -> dict[str, Callable[[], object]]:
+def paths(layout: str, dit: dg.DiT) -> dict[str, Callable[[], object]]:
     """Every path, by name."""
 
     def sample(scale: float, way: str | None = None) -> Callable[[], object]:
-        def made() -> object:
+        def once() -> object:
             guidance = dg.CFG(scale) if scale > 1 else None
             if way is None:
                 return run(dit, PROMPT, guidance=guidance, **CALL)
             with around(dit, way):
                 return run(dit, PROMPT, guidance=guidance, **CALL)
 
-        return made
+        return once
 
     def traced() -> None:
         with dit.trace(PROMPT, guidance_scale=3.0, output_type="latent", **CALL) as tracer:
             for _ in tracer.steps:
                 dit.blocks[BLOCK].image[..., [3, 7]] = 0
 
-    made = {"CFG": sample(3.0)}
+    ways = {"CFG": sample(3.0)}
     for way in ("fork", "three rows", "partial", "whole"):
-        made[f"CFG + DG, {way}"] = sample(3.0, way)
-    made |= {"DG, fork": sample(1.0, "fork"), "cond": sample(1.0)}
+        ways[f"CFG + DG, {way}"] = sample(3.0, way)
+    ways |= {"DG, fork": sample(1.0, "fork"), "cond": sample(1.0)}
     if layout == "sd3":
-        made["CFG + DG, modular guider"] = modular(dit)
-    return made | {"CFG, edited by nnsight": traced}
+        ways["CFG + DG, modular guider"] = modular(dit)
+    return ways | {"CFG, edited by nnsight": traced}
 
 
-def modular(dit: Any) -> Callable[[], object]:
+def modular(dit: dg.DiT) -> Callable[[], object]:
     """The guider in diffusers' modular pipeline."""
     from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
 
@@ -146,9 +147,9 @@ def modular(dit: Any) -> Callable[[], object]:
 def resident(peak: bool) -> float:
     """Resident memory in MiB, now or at most (Linux; elsewhere 0)."""
     status = Path("/proc/self/status")
-    wanted = "VmHWM" if peak else "VmRSS"
+    field = "VmHWM" if peak else "VmRSS"
     lines = status.read_text().splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(wanted)), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), 0.0)
 
 
 def peak_of(layout: str, name: str, answer: Any) -> None:
@@ -162,18 +163,18 @@ def peak_of(layout: str, name: str, answer: Any) -> None:
 
 def memory(layout: str, names: list[str]) -> dict[str, float]:
     """Peak MiB of each path."""
-    context, made = multiprocessing.get_context("spawn"), {}
-    kept = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith("MALLOC_")}  # these keep freed memory
+    context, peaks = multiprocessing.get_context("spawn"), {}
+    malloc = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith("MALLOC_")}  # these keep freed memory
     try:
         for name in names:
             answer = context.Queue()
             process = context.Process(target=peak_of, args=(layout, name, answer))
             process.start()
-            made[name] = round(answer.get(timeout=300), 1)
+            peaks[name] = round(answer.get(timeout=300), 1)
             process.join()
     finally:
-        os.environ.update(kept)
-    return made
+        os.environ.update(malloc)
+    return peaks
 
 
 def measure(layout: str, rounds: int) -> dict[str, Any]:

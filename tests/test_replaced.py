@@ -1,58 +1,88 @@
-"""What is replaced is put back: after an exception, for what only the class had, and in whatever order it is closed."""
+"""What is replaced is put back, whatever it is, however the block ends and in whatever order blocks are closed."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import tiny
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
+import dg_tools as dg
+from dg_tools.forward.clock import replaced_step
 from dg_tools.forward.replaced import _STACKS, replaced
+from dg_tools.forward.restart import starting_after
 
 
-class Thing:
-    def name(self):
+class Owner:
+    def name(self) -> str:
         return "class"
 
 
-def test_an_attribute_of_the_class_is_not_left_on_the_instance():
-    thing = Thing()
-    with replaced(thing, "name", lambda: "inside"):
-        assert thing.name() == "inside"
-    assert thing.name() == "class" and not vars(thing) and not _STACKS
+@pytest.mark.parametrize("own", [None, "instance"])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_an_attribute_is_put_back_where_it_was(own, error):
+    """On the instance where it was there, and off it where only the class has one; after an exception too."""
+    owner = Owner()
+    if own is not None:
+        owner.name = lambda: own
+    before = dict(vars(owner))
+    try:
+        with replaced(owner, "name", lambda: "outer"), replaced(owner, "name", lambda: "inner"):
+            assert owner.name() == "inner"
+            if error is not None:
+                raise error
+    except KeyboardInterrupt:
+        assert error is KeyboardInterrupt
+    assert vars(owner) == before and owner.name() == (own or "class") and not _STACKS
 
 
-def test_an_attribute_of_the_instance_comes_back_after_an_exception():
-    thing = Thing()
-    thing.name = own = lambda: "own"
-    with pytest.raises(KeyboardInterrupt), replaced(thing, "name", lambda: "inside"):
-        raise KeyboardInterrupt
-    assert vars(thing) == {"name": own} and not _STACKS
+def test_what_is_gone_at_the_end_stays_gone():
+    owner = Owner()
+    with replaced(owner, "name", lambda: "other"):
+        del owner.name
+    assert vars(owner) == {} and owner.name() == "class"
 
 
-def test_the_forward_of_a_module():
-    module = torch.nn.Linear(2, 2)
-    x = torch.ones(1, 2)
-    plain = module(x)
-    with replaced(module, "forward", lambda x: x):
-        assert torch.equal(module(x), x)
-    assert torch.equal(module(x), plain) and "forward" not in vars(module)
+def test_the_forward_and_the_parts_of_a_module():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    x, clean, parts = torch.ones(1, 2), module(torch.ones(1, 2)), dict(module.named_modules())
+    with replaced(module, "forward", lambda inputs: inputs + 1):
+        assert torch.equal(module(x), x + 1)
+    assert "forward" not in vars(module) and torch.equal(module(x), clean)
+    with replaced(module, "0", torch.nn.Identity()):
+        assert isinstance(getattr(module, "0"), torch.nn.Identity)
+    assert dict(module.named_modules()) == parts and getattr(module, "0") is parts["0"]
 
 
-def test_nested_replacements_come_off_one_by_one():
-    thing = Thing()
-    with replaced(thing, "name", lambda: "outer"):
-        with replaced(thing, "name", lambda: "inner"):
-            assert thing.name() == "inner"
-        assert thing.name() == "outer"
-    assert not vars(thing)
+def test_a_step_of_the_scheduler_and_the_lists_of_blocks():
+    """Both are the class's or the model's own again after a crash, and pipelines still see the step's signature."""
+    import inspect
+
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    signature = inspect.signature(scheduler.step)
+    with pytest.raises(ZeroDivisionError), replaced_step(scheduler, lambda step: lambda *args, **kwargs: 1 / 0):
+        assert inspect.signature(scheduler.step) == signature
+        scheduler.step()
+    assert "step" not in vars(scheduler)
+    dit = dg.load(tiny.flux())
+    before, lists = copy.copy(vars(dit.transformer)), [getattr(dit.transformer, r.path) for r in dit.family.lists]
+    with pytest.raises(ZeroDivisionError), starting_after(dit.transformer, dit.family, 2, None, lambda output: output):
+        inside = [getattr(dit.transformer, r.path) for r in dit.family.lists]
+        assert all(a is not b for a, b in zip(inside, lists, strict=True)) and len(inside[1]) == len(lists[1])
+        raise ZeroDivisionError
+    assert vars(dit.transformer) == before
+    assert all(getattr(dit.transformer, r.path) is b for r, b in zip(dit.family.lists, lists, strict=True))
 
 
-def test_another_order_is_an_error_that_leaves_nothing():
-    thing = Thing()
-    outer, inner = replaced(thing, "name", lambda: "outer"), replaced(thing, "name", lambda: "inner")
+def test_another_order_is_an_error_that_leaves_noowner():
+    owner = Owner()
+    outer, inner = replaced(owner, "name", lambda: "outer"), replaced(owner, "name", lambda: "inner")
     outer.__enter__()
     inner.__enter__()
     with pytest.raises(RuntimeError, match="closed in another order"):
         outer.__exit__(None, None, None)
-    assert thing.name() == "inner"
+    assert owner.name() == "inner"
     inner.__exit__(None, None, None)
-    assert thing.name() == "class" and not vars(thing) and not _STACKS
+    assert owner.name() == "class" and not vars(owner) and not _STACKS

@@ -22,7 +22,7 @@ from dg_tools.generation.sampling import run
 from dg_tools.massive import Massive
 from dg_tools.metrics import band_correlation, bootstrap_interval
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import decode, encode, spatial
+from dg_tools.models.pictures import encode, pictures, spatial
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SCALE, STEPS = 3.0, 20  # CFG and steps of every sample, set before any was looked at
@@ -70,10 +70,9 @@ def thirds(references: References, plan: Plan) -> tuple[list[Reference], list[Re
 
 
 @torch.no_grad()
-def reconstruct(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
+def reconstruct(dit: DiT, truth: torch.Tensor) -> torch.Tensor:
     """Encoded and decoded pictures, in [-1, 1]."""
-    parts = [decode(dit, encode(dit, p), output_type="pt") for p in pictures.split(32)]
-    return torch.cat(parts).float() * 2 - 1
+    return torch.cat([pictures(dit, encode(dit, p)) for p in truth.split(32)])
 
 
 def vae_gate(dit: DiT, references: References) -> dict[str, Any]:
@@ -89,13 +88,13 @@ def vae_gate(dit: DiT, references: References) -> dict[str, Any]:
 
 def sample(dit: DiT, references: list[Reference], seed: int = 0, batch: int = 25) -> torch.Tensor:
     """One sample for each reference's full caption, with CFG, (N, 3, H, W) in [-1, 1]."""
-    made = []
+    samples = []
     for begin in tqdm(range(0, len(references), batch), desc="samples"):
         part = references[begin : begin + batch]
         seeds = [seed * 10_000 + begin + i for i in range(len(part))]
         latents, _ = run(dit, [r.prompt for r in part], seed=seeds, steps=STEPS, guidance=dg.CFG(SCALE))
-        made.append(decode(dit, spatial(dit, latents, *dit.size()), output_type="pt").float() * 2 - 1)
-    return torch.cat(made)
+        samples.append(pictures(dit, spatial(dit, latents, *dit.size())))
+    return torch.cat(samples)
 
 
 def name_ranks(references: References, wanted: list[Reference], samples: torch.Tensor) -> np.ndarray:

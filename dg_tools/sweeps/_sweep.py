@@ -16,7 +16,7 @@ from dg_tools.generation.sampling import run
 from dg_tools.metrics import describe
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
-from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.pictures import pictures, spatial
 from dg_tools.models.profiles import write_profile
 from dg_tools.paths import check_folder
 from dg_tools.progress import progress_bar
@@ -158,19 +158,19 @@ class Job:
             **fixed["call"],
         )
         latents = spatial(self.dit, raw, fixed["height"], fixed["width"])
-        decoded = decode(self.dit, latents, output_type="pt").float().cpu()
+        samples = pictures(self.dit, latents)
         truth = torch.stack([self.truths[p] for p in prompts]) if self.truths else None
-        rows = measured(decoded * 2 - 1, truth)
+        rows = measured(samples, truth)
         cost = {
             "block_calls": count.block_calls / len(prompts),
             "forwards": count.forwards / len(prompts),
             "seconds": (time.perf_counter() - began) / len(prompts),
         }
-        pictures = None
+        images = None
         if self.plan.pictures:
-            pixels = (decoded.nan_to_num(0.0).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            pictures = [Image.fromarray(p) for p in pixels]
-        write_cell(self.folder, cell, rows, cost, pictures, self.workers.rank)
+            pixels = ((samples.nan_to_num(-1.0) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+            images = [Image.fromarray(p) for p in pixels]
+        write_cell(self.folder, cell, rows, cost, images, self.workers.rank)
 
 
 def measured(pictures: torch.Tensor, truth: torch.Tensor | None) -> list[dict[str, float]]:

@@ -35,8 +35,8 @@ def band_power(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     height, width = latents.shape[-2:]
     f = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
     f = f.to(latents.device)
-    found = torch.fft.fft2(latents, norm="ortho").abs().square().sum(1)
-    return found[:, (f > 0) & (f < LOW)].sum(1), found[:, f >= HIGH].sum(1)
+    power = torch.fft.fft2(latents, norm="ortho").abs().square().sum(1)
+    return power[:, (f > 0) & (f < LOW)].sum(1), power[:, f >= HIGH].sum(1)
 
 
 @torch.no_grad()
@@ -69,9 +69,9 @@ def dose(state: State, group: Group, count: int = 4) -> list[dict[str, Any]]:
 
         low, high = run()
         for block in range(len(model.transformer_blocks)):
-            seen: list[torch.Tensor] = []
-            run(lambda m, i, o, seen=seen: seen.append(o[1].abs().mean((0, 1))), block)
-            size = seen[0]
+            sizes: list[torch.Tensor] = []
+            run(lambda m, i, o, sizes=sizes: sizes.append(o[1].abs().mean((0, 1))), block)
+            size = sizes[0]
             channel = int(size.argmax())
             for rho in RHOS:
 

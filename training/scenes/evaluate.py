@@ -62,7 +62,7 @@ class Painter:
 
     def __call__(self, captions: list[str], seed: int = 0) -> torch.Tensor:
         """(N, 3, H, W) in [-1, 1], each picture with noise of its own."""
-        made = []
+        pictures = []
         for i in range(0, len(captions), self.batch):
             part, began = captions[i : i + self.batch], time.perf_counter()
             noise = [torch.Generator().manual_seed(seed * 100_003 + i + k) for k in range(len(part))]
@@ -74,12 +74,12 @@ class Painter:
                 output_type="pt",
                 max_sequence_length=self.length,
             ).images
-            made.append(images.cpu() * 2 - 1)
+            pictures.append(images.cpu() * 2 - 1)
             self.seconds.append((time.perf_counter() - began) / len(part))
-        return torch.cat(made)
+        return torch.cat(pictures)
 
 
-def ranks(scenes: Scenes, wanted: list[Scene], samples: torch.Tensor) -> list[int]:
+def ranks(scenes: Scenes, subjects: list[Scene], samples: torch.Tensor) -> list[int]:
     """Rank of the right name (0 is nearest) by pixels at 16 x 16.
 
     Every name in every rendering is laid over the mean colour of the scene's background; the nearest is the one whose
@@ -87,32 +87,32 @@ def ranks(scenes: Scenes, wanted: list[Scene], samples: torch.Tensor) -> list[in
     """
     rgba = torch.stack([torch.from_numpy(scenes.rgba(n, s)) for n in scenes.names for s in STYLES]).permute(0, 3, 1, 2)
     alpha, colour = rgba[:, 3:], rgba[:, :3] * 2 - 1
-    found = []
+    places = []
     mean = F.adaptive_avg_pool2d(alpha, 16)
     inside = F.adaptive_avg_pool2d(colour * alpha, 16)
-    for scene, sample in zip(wanted, samples, strict=True):
+    for scene, sample in zip(subjects, samples, strict=True):
         background = torch.from_numpy(scenes.background(scene)).mean((0, 1)) * 2 - 1
         plain = inside + (1 - mean) * background[None, :, None, None]
         distance = (plain - F.adaptive_avg_pool2d(sample, 16)).square().mean((1, 2, 3))
         best = distance.view(-1, len(STYLES)).amin(1)
-        found.append(int((best < best[scenes.names.index(str(scene.name))]).sum()))
-    return found
+        places.append(int((best < best[scenes.names.index(str(scene.name))]).sum()))
+    return places
 
 
-def share(found: list[int], below: int) -> float:
+def share(places: list[int], below: int) -> float:
     """Share of ranks below a number."""
-    return round(float(np.mean([r < below for r in found])), 4)
+    return round(float(np.mean([r < below for r in places])), 4)
 
 
 def objects_gate(paint: Painter, scenes: Scenes, plan: Plan) -> tuple[dict[str, Any], list[torch.Tensor]]:
     """Names in the top 1 and 5, trained and held-out pairs; and rows of references and samples to look at."""
     result, rows = {}, []
     for side, held_out in (("trained", False), ("held_out", True)):
-        wanted = chosen(scenes, held_out, plan.objects, seed=77)
-        samples = paint([s.caption for s in wanted])
-        found = ranks(scenes, wanted, samples)
-        result[side] = {"pictures": len(wanted), "top_1": share(found, 1), "top_5": share(found, 5)}
-        rows += [scenes.pictures(wanted[:8]), samples[:8]]
+        subjects = chosen(scenes, held_out, plan.objects, seed=77)
+        samples = paint([s.caption for s in subjects])
+        places = ranks(scenes, subjects, samples)
+        result[side] = {"pictures": len(subjects), "top_1": share(places, 1), "top_5": share(places, 5)}
+        rows += [scenes.pictures(subjects[:8]), samples[:8]]
     return result, rows
 
 
@@ -122,15 +122,15 @@ def materials_gate(paint: Painter, scenes: Scenes, plan: Plan) -> tuple[dict[str
     by_material: dict[str, dict[str, Any]] = {}
     rows, right, phase = [], [], []  # type: list[torch.Tensor], list[bool], list[float]
     for k, material in enumerate(MATERIALS):
-        wanted = [Scene(None, None, colours[(k + 5 * i) % len(colours)], material, i) for i in range(plan.materials)]
-        samples, again = (paint([s.caption for s in wanted], seed=s) for s in (1, 2))
+        subjects = [Scene(None, None, colours[(k + 5 * i) % len(colours)], material, i) for i in range(plan.materials)]
+        samples, again = (paint([s.caption for s in subjects], seed=s) for s in (1, 2))
         tones = [
-            tone_of((x.permute(0, 2, 3, 1).numpy() + 1) / 2, [scenes.colours[s.colour] for s in wanted])
+            tone_of((x.permute(0, 2, 3, 1).numpy() + 1) / 2, [scenes.colours[s.colour] for s in subjects])
             for x in (samples, again)
         ]
-        found = power(tones[0])
-        hits = [n == material for n in nearest(found, spectra)]
-        off = decibels(found, spectra[material].mean_power)
+        powers = power(tones[0])
+        hits = [n == material for n in nearest(powers, spectra)]
+        off = decibels(powers, spectra[material].mean_power)
         same = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(*tones, strict=True)]
         by_material[material] = {
             "nearest": round(float(np.mean(hits)), 3),
@@ -140,7 +140,7 @@ def materials_gate(paint: Painter, scenes: Scenes, plan: Plan) -> tuple[dict[str
         }
         right += hits
         phase.append(float(np.mean(same)))
-        rows.append(torch.cat([scenes.pictures(wanted[:4]), samples[:4]]))
+        rows.append(torch.cat([scenes.pictures(subjects[:4]), samples[:4]]))
     largest = max(float(v["largest_low"]) for v in by_material.values())
     summary = {"nearest": round(float(np.mean(right)), 4), "largest_low": largest, "two_seeds": round(max(phase), 3)}
     return {**summary, "by_material": by_material}, rows

@@ -91,7 +91,6 @@ def begin(recipe: SceneRecipe, run: Path, warm: Path | None, mode: str) -> State
 
 def train_dit(run: Path, recipe: SceneRecipe, renderer: Renderer, minutes: float, warm: Path | None, mode: str) -> None:
     """Train transformer and text encoders by the clock, through the stages, with a checkpoint now and then."""
-    began = time.perf_counter()
     state = begin(recipe, run, warm, mode)
     vae = AutoencoderKL.from_pretrained(run / "vae").eval().to(state.device, memory_format=torch.channels_last)
     shard = recipe.pool.shard
@@ -100,7 +99,7 @@ def train_dit(run: Path, recipe: SceneRecipe, renderer: Renderer, minutes: float
         ring.add(renderer.take() or {})
     fixed = groups(Scenes(run / "references"), vae, recipe, run / "validation.safetensors")
     due, looked, seen, stepper = dose.due(recipe.dit.steps), 0, 0, None  # type: set[int], int, int, Stepper | None
-    clock, stop = keep.Clock(state.history), keep.Stop()
+    clock, stop, began = keep.Clock(state.history), keep.Stop(), time.perf_counter()
 
     def past() -> float:
         return (time.perf_counter() - began) / (60 * minutes)
@@ -119,7 +118,7 @@ def train_dit(run: Path, recipe: SceneRecipe, renderer: Renderer, minutes: float
         row = {"steps": state.step, **clock.now(), "machine": machine(state.device)}
         state.save(run / "dit.safetensors", row)
 
-    while (share := past()) < 1 and not stop.asked:
+    while ((share := past()) < 1 or not state.step) and not stop.asked:
         stage = stage_at(recipe, share)
         if stepper is None or stepper.stage != stage:
             stepper = None  # its graph's memory is free before the next is recorded

@@ -39,11 +39,11 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def moments(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Adam's two moments and step of each parameter, as tensors by name."""
-    made = {}
+    tensors = {}
     for i, p in enumerate(parameters):
         for key, value in optimizer.state.get(p, {}).items():
-            made[f"adam.{i}.{key}"] = value
-    return made
+            tensors[f"adam.{i}.{key}"] = value
+    return tensors
 
 
 def restore(

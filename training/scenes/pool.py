@@ -50,7 +50,11 @@ class Pool:
         folder: Path,
         asked: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.scenes, self.vae, self.recipe, self.folder, self.asked = scenes, vae, recipe, folder, asked
+        self.scenes = scenes
+        self.vae = vae
+        self.recipe = recipe
+        self.folder = folder
+        self.asked = asked
         self.shards: dict[tuple[int, int], tuple[torch.Tensor, list[Scene]]] = {}
 
     def shard(self, size: int, number: int) -> tuple[torch.Tensor, list[Scene]]:
@@ -61,19 +65,19 @@ class Pool:
         """
         key = (size, number)
         if key not in self.shards:
-            wanted = self.scenes.drawn(self.recipe.pool.shard, self.recipe.scenes, (self.recipe.seed, 41, number))
+            scenes = self.scenes.drawn(self.recipe.pool.shard, self.recipe.scenes, (self.recipe.seed, 41, number))
             file = self.folder / f"{size}-{number}.safetensors"
             if file.is_file():
                 latents = load_file(file)["latents"]
             else:
                 parts = []
-                for i in range(0, len(wanted), 4):
+                for i in range(0, len(scenes), 4):
                     if self.asked():
                         raise InterruptedError("stopped while a shard was drawn")
-                    parts.append(encode(self.vae, self.scenes.pictures(wanted[i : i + 4]), size).half())
+                    parts.append(encode(self.vae, self.scenes.pictures(scenes[i : i + 4]), size).half())
                 latents = torch.cat(parts)
                 write_safely(file, lambda p: save_file({"latents": latents}, p))
-            self.shards[key] = (latents, wanted)
+            self.shards[key] = (latents, scenes)
         return self.shards[key]
 
     def batch(self, step: int) -> tuple[torch.Tensor, list[Scene]]:
@@ -85,13 +89,13 @@ class Pool:
         base = self.recipe.stages.index(stage) * FAR
         self._drop(stage.size, base + oldest)
         chance = np.random.default_rng((self.recipe.seed, 43, step))
-        latents, wanted = [], []
+        latents, scenes = [], []
         for _ in range(stage.batch):
-            made, scenes = self.shard(stage.size, base + int(chance.integers(oldest, newest + 1)))
-            row = int(chance.integers(len(scenes)))
-            latents.append(made[row])
-            wanted.append(scenes[row])
-        return torch.stack(latents).float(), wanted
+            encoded, shown = self.shard(stage.size, base + int(chance.integers(oldest, newest + 1)))
+            row = int(chance.integers(len(shown)))
+            latents.append(encoded[row])
+            scenes.append(shown[row])
+        return torch.stack(latents).float(), scenes
 
     def _drop(self, size: int, oldest: int) -> None:
         """Forget shards that no later step uses."""

@@ -65,9 +65,9 @@ def draw(job: Job) -> Path:
     if not job.file.is_file():
         scenes = _scenes(job.run)
         settings = replace(job.recipe.scenes, bare=job.bare)
-        wanted = scenes.drawn(job.count, settings, (job.recipe.seed, job.salt, job.number))
-        pictures = torch.stack([((scenes.picture(s) + 1) * 127.5).round().byte() for s in wanted])
-        tensors = {"pictures": pictures.permute(0, 2, 3, 1).contiguous(), **said(wanted, job.run, job.recipe)}
+        subjects = scenes.drawn(job.count, settings, (job.recipe.seed, job.salt, job.number))
+        pictures = torch.stack([((scenes.picture(s) + 1) * 127.5).round().byte() for s in subjects])
+        tensors = {"pictures": pictures.permute(0, 2, 3, 1).contiguous(), **said(subjects, job.run, job.recipe)}
         write_safely(job.file, lambda p: save_file(tensors, p))
     return job.file
 

@@ -89,12 +89,12 @@ class Scenes:
     @cached_property
     def sheets(self) -> dict[str, np.ndarray]:
         """(names, sprite, sprite, 4) uint8 by style."""
-        made = {}
+        sheets = {}
         for style in STYLES:
             sheet = np.asarray(Image.open(self.folder / f"{style}.webp").convert("RGBA"))
             tiles = sheet.reshape(sheet.shape[0] // self.sprite, self.sprite, COLUMNS, self.sprite, 4).swapaxes(1, 2)
-            made[style] = tiles.reshape(-1, self.sprite, self.sprite, 4)[: len(self.names)]
-        return made
+            sheets[style] = tiles.reshape(-1, self.sprite, self.sprite, 4)[: len(self.names)]
+        return sheets
 
     def pairs(self, held_out: bool | None = None) -> list[tuple[str, str]]:
         """All (name, style) pairs, or those of one side of the split."""
@@ -110,11 +110,11 @@ class Scenes:
         for value, known in ((name, self.names), (style, STYLES)):
             if value not in known:
                 raise KeyError(f"{value!r} is unknown; {len(known)} are known, such as {', '.join(known[:5])}")
-        made = np.zeros((self.size, self.size, 4), np.float32)
+        canvas = np.zeros((self.size, self.size, 4), np.float32)
         edge = (self.size - self.sprite) // 2
         tile = self.sheets[style][self.names.index(name)]
-        made[edge : edge + self.sprite, edge : edge + self.sprite] = tile.astype(np.float32) / 255
-        return made
+        canvas[edge : edge + self.sprite, edge : edge + self.sprite] = tile.astype(np.float32) / 255
+        return canvas
 
     def background(self, scene: Scene) -> np.ndarray:
         """The background alone, (size, size, 3) in [0, 1]."""
@@ -126,15 +126,15 @@ class Scenes:
 
     def picture(self, scene: Scene) -> torch.Tensor:
         """(3, size, size) in [-1, 1]: the object over its shadow over the background."""
-        made = self.background(scene)
+        picture = self.background(scene)
         if scene.name is not None and scene.style is not None:
             rgba = self.rgba(scene.name, scene.style)
             alpha = rgba[..., 3:]
             soft = gaussian_filter(alpha[..., 0], 3 * self.size / 128)
             cast = np.roll(soft, round(4 * self.size / 128), axis=0)  # light from above: the shadow falls down
-            made = made * (1 - np.float32(self.shadow) * cast[..., None])
-            made = rgba[..., :3] * alpha + made * (1 - alpha)
-        return torch.from_numpy(made * np.float32(2) - np.float32(1)).permute(2, 0, 1).contiguous()
+            picture = picture * (1 - np.float32(self.shadow) * cast[..., None])
+            picture = rgba[..., :3] * alpha + picture * (1 - alpha)
+        return torch.from_numpy(picture * np.float32(2) - np.float32(1)).permute(2, 0, 1).contiguous()
 
     def pictures(self, scenes: list[Scene]) -> torch.Tensor:
         """(N, 3, size, size) in [-1, 1]."""
@@ -150,12 +150,12 @@ class Scenes:
         """`count` random scenes of the training set; the same for the same seed."""
         chance = np.random.default_rng(seed)
         pairs, colours, materials = self.pairs(held_out=False), list(self.colours), list(MATERIALS)
-        made = []
+        scenes = []
         for _ in range(count):
             bare = chance.random() < settings.bare
             name, style = (None, None) if bare else pairs[chance.integers(len(pairs))]
             plain = not bare and chance.random() < settings.plain
             material = None if plain else materials[chance.integers(len(materials))]
             colour = colours[chance.integers(len(colours))]
-            made.append(Scene(name, style, colour, material, int(chance.integers(2**31))))
-        return made
+            scenes.append(Scene(name, style, colour, material, int(chance.integers(2**31))))
+        return scenes

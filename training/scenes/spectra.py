@@ -28,12 +28,12 @@ def tone_of(pictures: np.ndarray, colours: list[tuple[int, int, int]]) -> np.nda
     Returns:
         (N, n, n); -1 is the dark shade and 1 the light one, as `materials.lit` gives it.
     """
-    made = []
+    tones = []
     for picture, colour in zip(pictures, colours, strict=True):
         base = np.asarray(colour, np.float64) / 255
         dark, light = 0.55 * base, base + 0.35 * (1 - base)  # as `materials.ramp`
-        made.append((picture - dark) @ (light - dark) / np.square(light - dark).sum() * 2 - 1)
-    return np.stack(made)
+        tones.append((picture - dark) @ (light - dark) / np.square(light - dark).sum() * 2 - 1)
+    return np.stack(tones)
 
 
 def power(tone: np.ndarray, edges: np.ndarray = EDGES) -> np.ndarray:
@@ -54,10 +54,10 @@ def power(tone: np.ndarray, edges: np.ndarray = EDGES) -> np.ndarray:
     window = np.hanning(size + 2)[1:-1]
     window = np.outer(window, window)
     flat = tone - tone.mean((-2, -1), keepdims=True)
-    found = np.abs(np.fft.fft2(flat * window)) ** 2 / np.square(window).sum()
+    density = np.abs(np.fft.fft2(flat * window)) ** 2 / np.square(window).sum()
     f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
     masks = [(f >= a) & (f < b) for a, b in itertools.pairwise(edges)]
-    return np.stack([found[:, m].mean(-1) if m.any() else np.zeros(len(tone)) for m in masks], 1)
+    return np.stack([density[:, m].mean(-1) if m.any() else np.zeros(len(tone)) for m in masks], 1)
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,20 @@ class Known:
 
 def known(size: int, draws: int = 64, seed: int = 900) -> dict[str, Known]:
     """The spectrum of every material, from `draws` drawings at `size` pixels."""
-    made = {}
+    table = {}
     for k, material in enumerate(MATERIALS):
         pictures = np.stack([draw(material, GREY, size, (seed, k, i)) for i in range(draws)])
-        found = power(tone_of(pictures, [GREY] * draws))
-        log = np.log(found + 1e-9)
+        powers = power(tone_of(pictures, [GREY] * draws))
+        log = np.log(powers + 1e-9)
         covariance = np.cov(log.T) + 0.05 * np.eye(log.shape[1])  # 0.05: as if each band were known to 1 dB
         spread = float(np.linalg.slogdet(covariance)[1])
-        made[material] = Known(found.mean(0), log.mean(0), np.linalg.inv(covariance), spread)
-    return made
+        table[material] = Known(powers.mean(0), log.mean(0), np.linalg.inv(covariance), spread)
+    return table
 
 
-def nearest(found: np.ndarray, materials: dict[str, Known]) -> list[str]:
+def nearest(powers: np.ndarray, materials: dict[str, Known]) -> list[str]:
     """The material whose drawings each spectrum (N, bands) resembles most."""
-    log, names = np.log(found + 1e-9), list(materials)
+    log, names = np.log(powers + 1e-9), list(materials)
     scores = []
     for entry in materials.values():
         away = log - entry.mean
@@ -99,6 +99,6 @@ def nearest(found: np.ndarray, materials: dict[str, Known]) -> list[str]:
     return [names[i] for i in np.stack(scores, 1).argmin(1)]
 
 
-def decibels(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """10 log10 of mean power over wanted power, by band; 0 is right."""
-    return 10 * np.log10((found.mean(0) + 1e-9) / (wanted + 1e-9))
+def decibels(powers: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """10 log10 of mean power over target power, by band; 0 is right."""
+    return 10 * np.log10((powers.mean(0) + 1e-9) / (target + 1e-9))

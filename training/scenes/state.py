@@ -101,14 +101,14 @@ class State(Averaged):
         t5 = words_of(T5Tokenizer.from_pretrained(folder / "tokenizer_3"), self.text.t5_tokenizer)
         left = []
         for part, module in self.model.items():
-            given: dict[str, torch.Tensor] = {}
+            tensors: dict[str, torch.Tensor] = {}
             for file in sorted((folder / part).glob("*.safetensors")):
-                given |= load_file(file)
+                tensors |= load_file(file)
             rows = t5 if part == "text_encoder_3" else clip
             for name, own in module.named_parameters():
-                value = given.get(name)
+                value = tensors.get(name)
                 if value is None and name.endswith(TOKEN_TABLES):
-                    value = next((v for k, v in given.items() if k.endswith(TOKEN_TABLES)), None)
+                    value = next((v for k, v in tensors.items() if k.endswith(TOKEN_TABLES)), None)
                 if value is not None and name.endswith(TOKEN_TABLES) and value.shape[1:] == own.shape[1:]:
                     ours, theirs = (torch.tensor(side) for side in zip(*rows, strict=True))
                     own[ours] = value.float()[theirs].to(own.device)
@@ -123,12 +123,12 @@ class State(Averaged):
 
 def words_of(theirs: Any, ours: Any) -> list[tuple[int, int]]:
     """Rows of the same word in two tables, (ours, theirs); `ALIKE` words take the row of another."""
-    known, made = theirs.get_vocab(), []
+    known, pairs = theirs.get_vocab(), []
     for word, row in ours.get_vocab().items():
         other = word if word in known else _like(word, known)
         if other is not None:
-            made.append((row, known[other]))
-    return made
+            pairs.append((row, known[other]))
+    return pairs
 
 
 def _like(word: str, known: dict[str, int]) -> str | None:

@@ -54,9 +54,9 @@ def start(recipe: SceneRecipe, warm: Path | None) -> AutoencoderKL:
     if warm is not None:
         if not (warm / "vae").is_dir():
             raise SystemExit(f"{warm} has no vae: pass a model folder")
-        given = AutoencoderKL.from_pretrained(warm / "vae", torch_dtype=torch.float32)
+        source = AutoencoderKL.from_pretrained(warm / "vae", torch_dtype=torch.float32)
         try:
-            vae.load_state_dict(given.state_dict())
+            vae.load_state_dict(source.state_dict())
         except RuntimeError as error:
             raise SystemExit(f"the VAE of {warm} has another shape than recipe {recipe.name!r}: {error}") from None
     return vae.to(memory_format=torch.channels_last)
@@ -105,23 +105,23 @@ def gate(vae: AutoencoderKL, scenes: Scenes, count: int = 48) -> dict[str, dict[
     Objects stand on plain colours, so that nothing but the object has a high band; materials stand alone.
     """
 
-    def high(wanted: list[Scene]) -> float:
-        truth = scenes.pictures(wanted)
+    def high(subjects: list[Scene]) -> float:
+        truth = scenes.pictures(subjects)
         parts = [vae.decode(vae.encode(p.to(vae.device)).latent_dist.mode()).sample.cpu() for p in truth.split(4)]
-        made = torch.cat(parts)
-        return round(float(band_correlation(made, truth)["high"].mean()), 4)
+        decoded = torch.cat(parts)
+        return round(float(band_correlation(decoded, truth)["high"].mean()), 4)
 
     colours = list(scenes.colours)
     pairs = scenes.pairs()[:: max(1, len(scenes.pairs()) // count)]
     objects = [Scene(n, s, colours[i % len(colours)], None) for i, (n, s) in enumerate(pairs)]
     each = max(2, count // len(MATERIALS))
-    found = {
+    by_material = {
         m: high([Scene(None, None, colours[(5 * i + k) % len(colours)], m, 10_000 + i) for i in range(each)])
         for k, m in enumerate(MATERIALS)
     }
     return {
         "objects": {"all": high(objects)},
-        "materials": {"all": round(sum(found.values()) / len(found), 4), **found},
+        "materials": {"all": round(sum(by_material.values()) / len(by_material), 4), **by_material},
     }
 
 
@@ -192,9 +192,9 @@ def finish(vae: AutoencoderKL, scenes: Scenes, recipe: SceneRecipe, run: Path) -
     if drift > 1e-3:
         raise SystemExit(f"folding the statistics changed a picture by {drift:.1e}; at most 1e-3 is allowed")
     write_safely(run / "vae", lambda p: replace_folder(vae, p, run / "vae"))
-    found = gate(vae, scenes, count=min(48, 4 * len(scenes.names)))
-    append_json(run / "vae.jsonl", {"gate": found})
-    print(f"VAE done, folding changed a picture by {drift:.1e}; high band: {found}")
+    result = gate(vae, scenes, count=min(48, 4 * len(scenes.names)))
+    append_json(run / "vae.jsonl", {"gate": result})
+    print(f"VAE done, folding changed a picture by {drift:.1e}; high band: {result}")
 
 
 if __name__ == "__main__":

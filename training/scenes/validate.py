@@ -45,7 +45,7 @@ def chosen(scenes: Scenes, held_out: bool, count: int, seed: int) -> list[Scene]
 def groups(scenes: Scenes, vae: AutoencoderKL, recipe: SceneRecipe, file: Path) -> dict[str, Group]:
     """`trained` pairs, `held_out` pairs and bare `materials`; latents are kept in `file`."""
     colours = list(scenes.colours)
-    wanted = {
+    by_group = {
         "trained": chosen(scenes, False, COUNT, recipe.seed),
         "held_out": chosen(scenes, True, COUNT, recipe.seed),
         "materials": [
@@ -56,21 +56,21 @@ def groups(scenes: Scenes, vae: AutoencoderKL, recipe: SceneRecipe, file: Path) 
     if file.is_file():
         latents, _ = keep.load(file)
     else:
-        latents = {k: encode(vae, scenes.pictures(w), recipe.size) for k, w in wanted.items()}
+        latents = {k: encode(vae, scenes.pictures(w), recipe.size) for k, w in by_group.items()}
         keep.save(file, latents, {})
-    made = {}
-    for k, w in wanted.items():
+    fixed = {}
+    for k, w in by_group.items():
         generator = torch.Generator().manual_seed(recipe.seed + 7)
-        made[k] = Group(w, latents[k], torch.randn(latents[k].shape, generator=generator))
-    return made
+        fixed[k] = Group(w, latents[k], torch.randn(latents[k].shape, generator=generator))
+    return fixed
 
 
 @torch.no_grad()
-def validate(state: State, made: dict[str, Group]) -> dict[str, float]:
+def validate(state: State, fixed: dict[str, Group]) -> dict[str, float]:
     """Mean squared error of the velocity by group, over `SIGMAS`, all tokens, full captions."""
     patch = state.recipe.dit.patch
     result = {}
-    for name, group in made.items():
+    for name, group in fixed.items():
         total = 0.0
         text = state.text([s.caption for s in group.scenes], state.device)
         latents, noise = group.latents.to(state.device), group.noise.to(state.device)
