@@ -24,6 +24,7 @@ import typer
 import dg_tools as dg
 from benchmarks.explorer import measure as first_picture
 from benchmarks.layouts import measure
+from benchmarks.limit import measure as over_limit
 
 GOAL = 1.5  # seconds for one picture, 20 steps with CFG, on two cores
 
@@ -84,9 +85,11 @@ def main(
     plain = rows["CFG"]["seconds"]
     print(f"one picture, {steps} steps with CFG: {plain:.2f} s (goal on two cores: {GOAL} s)")
     layouts = {name: measure(name, rounds) for name in ("sd3", "flux")}
+    limits = {name: over_limit(name, rounds) for name in ("sd3", "flux")}
     record = {
         "rows": rows,
         "layouts": layouts,
+        "limits": limits,
         "first_picture": first_picture(),
         "rounds": rounds,
         "steps": steps,

@@ -168,3 +168,22 @@ def test_hooks_and_processors_below_the_blocks(how, way):
 
     with interfered(pipe, how):
         agree(pipe, run, 4.0, 1, way)
+
+
+@pytest.mark.parametrize("how", ["hook", "processor"])
+def test_what_a_callback_puts_below_the_blocks_is_seen_at_the_next_step(how):
+    pipe, rows = tiny.PIPELINES["sd3"](), []
+    part = pipe.transformer.transformer_blocks[2].attn
+
+    def put(pipeline, step, timestep, tensors):
+        if step == 0 and how == "hook":
+            part.register_forward_hook(lambda *_: None)
+        if step == 0 and how == "processor":
+            part.processor = Halves(part.processor)
+        return tensors
+
+    pipe.transformer.norm_out.register_forward_hook(lambda m, a, output: rows.append(len(output)))
+    with dg.detail_guidance(pipe, dg.DetailGuidance(None, W, dg.Disrupt(CHANNELS, 1))):
+        pipe("a", guidance_scale=3.0, num_inference_steps=2, callback_on_step_end=put, max_sequence_length=8,
+             output_type="latent", **tiny.SIZE)  # fmt: skip
+    assert rows == [3, 2, 2]  # one fork; then a rerun of all rows

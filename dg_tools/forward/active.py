@@ -10,12 +10,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 
 from dg_tools.forward.call import Call
+
+
+class Parts(NamedTuple):
+    """What is in a transformer's blocks, and the blocks; those below the blocks; those with an attention processor."""
+
+    all: list[torch.nn.Module]
+    below: list[torch.nn.Module]
+    attention: list[Any]
 
 
 @dataclass
@@ -28,6 +36,7 @@ class Active:
         trace: the nnsight trace that reads it, or None.
         rerun: the call that a forward of our own is (a disrupted pass, a single step), while it runs.
         stated: step and number of steps, where a loop of the reader's own says them.
+        parts: of its blocks, listed once a run.
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -35,6 +44,7 @@ class Active:
     trace: Any = None
     rerun: Call | None = None
     stated: tuple[int, int] | None = None
+    parts: Parts | None = None
 
     @contextmanager
     def repeating(self, call: Call) -> Iterator[None]:

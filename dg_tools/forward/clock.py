@@ -74,7 +74,9 @@ class Clock:
     def __exit__(self, *exception: Any) -> None:
         self._open = False
         self._stack.close()
-        active(self.transformer).stated = None
+        state = active(self.transformer)
+        state.stated = None
+        state.parts = None
 
     def _count(self, scheduler: Any) -> None:
         """Count the steps of a scheduler, once, while the context is open."""
@@ -156,6 +158,7 @@ class Clock:
     def _begin(self, scheduler: Any) -> None:
         """A new list of timesteps: a new run."""
         self._timesteps = scheduler.timesteps
+        active(self.transformer).parts = None
         self.runs += 1
         self._made = 0
         self._first = None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dg_tools.families import Family, bind
+from dg_tools.forward.active import Parts, active
 from dg_tools.forward.replaced import is_ours
 
 
@@ -30,7 +31,10 @@ def foreign_hooks(transformer: torch.nn.Module, family: Family, *, below: bool =
     `below`: whether a part of a block has hooks of the user's own. Those of this package and of nnsight are told which
     rows a forward has, and one on a whole block finds the conditional rows last, as in the pipeline's call.
     """
-    for module in parts(transformer, family, blocks=not below):
+    listed = parts(transformer, family)
+    for module in listed.below if below else listed.all:
+        if not (module._forward_hooks or module._forward_pre_hooks):
+            continue
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
             if not getattr(hook, "any_rows", False) and not (below and is_ours(hook, "nnsight")):
                 return True
@@ -39,7 +43,7 @@ def foreign_hooks(transformer: torch.nn.Module, family: Family, *, below: bool =
 
 def own_processors(transformer: torch.nn.Module, family: Family) -> bool:
     """Whether a block's attention is computed by a processor of the user's own, which may tell rows apart."""
-    processors = [getattr(module, "processor", None) for module in parts(transformer, family)]
+    processors = [getattr(module, "processor", None) for module in parts(transformer, family).attention]
     return any(p is not None and not type(p).__module__.startswith("diffusers.") for p in processors)
 
 
@@ -57,10 +61,15 @@ def holds_tensors(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def parts(transformer: torch.nn.Module, family: Family, *, blocks: bool = True) -> Iterator[torch.nn.Module]:
-    """Everything in every block, and the blocks themselves."""
-    for _, _, block in family.blocks(transformer):
-        yield from (module for module in block.modules() if blocks or module is not block)
+def parts(transformer: torch.nn.Module, family: Family) -> Parts:
+    """What is in the transformer's blocks, listed once a run: FLUX.1 has 1,200 parts, and each step asks them."""
+    state = active(transformer)
+    if state.parts is None:
+        blocks = [block for _, _, block in family.blocks(transformer)]
+        below = [module for block in blocks for module in block.modules() if module is not block]
+        attention = [module for module in (*blocks, *below) if hasattr(module, "processor")]
+        state.parts = Parts([*blocks, *below], below, attention)
+    return state.parts
 
 
 def each(output: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
