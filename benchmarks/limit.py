@@ -2,7 +2,8 @@
 
 With classifier-free guidance a step has two rows. The disrupted row is needed in the blocks after block m only, so that
 of K equal blocks the least cost is (2 + (K - m - 1) / K) / 2 of the plain step's. Blocks are not equal: each counts by
-its own time, which is measured in the plain run of the same round. Times are those inside the transformer's calls.
+its own time, which is measured in the plain run of the same round. Times are those inside the transformer's calls, in
+CPU seconds of one thread, so that other processes disturb them less.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import dg_tools as dg
 from benchmarks.layouts import BLOCK, BLOCKS, CALL, OFF, PROMPT, model
 from dg_tools.generation.sampling import run
 
-REPEATS = 9  # rounds at least; a plain and a guided run take turns
+REPEATS = 15  # rounds at least; a plain and a guided run take turns
 GOAL = 0.03  # above the limit
 
 
@@ -51,31 +52,33 @@ def watched(modules: list[torch.nn.Module]) -> Iterator[list[Stopwatch]]:
 
 def plain(dit: Any) -> tuple[float, float]:
     """Seconds of a run with classifier-free guidance, and the share of its blocks' time that comes after block m."""
-    with watched([dit.transformer]) as whole:
-        run(dit, PROMPT, guidance=dg.CFG(3.0), **CALL)
-    with watched([block.module for block in dit.blocks]) as watches:
+    with watched([dit.transformer, *(block.module for block in dit.blocks)]) as (whole, *watches):
         run(dit, PROMPT, guidance=dg.CFG(3.0), **CALL)
     times = [watch.total for watch in watches]
-    return whole[0].total, sum(times[BLOCK + 1 :]) / sum(times)
+    return whole.total, sum(times[BLOCK + 1 :]) / sum(times)
 
 
 def guided(dit: Any) -> float:
     """Seconds of the same run with Detail Guidance by the fork."""
-    with watched([dit.transformer]) as whole:
+    with watched([dit.transformer]) as (whole,):
         run(dit, PROMPT, guidance=dg.DetailGuidance(3.0, 0.5, OFF), **CALL)
-    return whole[0].total
+    return whole.total
 
 
 def measure(layout: str, rounds: int) -> dict[str, Any]:
     """The fork's cost over the limit, median of the rounds; printed."""
-    dit = model(layout)
-    plain(dit)
-    guided(dit)
+    dit, threads = model(layout), torch.get_num_threads()
     costs, limits = [], []
-    for _ in range(max(rounds, REPEATS)):
-        seconds, share = plain(dit)
-        costs.append(guided(dit) / seconds)
-        limits.append((2 + share) / 2)
+    torch.set_num_threads(1)
+    try:
+        for round_ in range(max(rounds, REPEATS) + 1):
+            seconds, share = plain(dit)
+            cost = guided(dit) / seconds
+            if round_:  # the first warms up
+                costs.append(cost)
+                limits.append((2 + share) / 2)
+    finally:
+        torch.set_num_threads(threads)
     over = np.array(costs) / np.array(limits) - 1
     low, middle, high = np.quantile(over, [0.25, 0.5, 0.75])
     equal = (2 + (BLOCKS - BLOCK - 1) / BLOCKS) / 2
