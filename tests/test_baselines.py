@@ -70,7 +70,7 @@ def test_the_registry_says_what_each_class_takes(name):
     guider = row.guider(3.0, W, blocks=[1, BLOCK], window=(0.0, 0.5), **row.settings)
     assert guider.guidance_scale == 3.0 and isinstance(guider, row.guidance)
     if row.weighted:
-        assert guider.detail_guidance_scale == W and guider.detail_guidance_stop == 0.5
+        assert guider.weight == W and guider.window == [0.0, 0.5]
     if row.in_blocks:
         assert guider.blocks == [1, BLOCK]
         with pytest.raises(ValueError, match="needs blocks="):
@@ -319,7 +319,7 @@ def test_edits_windows_and_contexts(dits, name):
     late = guider.new(window=[0.5, 1.0])
     k = len(dit.blocks)
     assert run(dit, PROMPT, guidance=late, **CALL)[1].block_calls == 2 * 2 * k + k - BLOCK
-    assert late.blocks == [BLOCK] and late.detail_guidance_scale == W
+    assert late.blocks == [BLOCK] and late.weight == W
 
 
 @pytest.mark.parametrize(

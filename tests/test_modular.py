@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
 from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
 
 import dg_tools as dg
@@ -137,3 +138,28 @@ def test_a_modular_pipeline_needs_no_context_manager(modular):
             pass
     with pytest.raises(TypeError, match="an? int is no model"):
         dg.load(3)
+
+
+def test_a_step_cache_is_refused_by_name_before_the_first_forward(modular):
+    transformer, calls = tiny.sd3().transformer, []
+    apply_first_block_cache(transformer, FirstBlockCacheConfig(threshold=1e9))
+    transformer.forward = lambda *args, **kwargs: calls.append(1)
+    own = modular.transformer
+    modular.update_components(transformer=transformer)
+    try:
+        for w in (0.8, 0.0):
+            with pytest.raises(ValueError, match=r"FirstBlockCache is on for this transformer: .*disable_cache\(\)"):
+                sample(modular, dg.DetailGuidance(3.0, w, OFF))
+    finally:
+        modular.update_components(transformer=own)
+    assert not calls
+
+
+@pytest.mark.parametrize("baseline", [dg.baselines.PAG(3.0, 0.8, blocks=1), dg.baselines.APG(3.0)])
+def test_a_baseline_refuses_a_modular_pipeline(dit, modular, baseline):
+    handle = dit.transformer.register_forward_pre_hook(lambda *_: pytest.fail("a forward ran before the error"))
+    try:
+        with pytest.raises(RuntimeError, match=r"works in classic pipelines, .*; a modular pipeline takes"):
+            sample(modular, baseline)
+    finally:
+        handle.remove()

@@ -69,7 +69,7 @@ def test_guiders_as_json():
     assert (guider.guidance_scale, guider.detail_guidance_scale, guider.detail_guidance_stop) == (3.0, 0.5, 0.8)
     assert guider.disrupt == dg.Disrupt([55, 58], 0)
     pag = dg.baselines.PAG.from_pretrained(FILES / "guider-pag")
-    assert (pag.guidance_scale, pag.detail_guidance_scale, pag.blocks) == (3.0, 0.5, [5, 6])
+    assert (pag.guidance_scale, pag.weight, pag.blocks) == (3.0, 0.5, [5, 6])
 
 
 def test_a_capture(tmp_path):

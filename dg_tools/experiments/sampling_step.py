@@ -6,15 +6,16 @@ states, and costs the blocks after the disrupted one only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from dg_tools.forward.call import Call
-from dg_tools.forward.restart import starting_after, why_not
+from dg_tools.forward.restart import Restart, why_not
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
@@ -54,14 +55,11 @@ class StepBatch:
     sources: dict[str, Source]
     pictures: range
 
-    @property
-    def shared_blocks(self) -> list[int]:
-        """Blocks from whose output in the conditional forward another prediction starts."""
-        disrupted = {
-            s.block for s in self.sources.values() if isinstance(s, Disrupt) and shares(self.dit, s, self.cond)
-        }
-        starts = [starts_after(self.dit, s, self.cond) for s in self.sources.values() if isinstance(s, InBlocks)]
-        return sorted(disrupted.union(b for b in starts if b is not None))
+    def restarts(self) -> dict[int, Restart]:
+        """For one step: where a prediction starts from a block's output in the conditional forward, by that block."""
+        starts = Counter(starts_after(self.dit, source, self.cond) for source in self.sources.values())
+        transformer, family = self.dit.transformer, self.dit.family
+        return {block: Restart(transformer, family, block, n) for block, n in starts.items() if block is not None}
 
 
 class SamplingStep:
@@ -87,7 +85,7 @@ class SamplingStep:
         self._batch = batch
         self._timestep = timestep
         self._predictions: dict[str, torch.Tensor] = {}
-        self._outputs: dict[int, tuple] = {}
+        self._restarts = batch.restarts()
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """A prediction by name, (N, C, h, w): the velocity noise - x.
@@ -114,53 +112,32 @@ class SamplingStep:
         call = Call.at(self.sigma, step=self.step, image_tokens=tokens)
         if isinstance(source, torch.nn.Module):
             return self._forward(source, inputs, blocks)
+        start = starts_after(dit, source, inputs)
         if isinstance(source, InBlocks):
-            return self._perturbed(source, inputs, call)
-        if not isinstance(source, Disrupt):
-            with self._keeping_outputs() if source == "cond" else nullcontext():
-                return self._forward(dit.transformer, inputs, blocks)
-        if not shares(dit, source, inputs):
+            return self._perturbed(source, inputs, call, start)
+        if isinstance(source, Disrupt) and start is None:
             with attached(dit.transformer, dit.family, [source], call):
                 return self._forward(dit.transformer, inputs, blocks)
-        at = source.block
-        record = dit.block(at).record
-        _ = self["c"]  # keeps the block's output
-        edit = lambda output: source.must_edit(output, record, call)  # noqa: E731
-        with starting_after(dit.transformer, dit.family, at, self._outputs[at], edit):
-            return self._forward(dit.transformer, inputs, blocks - at - 1)
+        if isinstance(source, Disrupt) and start is not None:
+            record, disrupt = dit.block(start).record, source
+            with self._starting(start, lambda output: disrupt.must_edit(output, record, call)):
+                return self._forward(dit.transformer, inputs, blocks - start - 1)
+        with ExitStack() as stack:
+            for restart in self._restarts.values() if source == "cond" else ():
+                stack.enter_context(restart.keeping())
+            return self._forward(dit.transformer, inputs, blocks)
 
-    def _perturbed(self, source: InBlocks, inputs: dict[str, Any], call: Call) -> torch.Tensor:
+    def _perturbed(self, source: InBlocks, inputs: dict[str, Any], call: Call, start: int | None) -> torch.Tensor:
         """A baseline's degraded prediction, from its first perturbed block on."""
         dit = self._batch.dit
-        start = starts_after(dit, source, inputs)
-        rows = {**inputs, "hidden_states": packed(dit, self.z)}
-        if start is None:
-            with source.on(dit, rows, call):
-                return self._forward(dit.transformer, inputs, source.calls(len(dit.blocks)) + source.first)
-        _ = self["c"]  # keeps the block's output
-        same = starting_after(dit.transformer, dit.family, start, self._outputs[start], lambda output: output)
-        with same, source.on(dit, rows, call):
-            return self._forward(dit.transformer, inputs, source.calls(len(dit.blocks)))
+        rows, blocks = {**inputs, "hidden_states": packed(dit, self.z)}, source.calls(len(dit.blocks))
+        with nullcontext() if start is None else self._starting(start), source.on(dit, rows, call):
+            return self._forward(dit.transformer, inputs, blocks + (source.first if start is None else 0))
 
-    @contextmanager
-    def _keeping_outputs(self) -> Iterator[None]:
-        """The forward inside leaves the outputs of the blocks from which other predictions start."""
-        dit = self._batch.dit
-        handles = []
-
-        def keep(block: int) -> Callable:
-            def hook(module: torch.nn.Module, inputs: Any, output: tuple) -> None:
-                self._outputs[block] = output
-
-            return hook
-
-        try:
-            for block in self._batch.shared_blocks:
-                handles.append(dit.block(block).module.register_forward_hook(keep(block)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _starting(self, block: int, edit: Callable[[Any], Any] = lambda output: output) -> AbstractContextManager[None]:
+        """A forward inside starts from `edit` of the block's output in the conditional forward."""
+        _ = self["c"]  # keeps it
+        return self._restarts[block].starting(edit)
 
     def _forward(self, transformer: torch.nn.Module, inputs: dict[str, Any], blocks: int) -> torch.Tensor:
         dit, count = self._batch.dit, len(self.z)
@@ -172,11 +149,10 @@ class SamplingStep:
         return spatial(dit, predicted, *dit.picture_size(self.z))
 
 
-def shares(dit: DiT, edit: Disrupt, inputs: dict[str, Any]) -> bool:
-    """Whether a disrupted prediction may start from the conditional one's hidden states at the disrupted block."""
-    return edit.why_whole is None and why_not(dit.family, inputs) is None
-
-
-def starts_after(dit: DiT, source: InBlocks, inputs: dict[str, Any]) -> int | None:
-    """The block before a baseline's first perturbed one, whose output its pass may start from; None: it runs whole."""
-    return source.first - 1 if source.first and why_not(dit.family, inputs) is None else None
+def starts_after(dit: DiT, source: Source, inputs: dict[str, Any]) -> int | None:
+    """The block from whose output in the conditional forward a prediction may start; None: it runs whole."""
+    if why_not(dit.family, inputs) is not None:
+        return None
+    if isinstance(source, Disrupt):
+        return source.block if source.why_whole is None else None
+    return source.first - 1 if isinstance(source, InBlocks) and source.first else None

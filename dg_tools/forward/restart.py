@@ -2,6 +2,7 @@
 
 Up to that block the disrupted pass is the conditional one. So the block's output is kept, and the forward is run again
 with the blocks up to it replaced by a stub that returns the kept output, disrupted: K - m - 1 block calls instead of K.
+`Restart` does both; `swapped` is the one way in which blocks are replaced.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from dg_tools.families import BlockList, Family, bind
+from dg_tools.forward.fork import each
 from dg_tools.forward.replaced import replaced
 
 BETWEEN_BLOCKS = (  # inputs that add to, or leave out, blocks by position: the stub would shift them
@@ -73,23 +75,86 @@ def why_not(family: Family, inputs: dict[str, Any]) -> str | None:
     return f"{', '.join(used)} act between blocks" if used else None
 
 
+class Restart:
+    """A block's output is kept in one forward, and later forwards start from it.
+
+    Args:
+        transformer, family: the model and its record.
+        block: index over all block lists, in execution order.
+        uses: how many forwards start from it; after the last one it is let go of.
+    """
+
+    def __init__(self, transformer: torch.nn.Module, family: Family, block: int, uses: int = 1) -> None:
+        self.transformer = transformer
+        self.family = family
+        self.block = block
+        self.uses = uses
+        self._left = 0
+        self._output: Any = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is an output to start from."""
+        return self._left > 0
+
+    @contextmanager
+    def keeping(self, rows: slice = slice(None)) -> Iterator[None]:
+        """A forward inside leaves the block's output, of some rows, as it is before any edit."""
+
+        def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            self._output = each(output, lambda x: x[rows])
+            self._left = self.uses
+
+        modules = [module for _, _, module in self.family.blocks(self.transformer)]
+        # the first hook there: edits act again in a forward that starts from what is kept
+        handle = modules[self.block].register_forward_hook(keep, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def starting(self, edit: Callable[[Any], Any] = lambda output: output) -> Iterator[None]:
+        """A forward inside begins with `edit` of the kept output as the output of the block.
+
+        Raises:
+            RuntimeError: nothing is kept: no forward ran, or all uses are over.
+        """
+        if not self.kept:
+            raise RuntimeError(f"no output of block {self.block} is kept: run a forward inside keeping() first")
+        output = self._output
+        self._left -= 1
+        if not self._left:
+            self._output = None
+
+        def stand_in(index: int, module: torch.nn.Module, record: BlockList) -> torch.nn.Module:
+            if index != self.block:
+                return Passed(module, record) if index < self.block else module
+            stub = Stored(output, module)
+            stub.register_forward_hook(lambda module, inputs, kept: edit(kept))  # after all others
+            return stub
+
+        with swapped(self.transformer, self.family, stand_in):
+            yield
+
+
 @contextmanager
-def starting_after(
-    transformer: torch.nn.Module, family: Family, block: int, output: Any, edit: Callable[[Any], Any]
+def swapped(
+    transformer: torch.nn.Module,
+    family: Family,
+    stand_in: Callable[[int, torch.nn.Module, BlockList], torch.nn.Module],
 ) -> Iterator[None]:
-    """A forward inside begins with `edit(output)` as the output of `block`; the block lists are put back afterwards."""
+    """A forward inside finds `stand_in(index, block, record)` in the place of each block; the lists are put back.
+
+    Args:
+        transformer, family: the model and its record.
+        stand_in: gives what stands there: the block itself, or another module.
+    """
     with ExitStack() as stack:
         first = 0
         for record in family.lists:
             modules = list(getattr(transformer, record.path))
-            at = block - first
+            others = [stand_in(first + i, module, record) for i, module in enumerate(modules)]
+            stack.enter_context(replaced(transformer, record.path, torch.nn.ModuleList(others)))
             first += len(modules)
-            before: list[torch.nn.Module] = [Passed(module, record) for module in modules[: max(at, 0)]]
-            if 0 <= at < len(modules):
-                stub = Stored(output, modules[at])
-                stub.register_forward_hook(lambda module, inputs, kept: edit(kept))  # after all others
-                modules = [*before, stub, *modules[at + 1 :]]
-            elif at >= len(modules):
-                modules = before
-            stack.enter_context(replaced(transformer, record.path, torch.nn.ModuleList(modules)))
         yield

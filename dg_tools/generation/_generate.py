@@ -14,7 +14,7 @@ from diffusers.guiders import BaseGuidance
 from dg_tools._as_list import as_list
 from dg_tools.datasets.pictures import as_pictures
 from dg_tools.generation.sampling import check, check_call, guidance_scale, run
-from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.report import Edited
@@ -92,7 +92,7 @@ def name_of(guidance: BaseGuidance | None) -> str:
     """A guidance in a few words: `cond`, `CFG 3`, `DG 0.5`, `CFG 3 + DG 0.5`."""
     scale = guidance_scale(guidance)
     plain = [f"CFG {scale:g}"] if scale > 1 else []
-    parts = guidance.words(scale) if isinstance(guidance, DetailGuidance) else plain
+    parts = guidance.words(scale) if isinstance(guidance, Guidance) else plain
     return " + ".join(parts) or "cond"
 
 
@@ -138,7 +138,7 @@ def generate(
     for group, g in variants:
         check(dit, group, g, steps, height, width)
     call = {"steps": steps, "height": height, "width": width, **kwargs}
-    variants = [(e, g.resolved(dit, **call) if isinstance(g, DetailGuidance) else g) for e, g in variants]  # once
+    variants = [(e, g.resolved(dit, **call) if isinstance(g, Guidance) else g) for e, g in variants]  # once
     jobs = [(p, s, e, g) for p in prompts for s in seeds for e, g in variants]
     pictures = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
     latents: list[torch.Tensor] = []

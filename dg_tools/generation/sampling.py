@@ -20,8 +20,8 @@ from dg_tools.forward.fork import reads_any_rows
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.restart import Stored
 from dg_tools.forward.stepping import after_each_step
+from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.classic import detail_guidance
-from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.interventions.report import Edited
@@ -70,7 +70,7 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
     """
     if guidance is None:
         return 1.0
-    if isinstance(guidance, DetailGuidance | ClassifierFreeGuidance):
+    if isinstance(guidance, Guidance | ClassifierFreeGuidance):
         if not guidance._enabled:
             return 1.0
         original = getattr(guidance, "use_original_formulation", False)  # c + s (c - u): the usual scale less one
@@ -95,15 +95,14 @@ def check_call(dit: DiT, prompts: Sequence[Any], arguments: Mapping[str, Any]) -
     dit.check_prompts(prompts)
 
 
-def windowed(guidance: BaseGuidance | None) -> DetailGuidance | None:
-    """What must be done inside the pipeline's call: Detail Guidance, or a CFG with a window or a rescale."""
-    if isinstance(guidance, DetailGuidance):
-        return guidance
+def windowed(guidance: BaseGuidance | None) -> Guidance | None:
+    """What must be done inside the pipeline's call: a guidance of ours, or a CFG with a window or a rescale."""
     if isinstance(guidance, ClassifierFreeGuidance):
         settings = {"guidance_rescale": guidance.guidance_rescale, "start": guidance._start, "stop": guidance._stop}
         if guidance._enabled and settings != {"guidance_rescale": 0.0, "start": 0.0, "stop": 1.0}:
-            return DetailGuidance(guidance_scale(guidance), **settings)
-    return None
+            return Guidance(guidance_scale=guidance_scale(guidance), **settings)
+        return None
+    return guidance if isinstance(guidance, Guidance) else None
 
 
 def check(
@@ -118,7 +117,7 @@ def check(
         edit.check(dit, steps, height, width)
     if edits or windowed(guidance) is not None:
         check_cache(dit.transformer)
-    if isinstance(guidance, DetailGuidance):
+    if isinstance(guidance, Guidance):
         guidance.check_scale(guidance_scale(guidance))
         guidance.check(dit, steps, height, width)
 
@@ -145,7 +144,7 @@ def run(
     Raises:
         RuntimeError: at the end, where the edits make the hidden states overflow.
     """
-    if isinstance(guidance, DetailGuidance):
+    if isinstance(guidance, Guidance):
         settings = {k: v for k, v in arguments.items() if k not in ("seed", "generator", "latents")}
         guidance = guidance.resolved(dit, **settings)
     call = dit.arguments(prompt, guidance_scale=guidance_scale(guidance), **arguments)
@@ -170,7 +169,7 @@ def run(
         output = dit.pipeline(**call, output_type="latent")[0]
     assert latents is not None
     count.edited = attachment.report if edits else None
-    if guided is not None and isinstance(guidance, DetailGuidance):
+    if guided is not None and inside is guidance:
         count.guided = guided.report
     attachment.check_finite()
     if isinstance(output, torch.Tensor) and output.shape == latents.shape:

@@ -1,72 +1,24 @@
-"""What the guiders share: diffusers' notice kept quiet, and the step that is being combined."""
+"""What every guidance is: a CFG scale, windows, a plan of passes for each step, and a sum of their predictions.
+
+    D = c   or   u + s (c - u),   plus   w (c - d)
+
+c, u: conditional and unconditional prediction; d: a degraded one, where the guidance has one. `CFG`, `DetailGuidance`,
+and the baselines that perturb the model (`Perturbed`) or combine c and u in another way (`Combined`) are siblings:
+each says what it adds to `Guidance`.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
-from diffusers.configuration_utils import FrozenDict
+from diffusers.guiders import BaseGuidance
+from diffusers.guiders.guider_utils import GuiderOutput, rescale_noise_cfg
 
-
-@contextmanager
-def without_experimental_notice() -> Iterator[None]:
-    """Filter what diffusers says on every construction of a guider, that it is experimental."""
-    source = logging.getLogger("diffusers.guiders.guider_utils")
-
-    def quiet(record: logging.LogRecord) -> bool:
-        return "experimental feature" not in record.getMessage()
-
-    source.addFilter(quiet)
-    try:
-        yield
-    finally:
-        source.removeFilter(quiet)
-
-
-def alias(name: str) -> Any:
-    """An attribute under another name."""
-    return property(lambda self: getattr(self, name), lambda self, value: setattr(self, name, value))
-
-
-class LiveConfig:
-    """A guider's configuration says what its attributes are now, and not what they were made with.
-
-    So a guider is saved, copied (`new`) and shown as it is used, after `guider.detail_guidance_scale = 0.9` too.
-    """
-
-    _internal_dict: Any
-    start = alias("_start")
-    stop = alias("_stop")
-    enabled = alias("_enabled")
-
-    def stated(self, name: str) -> Any:
-        """A setting as the configuration holds it."""
-        return getattr(self, name)
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """The settings that were changed since the guider was made."""
-        there = [
-            n for n in self._internal_dict if not n.startswith("_") and (n in vars(self) or hasattr(type(self), n))
-        ]
-        return {name: now for name in there if (now := self.stated(name)) != self._internal_dict[name]}
-
-    @property
-    def config(self) -> Any:
-        """The settings, as they are now."""
-        return FrozenDict({**self._internal_dict, **self.changed})
-
-    def to_json_string(self) -> str:
-        """The settings as they are now, in JSON."""
-        first = self._internal_dict
-        self._internal_dict = self.config
-        try:
-            return super().to_json_string()  # type: ignore[misc]
-        finally:
-            self._internal_dict = first
+from dg_tools.guidance.settings import LiveConfig, without_experimental_notice
+from dg_tools.models.dit import DiT
+from dg_tools.numbers import number
 
 
 class Seen(NamedTuple):
@@ -76,3 +28,196 @@ class Seen(NamedTuple):
     sigma: float
     step: int
     steps: int
+
+
+class Guidance(LiveConfig, BaseGuidance):
+    """A guidance, as a diffusers guider. As it stands: classifier-free guidance with a window and a rescale.
+
+    A subclass registers its settings under its own names.
+
+    Args:
+        start, stop: window of all guidance, as fractions of the steps: step i of n is inside where
+            start * n <= i < stop * n.
+        enabled: False gives c.
+        guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). None: 1, and in
+            `dg.detail_guidance` whatever the call says.
+        weight: w of the degraded prediction; 0 skips its pass.
+        window: of the degraded prediction, in the same way as `start` and `stop`.
+        guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.
+
+    Raises:
+        TypeError, ValueError: a scale or window that cannot work; before any forward.
+    """
+
+    _input_predictions = ["pred_cond", "pred_uncond", "pred_disrupted"]  # noqa: RUF012  (diffusers reads it)
+    short = ""  # in captions
+    window_name = "window"  # in errors: that of the degraded prediction
+    seen: Seen | None = None  # the step that is being combined, where `forward` asks
+
+    def __init__(
+        self,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+        *,
+        guidance_scale: float | None = None,
+        weight: float = 0.0,
+        window: Sequence[float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+    ) -> None:
+        with without_experimental_notice():
+            super().__init__(start, stop, enabled)
+        self.guidance_scale = guidance_scale
+        self.weight = float(number(weight, "weight"))
+        self.window = window
+        begin, end = self.window
+        named = {"window[0]": begin, "window[1]": end, "guidance_rescale": guidance_rescale}
+        for name, value in {**named, "start": start, "stop": stop}.items():
+            number(value, name)
+        if not 0 <= begin < end <= 1:
+            raise ValueError(f"{self.window_name} [{begin}, {end}) is empty or outside 0..1")
+        if not 0 <= start < stop <= 1:
+            raise ValueError(f"guidance window [{start}, {stop}) is empty or outside 0..1")
+        if not 0 <= guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale={guidance_rescale}; a share, 0 (off) to 1")
+        self.guidance_rescale = guidance_rescale
+
+    @property
+    def guidance_scale(self) -> float:
+        """The usual CFG scale s; 1 where none is set."""
+        return self._guidance_scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float | None) -> None:
+        scale = 1.0 if value is None else number(value, "guidance_scale")
+        if scale < 1:
+            raise ValueError(f"guidance_scale={scale}; the usual CFG scale s is at least 1 (1 = off)")
+        self._guidance_scale = float(scale)
+        self.scale_is_set = value is not None
+
+    @property
+    def window(self) -> list[float]:
+        """The window of the degraded prediction."""
+        return list(self._window)
+
+    @window.setter
+    def window(self, value: Sequence[float]) -> None:
+        self._window = window_of(value)
+
+    @property
+    def transformers(self) -> Sequence[torch.nn.Module]:
+        """Further transformers that a run calls, and counts."""
+        return ()
+
+    def stated(self, name: str) -> Any:
+        """A setting as the configuration holds it."""
+        if name == "guidance_scale" and not self.scale_is_set:
+            return None
+        return super().stated(name)
+
+    def resolved(self, dit: DiT, **kwargs: Any) -> Self:
+        """This guidance for one model; `kwargs` go to the pipeline's call where the model must be tried.
+
+        Raises:
+            TypeError, ValueError: an attribute that was set to what cannot work.
+        """
+        if self.changed:
+            self.new()  # checks them
+        return self
+
+    def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
+        """Raise before any forward for settings that do not fit this model, or a run of `steps` on it."""
+        if steps is not None:
+            self.check_window(steps)
+
+    def check_scale(self, scale: float) -> None:
+        """Raise ValueError for a CFG scale, the call's own, that this guidance cannot work with; any will do here."""
+
+    def words(self, scale: float) -> list[str]:
+        """What it adds up, in a few words each, at CFG scale `scale`."""
+        parts = [f"CFG {scale:g}"] if scale > 1 else []
+        return parts + ([f"{self.short} {self.weight:g}"] if self.weight else [])
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether the result is not a plain sum, so that `forward` must see all predictions at once."""
+        return self.guidance_rescale > 0
+
+    # -- the plan: which passes does a step need? ---------------------------------------------------------------------
+
+    def passes(self, step: int, steps: int) -> list[str]:
+        """Names of the predictions that step `step` of `steps` needs; the conditional one always."""
+        return self.plan(step, steps)
+
+    def plan(self, step: int, steps: int) -> list[str]:
+        """The same, where it may still be open how the degraded prediction is made."""
+        plan = ["pred_cond"]
+        if self._enabled and self.inside(step, steps):
+            if self.guidance_scale > 1:
+                plan.append("pred_uncond")
+            begin, end = self.window
+            if self.weight and begin * steps <= step < end * steps and self.degrades(step):
+                plan.append("pred_disrupted")
+        return plan
+
+    def degrades(self, step: int) -> bool:
+        """Whether there is a degraded prediction in a step of the window."""
+        return True
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether step `step` of `steps` needs the degraded prediction."""
+        return "pred_disrupted" in self.passes(step, steps)
+
+    def inside(self, step: int, steps: int) -> bool:
+        """Whether a step lies in the window of all guidance."""
+        return self._start * steps <= step < self._stop * steps
+
+    def check_window(self, steps: int) -> None:
+        """Raise ValueError where no step of `steps` has the degraded pass that the weight needs."""
+        if self.weight and not any("pred_disrupted" in self.passes(i, steps) for i in range(steps)):
+            raise ValueError(f"no step of {steps} lies in the {self.widened}, or take more steps")
+
+    @property
+    def widened(self) -> str:
+        """What is to be widened where it holds no step."""
+        begin, end = self.window
+        return f"{self.window_name} [{begin}, {end}): widen it"
+
+    @property
+    def num_conditions(self) -> int:
+        """Passes of the current step; of the first one where none is known."""
+        if self._step is None or self._num_inference_steps is None:
+            return len(self.plan(0, 1))
+        return len(self.plan(self._step, self._num_inference_steps))
+
+    # -- the formula --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        pred_cond: torch.Tensor,
+        pred_uncond: torch.Tensor | None = None,
+        pred_disrupted: torch.Tensor | None = None,
+    ) -> Any:
+        """The formula, on predictions of one shape."""
+        pred = self.combine(pred_cond, pred_uncond, pred_disrupted)
+        if self.guidance_rescale > 0 and pred is not pred_cond:
+            pred = rescale_noise_cfg(pred, pred_cond, self.guidance_rescale)
+        return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
+
+    def combine(self, cond: torch.Tensor, uncond: torch.Tensor | None, disrupted: torch.Tensor | None) -> torch.Tensor:
+        """U + s (c - u) + w (c - d), each term only where its prediction is given."""
+        pred = cond if uncond is None else uncond + self.guidance_scale * (cond - uncond)
+        return pred if disrupted is None else pred + self.weight * (cond - disrupted)
+
+
+def window_of(window: Any) -> tuple[float, float]:
+    """A window's start and stop.
+
+    Raises:
+        TypeError: something else.
+    """
+    try:
+        start, stop = window
+    except (TypeError, ValueError):
+        raise TypeError(f"window={window!r}; two fractions are needed, (start, stop)") from None
+    return start, stop

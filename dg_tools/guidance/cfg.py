@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers.guiders import ClassifierFreeGuidance
 
-from dg_tools.guidance.base import LiveConfig, without_experimental_notice
+from dg_tools.guidance.base import Guidance
 from dg_tools.numbers import number
 
 
-class CFG(LiveConfig, ClassifierFreeGuidance):
+class CFG(ClassifierFreeGuidance, Guidance):
     """Classifier-free guidance, u + s (c - u): diffusers' own guider, which is right, under a short name.
 
     Args:
@@ -16,8 +18,11 @@ class CFG(LiveConfig, ClassifierFreeGuidance):
         guidance_rescale, use_original_formulation, start, stop, enabled: as in `diffusers.ClassifierFreeGuidance`.
 
     Raises:
-        TypeError, ValueError: a scale that is no finite number, or below 1.
+        TypeError, ValueError: a scale that is no finite number, or below 1; an empty window.
     """
+
+    guidance_scale: Any = 7.5  # diffusers' own attribute: in the original formulation it may be less than 1
+    scale_is_set = True
 
     def __init__(
         self,
@@ -31,12 +36,12 @@ class CFG(LiveConfig, ClassifierFreeGuidance):
         guidance_scale = number(guidance_scale, "guidance_scale")
         if guidance_scale < 1 - bool(use_original_formulation):
             raise ValueError(f"guidance_scale={guidance_scale}; the usual CFG scale s is at least 1 (1 = off)")
-        with without_experimental_notice():
-            super().__init__(  # by name: diffusers takes what comes by position for defaults, and does not copy it
-                guidance_scale=guidance_scale,
-                guidance_rescale=guidance_rescale,
-                use_original_formulation=use_original_formulation,
-                start=start,
-                stop=stop,
-                enabled=enabled,
-            )
+        # by name: diffusers takes what comes by position for defaults, and does not copy it
+        super().__init__(  # type: ignore[call-arg]  # mypy cannot see diffusers' class
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            use_original_formulation=use_original_formulation,
+            start=start,
+            stop=stop,
+            enabled=enabled,
+        )

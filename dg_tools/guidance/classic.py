@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
 
-from diffusers.guiders import BaseGuidance
+from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
 from dg_tools.forward.refusals import REFUSALS, check_cache
 from dg_tools.forward.replaced import replaced
-from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.guided_forward import GuidedForward, Way
 from dg_tools.guidance.report import Run
 from dg_tools.models._load import load
@@ -24,7 +24,7 @@ from dg_tools.models.dit import DiT
 
 
 @contextmanager
-def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork", force: bool = False) -> Iterator[Run]:
+def detail_guidance(pipeline: Any, guider: Guidance, *, way: Way = "fork", force: bool = False) -> Iterator[Run]:
     """Detail Guidance in a pipeline that takes no guider: `with dg.detail_guidance(pipe, guider): pipe(...)`.
 
     The call inside is left as it is: the pipeline keeps its own CFG scale, and a guider whose `guidance_scale` is set
@@ -71,21 +71,21 @@ def detail_guidance(pipeline: Any, guider: DetailGuidance, *, way: Way = "fork",
 
 def check_request(guider: Any, way: str) -> None:
     """Raise for what is no guidance, and for a way that does not exist."""
-    if isinstance(guider, BaseGuidance) and not isinstance(guider, DetailGuidance):
+    if not isinstance(guider, BaseGuidance):
+        raise TypeError(
+            f"the guider is a {type(guider).__name__}; pass dg.DetailGuidance(s, w, disrupt=...) or one of dg.baselines"
+        )
+    if isinstance(guider, ClassifierFreeGuidance) or not isinstance(guider, Guidance):
         raise TypeError(
             f"the guider is a {type(guider).__name__}, and the pipeline does classifier-free guidance itself: pass "
             "guidance_scale to its call, or dg.generate(..., guidance=dg.CFG(s))"
-        )
-    if not isinstance(guider, DetailGuidance):
-        raise TypeError(
-            f"the guider is a {type(guider).__name__}; pass dg.DetailGuidance(s, w, disrupt=...) or one of dg.baselines"
         )
     if way not in get_args(Way):
         raise ValueError(f"way={way!r}; allowed: {', '.join(get_args(Way))}")
 
 
 @contextmanager
-def acting(dit: DiT, guider: DetailGuidance) -> Iterator[None]:
+def acting(dit: DiT, guider: Guidance) -> Iterator[None]:
     """The guidance is what guides this transformer; a second one inside is refused."""
     if dit.active.guidance is not None:
         raise REFUSALS["nested"].error(guidance=type(dit.active.guidance).__name__)

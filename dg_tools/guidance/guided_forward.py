@@ -19,9 +19,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from dg_tools.families import bind
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
-from dg_tools.guidance.base import Seen
+from dg_tools.guidance.base import Guidance, Seen
 from dg_tools.guidance.baselines.combined import Combined
-from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.passes import Passes, Prediction, Way
 from dg_tools.models.dit import DiT
 
@@ -34,7 +33,7 @@ class GuidedForward:
         guider, way, force: as in `detail_guidance`.
     """
 
-    def __init__(self, dit: DiT, guider: DetailGuidance, way: Way, force: bool) -> None:
+    def __init__(self, dit: DiT, guider: Guidance, way: Way, force: bool) -> None:
         self.dit = dit
         self.guider = guider
         self.passes = Passes(dit, guider, way, force)
@@ -46,7 +45,7 @@ class GuidedForward:
         self.run = self.passes.run
         self.clock.before_step.append(self.before_step)
         self.clock.after_step.append(self.run.advance)
-        self.guided: DetailGuidance = copy.copy(guider)  # with the caller's scale; some remember their past steps
+        self.guided: Guidance = copy.copy(guider)  # with the caller's scale; some remember their past steps
 
     @property
     def unguided(self) -> Callable[..., Any]:
@@ -87,7 +86,7 @@ class GuidedForward:
                 f"guidance_rescale={self.guider.guidance_rescale} matches standard deviations, and half of what this "
                 "transformer returns is a variance that is not guided: leave it out"
             )
-        if self.dit.family.rescaling and self.scale > 1 and self.guider.detail_guidance_scale:
+        if self.dit.family.rescaling and self.scale > 1 and self.guider.weight:
             self.passes.warn_once(self.dit.family.rescaling)
 
     def combined(
@@ -168,19 +167,19 @@ class GuidedForward:
         """Whether the unconditional call takes the whole change: what follows needs c, or all three predictions."""
         if self.dit.family.rows != "sequential" or self.scale <= 1:
             return False
-        rescaled = self.dit.family.rescaling and self.guider.detail_guidance_scale
+        rescaled = self.dit.family.rescaling and self.guider.weight
         return bool(self.guider.nonlinear or rescaled)
 
     # -- the disrupted prediction -------------------------------------------------------------------------------------
 
     def folded(self, cond: torch.Tensor, disrupted: torch.Tensor) -> torch.Tensor:
         """C + (w / s) (c - d)."""
-        return cond + (self.guider.detail_guidance_scale / self.scale) * (cond - disrupted)
+        return cond + (self.guider.weight / self.scale) * (cond - disrupted)
 
     def both(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, Prediction]:
         """The prediction of all rows, and that of the conditional rows disrupted where this step needs it."""
         assert call.step is not None
         prediction, disrupted = self.passes(inputs, call, "pred_disrupted" in self.guider.passes(call.step, self.steps))
-        if disrupted is not None and self.guider.detail_guidance_scale:
+        if disrupted is not None and self.guider.weight:
             self.run.add(call.step, prediction[call.cond], disrupted)
         return prediction, disrupted

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from diffusers.guiders import BaseGuidance
 
 from dg_tools.families import bind, family_of
 from dg_tools.forward.call import Call
+from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.replaced import replaced
-from dg_tools.forward.restart import starting_after, why_not
-from dg_tools.guidance.base import LiveConfig
+from dg_tools.forward.restart import Restart, why_not
+from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.report import Log, Report, disrupting, log_of
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.interventions.validation import check_blocks
@@ -22,32 +22,14 @@ from dg_tools.interventions.validation import check_blocks
 logger = logging.getLogger("dg_tools")
 
 
-class ModularGuidance(LiveConfig, BaseGuidance):
+class ModularGuidance(Guidance):
     """The methods of `DetailGuidance` that a modular pipeline calls; `passes` says which passes a step has."""
 
-    disrupts = True
     disrupt: Disrupt | None = None
-    detail_guidance_scale: float
     _log: Log | None = None  # of the run that goes, or of the last one
     _acted = False  # whether this step's disrupted pass ran
     _disarm: Callable[[], None] | None = None
-    _stored: Any = None  # the disrupted block's output in this step's conditional pass
-
-    def passes(self, step: int, steps: int) -> list[str]:
-        """Names of the predictions that step `step` of `steps` needs."""
-        raise NotImplementedError
-
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether a step needs the degraded prediction."""
-        raise NotImplementedError
-
-    def plan(self, step: int, steps: int) -> list[str]:
-        """The same, where the disruption may still be chosen for the model."""
-        raise NotImplementedError
-
-    def check_window(self, steps: int) -> None:
-        """Raise ValueError where no step of `steps` has the disrupted pass that the weight needs."""
-        raise NotImplementedError
+    _restart: Restart | None = None  # from the disrupted block's output in this step's conditional pass
 
     # -- what was done ------------------------------------------------------------------------------------------------
 
@@ -62,6 +44,7 @@ class ModularGuidance(LiveConfig, BaseGuidance):
         """A step begins; the first one begins a run."""
         super().set_state(step, num_inference_steps, timestep)
         self._acted = False
+        self._restart = None
         if step == 0 or self._log is None:
             self._log = log_of(self, num_inference_steps)
 
@@ -88,13 +71,6 @@ class ModularGuidance(LiveConfig, BaseGuidance):
         if self._step is None or self._num_inference_steps is None:
             return self.passes(0, 1)
         return self.passes(self._step, self._num_inference_steps)
-
-    @property
-    def num_conditions(self) -> int:
-        """Passes of the current step; of the first one where none is known."""
-        if self._step is None or self._num_inference_steps is None:
-            return len(self.plan(0, 1))
-        return len(self.plan(self._step, self._num_inference_steps))
 
     @property
     def is_conditional(self) -> bool:
@@ -128,18 +104,15 @@ class ModularGuidance(LiveConfig, BaseGuidance):
         The conditional forward before it stores the disrupted block's output, so that only the blocks after it run
         again. The forward itself takes everything off, so that nothing is left where it raises: modular pipelines do
         not clean up after an exception.
+
+        Raises:
+            ValueError, IndexError: before the first forward, for a step cache that is on, a window without a step, or a
+                block that does not exist.
         """
-        if not self.disrupts:
-            raise RuntimeError(
-                f"{type(self).__name__} works in classic pipelines, through dg.generate or dg.detail_guidance; a "
-                "modular pipeline takes dg.DetailGuidance and diffusers' own guiders"
-            )
         super().prepare_models(denoiser)
         self.cleanup_models(denoiser)
-        if self._count_prepared == 1 and self._step == 0 and self.disrupt is not None:
-            self.check_window(self._num_inference_steps)
-            family = family_of(denoiser)
-            check_blocks(self.disrupt, [name for name, _, _ in family.blocks(denoiser)])
+        if self._count_prepared == 1 and self._step == 0:
+            self._check(denoiser)
         name = self._plan[self._count_prepared - 1]
         if name == "pred_uncond" or "pred_disrupted" not in self._plan:
             return
@@ -159,8 +132,14 @@ class ModularGuidance(LiveConfig, BaseGuidance):
             inputs = bind(denoiser, args, kwargs)
             call = Call.at(sigma, step=step, image_tokens=family.image_tokens(denoiser, inputs["hidden_states"]))
             whole = (why_not(family, inputs) or disrupt.why_whole) is not None
-            around = self._disrupting(denoiser, disrupt, call, whole, inputs)
-            with around if disrupted else self._storing(denoiser, disrupt):
+            around: AbstractContextManager[None] = nullcontext()
+            if disrupted:
+                restart, self._restart = self._restart, None
+                around = self._disrupting(denoiser, disrupt, call, inputs, None if whole else restart)
+            elif not whole:
+                self._restart = Restart(denoiser, family, disrupt.block)
+                around = self._restart.keeping()
+            with around:
                 output = forward(*args, **kwargs)
             self._acted = disrupted
             return output
@@ -170,27 +149,12 @@ class ModularGuidance(LiveConfig, BaseGuidance):
         self._disarm = stack.close
 
     @contextmanager
-    def _storing(self, denoiser: torch.nn.Module, disrupt: Disrupt) -> Iterator[None]:
-        """The conditional forward inside leaves the disrupted block's clean output for the disrupted one."""
-        block = [module for _, _, module in family_of(denoiser).blocks(denoiser)][disrupt.block]
-
-        def store(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            self._stored = output
-
-        handle = block.register_forward_hook(store, prepend=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    @contextmanager
     def _disrupting(
-        self, denoiser: torch.nn.Module, disrupt: Disrupt, call: Call, whole: bool, inputs: dict[str, Any]
+        self, denoiser: torch.nn.Module, disrupt: Disrupt, call: Call, inputs: dict[str, Any], restart: Restart | None
     ) -> Iterator[None]:
-        """A forward inside is disrupted; it starts from the stored output, or runs whole where it cannot."""
+        """A forward inside is disrupted; it starts from the kept output, or runs whole where there is none."""
         family = family_of(denoiser)
-        stored, self._stored = self._stored, None
-        if whole or stored is None:
+        if restart is None or not restart.kept:
             with attached(denoiser, family, [disrupt], call) as attachment:
                 attachment.begin(inputs)  # the denoiser's own call, and its pre-hooks, are past
                 yield
@@ -198,9 +162,16 @@ class ModularGuidance(LiveConfig, BaseGuidance):
                 self._log.disrupted(call, attachment.changes[0].total())
             return
         record = [record for _, record, _ in family.blocks(denoiser)][disrupt.block]
-        edit = disrupting(disrupt, record, call, self._log)
-        with starting_after(denoiser, family, disrupt.block, stored, edit):
+        with restart.starting(disrupting(disrupt, record, call, self._log)):
             yield
+
+    def _check(self, denoiser: torch.nn.Module) -> None:
+        """Raise before the first forward for what this model cannot have."""
+        if self._enabled:
+            check_cache(denoiser)
+        if self.disrupt is not None:
+            self.check_window(self._num_inference_steps)
+            check_blocks(self.disrupt, [name for name, _, _ in family_of(denoiser).blocks(denoiser)])
 
     def cleanup_models(self, denoiser: torch.nn.Module) -> None:
         """Take an armed disruption off, used or not."""

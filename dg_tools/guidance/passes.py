@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 
 from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
-from dg_tools.forward.fork import each, foreign_hooks, forked, nested_rows, own_processors
+from dg_tools.forward.fork import foreign_hooks, forked, nested_rows, own_processors
 from dg_tools.forward.replaced import replaced
-from dg_tools.forward.restart import BETWEEN_BLOCKS, starting_after, why_not
+from dg_tools.forward.restart import BETWEEN_BLOCKS, Restart, why_not
+from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.baselines.perturbed import Perturbed
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.report import Run, disrupting
@@ -43,7 +44,7 @@ class Passes:
         unguided: the transformer's forward below the guidance.
     """
 
-    def __init__(self, dit: DiT, guider: DetailGuidance, way: Way, force: bool) -> None:
+    def __init__(self, dit: DiT, guider: Guidance, way: Way, force: bool) -> None:
         self.dit = dit
         self.guider = guider
         self.way = way
@@ -54,7 +55,7 @@ class Passes:
 
     def __call__(self, inputs: dict[str, Any], call: Call, needed: bool) -> tuple[torch.Tensor, Prediction]:
         """The prediction of all rows, and the degraded one of the conditional rows where it is needed."""
-        if not needed and not (self.force and self.guider.disrupt is not None):
+        if not needed and not (self.force and self.disrupts):
             return self.unguided(**inputs)[0], None
         if isinstance(self.guider, Perturbed):
             return self.perturbed(self.guider, inputs, call)
@@ -73,8 +74,7 @@ class Passes:
         hooks = self.dit.transformer._forward_pre_hooks.values()
         if any(getattr(getattr(hook, "__self__", None), "clean", False) for hook in hooks):
             return "an edit asks for LayerNorm statistics of a clean pass"
-        disrupt = self.guider.disrupt
-        return why_not(self.dit.family, inputs) or (disrupt.why_whole if disrupt is not None else None)
+        return why_not(self.dit.family, inputs) or (self.disrupt.why_whole if self.disrupts else None)
 
     def warn_once(self, sentence: str) -> None:
         """One warning per context."""
@@ -83,9 +83,14 @@ class Passes:
             logger.warning(sentence)
 
     @property
+    def disrupts(self) -> bool:
+        """Whether the guidance has a disruption."""
+        return isinstance(self.guider, DetailGuidance) and self.guider.disrupt is not None
+
+    @property
     def disrupt(self) -> Disrupt:
-        """The disruption, where the step has one."""
-        assert self.guider.disrupt is not None
+        """The disruption, where the guidance has one."""
+        assert isinstance(self.guider, DetailGuidance) and self.guider.disrupt is not None
         return self.guider.disrupt
 
     def edit(self, call: Call) -> Callable[[Any], Any]:
@@ -102,42 +107,26 @@ class Passes:
         return grown[:rows], grown[rows:]
 
     def partial(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
-        """The disrupted block's clean output is stored, and a second forward starts from it."""
-        block, apart = self.disrupt.block, self.apart(inputs)
-        prediction, stored = self.storing(inputs, call.cond if apart else slice(None), block)
-        edit = self.edit(call.alone() if apart else call)
-        with starting_after(self.dit.transformer, self.dit.family, block, stored, edit):
+        """The disrupted block's clean output is kept, and a second forward starts from it."""
+        apart = self.apart(inputs)
+        restart = Restart(self.dit.transformer, self.dit.family, self.disrupt.block)
+        with restart.keeping(call.cond if apart else slice(None)):
+            prediction = self.unguided(**copied(inputs))[0]
+        with restart.starting(self.edit(call.alone() if apart else call)):
             return prediction, self.rerun(inputs, call, apart)
 
     def perturbed(self, guider: Perturbed, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """The guider's own degraded prediction, by a second forward from its first perturbed block on."""
-        begin = guider.first
-        around: AbstractContextManager[None] = nullcontext()
-        if not begin or self.way == "whole" or self.why_whole(inputs):
+        restart = None
+        if guider.first and self.way != "whole" and not self.why_whole(inputs):
+            restart = Restart(self.dit.transformer, self.dit.family, guider.first - 1)
+        with restart.keeping(call.cond) if restart else nullcontext():
             prediction = self.unguided(**copied(inputs))[0]
-        else:
-            prediction, stored = self.storing(inputs, call.cond, begin - 1)
-            around = starting_after(self.dit.transformer, self.dit.family, begin - 1, stored, lambda output: output)
         rows, alone = self.rows_of(inputs, call.cond), call.alone()
-        with around:
+        with restart.starting() if restart else nullcontext():
             return prediction, guider.degraded(
                 self.dit, rows, prediction[call.cond], alone, lambda inputs: self.again(inputs, alone)
             )
-
-    def storing(self, inputs: dict[str, Any], rows: slice, block: int) -> tuple[torch.Tensor, Any]:
-        """The prediction of all rows, and the block's output for some rows."""
-        outputs: list[Any] = []
-
-        def store(module: torch.nn.Module, args: Any, output: Any) -> None:
-            outputs.append(each(output, lambda x: x[rows]))
-
-        # the first hook there: it stores the output before any edit, and edits act in the second forward again
-        handle = self.dit.block(block).module.register_forward_hook(store, prepend=True)
-        try:
-            prediction = self.unguided(**copied(inputs))[0]
-        finally:
-            handle.remove()
-        return prediction, outputs[-1]
 
     def whole(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """Two forwards."""

@@ -27,7 +27,7 @@ LISTED = 8  # steps named in a sentence
 class Plan(Protocol):
     """What a guidance says of its steps."""
 
-    detail_guidance_scale: float
+    weight: float
 
     def acts(self, step: int, steps: int) -> bool:
         """Whether it is to do something in a step."""
@@ -266,7 +266,7 @@ def disrupting(disrupt: Disrupt, record: BlockList, call: Call, log: Log | Run |
 
 def log_of(guider: Plan, steps: int) -> Log:
     """The empty log of a run of `steps` steps."""
-    return Log(steps, [i for i in range(steps) if guider.acts(i, steps)], guider.detail_guidance_scale)
+    return Log(steps, [i for i in range(steps) if guider.acts(i, steps)], guider.weight)
 
 
 def named(steps: Sequence[int]) -> str:

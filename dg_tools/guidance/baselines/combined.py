@@ -15,24 +15,21 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeZeroStarGuidance
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.guiders.guider_utils import GuiderOutput
 
-from dg_tools.guidance.base import without_experimental_notice
-from dg_tools.guidance.baselines.perturbed import Settings
-from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.baselines.rival import Rival
+from dg_tools.guidance.settings import without_experimental_notice
 from dg_tools.models.dit import DiT
 
 
-class Combined(Settings, DetailGuidance):
+class Combined(Rival):
     """A guidance that combines c and u in another way than CFG.
 
     Args:
         guidance_scale: the usual CFG scale s, more than 1; None: in `dg.detail_guidance` what the call says.
-        start, stop, enabled: as in `DetailGuidance`.
+        start, stop, enabled: as in `Guidance`.
 
     Raises:
         ValueError: a scale of 1 or less, which leaves nothing to combine.
     """
-
-    disrupts = False
 
     def __init__(
         self,
@@ -43,7 +40,7 @@ class Combined(Settings, DetailGuidance):
         enabled: bool = True,
         **own: Any,
     ) -> None:
-        super().__init__(guidance_scale, start=start, stop=stop, enabled=enabled)
+        super().__init__(start, stop, enabled, guidance_scale=guidance_scale)
         if guidance_scale is not None:
             self.check_scale(guidance_scale)
         self.register_to_config(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled, **own)

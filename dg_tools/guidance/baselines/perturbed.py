@@ -14,25 +14,14 @@ import torch
 
 from dg_tools.families import FAMILIES
 from dg_tools.forward.call import Call
-from dg_tools.guidance.base import alias
-from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.baselines.rival import Rival
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import integers, number
 
 Again = Callable[[dict[str, Any]], torch.Tensor]
 
 
-class Settings:
-    """`from_config` with the settings of subclasses: diffusers' own reads the signature of one class only."""
-
-    @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **changes: Any) -> Any:
-        """The guider of these settings, with changes; a second value (nothing is unused) where diffusers needs it."""
-        guider = cls(**{**{k: v for k, v in config.items() if not k.startswith("_")}, **changes})
-        return (guider, {}) if return_unused_kwargs else guider
-
-
-class Perturbed(Settings, DetailGuidance):
+class Perturbed(Rival):
     """A guidance w (c - degraded) beside CFG, in classic pipelines.
 
     Args:
@@ -40,13 +29,12 @@ class Perturbed(Settings, DetailGuidance):
         weight: w, 0 and up; 0 is off, and costs nothing.
         window: of the degraded prediction, (start, stop) as fractions of the steps: step i of n is inside where
             start * n <= i < stop * n.
-        guidance_rescale, start, stop, enabled: as in `DetailGuidance`.
+        guidance_rescale, start, stop, enabled: as in `Guidance`.
 
     Raises:
         ValueError: scale, weight or window out of range, before any forward.
     """
 
-    disrupts = False
     # families whose joint attention is known; None: any
     layouts: Sequence[str] | None = tuple(f.name for f in FAMILIES if f.image_first is not None)
 
@@ -64,29 +52,25 @@ class Perturbed(Settings, DetailGuidance):
     ) -> None:
         if not number(weight, "weight") >= 0:
             raise ValueError(f"weight={weight}; {type(self).__name__}'s w is at least 0 (0 = off)")
-        begin, end = window_of(window)
-        super().__init__(guidance_scale, weight, None, begin, end, guidance_rescale, start, stop, enabled)
+        super().__init__(
+            start,
+            stop,
+            enabled,
+            guidance_scale=guidance_scale,
+            weight=weight,
+            window=window,
+            guidance_rescale=guidance_rescale,
+        )
         self.register_to_config(
             guidance_scale=guidance_scale,
-            weight=float(weight),
-            window=list(window),
+            weight=self.weight,
+            window=self.window,
             guidance_rescale=guidance_rescale,
             start=start,
             stop=stop,
             enabled=enabled,
             **own,
         )
-
-    weight = alias("detail_guidance_scale")
-
-    @property
-    def window(self) -> list[float]:
-        """The window of the degraded prediction."""
-        return [self.detail_guidance_start, self.detail_guidance_stop]
-
-    @window.setter
-    def window(self, value: Sequence[float]) -> None:
-        self.detail_guidance_start, self.detail_guidance_stop = window_of(value)
 
     @property
     def first(self) -> int | None:
@@ -100,8 +84,7 @@ class Perturbed(Settings, DetailGuidance):
                 f"{type(self).__name__} knows the layouts of {', '.join(self.layouts)}, not of family "
                 f"{dit.family.name!r}; dg.baselines.AutoGuidance and dg.DetailGuidance take any"
             )
-        if steps is not None:
-            self.check_window(steps)
+        super().check(dit, steps, height, width)
 
     @contextmanager
     def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
@@ -121,19 +104,6 @@ class Perturbed(Settings, DetailGuidance):
         """
         with self.on(dit, rows, call):
             return again(rows)
-
-
-def window_of(window: Any) -> tuple[float, float]:
-    """A window's start and stop.
-
-    Raises:
-        TypeError: something else.
-    """
-    try:
-        start, stop = window
-    except (TypeError, ValueError):
-        raise TypeError(f"window={window!r}; two fractions are needed, (start, stop)") from None
-    return start, stop
 
 
 class InBlocks(Perturbed):

@@ -7,14 +7,14 @@ window (0.01, 0.2).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from dg_tools.families import BlockList
 from dg_tools.forward.call import Call
-from dg_tools.forward.replaced import replaced
-from dg_tools.forward.restart import Passed
+from dg_tools.forward.restart import Passed, swapped
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.models.dit import DiT
 
@@ -34,11 +34,9 @@ class SLG(InBlocks):
     @contextmanager
     def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
         """The blocks are skipped."""
-        transformer, first = dit.transformer, 0
-        with ExitStack() as stack:
-            for record in dit.family.lists:
-                modules = list(getattr(transformer, record.path))
-                left = [Passed(m, record) if first + i in self.blocks else m for i, m in enumerate(modules)]
-                stack.enter_context(replaced(transformer, record.path, torch.nn.ModuleList(left)))
-                first += len(modules)
+
+        def stand_in(index: int, module: torch.nn.Module, record: BlockList) -> torch.nn.Module:
+            return Passed(module, record) if index in self.blocks else module
+
+        with swapped(dit.transformer, dit.family, stand_in):
             yield

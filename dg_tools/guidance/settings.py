@@ -1,0 +1,79 @@
+"""What the configuration of a guider needs: diffusers' notice kept quiet, aliases, and settings as they are now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers.configuration_utils import FrozenDict
+
+
+@contextmanager
+def without_experimental_notice() -> Iterator[None]:
+    """Filter what diffusers says on every construction of a guider, that it is experimental."""
+    source = logging.getLogger("diffusers.guiders.guider_utils")
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return "experimental feature" not in record.getMessage()
+
+    source.addFilter(quiet)
+    try:
+        yield
+    finally:
+        source.removeFilter(quiet)
+
+
+def alias(name: str) -> Any:
+    """An attribute under another name."""
+    return property(lambda self: getattr(self, name), lambda self, value: setattr(self, name, value))
+
+
+def item(name: str, index: int) -> Any:
+    """One item of an attribute that is a list, as an attribute of its own."""
+
+    def put(self: Any, value: Any) -> None:
+        values = list(getattr(self, name))
+        values[index] = value
+        setattr(self, name, values)
+
+    return property(lambda self: getattr(self, name)[index], put)
+
+
+class LiveConfig:
+    """A guider's configuration says what its attributes are now, and not what they were made with.
+
+    So a guider is saved, copied (`new`) and shown as it is used, after `guider.detail_guidance_scale = 0.9` too.
+    """
+
+    _internal_dict: Any = FrozenDict({})  # until settings are registered
+    start = alias("_start")
+    stop = alias("_stop")
+    enabled = alias("_enabled")
+
+    def stated(self, name: str) -> Any:
+        """A setting as the configuration holds it."""
+        return getattr(self, name)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that were changed since the guider was made."""
+        there = [
+            n for n in self._internal_dict if not n.startswith("_") and (n in vars(self) or hasattr(type(self), n))
+        ]
+        return {name: now for name in there if (now := self.stated(name)) != self._internal_dict[name]}
+
+    @property
+    def config(self) -> Any:
+        """The settings, as they are now."""
+        return FrozenDict({**self._internal_dict, **self.changed})
+
+    def to_json_string(self) -> str:
+        """The settings as they are now, in JSON."""
+        first = self._internal_dict
+        self._internal_dict = self.config
+        try:
+            return super().to_json_string()  # type: ignore[misc]
+        finally:
+            self._internal_dict = first
