@@ -149,7 +149,7 @@ CHANGES = [
 @pytest.mark.parametrize(("make", "name", "value"), CHANGES)
 def test_an_attribute_that_was_changed_is_used_saved_and_copied(dit, make, name, value, tmp_path):
     guider = make()
-    before = None if guider.auto else guided(dit, guider)
+    before = None if getattr(guider, "auto", False) else guided(dit, guider)
     setattr(guider, name, value)
     fresh = type(guider).from_config(
         {**make().config, name: value.to_json() if isinstance(value, dg.Disrupt) else value}
