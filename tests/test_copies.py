@@ -37,7 +37,7 @@ def left(module):
     """Hooks and attributes on a module or its parts that a plain one does not have."""
     for part in module.modules():
         yield from (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
-        assert part._forward_hooks_with_kwargs.keys() <= part._forward_hooks.keys()
+        yield from (*part._forward_hooks_with_kwargs, *part._forward_pre_hooks_with_kwargs)
         yield from {"forward", "cache_context", "__getstate__"} & set(vars(part))
 
 

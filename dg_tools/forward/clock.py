@@ -54,6 +54,8 @@ class Clock:
         self._open = False
         self._schedulers: list[Any] = []
         self._timesteps: Any = None
+        self._levels: list[float] = []  # the same as numbers, and the noise level of each
+        self._sigmas: list[float] = []
         self._made = 0  # scheduler steps of this run
         self._first: int | None = None  # the scheduler's index at the run's first step
         self._step = -1
@@ -123,10 +125,10 @@ class Clock:
         self.caller = caller = None if state.rerun is not None else caller_of(self.transformer)
         if state.rerun is not None:
             return state.rerun
-        given = inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
         rows = inputs["hidden_states"].shape[0]
         tokens = self.family.image_tokens(self.transformer, inputs["hidden_states"])
         if caller is not None and caller.aside:
+            given = self._given(inputs)
             return Call(None, given, given / 1000.0, "other", slice(0, rows), NOTHING, tokens)
         scheduler = (self.pipeline if caller is None else caller.pipeline).scheduler
         self._count(scheduler)
@@ -143,8 +145,12 @@ class Clock:
         guided = self._guided(caller)
         branch, cond, uncond = self._rows.read(rows, guided, self.name)
         self.closing = branch == ("uncond" if guided and self.family.rows == "sequential" else branch)
-        timestep = float(scheduler.timesteps[index]) if state.stated is None else given
-        sigma = self._sigma(scheduler, index, timestep) if state.stated is None else given / 1000.0
+        if state.stated is None:
+            timestep = self._levels[index]
+            sigma = self._sigma(scheduler, index, timestep)
+        else:
+            timestep = self._given(inputs)
+            sigma = timestep / 1000.0
         return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps, self._grid_of(inputs))
 
     def _grid_of(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
@@ -158,6 +164,8 @@ class Clock:
     def _begin(self, scheduler: Any) -> None:
         """A new list of timesteps: a new run."""
         self._timesteps = scheduler.timesteps
+        self._levels = scheduler.timesteps.tolist()  # once a run: reading a value waits for the device
+        self._sigmas = [] if self.family.prediction == "noise" else scheduler.sigmas.tolist()
         active(self.transformer).parts = None
         self.runs += 1
         self._made = 0
@@ -203,7 +211,11 @@ class Clock:
         if self.family.prediction == "noise":
             alphas = scheduler.alphas_cumprod
             return (1 - alphas[min(max(round(timestep), 0), len(alphas) - 1)]).sqrt().item()
-        return scheduler.sigmas[index].item()
+        return self._sigmas[index]
+
+    def _given(self, inputs: dict[str, Any]) -> float:
+        """The timestep that a call was given, 0..1000."""
+        return inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
 
     def _guided(self, caller: Caller | None) -> bool:
         if self.guided is not None:

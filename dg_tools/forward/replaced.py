@@ -15,7 +15,10 @@ import torch
 
 _ABSENT = object()
 _STATE = "__getstate__"  # what copy and pickle ask an object for
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_HOOKS = {  # torch's tables of hooks, and those that say more about the same hooks
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+}
 
 
 @dataclass
@@ -112,8 +115,10 @@ def _own_state(owner: Any) -> dict[str, Any]:
         if number == id(owner):
             state.pop(name, None)
             state |= {} if stack.own is _ABSENT else {name: stack.own}
-    for name in _HOOKS if isinstance(owner, torch.nn.Module) else ():
-        state[name] = type(state[name])((k, hook) for k, hook in state[name].items() if not is_ours(hook))
+    for name, more in _HOOKS.items() if isinstance(owner, torch.nn.Module) else ():
+        ours = {key for key, hook in state[name].items() if is_ours(hook)}
+        for table in (name, *more):
+            state[table] = type(state[table])((k, value) for k, value in state[table].items() if k not in ours)
     return state
 
 
