@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
     place = tmp_path_factory.mktemp("training")
     run = place / "run"
     own_process("data", "--recipe", "toy", "--icons", icons(place / "icons"), "--run", run)
-    own_process("vae", "--recipe", "toy", "--run", run)
+    command("vae", "--recipe", "toy", "--run", run)
     command("dit", "--recipe", "toy", "--run", run)
     return run
 
@@ -79,7 +79,7 @@ def trained(tmp_path_factory):
 def exported(trained, tmp_path_factory):
     """The model folder of that run, without a card."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    own_process("export", "--recipe", "toy", "--run", trained, "--to", folder)
+    command("export", "--recipe", "toy", "--run", trained, "--to", folder)
     return folder
 
 
@@ -92,7 +92,7 @@ def test_all_five_commands(trained, exported, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(exported, folder)
     shutil.copytree(exported.parent / "emoji", tmp_path / "emoji")
-    made = own_process("evaluate", "--model", folder, "--quick")
+    made = command("evaluate", "--model", folder, "--quick")
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "Gates" in card and "NOT met" in card, made.stdout
     for name in ("loss.png", "samples.png", "one_step.png", "outlier_channels.csv", "one_step.csv", "profile.json"):
