@@ -247,6 +247,8 @@ def test_exported_pictures_are_made_again_by_the_command_line(tmp_path, monkeypa
         code, printed, error = called(monkeypatch, capsys, *order)
         assert code == 0 and json.loads(printed)["same"], error
     assert [p.name for p in made.export(tmp_path / "out")][:2] == ["cond-2.png", "cfg-2.png"], "no file is replaced"
+    said = [read_picture(picture)[1].get("guided") for picture in pictures]
+    assert said[:2] == [None, None] and [(s["guided"], s["planned"]) for s in said[2:]] == [(2, 2), (2, 2)]
 
 
 def test_guidance_bad_input(dit, tmp_path):

@@ -73,11 +73,9 @@ def export(folder: Path, dit: DiT, generation: Generation, settings: GuidanceSet
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     guidances = settings.guidances(run.scale)
-    for name, image, made_with, guidance in zip(
-        VARIANTS, generation.images, generation.settings, guidances, strict=False
-    ):
-        file = folder / f"{name.replace(' + ', '_').lower()}.png"
-        paths.append(write_picture(image, file, recipe(dit, made_with, guidance)))
+    for i, (image, call) in enumerate(zip(generation.images, generation.settings, strict=False)):
+        file = folder / f"{VARIANTS[i].replace(' + ', '_').lower()}.png"
+        paths.append(write_picture(image, file, recipe(dit, call, guidances[i], generation.guided[i])))
     profile = free(folder / "profile.json")
     write_profile(profile, profile_of(dit, settings, run))
     return [*paths, profile]
