@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from contextlib import contextmanager
 
@@ -187,3 +188,16 @@ def test_what_a_callback_puts_below_the_blocks_is_seen_at_the_next_step(how):
         pipe("a", guidance_scale=3.0, num_inference_steps=2, callback_on_step_end=put, max_sequence_length=8,
              output_type="latent", **tiny.SIZE)  # fmt: skip
     assert rows == [3, 2, 2]  # one fork; then a rerun of all rows
+
+
+def test_a_part_that_is_replaced_between_two_runs_is_seen():
+    pipe, rows = tiny.PIPELINES["sd3"](), []
+    part = pipe.transformer.transformer_blocks[2].attn
+    pipe.transformer.norm_out.register_forward_hook(lambda m, a, output: rows.append(len(output)))
+    with dg.detail_guidance(pipe, dg.DetailGuidance(None, W, dg.Disrupt(CHANNELS, 1))):
+        for _ in range(2):
+            pipe("a", guidance_scale=3.0, num_inference_steps=1, max_sequence_length=8, output_type="latent",
+                 **tiny.SIZE)  # fmt: skip
+            part.to_q = copy.deepcopy(part.to_q)
+            part.to_q.register_forward_hook(lambda *_: None)
+    assert rows == [3, 2, 2]
