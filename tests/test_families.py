@@ -434,6 +434,20 @@ def test_what_a_record_is_not_about_is_refused():
         family_of(flux2.transformer, Flux2Pipeline.__new__(Flux2Pipeline))
 
 
+def test_what_a_callback_does_last_is_in_the_latents(subject):
+    """The call's own callback changes the latents after every step; some pipelines give them back in another layout."""
+    if "callback_on_step_end" not in inspect.signature(subject.dit.pipeline.__call__).parameters:
+        return
+    last = []
+
+    def halved(pipeline, step, timestep, tensors):
+        last[:] = [tensors["latents"] / 2]
+        return {"latents": last[0]}
+
+    ours, _ = run(subject.dit, subject.about.PROMPTS[0], seed=5, callback_on_step_end=halved, **subject.call)
+    assert torch.equal(ours, last[0][: len(ours)])
+
+
 def test_encoding_undoes_decoding_scale(subject):
     """What goes to the VAE comes back from it, in the scale of the noise."""
     dit = subject.dit

@@ -21,7 +21,7 @@ from dg_tools.activations.store import create_store
 from dg_tools.datasets.examples import as_items, prompt_of
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.refusals import check_cache
-from dg_tools.forward.stepping import after_each_step
+from dg_tools.forward.stepping import after_callback, after_each_step
 from dg_tools.generation.sampling import check_call, guidance_scale, windowed
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
@@ -145,15 +145,15 @@ def trace_run(dit: DiT, prompt: str, recorder: Recorder, arguments: dict[str, An
     """One traced run; its final latents. Edits of gates and LayerNorms act through hooks, the others in the trace."""
     final: list[torch.Tensor] = []
 
-    def keep(step: int, latents: torch.Tensor) -> None:
+    def keep(latents: torch.Tensor) -> None:
         final[:] = [latents.clone()]
 
     with (
         Clock(dit.pipeline, dit.family) as clock,
         attached(dit.transformer, dit.family, recorder.edits, clock.read, outputs=False) as attachment,
-        after_each_step(dit.pipeline, keep),
+        after_each_step(dit.pipeline, lambda step, latents: keep(latents)),
     ):
-        with dit.trace(prompt, output_type="latent", **arguments) as run:
+        with dit.trace(prompt, output_type="latent", **after_callback(arguments, keep)) as run:
             for step in run.calls:
                 recorder.record(step)
     attachment.check_finite()

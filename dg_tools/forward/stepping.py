@@ -67,3 +67,22 @@ def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]
 
     with replaced_step(pipeline.scheduler, around):
         yield
+
+
+def after_callback(arguments: dict[str, Any], function: Callable[[torch.Tensor], None]) -> dict[str, Any]:
+    """The arguments of a pipeline's call; latents that its own callback gives back go to `function` too.
+
+    What the callback does after the last step is in no scheduler, and in some pipelines not in the output as it was.
+    """
+    callback = arguments.get("callback_on_step_end")
+    if callback is None:
+        return arguments
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        tensors = callback(*args, **kwargs)
+        if isinstance(tensors, dict) and "latents" in tensors:
+            function(tensors["latents"])
+        return tensors
+
+    wanted = {"callback_on_step_end_tensor_inputs": i} if (i := getattr(callback, "tensor_inputs", None)) else {}
+    return {**arguments, **wanted, "callback_on_step_end": noted}

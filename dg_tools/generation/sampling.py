@@ -19,7 +19,7 @@ from dg_tools.forward.clock import Clock
 from dg_tools.forward.fork import reads_any_rows
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.restart import Stored
-from dg_tools.forward.stepping import after_each_step
+from dg_tools.forward.stepping import after_callback, after_each_step
 from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.report import Report
@@ -152,9 +152,12 @@ def run(
     check(dit, edits, guidance, steps, call.get("height"), call.get("width"))
     latents: torch.Tensor | None = None
 
-    def after_step(step: int, current: torch.Tensor) -> None:
+    def keep(current: torch.Tensor) -> None:
         nonlocal latents
         latents = current
+
+    def after_step(step: int, current: torch.Tensor) -> None:
+        keep(current)
         if on_step is not None:
             on_step(step)
 
@@ -166,7 +169,7 @@ def run(
         attachment = stack.enter_context(attached(dit.transformer, dit.family, edits, clock.read))
         guided = stack.enter_context(detail_guidance(dit, inside)) if inside is not None else None
         stack.enter_context(after_each_step(dit.pipeline, after_step))
-        output = dit.pipeline(**call, output_type="latent")[0]
+        output = dit.pipeline(**after_callback(call, keep), output_type="latent")[0]
     assert latents is not None
     count.edited = attachment.report if edits else None
     if guided is not None and inside is guidance:
