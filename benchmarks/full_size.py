@@ -87,17 +87,17 @@ def main() -> None:
     call = {"steps": STEPS, "height": SIZE, "width": SIZE, "max_sequence_length": 16}
     acts = dg.capture(dit, "a red apple", seeds=0, **call)
     part("capture")
-    found = dg.find_massive(acts)
-    print(found)
+    mas = dg.find_massive(acts)
+    print(mas)
     part("detection")
     block = len(dit.blocks) // 2
     off = dg.Disrupt([PLANTED], block)
     pair = dg.generate(dit, "a red apple", seed=0, guidance=[dg.CFG(4.0), dg.DetailGuidance(4.0, 0.5, off)], **call)
     part("CFG, and DG + CFG")
-    assert PLANTED in found.channels and pair.latents.isfinite().all()
+    assert PLANTED in mas.channels and pair.latents.isfinite().all()
     change = (pair.latents[1] - pair.latents[0]).norm() / pair.latents[0].norm()
     print(f"CFG {pair.seconds[0]:.1f} s, DG + CFG {pair.seconds[1]:.1f} s; the latents differ by {change:.1%}")
-    record = {"seconds": seconds, "peak_GiB": round(resident(peak=True) / 1024, 2), "channels": found.channels}
+    record = {"seconds": seconds, "peak_GiB": round(resident(peak=True) / 1024, 2), "channels": mas.channels}
     Path("build").mkdir(exist_ok=True)
     Path("build/full_size.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

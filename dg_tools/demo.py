@@ -204,9 +204,9 @@ def draw_disruption(dit: DiT, off: Disrupt, report: Report) -> None:
 def measure(dit: DiT, truths: References, off: Disrupt, report: Report) -> str:
     """One step with 20 controls; then guidance against the references. Returns the verdict."""
     used = {p.rsplit(" on ", 1)[0].replace(" ", "-") for p in (*PROMPTS, *DETECTION)}
-    chosen = [r for r in truths.sample(MEASURED + len(used), seed=1) if r.name not in used][:MEASURED]
-    measure_one_step(dit, chosen, off, report)
-    table = sample_metrics(dit, truths, chosen, off)
+    pictures = [r for r in truths.sample(MEASURED + len(used), seed=1) if r.name not in used][:MEASURED]
+    measure_one_step(dit, pictures, off, report)
+    table = sample_metrics(dit, truths, pictures, off)
     report.part("samples")
     return compare(table, report)
 

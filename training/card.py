@@ -117,8 +117,8 @@ def write_card(
         figure.savefig(folder / name, dpi=110)
     hours = sum(r["seconds"] for r in runs) / 3600
     machines = "; ".join(dict.fromkeys(r["machine"] for r in runs))
-    vae, found = results["vae"], results["retrieval"]
-    trained, held = found["trained"], found["held_out"]
+    vae, retrieval = results["vae"], results["retrieval"]
+    trained, held = retrieval["trained"], retrieval["held_out"]
     rows = [
         ("right name nearest", "top_1"),
         ("right name in the top 5", "top_5"),
@@ -198,8 +198,8 @@ Computed by `python -m training.evaluate` on this folder as reloaded; mean and 9
 **a. VAE** ({"met" if gates["a"] else "NOT met"}: at least 0.95). Correlation of reconstructions in the high band (from 1/8 cycles per pixel):
 {with_interval(vae["all"]["high"])}; middle {vae["all"]["mid"]["mean"]:.4f}, low {vae["all"]["low"]["mean"]:.4f}. Held-out pairs alone: {vae["held_out"]["high"]["mean"]:.3f}.
 
-**b. Samples** ({"met" if gates["b"] else "NOT met"}: right name in the top 5 for at least 90% of trained pairs). CFG s = {found["guidance_scale"]:g}, {found["steps"]} steps, full
-captions; nearest by pixels at 16 x 16 among {found["names"]} names in both styles on the prompted background.
+**b. Samples** ({"met" if gates["b"] else "NOT met"}: right name in the top 5 for at least 90% of trained pairs). CFG s = {retrieval["guidance_scale"]:g}, {retrieval["steps"]} steps, full
+captions; nearest by pixels at 16 x 16 among {retrieval["names"]} names in both styles on the prompted background.
 
 | | trained pairs ({trained["pairs"]}) | held-out pairs ({held["pairs"]}) |
 |---|---|---|

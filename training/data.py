@@ -70,11 +70,11 @@ def read_icons(folder: Path) -> tuple[dict[str, dict[str, str]], dict[str, list[
         SystemExit: a package is missing, with the command that fetches it.
     """
     bodies: dict[str, dict[str, str]] = {}
-    wanted = " ".join(f"{PACKAGES[s]}@{VERSIONS[s]}" for s in STYLES)
+    packages = " ".join(f"{PACKAGES[s]}@{VERSIONS[s]}" for s in STYLES)
     for style, package in PACKAGES.items():
         icons = folder / "node_modules" / package / "icons.json"
         if not icons.is_file():
-            raise SystemExit(f"{icons} is missing; fetch it: npm install --no-save --prefix {folder} {wanted}")
+            raise SystemExit(f"{icons} is missing; fetch it: npm install --no-save --prefix {folder} {packages}")
         raw = json.loads(icons.read_text(encoding="utf-8"))
         view = f"0 0 {raw['width']} {raw['height']}"
         head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view}">'

@@ -106,10 +106,10 @@ def main(
     }
     by_sigma.round(4).to_csv(model / "outlier_channels.csv", index=False)
     steps.round(4).to_csv(model / "one_step.csv", index=False)
-    kept = {k: v for k, v in results.items() if k not in ("names", "held_out")}
+    report = {k: v for k, v in results.items() if k not in ("names", "held_out")}
     write_profile(model / "profile.json", results["profile"])
     write_safely(
-        model / "evaluation.json", lambda file: file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        model / "evaluation.json", lambda file: file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     )
     write_card(model, results, grid, steps, by_sigma)
     print(f"{model / 'README.md'} written, {results['seconds']:.0f} s")

@@ -63,10 +63,10 @@ def thirds(references: References, plan: Plan) -> tuple[list[Reference], list[Re
     """Trained references for detection, for choosing the block, and for gate d; none shared."""
     sizes = (plan.prompts, plan.development, plan.pictures)
     total = min(sum(sizes), len(references.pairs(held_out=False)))
-    drawn = references.sample(total, seed=20, held_out=False)
+    sample = references.sample(total, seed=20, held_out=False)
     if total < sum(sizes):  # a toy folder
-        return drawn[: total // 3], drawn[total // 3 : 2 * total // 3], drawn[2 * total // 3 :]
-    return drawn[: sizes[0]], drawn[sizes[0] : sizes[0] + sizes[1]], drawn[sizes[0] + sizes[1] :]
+        return sample[: total // 3], sample[total // 3 : 2 * total // 3], sample[2 * total // 3 :]
+    return sample[: sizes[0]], sample[sizes[0] : sizes[0] + sizes[1]], sample[sizes[0] + sizes[1] :]
 
 
 @torch.no_grad()
@@ -144,8 +144,8 @@ def outlier_channels(dit: DiT, wanted: list[Reference], plan: Plan) -> tuple[Mas
     tables = []
     for sigma in SIGMAS:
         step = int(np.abs(levels - sigma).argmin())
-        found = dg.find_massive(acts.data.isel(step=[step]), blocks=1)
-        tables.append(found.to_frame().assign(sigma=round(float(levels[step]), 3)))
+        mas = dg.find_massive(acts.data.isel(step=[step]), blocks=1)
+        tables.append(mas.to_frame().assign(sigma=round(float(levels[step]), 3)))
     return dg.find_massive(acts), dg.find_massive(acts, rule="outlier"), pd.concat(tables, ignore_index=True)
 
 

@@ -140,8 +140,8 @@ def write_safely(path: Path, write: Any) -> None:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
-        kept = f"; {path} from before is intact" if path.exists() else ""
-        raise SystemExit(f"could not write {path}: {error}{kept}") from None
+        before = f"; {path} from before is intact" if path.exists() else ""
+        raise SystemExit(f"could not write {path}: {error}{before}") from None
 
 
 def append_json(path: Path, row: dict[str, Any]) -> None:

@@ -222,9 +222,9 @@ def train_decoder(folder: Path, references: References, latents: torch.Tensor, r
         pictures = references.pictures(
             [references.reference(references.names[n], STYLES[s], colours[b]) for n, s, b in picked]
         ).to(device)
-        given = torch.stack([latents[i] for i in picked]).to(device, memory_format=torch.channels_last)
+        encoded = torch.stack([latents[i] for i in picked]).to(device, memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = rate(recipe, step, total) / 2
-        decoded = vae.decode(given).sample
+        decoded = vae.decode(encoded).sample
         sharp = sum(F.mse_loss(a, b) for a, b in zip(edges(decoded), edges(pictures), strict=True))
         value = F.mse_loss(decoded, pictures) + sharp
         optimizer.zero_grad(set_to_none=True)

@@ -130,11 +130,11 @@ def capture(
             pictures = decode(dit, spatial(dit, latents, height, width), output_type="np")
             runs.append(recorder.dataset().assign(picture=picture_variable(pictures)))
         except (Exception, KeyboardInterrupt) as error:
-            kept = unfinished(runs, prompts, seeds, attrs)
+            partial = unfinished(runs, prompts, seeds, attrs)
             if recorder.store_error is not None and writer is not None:
-                raise writer.stopped(recorder.store_error, kept) from recorder.store_error
+                raise writer.stopped(recorder.store_error, partial) from recorder.store_error
             if isinstance(error, KeyboardInterrupt):
-                raise CaptureInterrupted(kept, len(runs), len(jobs)) from None
+                raise CaptureInterrupted(partial, len(runs), len(jobs)) from None
             raise
     data = combined(runs, prompts, seeds)
     data.attrs = {**attrs, "steps": data.sizes["step"]}

@@ -87,7 +87,7 @@ def features(
     if batch < 1:
         raise ValueError(f"batch={batch} asked for; at least 1")
     dit.block(block)
-    chosen = known_channels(dit, channels, recipe)
+    selection = known_channels(dit, channels, recipe)
     pictures = as_pictures(images)
     height, width = dit.size(*pictures.shape[-2:])
     prompts, seeds = one_each(prompt, len(pictures), "prompts"), one_each(seed, len(pictures), "seeds")
@@ -97,7 +97,7 @@ def features(
         noised = noisy(encode(dit, pictures[part]), sigma, seeds[part])
         inputs = conditions(dit, prompts[part], height, width, **kwargs)
         entry = entries(dit, noised, sigma, inputs, [block])[block]
-        parts.append(modulated(entry, chosen, recipe).cpu())
+        parts.append(modulated(entry, selection, recipe).cpu())
     return torch.cat(parts).unflatten(1, dit.grid(height, width))
 
 
@@ -107,16 +107,16 @@ def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> 
         if channels is not None:
             raise ValueError(f"recipe {recipe!r} discards no channels; leave channels out, or take 'ditf' or 'discard'")
         return []
-    chosen = list((dit.profile or {}).get("channels", ()) if channels is None else channels)
-    if not chosen:
+    selection = list((dit.profile or {}).get("channels", ()) if channels is None else channels)
+    if not selection:
         raise ValueError(
             f"recipe {recipe!r} discards massive channels, and none are given or in a profile of this model: pass "
             "channels=, such as find_massive(...).channels, or take 'raw' or 'adaln'"
         )
-    wrong = [c for c in chosen if not 0 <= c < dit.width]
+    wrong = [c for c in selection if not 0 <= c < dit.width]
     if wrong:
         raise IndexError(f"channels {wrong} asked for; there are 0 to {dit.width - 1}")
-    return chosen
+    return selection
 
 
 def one_each(value: Any, count: int, what: str) -> list[Any]:

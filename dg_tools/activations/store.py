@@ -71,11 +71,11 @@ def open_activations(folder: str | Path, *, verify: bool = True) -> Activations:
     if not any("finished" in line for line in journal):
         if not {"prompt", "seed", "raw_step"} <= set(data.sizes):
             raise ValueError(f"the activations at {folder} are damaged: {JOURNAL} was cut off; capture them again")
-        kept = np.zeros([data.sizes[d] for d in ("prompt", "seed", "raw_step")], bool)
+        there = np.zeros([data.sizes[d] for d in ("prompt", "seed", "raw_step")], bool)
         for line in journal:
             if "prompt" in line:
-                kept[line["prompt"], line["seed"], line["step"]] = True
-        data["kept"] = (("prompt", "seed", "raw_step"), kept)
+                there[line["prompt"], line["seed"], line["step"]] = True
+        data["kept"] = (("prompt", "seed", "raw_step"), there)
         data.attrs["finished"] = False
     return Activations(data)
 

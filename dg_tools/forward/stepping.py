@@ -84,5 +84,5 @@ def after_callback(arguments: dict[str, Any], function: Callable[[torch.Tensor],
             function(tensors["latents"])
         return tensors
 
-    wanted = {"callback_on_step_end_tensor_inputs": i} if (i := getattr(callback, "tensor_inputs", None)) else {}
-    return {**arguments, **wanted, "callback_on_step_end": noted}
+    inputs = {"callback_on_step_end_tensor_inputs": i} if (i := getattr(callback, "tensor_inputs", None)) else {}
+    return {**arguments, **inputs, "callback_on_step_end": noted}

@@ -48,10 +48,10 @@ def variance_matched(variance: torch.Tensor, channels: Sequence[int], draw: int,
     """For each channel one of the `pool` others nearest in log variance, without repetition."""
     generator = torch.Generator().manual_seed(draw)
     free = set(range(len(variance))) - set(channels)
-    log, chosen = variance.clamp_min(1e-12).log(), []
+    log, controls = variance.clamp_min(1e-12).log(), []
     for channel in channels:
         near = sorted(free, key=lambda c: abs((log[c] - log[channel]).item()))[:pool]
         pick = near[int(torch.randint(len(near), (), generator=generator))]
         free.discard(pick)
-        chosen.append(pick)
-    return tuple(sorted(chosen))
+        controls.append(pick)
+    return tuple(sorted(controls))

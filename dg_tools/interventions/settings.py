@@ -69,10 +69,10 @@ class EditSettings:
 
     def _blocks(self) -> tuple[int, ...]:
         """The blocks in execution order, from `block` and, in `dataclasses.replace`, the `blocks` of the original."""
-        given = tuple(sorted(integers(self.block, "block")))
+        blocks = tuple(sorted(integers(self.block, "block")))
         if is_several(self.block) or self.blocks is None or len(self.blocks) == 1:
-            return given
-        block = given[0]
+            return blocks
+        block = blocks[0]
         ordered = tuple(sorted(integers(self.blocks, "blocks")))
         if ordered and ordered[0] != block:
             raise ValueError(f"block={block} and blocks={list(ordered)} disagree: pass block= as a sequence")

@@ -18,11 +18,11 @@ def check_settings(edit: EditSettings) -> None:
         if getattr(edit, name) not in allowed:
             raise ValueError(f"{name}={getattr(edit, name)!r}; allowed: {', '.join(allowed)}")
     for name in ("channels", "tokens", "steps", "blocks"):
-        chosen = getattr(edit, name)
-        if chosen is not None and len(chosen) == 0:
+        choice = getattr(edit, name)
+        if choice is not None and len(choice) == 0:
             raise ValueError(f"{name} is empty: this edit would touch nothing")
-        if name != "blocks" and chosen is not None and (len(set(chosen)) != len(chosen) or min(chosen) < 0):
-            raise ValueError(f"{name}={list(chosen)}: indices must be distinct and not negative")
+        if name != "blocks" and choice is not None and (len(set(choice)) != len(choice) or min(choice) < 0):
+            raise ValueError(f"{name}={list(choice)}: indices must be distinct and not negative")
     if len(set(edit.blocks)) != len(edit.blocks):
         raise ValueError(f"block={list(edit.blocks)}: the blocks of one edit must be distinct")
     mode = edit.mode

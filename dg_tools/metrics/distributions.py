@@ -116,10 +116,10 @@ def kernel_distance(
     if size < 2:
         raise ValueError(f"{len(a)} and {len(b)} pictures; a kernel distance needs at least 4 of either")
     generator = torch.Generator().manual_seed(seed)
-    drawn = []
+    distances = []
     for _ in range(subsets):
         ours = torch.randperm(len(a), generator=generator)[:size]
         theirs = torch.randperm(len(b), generator=generator)[:size]
-        drawn.append(float(poly_mmd(a[ours], b[theirs])))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Distance(float(np.mean(drawn)), float(low), float(high))
+        distances.append(float(poly_mmd(a[ours], b[theirs])))
+    low, high = np.quantile(distances, [0.025, 0.975])
+    return Distance(float(np.mean(distances)), float(low), float(high))

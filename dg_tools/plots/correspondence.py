@@ -80,13 +80,13 @@ def correspondence_figure(result: Any) -> Figure:
         [["raw", "ditf", "null"], ["tasks", "tasks", "blocks"]], figsize=(10.5, 6.2), layout="constrained"
     )
     threshold = float(result.table["threshold"].min())
-    matches, chosen = result.tables["matches"], result.tables["chosen"].set_index("variant")
+    matches, choices = result.tables["matches"], result.tables["chosen"].set_index("variant")
     query, target = (from_tidy(result.tables[name]) for name in ("query", "target"))
     grid = int(matches["row"].max()) + 1, int(matches["column"].max()) + 1
     truth = matches[["true_row", "true_column"]].to_numpy()
     for name in ("raw", "ditf"):
         draw_matches(axes[name], query, target, matches[name], truth, matches["keypoint"], grid, threshold)
-        at = chosen.loc[name]
+        at = choices.loc[name]
         words = f"input of block {int(at['block'])}, sigma {at['sigma']:g}"
         axes[name].set_title(f"{name}: {words}\n(left: query; red: more than {threshold:g} token away)", fontsize=9)
     null_panel(axes["null"], result.outcome("recipe"))
@@ -109,9 +109,15 @@ def task_panel(axis: Any, result: Any, threshold: float) -> None:
             rows = mean[(mean["task"] == task) & (mean["recipe"] == recipe)]
             x = i + 0.2 * (j - 1.5)
             axis.bar(x, rows[rows["role"] == "recipe"]["pck"], 0.18, color=colour, label=recipe if i == 0 else None)
-            drawn = rows[rows["role"] == "control"]["pck"]
+            controls = rows[rows["role"] == "control"]["pck"]
             axis.plot(
-                [x] * len(drawn), drawn, ".", color=INK, ms=3, alpha=0.6, label="controls" if (i, j) == (0, 1) else None
+                [x] * len(controls),
+                controls,
+                ".",
+                color=INK,
+                ms=3,
+                alpha=0.6,
+                label="controls" if (i, j) == (0, 1) else None,
             )
         for name, style in (("chance", ":"), ("position", "--")):
             axis.plot(

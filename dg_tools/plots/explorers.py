@@ -64,7 +64,7 @@ def token_field(
         axis.imshow(picture, extent=extent, interpolation="nearest", aspect=cell_aspect(picture, grid))
     settings: dict[str, Any] = {"cmap": "RdBu_r" if signed else "viridis", "vmin": limits[0], "vmax": limits[1]}
     aspect = cell_aspect(picture, grid) if picture is not None else 1.0
-    drawn = axis.imshow(
+    image = axis.imshow(
         field,
         extent=extent,
         alpha=opacity if picture is not None else 1.0,
@@ -74,7 +74,7 @@ def token_field(
     )
     axis.set_xticks([])
     axis.set_yticks([])
-    bar = figure.colorbar(drawn, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
+    bar = figure.colorbar(image, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
     bar.ax.tick_params(labelsize=7)
     bar.set_label(label, fontsize=8)
     axis.set_title(title, fontsize=9, color=INK)
@@ -194,10 +194,10 @@ def difference(picture: np.ndarray, reference: np.ndarray, *, most: float, title
     figure = Chart(figsize=(3.1, 2.9))
     axis = figure.add_axes((0.02, 0.03, 0.76, 0.85))
     change = (picture - reference).mean(-1)
-    drawn = axis.imshow(change, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
+    image = axis.imshow(change, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
-    bar = figure.colorbar(drawn, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
+    bar = figure.colorbar(image, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
     bar.ax.tick_params(labelsize=7)
     axis.set_title(title, fontsize=9, color=INK)
     return figure

@@ -94,10 +94,10 @@ def channel_map(
         axes[0, 0].imshow(picture)
         axes[0, 2].imshow(picture)
         axes[0, 2].imshow(field, alpha=0.6, **kwargs)
-    drawn = axes[0, panels // 2].imshow(field, **kwargs)
+    image = axes[0, panels // 2].imshow(field, **kwargs)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.colorbar(drawn, ax=axes[0, panels // 2], fraction=0.046)
+    figure.colorbar(image, ax=axes[0, panels // 2], fraction=0.046)
     figure.suptitle(title or "activation by image token", fontsize=10)
     return finish(figure)

@@ -38,7 +38,7 @@ def sweep_map(result: Any, guidance: str = "DG") -> Figure:
     if len(panels) > PANELS:
         raise ValueError(f"{len(panels)} panels (s x window x channels); at most {PANELS} can be read in one figure")
     low, high = np.nanmin(grid["cost"]), np.nanmax(grid["cost"])
-    chosen = result.chosen.get(guidance)
+    choice = result.chosen.get(guidance)
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -48,7 +48,7 @@ def sweep_map(result: Any, guidance: str = "DG") -> Figure:
     )
     for axis, panel in zip(axes[0], panels, strict=True):
         part = grid[keys == panel]
-        image = heat(axis, part, low, high, str(chosen) if chosen is not None else "")
+        image = heat(axis, part, low, high, str(choice) if choice is not None else "")
         first = part.iloc[0]
         axis.set_title(
             wrap(f"s = {first['s']:g}, window {first['window']}, channels {first['channels']}", 30), fontsize=8

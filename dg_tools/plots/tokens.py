@@ -26,9 +26,9 @@ def tokens_figure(result: Any) -> Figure:
     axes["picture"].set_title("picture of the first run", fontsize=9)
     field = from_tidy(tables["map"], ["value"])[..., 0]
     limit = float(np.abs(field).max()) or 1.0
-    drawn = axes["map"].imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    image = axes["map"].imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     axes["map"].set_title(f"channel {channels[0]} by token,\nlast block and step", fontsize=9)
-    figure.colorbar(drawn, ax=axes["map"], fraction=0.046, label="activation")
+    figure.colorbar(image, ax=axes["map"], fraction=0.046, label="activation")
     for name in ("picture", "map"):
         axes[name].set_xticks([])
         axes[name].set_yticks([])
@@ -64,11 +64,11 @@ def jaccard_panel(figure: Figure, axis: Axes, table: Any, factor: str) -> None:
     """Jaccard index of the sets of channels that the rule finds at each pair of blocks or steps."""
     rows = table[table["factor"] == factor]
     matrix = rows.pivot(index="first", columns="second", values="jaccard")
-    drawn = axis.imshow(matrix, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    image = axis.imshow(matrix, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     labels = [f"{x:.3g}" if factor == "step" else f"{int(x)}" for x in matrix.index]
     axis.set_xticks(range(len(labels)), labels, fontsize=7)
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
     words = "block" if factor == "block" else "sigma"
     axis.set(xlabel=words, ylabel=words)
     axis.set_title(f"same channels at two {factor}s?", fontsize=9)
-    figure.colorbar(drawn, ax=axis, fraction=0.046, label="Jaccard index")
+    figure.colorbar(image, ax=axis, fraction=0.046, label="Jaccard index")

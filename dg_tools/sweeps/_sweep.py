@@ -123,9 +123,9 @@ class Job:
                 self.make(cell)
                 bar.update(min(self.workers.count, len(missing) - i * self.workers.count))
         except KeyboardInterrupt:
-            kept = sum(read_cell(self.folder, c) is not None for c in cells)
+            earlier = sum(read_cell(self.folder, c) is not None for c in cells)
             raise KeyboardInterrupt(
-                f"interrupted: {kept} of {len(cells)} {split} cells are kept in {self.folder}; start the same sweep "
+                f"interrupted: {earlier} of {len(cells)} {split} cells are kept in {self.folder}; start the same sweep "
                 "again to go on"
             ) from None
         finally:
@@ -188,8 +188,8 @@ def write_choice(result: Sweep) -> None:
     """Write the table, the choice with its report, and the profile of the chosen Detail Guidance."""
     plan, report = result.plan, result.report
     write(result.folder / TABLE, lambda file: file.write(result.table.to_csv(index=False).encode()))
-    chosen = result.chosen.get("DG")
-    words = str(chosen) if chosen is not None else "no setting of Detail Guidance holds the objective's guard"
+    choice = result.chosen.get("DG")
+    words = str(choice) if choice is not None else "no setting of Detail Guidance holds the objective's guard"
     rule = OBJECTIVES[plan.objective].words.format(margin=plan.margin)
     write_json(
         result.folder / CHOSEN,
@@ -203,12 +203,12 @@ def write_choice(result: Sweep) -> None:
             "provenance": plan.provenance,
         },
     )
-    if chosen is None:
+    if choice is None:
         (result.folder / PROFILE).unlink(missing_ok=True)
         logger.warning("%s (%s): no profile is written", words, rule)
         return
     counts = {split: len({p for p, _ in pairs}) for split, pairs in plan.pairs.items()}
     fixed = json.loads(plan.fixed)
     about = {**counts, "model": plan.provenance["model"], "weights": fixed["weights"], "steps": fixed["steps"]}
-    profile = profile_of(chosen, result.scores, report, plan.objective, plan.margin, about)
+    profile = profile_of(choice, result.scores, report, plan.objective, plan.margin, about)
     write_profile(result.folder / PROFILE, profile)

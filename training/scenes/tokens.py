@@ -100,8 +100,8 @@ def kept(
         return None
     squares = side // cell
     count = max(1, round(keep * squares**2))
-    chosen = torch.rand(batch, squares**2, generator=generator, device=device).argsort(1)[:, :count]
-    row, column = chosen // squares * cell, chosen % squares * cell
+    chosen_squares = torch.rand(batch, squares**2, generator=generator, device=device).argsort(1)[:, :count]
+    row, column = chosen_squares // squares * cell, chosen_squares % squares * cell
     offset = torch.arange(cell, device=device)
     index = (row[..., None, None] + offset[:, None]) * side + column[..., None, None] + offset
     return index.flatten(1)

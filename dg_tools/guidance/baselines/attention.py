@@ -40,8 +40,8 @@ class Caught(TorchFunctionMode):
 
 def attentions(dit: DiT, blocks: Sequence[int]) -> list[torch.nn.Module]:
     """The attention modules of some blocks that see image tokens: two each where a block has dual attention."""
-    chosen = [dit.block(block) for block in blocks]
-    return [part for block in chosen for part in block.record.attentions(block.module)]
+    perturbed = [dit.block(block) for block in blocks]
+    return [part for block in perturbed for part in block.record.attentions(block.module)]
 
 
 @contextmanager

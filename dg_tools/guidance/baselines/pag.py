@@ -38,11 +38,11 @@ class PAG(InBlocks):
         def identity(inputs: dict[str, Any]) -> dict[str, Any]:
             tokens, mask = inputs["query"].shape[-2], inputs.get("attn_mask")
             image = dit.family.image_rows(tokens, image_tokens)
-            seen = torch.ones(tokens, tokens, dtype=torch.bool, device=inputs["query"].device)
-            seen[image, image] = torch.eye(image_tokens, dtype=torch.bool, device=seen.device)
+            visible = torch.ones(tokens, tokens, dtype=torch.bool, device=inputs["query"].device)
+            visible[image, image] = torch.eye(image_tokens, dtype=torch.bool, device=visible.device)
             if mask is not None:
-                seen = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
-            return {**inputs, "attn_mask": seen}
+                visible = mask & visible if mask.dtype == torch.bool else mask.masked_fill(~visible, -torch.inf)
+            return {**inputs, "attn_mask": visible}
 
         with changed(dit, self.blocks, identity):
             yield
