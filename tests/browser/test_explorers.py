@@ -125,6 +125,9 @@ def test_activation_explorer(notebook):
 
 
 def test_a_run_can_be_cancelled(notebook):
+    if notebook.ask("'acts' in globals()") == "False":  # this test comes first
+        notebook.run(1)
+        press_run(notebook, notebook.explorer("activation"), "Capture", "acts")
     explorer = notebook.explorer("activation")
     explorer.get_by_label("Steps", exact=True).fill("100")
     explorer.get_by_label("Steps", exact=True).press("Tab")

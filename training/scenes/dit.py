@@ -81,6 +81,7 @@ def rate(recipe: SceneRecipe, step: int, since: int, falling: float | None) -> f
     return recipe.dit.learning_rate * min(1.0, (since + 1) / recipe.dit.warmup) * end
 
 
+@keep.signals_put_back
 def main(
     recipe: str = typer.Option("emoji128", help="emoji128, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),

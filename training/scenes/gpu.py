@@ -89,6 +89,7 @@ def begin(recipe: SceneRecipe, run: Path, warm: Path | None, mode: str) -> State
     return state
 
 
+@keep.signals_put_back
 def train_dit(run: Path, recipe: SceneRecipe, renderer: Renderer, minutes: float, warm: Path | None, mode: str) -> None:
     """Train transformer and text encoders by the clock, through the stages, with a checkpoint now and then."""
     state = begin(recipe, run, warm, mode)

@@ -6,19 +6,24 @@ renamed, so a full disk or a kill leaves the old one whole.
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from training.recipe import write_safely
+
+P = ParamSpec("P")
+T = TypeVar("T")
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
@@ -57,6 +62,21 @@ def restore(
             optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
 
 
+def signals_put_back(main: Callable[P, T]) -> Callable[P, T]:
+    """A function after which SIGINT and SIGTERM do what they did before, whatever `Stop` made of them."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        before = {name: signal.getsignal(name) for name in STOPS}
+        try:
+            return main(*args, **kwargs)
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    return run
+
+
 class Stop:
     """Turns SIGINT and SIGTERM into a flag that a loop reads between two steps.
 
@@ -68,8 +88,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        for name in ("SIGINT", "SIGTERM"):
-            signal.signal(getattr(signal, name), self._ask)
+        for name in STOPS:
+            signal.signal(name, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -125,6 +125,7 @@ def gate(vae: AutoencoderKL, scenes: Scenes, count: int = 48) -> dict[str, dict[
     }
 
 
+@keep.signals_put_back
 def main(
     recipe: str = typer.Option("emoji128", help="emoji128, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
