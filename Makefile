@@ -14,9 +14,10 @@ export PYTHONDONTWRITEBYTECODE = 1
 
 # Tests run on WORKERS processes of one torch thread each; a worker takes whole groups (tests/conftest.py says which).
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
+WORKERS_PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS)
+PYTEST = OMP_NUM_THREADS=1 $(WORKERS_PYTEST)
 NBVAL = TQDM_DISABLE=1 PLOTLY_RENDERER=plotly_mimetype TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 \
-	$(BIN)/python tests/kernels/server.py $(BIN)/python -m pytest --numprocesses $(WORKERS) \
+	$(BIN)/python tests/kernels/server.py $(WORKERS_PYTEST) \
 	--dist loadfile --no-loadscope-reorder --nbval notebooks --nbval-kernel-name forked --nbval-cell-timeout 600 \
 	--nbval-sanitize-with tests/notebooks_sanitize.cfg
 

@@ -2,7 +2,7 @@
 
     python tests/kernels/server.py python -m pytest --nbval notebooks --nbval-kernel-name forked
 
-26 notebooks are run twice; each kernel alone would import torch, diffusers and nnsight anew, some seconds every time.
+13 notebooks are run twice; each kernel alone would import torch, diffusers and nnsight anew, some seconds every time.
 Nothing is computed here before a fork, so a kernel differs from a fresh one by what is imported, and by nothing else.
 """
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import typer
 from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
@@ -32,7 +31,7 @@ from training.scenes.pool import Pool
 from training.scenes.recipe import SceneRecipe
 from training.scenes.scene import Scene, Scenes
 from training.scenes.state import State
-from training.scenes.tokens import kept, patches, positions, predict
+from training.scenes.tokens import flow_loss, kept, positions
 from training.scenes.validate import groups, validate
 
 
@@ -56,14 +55,10 @@ def step_loss(state: State, pool: Pool, step: int, places: torch.Tensor) -> torc
     sigma = torch.sigmoid(stage.sigma_mean + recipe.dit.sigma_std * torch.randn(len(latents), generator=generator))
     side = latents.shape[-1] // recipe.dit.patch
     index = kept(len(latents), side, stage.keep, stage.cell, generator)
-    level = sigma[:, None, None, None]
-    target = patches(noise - latents, recipe.dit.patch)
-    if index is not None:
-        target = target.gather(1, index[..., None].expand(-1, -1, target.shape[-1]))
     text = state.text(captions(scenes, recipe, step), state.device)
-    noised, sigma, target = (x.to(state.device) for x in ((1 - level) * latents + level * noise, sigma, target))
+    latents, noise, sigma = (x.to(state.device) for x in (latents, noise, sigma))
     index = index if index is None else index.to(state.device)
-    return F.mse_loss(predict(state.transformer, noised, text, sigma, places, index), target)
+    return flow_loss(state.transformer, latents, noise, sigma, text, places, index)
 
 
 def rate(recipe: SceneRecipe, step: int, since: int, falling: float | None) -> float:

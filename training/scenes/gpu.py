@@ -173,13 +173,13 @@ def timing(run: Path, recipe: SceneRecipe, renderer: Renderer, warm: Path | None
     for stage in whole(recipe):
         stepper = Stepper(state, ring, stage, mode)
         stepper.run()
-        stepper.total.item()
+        stepper.total.zero_().item()  # waits for the device
         began = time.perf_counter()
         for _ in range(repeats):
             stepper.run()
-        loss = stepper.total.item() / (repeats + 1)
+        mean = stepper.total.item() / repeats
         spent = 1000 * (time.perf_counter() - began) / repeats
-        print(f"{mode}: keep {stage.keep}, batch {stage.batch}: {spent:.2f} ms, mean loss {loss:.3f}")
+        print(f"{mode}: keep {stage.keep}, batch {stage.batch}: {spent:.2f} ms, mean loss {mean:.3f}")
 
 
 def main(

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from training.scenes.recipe import Stage
 from training.scenes.ring import Ring
 from training.scenes.state import State
-from training.scenes.tokens import kept, patches, positions, predict
+from training.scenes.tokens import flow_loss, kept, positions
 
 
 def autocast(device: str) -> Any:
@@ -57,13 +56,8 @@ class Stepper:
         noise = torch.randn_like(latents)
         sigma = torch.sigmoid(stage.sigma_mean + recipe.dit.sigma_std * torch.randn(stage.batch, device=device))
         index = kept(stage.batch, latents.shape[-1] // recipe.dit.patch, stage.keep, stage.cell, None, device)
-        level = sigma[:, None, None, None]
-        target = patches(noise - latents, recipe.dit.patch)
-        if index is not None:
-            target = target.gather(1, index[..., None].expand(-1, -1, target.shape[-1]))
         text = self.state.text.encode(clip, t5)
-        noised = (1 - level) * latents + level * noise
-        return F.mse_loss(predict(self.state.transformer, noised, text, sigma, self.places, index).float(), target)
+        return flow_loss(self.state.transformer, latents, noise, sigma, text, self.places, index)
 
     def _recorded(self) -> Callable[[], Any]:
         side = torch.cuda.Stream()
@@ -77,4 +71,5 @@ class Stepper:
         with torch.cuda.graph(graph):
             self.once()
         self.graph = graph
+        self.total.zero_()  # the losses before the recording are no step of the run
         return graph.replay

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel
 
 FAST = 0.25  # height of the fast waves: small beside the stock ones, so that a warm start is not upset
@@ -141,3 +142,26 @@ def predict(
     for block in parts.transformer_blocks:
         context, hidden = block(hidden_states=hidden, encoder_hidden_states=context, temb=temb)
     return parts.proj_out(parts.norm_out(hidden, temb))
+
+
+def flow_loss(
+    model: SD3Transformer2DModel,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    sigma: torch.Tensor,
+    text: tuple[torch.Tensor, torch.Tensor],
+    places: torch.Tensor,
+    index: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean squared error of the predicted velocity noise - x, over all tokens or those in `index`.
+
+    Args:
+        model, text, sigma, places, index: as of `predict`.
+        latents, noise: (batch, channels, h, w); what is predicted for is (1 - sigma) latents + sigma noise.
+    """
+    patch, level = model.config.patch_size, sigma[:, None, None, None]
+    target = patches(noise - latents, patch)
+    if index is not None:
+        target = target.gather(1, index[..., None].expand(-1, -1, target.shape[-1]))
+    noised = (1 - level) * latents + level * noise
+    return F.mse_loss(predict(model, noised, text, sigma, places, index).float(), target)

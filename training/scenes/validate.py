@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from training.scenes import keep
@@ -16,7 +15,7 @@ from training.scenes.pool import encode
 from training.scenes.recipe import SceneRecipe
 from training.scenes.scene import Scene, Scenes
 from training.scenes.state import State
-from training.scenes.tokens import patches, predict
+from training.scenes.tokens import flow_loss
 
 SIGMAS = (0.2, 0.5, 0.7, 0.9)
 COUNT = 24  # scenes of each group
@@ -68,16 +67,13 @@ def groups(scenes: Scenes, vae: AutoencoderKL, recipe: SceneRecipe, file: Path) 
 @torch.no_grad()
 def validate(state: State, fixed: dict[str, Group]) -> dict[str, float]:
     """Mean squared error of the velocity by group, over `SIGMAS`, all tokens, full captions."""
-    patch = state.recipe.dit.patch
     result = {}
     for name, group in fixed.items():
         total = 0.0
         text = state.text([s.caption for s in group.scenes], state.device)
         latents, noise = group.latents.to(state.device), group.noise.to(state.device)
-        target = patches(noise - latents, patch)
         for sigma in SIGMAS:
-            noised = (1 - sigma) * latents + sigma * noise
-            level = torch.full((len(noised),), sigma, device=state.device)
-            total += F.mse_loss(predict(state.transformer, noised, text, level, state.places), target).item()
+            level = torch.full((len(latents),), sigma, device=state.device)
+            total += flow_loss(state.transformer, latents, noise, level, text, state.places).item()
         result[name] = round(total / len(SIGMAS), 5)
     return result
