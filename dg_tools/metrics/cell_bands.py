@@ -1,0 +1,174 @@
+"""How much detail, of which size, at equal contrast? Bands in cycles per latent cell, for pictures and for latents.
+
+A latent cell is one place of the latents: 8 x 8 pixels with most VAEs. A picture's frequency in cycles per cell is that
+in cycles per pixel times the pixels of a cell (`cell`). Latents and predictions x0 are their own cells (`cell=1`).
+A transformer can draw up to 1/2 cycle per cell; what is finer in a picture is made by the VAE's decoder. A band of
+fixed frequency per pixel would be another thing with each VAE.
+
+The mean (DC) is in no band. Pictures and latents are float tensors (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+
+from dg_tools.metrics.bands import Bands, same_shape, spectrum
+
+CELL_BANDS: Bands = {
+    "below 1/16": (0.0, 1 / 16),
+    "1/16 to 1/8": (1 / 16, 1 / 8),
+    "1/8 to 1/4": (1 / 8, 1 / 4),
+    "1/4 to 1/2": (1 / 4, 1 / 2),
+    "above 1/2": (1 / 2, float("inf")),
+}
+LOW = (0.0, 1 / 8)  # layout and colours, without the mean
+HIGH = (1 / 4, float("inf"))  # open, as LOW is: enlarging a picture can then only lower its amount of detail
+LEAST = 1e-30  # a power below counts as none
+
+
+def band_name(band: tuple[float, float], cell: int = 1) -> str:
+    """A band in words: in cycles per latent cell, and per pixel where a cell is larger than one.
+
+    Example:
+        >>> band_name((1 / 4, 1 / 2), cell=8)
+        '1/4 to 1/2 cycle per latent cell (1/32 to 1/16 per pixel)'
+    """
+    cells = f"{between(*band)} cycle per latent cell"
+    return cells if cell == 1 else f"{cells} ({between(*(edge / cell for edge in band))} per pixel)"
+
+
+def between(low: float, high: float) -> str:
+    """Two edges of a band in words: 'below 1/8', '1/8 to 1/4', 'above 1/2'."""
+    first, last = (
+        str(Fraction(x).limit_denominator(4096)) if x not in (0, float("inf")) else None for x in (low, high)
+    )
+    if first is None:
+        return f"below {last}" if last else "any"
+    return f"{first} to {last}" if last else f"above {first}"
+
+
+def cell_masks(size: Sequence[int], cell: int = 1, bands: Bands = CELL_BANDS) -> dict[str, torch.Tensor]:
+    """Boolean masks over the frequencies of `fft2`, one per band, without DC.
+
+    Args:
+        size: height and width.
+        cell: pixels of a latent cell along an axis; 1 for latents.
+        bands: in cycles per latent cell.
+
+    Returns:
+        The bands that hold a frequency at this size: 16 x 16 cells have nothing below 1/16 but their mean.
+
+    Raises:
+        ValueError: no band holds any.
+    """
+    height, width = size
+    radius = cell * (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.fftfreq(width)[None] ** 2).sqrt()
+    radius[0, 0] = torch.nan  # the mean, in no band
+    masks = {name: (radius >= low) & (radius < high) for name, (low, high) in bands.items()}
+    masks = {name: mask for name, mask in masks.items() if mask.any()}
+    if not masks:
+        raise ValueError(
+            f"none of the bands {', '.join(bands)} holds a frequency of {height} x {width} at {cell} pixels per cell"
+        )
+    return masks
+
+
+def cell_power(x: torch.Tensor, cell: int = 1, bands: Bands = CELL_BANDS) -> dict[str, torch.Tensor]:
+    """Mean-square contribution of each band, (N,), in x's unit squared; together they are x's variance by channel.
+
+    `x`, `cell`, `bands`: as in `cell_masks`.
+    """
+    power, masks = spectrum(x).abs().square(), cell_masks(x.shape[-2:], cell, bands)
+    return {name: power[..., mask].sum((1, 2)) / x[0].numel() for name, mask in masks.items()}
+
+
+def cell_error(
+    x: torch.Tensor, reference: torch.Tensor, cell: int = 1, bands: Bands = CELL_BANDS
+) -> dict[str, torch.Tensor]:
+    """Mean-square difference from a reference of the same shape by band, (N,)."""
+    same_shape(x, reference)
+    return cell_power(x - reference, cell, bands)
+
+
+def cell_correlation(
+    x: torch.Tensor, reference: torch.Tensor, cell: int = 1, bands: Bands = CELL_BANDS
+) -> dict[str, torch.Tensor]:
+    """Correlation (coherence) with a reference of the same shape by band, (N,), -1..1; 0 where one has no power."""
+    same_shape(x, reference)
+    X, Y = spectrum(x), spectrum(reference)
+    result = {}
+    for name, mask in cell_masks(x.shape[-2:], cell, bands).items():
+        a, b = X[..., mask], Y[..., mask]
+        norm = (a.abs().square().sum((1, 2)) * b.abs().square().sum((1, 2))).sqrt()
+        result[name] = (a * b.conj()).sum((1, 2)).real / norm.clamp_min(LEAST)
+    return result
+
+
+def low_correlation(
+    x: torch.Tensor, reference: torch.Tensor, cell: int = 1, band: tuple[float, float] = LOW
+) -> torch.Tensor:
+    """Correlation of the low band with the reference's, (N,), -1..1: whether layout and colours stay."""
+    return cell_correlation(x, reference, cell, {"low": band})["low"]
+
+
+def fineness(
+    x: torch.Tensor, cell: int = 1, low: tuple[float, float] = LOW, high: tuple[float, float] = HIGH
+) -> torch.Tensor:
+    """log2 of high-band power over low-band power, (N,), in doublings: the amount of detail at equal contrast.
+
+    A picture multiplied by a number keeps it; one that is enlarged loses. -inf without any high-band power; NaN for a
+    flat picture. It counts the decoder's texture (above 1/2) too: `high=(1 / 4, 1 / 2)` leaves it out.
+
+    Args:
+        x, cell: as in `cell_masks`.
+        low, high: bands in cycles per latent cell, without the mean.
+
+    Raises:
+        ValueError: a band that holds no frequency at this size.
+    """
+    power = cell_power(x, cell, {"low": low, "high": high})
+    missing = {"low": low, "high": high}.keys() - power.keys()
+    if missing:
+        raise ValueError(
+            f"the {missing.pop()} band holds no frequency of {x.shape[-2]} x {x.shape[-1]}: choose another"
+        )
+    flat = (x == x[..., :1, :1]).flatten(1).all(1)
+    return (power["high"].log2() - power["low"].log2()).masked_fill(flat, torch.nan)
+
+
+def amount_change(
+    x: torch.Tensor,
+    reference: torch.Tensor,
+    cell: int = 1,
+    low: tuple[float, float] = LOW,
+    high: tuple[float, float] = HIGH,
+) -> torch.Tensor:
+    """amt_c, (N,), in doublings: the change of log2(high-band power / low-band power) from the reference to x.
+
+    0: as much detail at equal contrast; +1: twice the high-band power. It does not say whether it is the right detail.
+
+    Args:
+        x, reference: (N, C, H, W), same shape: an edited and a clean picture, or their latents or x0 with `cell=1`.
+        cell, low, high: as in `fineness`.
+
+    Example:
+        >>> x = torch.randn(1, 3, 64, 48)
+        >>> amount_change(2 * x, x, cell=8).abs().max().item() < 1e-6
+        True
+    """
+    same_shape(x, reference)
+    return fineness(x, cell, low, high) - fineness(reference, cell, low, high)
+
+
+def gain(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """<reference, x> / <reference, reference>, (N,): the factor on the reference that is in x; NaN for an empty one.
+
+    x / gain minus the reference is orthogonal to the reference: what is left of a change is not gain.
+    """
+    same_shape(x, reference)
+    a, b = x.flatten(1).double(), reference.flatten(1).double()
+    own = b.square().sum(1)
+    return ((a * b).sum(1) / own).masked_fill(own == 0, torch.nan)
