@@ -106,7 +106,6 @@ def test_a_callback_that_calls_the_transformer(dits, name, same_timestep):
 def test_detail_guidance_around_a_capture(dits, name, s):
     """The disrupted passes are let through: what is captured are the clean ones of the guided run."""
     dit = dits(name)
-    _ = dit.nnsight
     guider = dg.DetailGuidance(None, 0.8, OFF)
     with dg.detail_guidance(dit, guider):
         data = captured(dit, s)
@@ -121,10 +120,33 @@ def test_detail_guidance_around_a_capture(dits, name, s):
             assert np.array_equal(means(data)[step, block.index], expected)
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_a_capture_is_what_a_trace_reads(dits, name):
+    """Block outputs, gates and what a branch writes, with an edit in them: hooks against nnsight."""
+    dit, read = dits(name), {}
+    data = dg.capture(dit, "apple", seeds=1, edits=dg.Disrupt([3], 1), progress=False, **tiny.CALL).data
+    data = data.squeeze(["prompt", "seed", "branch"])
+    with dit.trace("apple", seed=1, **tiny.CALL) as run:
+        for step in run.steps:
+            for block in dit.blocks:
+                gate = block.gates[block.record.mlp_gate].clone()
+                mlp = block.mlp.clone()
+                if block.index == 1:
+                    block.image[..., 3] = 0
+                read[int(step), block.index] = (block.image.clone(), gate, mlp)
+    assert len(read) == 3 * len(dit.blocks)
+    for (step, block), (image, gate, mlp) in read.items():
+        at = data.sel(step=step).isel(site=block)
+        part = dit.blocks[block].record.mlp_gate.partition("_")[2] or "all"
+        assert np.array_equal(at["mean"].sel(stream="image"), image[0].mean(0))
+        assert np.array_equal(at["gate"].sel(part=part), gate[0])
+        assert np.allclose(at["mlp_write"], (gate[0] * mlp[0]).abs().mean(0), rtol=1e-5, atol=0)
+
+
 def test_a_trace_is_not_wrapped_inside_detail_guidance():
     dit = dg.load(tiny.sd3())
     with dg.detail_guidance(dit, dg.DetailGuidance(None, 0.8, OFF)), pytest.raises(RuntimeError, match=r"dit\.nnsight"):
-        captured(dit)
+        dit.trace("apple", **tiny.CALL)
 
 
 def test_the_clock_under_a_modular_guider(dits):

@@ -1,9 +1,9 @@
 """What a DiT computes at every block, step and token: captured while it runs, kept as labelled arrays.
 
-`capture` follows sampling runs, `capture_image` reads noised pictures. Both read through nnsight, in execution order,
-with the step taken from the timestep. A `Recorder` reduces each hidden state to statistics (`reduce`), so memory grows
-with steps x blocks x (channels + tokens). Raw hidden states are kept only where requested (`raw`), after a size
-estimate and under a cap, in memory or in a store that grows with the run (`store`).
+`capture` follows sampling runs, `capture_image` reads noised pictures. Both read through plain hooks, in execution
+order, with the step taken from the pipeline's own state. A `Recorder` reduces each hidden state to statistics
+(`reduce`), so memory grows with steps x blocks x (channels + tokens). Raw hidden states are kept only where requested
+(`raw`), after a size estimate and under a cap, in memory or in a store that grows with the run (`store`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The capture loop: one traced sampling run per prompt and seed, each call of the transformer given to a `Recorder`."""
+"""The capture loop: one sampling run per prompt and seed, each call of the transformer given to a `Recorder`."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,14 @@ from diffusers.guiders import BaseGuidance
 
 from dg_tools._as_list import as_list
 from dg_tools.activations.raw import Stream, select_raw
+from dg_tools.activations.reading import reading
 from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
 from dg_tools.activations.runs import check_quantiles, combined, settings, unfinished
 from dg_tools.activations.store import create_store
 from dg_tools.datasets.examples import as_items, prompt_of
+from dg_tools.families import bind
+from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.stepping import after_callback, after_each_step
@@ -123,9 +127,9 @@ def capture(
     runs: list[xr.Dataset] = []
     jobs = list(itertools.product(enumerate(prompts), enumerate(seeds)))
     for (p, prompt), (s, seed) in progress_bar(progress, jobs, desc="runs"):
-        recorder = Recorder(dit, disruptions, branches, selection, quantiles, writer, (p, s))
+        recorder = Recorder(dit, branches, selection, quantiles, writer, (p, s))
         try:
-            latents = trace_run(dit, prompt, recorder, {"seed": seed, **arguments})
+            latents = recorded_run(dit, prompt, disruptions, recorder, {"seed": seed, **arguments})
             recorder.finish()
             pictures = decode(dit, spatial(dit, latents, height, width), output_type="np")
             runs.append(recorder.dataset().assign(picture=picture_variable(pictures)))
@@ -141,22 +145,28 @@ def capture(
     return Activations(data if writer is None else writer.finish(data))
 
 
-def trace_run(dit: DiT, prompt: str, recorder: Recorder, arguments: dict[str, Any]) -> torch.Tensor:
-    """One traced run; its final latents. Edits of gates and LayerNorms act through hooks, the others in the trace."""
+def recorded_run(
+    dit: DiT, prompt: str, edits: Sequence[Disrupt], recorder: Recorder, arguments: dict[str, Any]
+) -> torch.Tensor:
+    """One recorded run; its final latents."""
     final: list[torch.Tensor] = []
+    calls: list[Call] = []  # the one that runs
 
     def keep(latents: torch.Tensor) -> None:
         final[:] = [latents.clone()]
 
-    with (
-        Clock(dit.pipeline, dit.family) as clock,
-        attached(dit.transformer, dit.family, recorder.edits, clock.read, outputs=False) as attachment,
-        after_each_step(dit.pipeline, lambda step, latents: keep(latents)),
-    ):
-        with dit.trace(prompt, output_type="latent", **after_callback(arguments, keep)) as run:
-            for step in run.calls:
-                recorder.record(step)
-    attachment.check_finite()
+    def read(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        calls[:] = [clock.read(bind(module, args, kwargs))]
+
+    call = after_callback(dit.arguments(prompt, **arguments), keep)
+    with dit.running(), ExitStack() as stack:
+        clock = stack.enter_context(Clock(dit.pipeline, dit.family))
+        stack.callback(dit.transformer.register_forward_pre_hook(read, with_kwargs=True).remove)
+        edited = stack.enter_context(attached(dit.transformer, dit.family, edits, lambda inputs: calls[-1]))
+        stack.enter_context(reading(dit, recorder, lambda: calls[-1]))
+        stack.enter_context(after_each_step(dit.pipeline, lambda step, latents: keep(latents)))
+        dit.pipeline(**call, output_type="latent")
+    edited.check_finite()
     return final[-1]
 
 

@@ -1,7 +1,7 @@
 """Activations of existing pictures: each is noised to a chosen level, as DiTF does, and read in one forward.
 
-One forward of the transformer for each picture, seed and noise level, at z = (1 - sigma) x + sigma noise, read through
-nnsight by the same recorder as a sampling run.
+One forward of the transformer for each picture, seed and noise level, at z = (1 - sigma) x + sigma noise, read by
+the same recorder as a sampling run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from dg_tools._as_list import as_list
 from dg_tools.activations.raw import Stream, select_raw
+from dg_tools.activations.reading import reading
 from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
 from dg_tools.activations.runs import check_quantiles, combined, settings
@@ -26,7 +27,6 @@ from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode, packed
-from dg_tools.models.step import Step
 from dg_tools.onestep import conditions
 from dg_tools.progress import progress_bar
 
@@ -118,12 +118,12 @@ def capture_image(
     bar = progress_bar(progress, total=count * len(seeds) * len(sigmas), desc="forwards")
     try:
         for (i, words), (j, seed) in itertools.product(enumerate(prompts), enumerate(seeds)):
-            recorder = Recorder(dit, disruptions, ["cond"], selection, quantiles, writer, (i, j), len(sigmas))
+            recorder = Recorder(dit, ["cond"], selection, quantiles, writer, (i, j), len(sigmas))
             noise = torch.randn(latents[:1].shape, generator=torch.Generator("cpu").manual_seed(seed)).to(latents)
             for k, level in enumerate(sigmas):
                 noised = packed(dit, (1 - level) * latents[i : i + 1] + level * noise)
                 try:
-                    trace_forward(dit, recorder, k, level, {**inputs[words], "hidden_states": noised})
+                    recorded_forward(dit, disruptions, recorder, k, level, {**inputs[words], "hidden_states": noised})
                 except Exception:
                     if recorder.store_error is not None and writer is not None:
                         raise writer.stopped(recorder.store_error, None) from recorder.store_error
@@ -139,18 +139,15 @@ def capture_image(
 
 
 @torch.no_grad()
-def trace_forward(dit: DiT, recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]) -> None:
-    """One traced forward at one noise level, recorded as step `index`."""
-    from dg_tools.models.tracing import forward_tracer
-
+def recorded_forward(
+    dit: DiT, edits: Sequence[Disrupt], recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]
+) -> None:
+    """One forward at one noise level, recorded as step `index`."""
     hidden = inputs["hidden_states"]
     timestep = torch.full((len(hidden),), sigma * dit.family.timestep_scale, device=hidden.device)
     call = Call.at(sigma, step=index, image_tokens=dit.family.image_tokens(dit.transformer, hidden))
-    full = {**inputs, "timestep": timestep, "return_dict": False}
-    with attached(dit.transformer, dit.family, recorder.edits, call, outputs=False):
-        with forward_tracer(dit)(**full) as run:
-            run.begin(full)
-            recorder.record(Step.of(index, call))
+    with dit.running(), attached(dit.transformer, dit.family, edits, call), reading(dit, recorder, lambda: call):
+        dit.transformer(**inputs, timestep=timestep, return_dict=False)
 
 
 def as_bytes(picture: torch.Tensor) -> np.ndarray:

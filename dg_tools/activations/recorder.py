@@ -1,7 +1,7 @@
-"""Reads every call of the transformer in one run, block by block, and keeps statistics in arrays laid out beforehand.
+"""Keeps statistics of every block in one run, in arrays laid out beforehand.
 
-Its memory is steps x blocks x (channels + tokens). It reads the first call of each step and branch; a further call
-(skip-layer guidance, a disrupted pass, a caller's own) passes unread.
+Its memory is steps x blocks x (channels + tokens). It records the first call of each step and branch; a further call
+(skip-layer guidance, a disrupted pass, a caller's own) passes unrecorded. `reading` gives it what a run computes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ import torch
 import xarray as xr
 
 from dg_tools.activations.raw import RawSelection
-from dg_tools.activations.reduce import CHANNEL, mean_size, statistics
+from dg_tools.activations.reduce import CHANNEL, bite, mean_size, statistics
 from dg_tools.activations.store import RawStore
-from dg_tools.forward.call import NOTHING
-from dg_tools.interventions import Disrupt
-from dg_tools.interventions.modes import targets
+from dg_tools.forward.call import NOTHING, Call
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
-from dg_tools.models.step import Step
 
 INNER = {  # dimensions of each statistic after branch, step, site and stream or part
     **dict.fromkeys((*CHANNEL, "gate", "shift", "scale", "attn_write", "mlp_write"), ("channel",)),
@@ -38,7 +35,7 @@ class Recorder:
     """Reduces the hidden states of one run, and keeps the statistics until `dataset()`.
 
     Args:
-        dit: the model; `edits` made at blocks' outputs while it runs.
+        dit: the model.
         branches: `cond`, `uncond`, in the order of the result.
         raw: hidden states to keep whole; in `store` at `place` (prompt, seed) where a store is given.
         quantiles: of |x|, see `reduce.statistics`.
@@ -48,7 +45,6 @@ class Recorder:
     def __init__(
         self,
         dit: DiT,
-        edits: Sequence[Disrupt],
         branches: Sequence[str],
         raw: RawSelection,
         quantiles: Sequence[float] = (),
@@ -57,7 +53,6 @@ class Recorder:
         steps: int | None = None,
     ) -> None:
         self.dit = dit
-        self.edits = list(edits)
         self.branches = list(branches)
         self.raw = raw
         self.quantiles = tuple(quantiles)
@@ -68,140 +63,158 @@ class Recorder:
         self.hidden: torch.Tensor | None = None
         self.sigmas: dict[int, float] = {}
         self.seen: set[tuple[int, str]] = set()
-        self.touched = [0] * len(self.edits)
         self.store_error: OSError | None = None  # what stopped the store
-        self._now: list[tuple[int, int]] = []  # (branch, row) of this call that are recorded, by row
-        self._later: list[tuple[torch.Tensor, torch.Tensor]] = []  # (where, value) still on the device
+        self._depth = 0  # calls of the transformer within another: a disrupted pass
+        self._call: Call | None = None  # the one that is recorded
+        self._rows: list[tuple[int, int]] = []  # (branch, row) of it that are recorded, by row
+        self._visits: set[tuple[int, str]] = set()  # (block, part) that this call has run
+        self._chunks: dict[int, dict[str, torch.Tensor]] = {}  # AdaLN chunks by block
+        self._small: dict[tuple[str, torch.Size], list[tuple[int, torch.Tensor]]] = {}  # hidden states to be reduced
+        self._later: list[tuple[tuple[str, str], list[int], torch.Tensor]] = []  # key, blocks, values on the device
 
     # -- one call of the transformer ----------------------------------------------------------------------------------
 
-    def record(self, step: Step) -> None:
-        """Follow one call through the blocks, inside a trace: edit, then record."""
-        recording = self.begin(step)
-        for block in self.dit.blocks:
-            edits = [e for e in self.edits if e.mode != "gate" and block.index in e.blocks and e.concerns(step.call)]
-            if not recording and not (edits and step.visits(block)):
-                continue
-            if recording:
-                if block.index == 0 and self.dit.family.embedding:
-                    self.embedding(step, block.conditioning)
-                gates = self.modulation(step, block, block.modulation)
-                if block.record.attn is not None and block.record.attn_gate is not None:
-                    self.write(step, block, "attn_write", block.attn, gates[block.record.attn_gate])
-                if block.record.mlp is not None:
-                    self.write(step, block, "mlp_write", block.mlp, gates[block.record.mlp_gate])
-            output = block.output
-            edited = self.edit(step, block, output) if edits else None
-            if edited is not None:
-                block.output = edited
-                output = edited
-            if recording:
-                self.streams(step, block, output)
-        self.end(step)
-
-    def begin(self, step: Step) -> bool:
-        """Whether anything of this call is to be recorded."""
+    def begin(self, call: Call) -> None:
+        """A call of the transformer begins: is anything of it to be recorded?"""
+        self._depth += 1
+        if self._depth > 1:
+            return
+        self._call = None
+        self._visits = set()
+        if call.step is None or call.branch == "other":
+            return
         if self.steps is None:
-            self.steps = step.call.steps
-        rows = {"cond": step.cond, "uncond": step.uncond}
-        self._now = []
-        for i, branch in enumerate(self.branches):
-            fresh = step.branch != "other" and (int(step), branch) not in self.seen
-            if fresh and rows[branch] != NOTHING:
-                self._now.append((i, rows[branch].start or 0))
-        self._now.sort(key=lambda pair: pair[1])
-        return bool(self._now)
+            self.steps = call.steps
+        rows = {"cond": call.cond, "uncond": call.uncond}
+        fresh = [
+            (i, rows[branch].start or 0)
+            for i, branch in enumerate(self.branches)
+            if (call.step, branch) not in self.seen and rows[branch] != NOTHING
+        ]
+        self._rows = sorted(fresh, key=lambda pair: pair[1])
+        if self._rows:
+            self._call = call
 
-    def end(self, step: Step) -> None:
-        """Fetch what is still on the device, in one transfer; the step counts as seen from here on."""
-        if self._later:
-            flat = torch.cat([value.reshape(-1) for _, value in self._later]).cpu()
-            sizes = [value.numel() for _, value in self._later]
-            for (target, _), value in zip(self._later, flat.split(sizes), strict=True):
-                target.copy_(value.view_as(target))
-            self._later = []
-        if self._now:
-            self.sigmas[int(step)] = step.sigma
-            self.seen |= {(int(step), self.branches[i]) for i, _ in self._now}
-        complete = all((int(step), branch) in self.seen for branch in self.branches)
-        if self._now and complete and self.store is not None and int(step) in self.raw.steps:
-            self.use_store(lambda store: store.step_done(self.place, int(step)))
+    def visit(self, block: int, part: str) -> Call | None:
+        """The call that is recorded, where this is the first time that it runs a part of a block; else None."""
+        if self._call is None or self._depth > 1 or (block, part) in self._visits:
+            return None
+        self._visits.add((block, part))
+        return self._call
+
+    def end(self, failed: bool = False) -> None:
+        """Reduce and fetch what is left, in one transfer from the device; the step counts as seen from here on."""
+        self._depth -= 1
+        if self._depth or failed or self._call is None or self._call.step is None:
+            return
+        step = self._call.step
+        for (name, _), held in self._small.items():
+            self.reduce(name, held)
+        self._small = {}
+        for blocks in grouped(self._chunks):
+            for name in self._chunks[blocks[0]]:
+                kind, _, part = name.partition("_")
+                self.put(kind, part or "all", blocks, torch.stack([self._chunks[b][name] for b in blocks]))
+        self._chunks = {}
+        self.fetch(step)
+        self.sigmas[step] = self._call.sigma
+        self.seen |= {(step, self.branches[i]) for i, _ in self._rows}
+        self._call = None
+        complete = all((step, branch) in self.seen for branch in self.branches)
+        if complete and self.store is not None and step in self.raw.steps:
+            self.use_store(lambda store: store.step_done(self.place, step))
 
     def recorded_rows(self, value: torch.Tensor) -> torch.Tensor:
         """The rows of a tensor that are recorded, as a view."""
-        rows = [row for _, row in self._now]
+        rows = [row for _, row in self._rows]
         return value[rows[0] : rows[-1] + 1 : (rows[-1] - rows[0]) or 1]
 
-    def put(self, variable: str, part: str, step: int, block: int, value: torch.Tensor) -> None:
-        """Keep (rows, ...) of the rows that are recorded."""
-        key = (variable, part)
-        if key not in self.values:
-            lead = (len(self.branches), self.steps or 0, len(self.dit.blocks))
-            self.values[key] = torch.full((*lead, *value.shape[1:]), torch.nan)
-        array, inner = self.values[key], value.shape[1:]
-        if inner and inner[0] > array.shape[3]:  # a longer text: Qwen-Image pads prompts to no fixed length
-            longer = torch.full((*array.shape[:3], *inner), torch.nan)
-            longer[:, :, :, : array.shape[3]] = array
-            array = self.values[key] = longer
-        for (branch, _), row in zip(self._now, value.detach(), strict=True):
-            target = array[branch, step, block]
-            target = target[: inner[0]] if inner else target
-            if value.device.type == "cpu":
-                target.copy_(row)
-            else:
-                self._later.append((target, row.float().clone()))
+    def put(self, variable: str, part: str, blocks: list[int], value: torch.Tensor) -> None:
+        """Keep (blocks, rows, ...) of the rows that are recorded, until the call ends."""
+        self._later.append(((variable, part), blocks, value))
+
+    def fetch(self, step: int) -> None:
+        """Put what the call gave into the arrays."""
+        values = [value.detach() for _, _, value in self._later]
+        if values and values[0].device.type != "cpu":
+            flat = torch.cat([value.reshape(-1).float() for value in values]).cpu()
+            parts = flat.split([value.numel() for value in values])
+            values = [part.view_as(value) for part, value in zip(parts, values, strict=True)]
+        for (key, blocks, _), value in zip(self._later, values, strict=True):
+            inner = value.shape[2:]
+            whole = blocks == list(range(blocks[0], blocks[-1] + 1))
+            at = slice(blocks[0], blocks[-1] + 1) if whole else blocks  # a slice is faster
+            if key not in self.values:
+                lead = (len(self.branches), self.steps or 0, len(self.dit.blocks))
+                self.values[key] = torch.full((*lead, *inner), torch.nan)
+            array = self.values[key]
+            if inner and inner[0] > array.shape[3]:  # a longer text: Qwen-Image pads prompts to no fixed length
+                longer = torch.full((*array.shape[:3], *inner), torch.nan)
+                longer[:, :, :, : array.shape[3]] = array
+                array = self.values[key] = longer
+            for row, (branch, _) in enumerate(self._rows):
+                target = array[branch, step]
+                (target[:, : inner[0]] if inner else target)[at] = value[:, row].float()
+        self._later = []
 
     # -- what is recorded ---------------------------------------------------------------------------------------------
 
-    def embedding(self, step: Step, temb: torch.Tensor) -> None:
+    def embedding(self, temb: torch.Tensor) -> None:
         """The time-text embedding that every block's AdaLN reads."""
         if temb.ndim == 2:
-            self.put("temb", "", int(step), 0, self.recorded_rows(temb))
+            self.put("temb", "", [0], self.recorded_rows(temb)[None])
 
-    def modulation(self, step: Step, block: Block, chunks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`; gates after the edits of mode `gate`."""
-        values = {name: self.recorded_rows(value) for name, value in chunks.items()}
-        for edit in self.edits:
-            if edit.mode == "gate" and block.index in edit.blocks and edit.concerns(step.call):
-                rows = set(range(len(next(iter(chunks.values())))))
-                rows &= set(range(*step.call.rows(edit.rows).indices(len(rows))))
-                concerned = [i for i, (_, row) in enumerate(self._now) if row in rows]
-                for name in [n for n in values if n.startswith("gate")]:
-                    values[name] = values[name].clone()
-                    for i in concerned:
-                        values[name][i, targets(edit, values[name].shape[-1])] = 0
-        for name, value in values.items():
-            kind, _, part = name.partition("_")
-            self.put(kind, part or "all", int(step), block.index, value)
-        return values
+    def modulation(self, block: Block, value: torch.Tensor) -> None:
+        """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`, from what gives them (see `BlockList`)."""
+        rows = self.recorded_rows(value)
+        self._chunks[block.index] = block.record.modulated(block.module, rows, self.dit.width)
 
-    def write(self, step: Step, block: Block, variable: str, output: torch.Tensor, gate: torch.Tensor) -> None:
+    def write(self, block: Block, variable: str, output: torch.Tensor) -> None:
         """What a branch adds to the stream: mean over tokens of |gate x output|."""
-        self.put(variable, "", int(step), block.index, gate.float().abs() * mean_size(self.recorded_rows(output)))
+        self.gather(variable, block.index, self.recorded_rows(output))
 
-    def edit(self, step: Step, block: Block, output: tuple) -> tuple | None:
-        """The block's output after the edits, or None where no edit is concerned."""
-        changed = None
-        for i, edit in enumerate(self.edits):
-            if edit.mode == "gate" or block.index not in edit.blocks:
-                continue
-            new = edit.edit(output, block.record, step.call)
-            if new is not None:
-                self.touched[i] += 1
-                output = changed = new
-        return changed
-
-    def streams(self, step: Step, block: Block, output: tuple) -> None:
+    def streams(self, block: Block, output: Any, call: Call) -> None:
         """Statistics of both streams, and hidden states where they are kept whole."""
+        assert call.step is not None
         for stream in ("image", "text"):
-            hidden = block.record.get(output, stream, step.call.image_tokens)
+            hidden = block.record.get(output, stream, call.image_tokens)
             if hidden is None:
                 continue
-            for variable, value in statistics(self.recorded_rows(hidden), self.quantiles).items():
-                self.put(variable, stream, int(step), block.index, value)
-            if self.raw.includes(int(step), block.index, stream):
-                for branch, row in self._now:
-                    self.keep(branch, int(step), block.index, self.raw.part_of(hidden[row]))
+            self.gather(stream, block.index, self.recorded_rows(hidden))
+            if self.raw.includes(call.step, block.index, stream):
+                for branch, row in self._rows:
+                    self.keep(branch, call.step, block.index, self.raw.part_of(hidden[row]))
+
+    def gather(self, name: str, block: int, hidden: torch.Tensor) -> None:
+        """A stream, or what a branch gives: reduced at once where it is large, else together with that of other blocks.
+
+        On a small model a call of torch costs more than its arithmetic.
+        """
+        together = bite(hidden) // hidden.numel()
+        if together < 2:
+            self.reduce(name, [(block, hidden)])
+            return
+        held = self._small.setdefault((name, hidden.shape), [])
+        held.append((block, hidden.clone()))  # what comes next may change it in place
+        if len(held) == together:
+            self.reduce(name, self._small.pop((name, hidden.shape)))
+
+    def reduce(self, name: str, held: list[tuple[int, torch.Tensor]]) -> None:
+        """Statistics of hidden states (rows, tokens, channels) of some blocks, all of one shape."""
+        hidden = held[0][1] if len(held) == 1 else torch.cat([value for _, value in held])
+        blocks = [block for block, _ in held]
+        if name in WRITES:
+            gates = [self._chunks[b][self.gate(name, b)] for b in blocks]
+            size = mean_size(hidden).view(len(blocks), -1, hidden.shape[2])
+            self.put(name, "", blocks, torch.stack(gates).float().abs() * size)
+            return
+        for variable, value in statistics(hidden, self.quantiles).items():
+            self.put(variable, name, blocks, value.view(len(blocks), -1, *value.shape[1:]))
+
+    def gate(self, variable: str, block: int) -> str:
+        """The chunk that scales what a branch gives."""
+        record = self.dit.blocks[block].record
+        return record.mlp_gate if variable == "mlp_write" else str(record.attn_gate)
 
     def keep(self, branch: int, step: int, block: int, hidden: torch.Tensor) -> None:
         """Hidden states, into the store or into memory."""
@@ -215,7 +228,7 @@ class Recorder:
         self.hidden[at].copy_(hidden)
 
     def use_store(self, action: Callable[[RawStore], None]) -> None:
-        """Do something with the store; its error is kept, because the trace would rename it."""
+        """Do something with the store; its error is kept, so that it can be told from another."""
         assert self.store is not None
         try:
             action(self.store)
@@ -226,7 +239,7 @@ class Recorder:
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Raise RuntimeError where a step or branch is missing, or an edit touched nothing."""
+        """Raise RuntimeError where a step or branch is missing."""
         steps = self.steps or 0
         expected = {(s, b) for s in range(steps) for b in self.branches}
         if self.seen != expected:
@@ -235,9 +248,6 @@ class Recorder:
                 f"the run gave steps {sorted(self.sigmas)} of {steps}, without {missing[:4]}: it ended early, or "
                 "a callback ended its guidance (rows='cond' captures such a run)"
             )
-        for edit, count in zip(self.edits, self.touched, strict=True):
-            if count == 0 and edit.mode != "gate":
-                raise RuntimeError(f"this edit touched nothing: {edit.sentence()}; check its steps and rows")
 
     def dataset(self) -> xr.Dataset:
         """Everything as labelled arrays; NaN where a value does not exist (no text after SD3's last block)."""
@@ -264,6 +274,14 @@ class Recorder:
         data = xr.Dataset(variables).assign_coords(branch=self.branches, step=list(steps), site=self.dit.sites)
         data = data.assign_coords(sigma=sigma)
         return data.assign_coords(q=list(self.quantiles)) if self.quantiles else data
+
+
+def grouped(chunks: dict[int, dict[str, torch.Tensor]]) -> list[list[int]]:
+    """Blocks that have the same chunks."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for block, values in chunks.items():
+        groups.setdefault(tuple(values), []).append(block)
+    return list(groups.values())
 
 
 def stacked(arrays: list[np.ndarray]) -> np.ndarray:

@@ -17,10 +17,14 @@ BITS = 5  # leading mantissa bits that a histogram bin keeps: 32 bins an octave
 CHANNEL = ("mean", "abs_mean", "variance", "positive", "abs_max")  # statistics by channel, over tokens
 
 
+def bite(hidden: torch.Tensor) -> int:
+    """How many values are reduced at once, where these hidden states are."""
+    return BITE if hidden.device.type == "cpu" else BITE_ELSEWHERE
+
+
 def bites(hidden: torch.Tensor) -> Iterator[torch.Tensor]:
     """Hidden states (rows, tokens, channels), some tokens at a time."""
-    size = BITE if hidden.device.type == "cpu" else BITE_ELSEWHERE
-    return iter(hidden.split(max(1, size // (hidden.shape[0] * hidden.shape[2])), dim=1))
+    return iter(hidden.split(max(1, bite(hidden) // (hidden.shape[0] * hidden.shape[2])), dim=1))
 
 
 def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[str, torch.Tensor]:
@@ -40,8 +44,8 @@ def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[st
     limit = torch.finfo(hidden.dtype).max
     bins = torch.zeros(hidden.shape[0], 2 ** (8 + BITS), dtype=torch.int64, device=hidden.device) if quantiles else None
     parts: list[dict[str, torch.Tensor]] = []
-    for bite in bites(hidden):
-        x = bite.float()
+    for part in bites(hidden):
+        x = part.float()
         size = x.abs()
         mean = x.mean(1)
         parts.append(
@@ -88,7 +92,7 @@ def largest(hidden: torch.Tensor, token_max: torch.Tensor) -> dict[str, torch.Te
     """The largest |x| with channel and token: they sit on the tokens whose largest value is largest."""
     rows, tokens, channels = hidden.shape
     best = token_max.topk(min(TOP, tokens), dim=1).indices
-    candidates = torch.stack([hidden[r, best[r]] for r in range(rows)]).float().flatten(1)
+    candidates = hidden[torch.arange(rows, device=hidden.device)[:, None], best].float().flatten(1)
     index = candidates.abs().topk(min(TOP, candidates.shape[1]), dim=1).indices
     return {
         "top_value": candidates.gather(1, index),

@@ -32,6 +32,8 @@ def settings(dit: DiT, height: int, width: int, edits: Sequence[Disrupt]) -> dic
 
 def combined(runs: Sequence[xr.Dataset], prompts: Sequence[str], seeds: Sequence[int]) -> xr.Dataset:
     """One dataset of the runs, which come in the order of their prompts, then seeds."""
+    if len(runs) == 1:  # what xarray does with several takes as long as a step of a small model
+        return runs[0].expand_dims(prompt=list(prompts), seed=list(seeds)).copy(deep=True)
     table = [list(runs[i : i + len(seeds)]) for i in range(0, len(runs), len(seeds))]
     data = xr.combine_nested(table, concat_dim=["prompt", "seed"], combine_attrs="override", join="exact")
     return data.assign_coords(prompt=list(prompts), seed=list(seeds)).transpose("prompt", "seed", ...)

@@ -91,13 +91,13 @@ class Attachment:
         """Whether an edit sits this forward out: no call is known, or it is the edit's own clean pass."""
         return self.now is None or (self.norms.collecting and edit.norms == "clean")
 
-    def after(self, block: int, outputs: bool) -> Callable:
+    def after(self, block: int) -> Callable:
         """Hook of a block: every edit of its output, in order."""
         record = self.blocks[block][0]
 
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
             for i, edit in enumerate(self.edits):
-                if not outputs or block not in edit.blocks or edit.mode == "gate" or self.off(edit):
+                if block not in edit.blocks or edit.mode == "gate" or self.off(edit):
                     continue
                 assert self.now is not None
                 edited = edited_output(edit, output, record, self.now)
@@ -131,13 +131,13 @@ class Attachment:
         record, module = self.blocks[block]
         return record.on_modulation(module, lambda value: self.ungated(block, value))
 
-    def hooks(self, outputs: bool) -> Iterator[Any]:
+    def hooks(self) -> Iterator[Any]:
         """Register every hook; yields the handles."""
         if self.edits:
             yield self.transformer.register_forward_pre_hook(self.before, with_kwargs=True)
             yield self.transformer.register_forward_hook(self.finished)
         for block in sorted({b for e in self.edits for b in e.blocks}):
-            yield self.blocks[block][1].register_forward_hook(self.after(block, outputs))
+            yield self.blocks[block][1].register_forward_hook(self.after(block))
             if any(e.mode == "gate" and block in e.blocks for e in self.edits):
                 yield self.gate_hook(block)
         yield from self.norms.hooks()
@@ -149,8 +149,6 @@ def attached(
     family: Family,
     edits: Sequence[EditSettings],
     read: Call | Callable[[dict[str, Any]], Call],
-    *,
-    outputs: bool = True,
 ) -> Iterator[Attachment]:
     """Edits on a transformer through plain hooks, always taken off again.
 
@@ -158,8 +156,6 @@ def attached(
         transformer, family: the model and its record.
         edits: applied in order at each block.
         read: the `Call` that every forward inside belongs to, or what gives it from the transformer's inputs.
-        outputs: False leaves the edits of blocks' outputs to the caller (a trace); only hooks on gates and LayerNorms
-            are registered.
 
     Yields:
         The attachment. If you call `transformer.forward` directly, which bypasses hooks, call `begin(inputs)` first.
@@ -175,9 +171,9 @@ def attached(
         check_cache(transformer)
     attachment = Attachment(transformer, family, edits, read)
     with ExitStack() as stack:
-        for handle in attachment.hooks(outputs):
+        for handle in attachment.hooks():
             stack.callback(handle.remove)
         yield attachment
     for edit, count in zip(edits, attachment.touched, strict=True):
-        if count == 0 and (outputs or edit.mode == "gate"):
+        if count == 0:
             raise RuntimeError(f"this edit touched nothing: {sentence(edit)}; check its steps and rows against the run")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from dg_tools.families import BlockList, Family, bind
+from dg_tools.families.block_list import count_known
 
 if TYPE_CHECKING:  # nnsight is imported on first use
     from nnsight import NNsight
@@ -91,8 +92,7 @@ class Block:
         """What attention gives the image stream, before its gate: (rows, tokens, channels). For reading."""
         if self.record.attn is None:
             raise AttributeError(f"{self!r} writes attention and MLP in one projection: read .mlp")
-        output = part_of(self._envoy(1, "attn"), self.record.attn).output
-        return self._of_image(output[0] if isinstance(output, tuple) else output)
+        return self._of_image(part_of(self._envoy(1, "attn"), self.record.attn).output)
 
     @property
     def mlp(self) -> torch.Tensor:
@@ -101,11 +101,15 @@ class Block:
             raise AttributeError(f"{self!r} runs its MLP more than once, and a trace cannot tell which run is which")
         return self._of_image(part_of(self._envoy(2, "mlp"), self.record.mlp).output)
 
-    def _of_image(self, output: torch.Tensor) -> torch.Tensor:
-        """The image tokens of what a branch gives; a convolution's output (rows, channels, y, x) as tokens."""
-        if output.ndim == 4:
-            return output.flatten(2).transpose(1, 2)
-        return output[:, -self.dit.image_tokens_now() :] if self.record.mlp_is_concatenated else output
+    def _of_image(self, output: Any) -> torch.Tensor:
+        return self.of_image(output, self.dit.image_tokens_now())
+
+    def of_image(self, output: Any, image_tokens: int | None) -> torch.Tensor:
+        """The image tokens of what `attn` or `mlp` gives; a convolution's output (rows, channels, y, x) as tokens."""
+        first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        if first.ndim == 4:
+            return first.flatten(2).transpose(1, 2)
+        return first[:, -count_known(image_tokens) :] if self.record.mlp_is_concatenated else first
 
     @property
     def output(self) -> Any:

@@ -204,10 +204,3 @@ class RunTracer(GuardedTracer):
             yield step
             if step + 1 == step.call.steps and step.branch != "other" and self.clock.closing:
                 return
-
-
-def forward_tracer(dit: Model) -> Callable[..., GuardedTracer]:
-    """A trace of one forward of the transformer alone, for inputs of one's own: `forward_tracer(dit)(**inputs)`."""
-    return lambda **inputs: dit.nnsight.transformer.trace(
-        tracer_cls=lambda *a, **k: GuardedTracer(dit, *a, **k), **inputs
-    )

@@ -1,0 +1,80 @@
+"""What a run computes, given to a `Recorder` by plain hooks: block by block, with every edit in it.
+
+The same values can be read in a trace (`DiT.trace`), and a test holds the two equal. Hooks cost a tenth of what a trace
+costs on a small model, and leave no other trace's order to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from dg_tools.activations.recorder import Recorder
+from dg_tools.families import bind
+from dg_tools.forward.call import Call
+from dg_tools.models.block import Block
+from dg_tools.models.dit import DiT
+
+Hook = Callable[..., None]
+
+
+@contextmanager
+def reading(dit: DiT, recorder: Recorder, call: Callable[[], Call]) -> Iterator[None]:
+    """Calls of the transformer inside are recorded.
+
+    Args:
+        dit: the model. Edits that are attached already are in what is read.
+        recorder: of this run.
+        call: the call of the transformer that begins.
+    """
+
+    def end(module: torch.nn.Module, args: tuple, output: Any) -> None:
+        recorder.end(failed=output is None)
+
+    def begin(module: torch.nn.Module, args: tuple) -> None:
+        recorder.begin(call())
+
+    with ExitStack() as stack:
+        stack.callback(dit.transformer.register_forward_pre_hook(begin).remove)
+        stack.callback(dit.transformer.register_forward_hook(end, always_call=True).remove)
+        for block in dit.blocks:
+            for handle in hooks(dit, recorder, block):
+                stack.callback(handle.remove)
+        yield
+
+
+def hooks(dit: DiT, recorder: Recorder, block: Block) -> Iterator[Any]:
+    """Register what reads one block; yields the handles."""
+    record, module, index = block.record, block.module, block.index
+    embedding = dit.family.embedding
+
+    def conditioning(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if recorder.visit(index, "conditioning"):
+            recorder.embedding(bind(module, args, kwargs)[embedding])
+
+    def modulation(value: torch.Tensor) -> None:
+        if recorder.visit(index, "modulation"):
+            recorder.modulation(block, value)
+
+    def branch(variable: str) -> Hook:
+        def hook(module: torch.nn.Module, args: tuple, output: Any) -> None:
+            if call := recorder.visit(index, variable):
+                recorder.write(block, variable, block.of_image(output, call.image_tokens))
+
+        return hook
+
+    def streams(module: torch.nn.Module, args: tuple, output: Any) -> None:
+        if call := recorder.visit(index, "streams"):
+            recorder.streams(block, output, call)
+
+    if index == 0 and embedding:
+        yield module.register_forward_pre_hook(conditioning, with_kwargs=True)
+    yield record.on_modulation(module, modulation)
+    if record.attn is not None and record.attn_gate is not None:
+        yield module.get_submodule(record.attn).register_forward_hook(branch("attn_write"))
+    if record.mlp is not None:
+        yield module.get_submodule(record.mlp).register_forward_hook(branch("mlp_write"))
+    yield module.register_forward_hook(streams)
