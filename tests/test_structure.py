@@ -21,7 +21,7 @@ LAYERS = [
     ["datasets"],
     ["interventions"],
     ["onestep"],
-    ["guidance.settings"],
+    ["guidance.settings", "guidance.matching"],
     ["guidance.base", "guidance.report", "guidance.cfg", "guidance.auto", "guidance.from_profile", "guidance.modular"],
     ["guidance.detail"],
     ["guidance.baselines"],

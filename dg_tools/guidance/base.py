@@ -207,7 +207,16 @@ class Guidance(LiveConfig, BaseGuidance):
     def combine(self, cond: torch.Tensor, uncond: torch.Tensor | None, disrupted: torch.Tensor | None) -> torch.Tensor:
         """U + s (c - u) + w (c - d), each term only where its prediction is given."""
         pred = cond if uncond is None else uncond + self.guidance_scale * (cond - uncond)
-        return pred if disrupted is None else pred + self.weight * (cond - disrupted)
+        return pred if disrupted is None else pred + self.weight * (cond - self.matched(cond, disrupted))
+
+    def matched(self, cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+        """The weak prediction d' that takes the place of d: d itself, unless a guidance says otherwise."""
+        return degraded
+
+    def push(self, cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor | None:
+        """What is added for a report, w (c - d') in float32; None where it is w (c - d)."""
+        other = self.matched(cond, degraded)
+        return None if other is degraded else self.weight * (cond.detach().float() - other.detach().float())
 
 
 def window_of(window: Any) -> tuple[float, float]:

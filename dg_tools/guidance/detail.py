@@ -3,6 +3,8 @@
     DG       D = c + w (c - d)
     DG+CFG   D = u + s (c - u) + w (c - d)
 
+With `match`, d is brought to c's gain first, or only a part of c - d guides.
+
 c, u: conditional and unconditional prediction; d: the same weights, conditional, with the massive channels disrupted at
 one block. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale`
 is the paper's w (0 = off); both are anchored on the conditional prediction. Linear, so it holds for a velocity as it
@@ -17,13 +19,18 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import torch
+
 from dg_tools.guidance.auto import auto_profile
 from dg_tools.guidance.from_profile import as_disrupt, settings_of
+from dg_tools.guidance.matching import Match, check_match, matched
 from dg_tools.guidance.modular import ModularGuidance
 from dg_tools.guidance.settings import alias, item
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import number
+
+MATCHED = {"gain": "gain matched", "parallel": "its gain alone", "orthogonal": "without its gain"}  # in captions
 
 
 class DetailGuidance(ModularGuidance):
@@ -41,6 +48,10 @@ class DetailGuidance(ModularGuidance):
         guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.
         start, stop: window of all guidance, in the same way.
         enabled: False gives c.
+        match: which part of c - d guides. `none`: all of it. `gain`: d is divided by g = <c, d> / <c, c>, row by row,
+            so that what guides is orthogonal to c, and not gain; g of 0.1 or less is an error at that step. `parallel`
+            and `orthogonal`: the part of c - d along c (the gain that DG contains) and the rest; what they add to c is
+            together what `none` adds. See `dg_tools.guidance.matching`.
 
     Raises:
         TypeError, ValueError: a scale, window or disruption that cannot work; before any forward.
@@ -50,6 +61,7 @@ class DetailGuidance(ModularGuidance):
 
     short = "DG"
     window_name = "detail guidance window"
+    unsaid = {"match": "none"}  # noqa: RUF012
     detail_guidance_scale = alias("weight")
     detail_guidance_start = item("window", 0)
     detail_guidance_stop = item("window", 1)
@@ -65,6 +77,7 @@ class DetailGuidance(ModularGuidance):
         start: float = 0.0,
         stop: float = 1.0,
         enabled: bool = True,
+        match: Match = "none",
     ) -> None:
         own = {"scale": detail_guidance_scale, "start": detail_guidance_start, "stop": detail_guidance_stop}
         for name, value in own.items():
@@ -78,6 +91,7 @@ class DetailGuidance(ModularGuidance):
             window=(detail_guidance_start, detail_guidance_stop),
             guidance_rescale=guidance_rescale,
         )
+        self.match = match
         self.disrupt = disrupt
         if self.weight and self.disrupt is None and not self.auto:
             raise ValueError(
@@ -93,7 +107,28 @@ class DetailGuidance(ModularGuidance):
             start=start,
             stop=stop,
             enabled=enabled,
+            match=match,
         )
+
+    @property
+    def match(self) -> Match:
+        """Which part of c - d guides."""
+        return self._match
+
+    @match.setter
+    def match(self, value: str) -> None:
+        self._match = check_match(value)
+
+    def matched(self, cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+        """The weak prediction d' that takes the place of d."""
+        return matched(cond, degraded, self.match)
+
+    def words(self, scale: float) -> list[str]:
+        """As in `Guidance`; `DG 0.5 (gain matched)`."""
+        parts = super().words(scale)
+        if self.weight and self.match != "none":
+            parts[-1] += f" ({MATCHED[self.match]})"
+        return parts
 
     @property
     def disrupt(self) -> Disrupt | None:

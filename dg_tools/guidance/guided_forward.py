@@ -21,6 +21,7 @@ from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
 from dg_tools.guidance.base import Guidance, Seen
 from dg_tools.guidance.baselines.combined import Combined
+from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.passes import Passes, Prediction, Way
 from dg_tools.models.dit import DiT
 
@@ -81,11 +82,14 @@ class GuidedForward:
         self.scale = self.guider.guidance_scale if scale is None else scale
         self.guider.check_scale(self.scale)
         config = self.dit.transformer.config
-        if self.guider.guidance_rescale > 0 and getattr(config, "out_channels", None) == 2 * config.in_channels:
-            raise ValueError(
-                f"guidance_rescale={self.guider.guidance_rescale} matches standard deviations, and half of what this "
-                "transformer returns is a variance that is not guided: leave it out"
-            )
+        if getattr(config, "out_channels", None) == 2 * config.in_channels:
+            half = "half of what this transformer returns is a variance that is not guided: leave it out"
+            if self.guider.guidance_rescale > 0:
+                raise ValueError(
+                    f"guidance_rescale={self.guider.guidance_rescale} matches standard deviations, and {half}"
+                )
+            if isinstance(self.guider, DetailGuidance) and self.guider.match != "none":
+                raise ValueError(f"match={self.guider.match!r} splits a whole prediction, and {half}")
         if self.dit.family.rescaling and self.scale > 1 and self.guider.weight:
             self.passes.warn_once(self.dit.family.rescaling)
 
@@ -99,7 +103,7 @@ class GuidedForward:
         self.guided.seen = Seen(z, call.sigma, call.step, self.steps)
         guided = self.guided.forward(cond, uncond, disrupted).pred
         if isinstance(self.guider, Combined) and uncond is not None:
-            self.run.add(call.step, cond, uncond, push=guided - cond)
+            self.run.add(call.step, cond, uncond, guided - cond, call.sigma)
         return guided
 
     def predict(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
@@ -174,12 +178,13 @@ class GuidedForward:
 
     def folded(self, cond: torch.Tensor, disrupted: torch.Tensor) -> torch.Tensor:
         """C + (w / s) (c - d)."""
-        return cond + (self.guider.weight / self.scale) * (cond - disrupted)
+        return cond + (self.guider.weight / self.scale) * (cond - self.guider.matched(cond, disrupted))
 
     def both(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, Prediction]:
         """The prediction of all rows, and that of the conditional rows disrupted where this step needs it."""
         assert call.step is not None
         prediction, disrupted = self.passes(inputs, call, "pred_disrupted" in self.guider.passes(call.step, self.steps))
         if disrupted is not None and self.guider.weight:
-            self.run.add(call.step, prediction[call.cond], disrupted)
+            cond = prediction[call.cond]
+            self.run.add(call.step, cond, disrupted, self.guider.push(cond, disrupted), call.sigma)
         return prediction, disrupted

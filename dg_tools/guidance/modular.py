@@ -58,7 +58,9 @@ class ModularGuidance(Guidance):
         if self._log is not None and self._step is not None:
             predictions = {getattr(batch, self._identifier_key): batch.noise_pred for batch in data}
             if self._acted:
-                self._log.add(self._step, predictions["pred_cond"], predictions["pred_disrupted"])
+                cond, degraded = predictions["pred_cond"], predictions["pred_disrupted"]
+                sigma = float(self._timestep) / 1000.0
+                self._log.add(self._step, cond, degraded, self.push(cond, degraded), sigma)
             self._log.check(self._step)
             if self._step == self._log.steps - 1:
                 self._log.finish()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from dg_tools.families import BlockList
 from dg_tools.forward.call import Call
@@ -44,13 +45,16 @@ class Report:
         steps: how many steps ran.
         planned: the steps that the guidance was to act in.
         guided: those that it acted in.
-        push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step; for a guidance without a degraded
-            prediction (APG, CFG-Zero*) ||D - c|| / ||c||, where D is what it gives.
+        push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step (what guides of c - d, where a guidance
+            uses a part of it); for a guidance without a degraded prediction (APG, CFG-Zero*) ||D - c|| / ||c||, where D
+            is what it gives.
         change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model; without one, u for d.
         at_block: by guided step, ||edited - output|| / ||output|| of the disrupted block's output; None for a step in
             which no block's output is edited (a baseline).
         finished: False where the run was interrupted.
         notes: what else was said, such as what the pipeline does with the guided prediction.
+        gain: by guided step, g = <c, d> / <c, c> over all rows of the step: how much of c is in d.
+        sigmas: by guided step, its noise level, 0..1 for flow matching.
 
     Example:
         >>> print(Report(4, (0, 1, 2), (0, 1, 2), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)))
@@ -65,6 +69,20 @@ class Report:
     at_block: tuple[float | None, ...] = ()
     finished: bool = True
     notes: tuple[str, ...] = ()
+    gain: tuple[float, ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def own_gain(self, weight: float) -> tuple[tuple[float, float], ...]:
+        """The gain that the guidance contained: ((sigma, 1 + w (1 - g)), ...), sigma increasing, each sigma once.
+
+        Args:
+            weight: its w.
+
+        Example:
+            >>> Report(2, gain=(0.8, 0.9), sigmas=(1.0, 0.5)).own_gain(0.5)
+            ((0.5, 1.05), (1.0, 1.1))
+        """
+        return tuple(sorted({s: 1 + weight * (1 - g) for s, g in zip(self.sigmas, self.gain, strict=True)}.items()))
 
     @property
     def mean_push(self) -> float:
@@ -120,7 +138,8 @@ class Log:
     steps: int
     planned: Sequence[int]
     weight: float
-    guided: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # step -> squared norms of push, c and d - c
+    guided: dict[int, torch.Tensor] = field(default_factory=dict)  # step -> ||push||^2, ||c||^2, ||d - c||^2, <c, d>
+    sigmas: dict[int, float] = field(default_factory=dict)  # step -> noise level
     blocks: dict[int, torch.Tensor] = field(default_factory=dict)  # step -> those of the disrupted block's output
     notes: list[str] = field(default_factory=list)
 
@@ -131,19 +150,21 @@ class Log:
             return
         self.blocks[step] = self.blocks[step] + sums if step in self.blocks else sums
 
-    def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor, push: torch.Tensor | None = None) -> None:
+    def add(self, step: int, cond: Tensor, degraded: Tensor, push: Tensor | None = None, sigma: float = 0.0) -> None:
         """One guided call.
 
         Args:
             step: which.
             cond, degraded: the predictions c and d, of one shape.
             push: what is added to the prediction; w (c - d) where None.
+            sigma: the step's noise level.
         """
         difference = (degraded.detach() - cond.detach()).float()
         added = self.weight * difference if push is None else push.detach().float()
-        squares = [x.square().sum() for x in (added, cond.detach().float(), difference)]
-        before = self.guided.get(step)
-        self.guided[step] = squares if before is None else [a + b for a, b in zip(before, squares, strict=True)]
+        own = cond.detach().float()
+        sums = torch.stack([x.square().sum() for x in (added, own, difference)] + [(own * degraded.detach()).sum()])
+        self.guided[step] = self.guided[step] + sums if step in self.guided else sums
+        self.sigmas[step] = sigma
 
     def check(self, step: int) -> None:
         """Raise RuntimeError at a step that was planned, is over, and was not guided."""
@@ -156,7 +177,8 @@ class Log:
     def report(self, finished: bool = True) -> Report:
         """The numbers, read from the device at once."""
         steps = sorted(self.guided)
-        table = torch.stack([torch.stack(self.guided[s]) for s in steps]).sqrt().tolist() if steps else []
+        sums = torch.stack([self.guided[s] for s in steps]).tolist() if steps else []
+        table = [[x**0.5 for x in row[:3]] for row in sums]
         edited = [self.blocks[s] for s in steps if s in self.blocks]
         shares = iter([change / max(own, 1e-30) for change, own in read(edited)])
         ratios = [(push / max(cond, 1e-30), change / max(cond, 1e-30)) for push, cond, change in table]
@@ -169,6 +191,8 @@ class Log:
             tuple(next(shares) if s in self.blocks else None for s in steps),
             finished,
             tuple(self.notes),
+            tuple(dot / max(own, 1e-30) for _, own, _, dot in sums),
+            tuple(self.sigmas[s] for s in steps),
         )
 
     def finish(self) -> Report:
@@ -222,10 +246,10 @@ class Run:
         guider.check_window(steps)
         self._log = log_of(guider, steps)
 
-    def add(self, step: int, cond: torch.Tensor, degraded: torch.Tensor, push: torch.Tensor | None = None) -> None:
+    def add(self, step: int, cond: Tensor, degraded: Tensor, push: Tensor | None = None, sigma: float = 0.0) -> None:
         """One guided call, as in `Log`."""
         if self._log is not None:
-            self._log.add(step, cond, degraded, push)
+            self._log.add(step, cond, degraded, push, sigma)
 
     def disrupted(self, call: Call, sums: torch.Tensor) -> None:
         """One disrupted block output, as in `Log`."""

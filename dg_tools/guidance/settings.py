@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class LiveConfig:
     """
 
     _internal_dict: Any = FrozenDict({})  # until settings are registered
+    unsaid: Mapping[str, Any] = {}  # settings that came later, and are left out where they have these values
     start = alias("_start")
     stop = alias("_stop")
     enabled = alias("_enabled")
@@ -67,7 +68,8 @@ class LiveConfig:
     @property
     def config(self) -> Any:
         """The settings, as they are now."""
-        return FrozenDict({**self._internal_dict, **self.changed})
+        settings = {**self._internal_dict, **self.changed}
+        return FrozenDict({k: v for k, v in settings.items() if k not in self.unsaid or v != self.unsaid[k]})
 
     def to_json_string(self) -> str:
         """The settings as they are now, in JSON."""

@@ -1,0 +1,73 @@
+"""How much of c is in the weak prediction d, and what is left of c - d without it?
+
+Along c and across it: d = g c + d_across, with g = <c, d> / <c, c> for each row. A weak model with g = 0.85 makes
+c + w (c - d) louder, (1 + w (1 - g)) c, whatever else it lacks. `match` says which part of c - d guides:
+
+    none        d' = d                c - d' = (1 - g) c - d_across    all of it: the paper's form
+    gain        d' = d / g            c - d' = - d_across / g          no gain; d brought to c's loudness
+    orthogonal  d' = d + (1 - g) c    c - d' = - d_across              no gain
+    parallel    d' = g c              c - d' = (1 - g) c               the gain alone
+
+What `parallel` and `orthogonal` add to c is together what `none` adds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+
+Match = Literal["none", "gain", "orthogonal", "parallel"]
+LEAST_GAIN = 0.1  # less of c in d: d / g is then mostly what d shares with nothing
+
+
+def row_gain(cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+    """<c, d> / <c, c>, one number per row, in float32 at least: the shape of c with 1 in all dimensions but the first.
+
+    Example:
+        >>> c = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
+        >>> row_gain(c, 0.8 * c).flatten().tolist()
+        [0.800000011920929, 0.800000011920929]
+    """
+    c, d = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (cond, degraded))
+    dims = tuple(range(1, c.ndim))
+    return (c * d).sum(dims, keepdim=True) / c.square().sum(dims, keepdim=True).clamp_min(1e-30)
+
+
+def matched(cond: torch.Tensor, degraded: torch.Tensor, match: Match) -> torch.Tensor:
+    """The weak prediction d' that takes the place of d: see above; for `none` it is d itself.
+
+    Args:
+        cond, degraded: the predictions c and d, (rows, ...), of one shape.
+        match: which part of c - d guides.
+
+    Raises:
+        RuntimeError: `gain` where g is 0.1 or less in a row: d holds next to nothing of c.
+    """
+    if match == "none":
+        return degraded
+    share = row_gain(cond, degraded)
+    if match == "gain":
+        if not bool((share > LEAST_GAIN).all()):  # NaN too
+            raise RuntimeError(
+                f'match="gain": only {share.min().item():.3g} of c is in the weak prediction d (g = <c, d> / <c, c> of '
+                f"one row), and d / g needs more than {LEAST_GAIN}: take a smaller dose, or another block"
+            )
+        other = degraded / share
+    elif match == "parallel":
+        other = share * cond
+    else:
+        other = degraded + (1 - share) * cond
+    return other.to(cond.dtype)
+
+
+def check_match(match: str) -> Match:
+    """The same, where it is a way to match.
+
+    Raises:
+        ValueError: it is not, with those there are.
+    """
+    for known in get_args(Match):
+        if match == known:
+            return known
+    raise ValueError(f"match={match!r}; allowed: {', '.join(get_args(Match))}")
