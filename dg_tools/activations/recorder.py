@@ -24,11 +24,12 @@ INNER = {  # dimensions of each statistic after branch, step, site and stream or
     **dict.fromkeys((*CHANNEL, "gate", "shift", "scale", "attn_write", "mlp_write"), ("channel",)),
     **dict.fromkeys(("token_norm", "token_max"), ("token",)),
     **dict.fromkeys(("top_value", "top_channel", "top_token"), ("rank",)),
-    **dict.fromkeys(("median_abs_mean", "clipped"), ()),
+    **dict.fromkeys(("median_abs_mean", "clipped", "attn_max", "mlp_max"), ()),
     "quantile": ("q",),
 }
 MODULATION = ("gate", "shift", "scale")
 WRITES = ("attn_write", "mlp_write")
+LARGEST = ("attn_max", "mlp_max")  # of what the same branches give, before their gates
 
 
 class Recorder:
@@ -207,6 +208,7 @@ class Recorder:
             gates = [self._chunks[b][self.gate(name, b)] for b in blocks]
             size = mean_size(hidden).view(len(blocks), -1, hidden.shape[2])
             self.put(name, "", blocks, torch.stack(gates).float().abs() * size)
+            self.put(LARGEST[WRITES.index(name)], "", blocks, hidden.abs().amax((1, 2)).view(len(blocks), -1))
             return
         for variable, value in statistics(hidden, self.quantiles).items():
             self.put(variable, name, blocks, value.view(len(blocks), -1, *value.shape[1:]))
@@ -259,8 +261,8 @@ class Recorder:
         for variable, arrays in parts.items():
             if variable == "temb":
                 variables["temb"] = (("branch", "step", "embedding"), arrays[""][:, :, 0])
-            elif variable in WRITES:
-                variables[variable] = ((*lead, "channel"), arrays[""])
+            elif variable in (*WRITES, *LARGEST):
+                variables[variable] = ((*lead, *INNER[variable]), arrays[""])
             else:
                 axis = "part" if variable in MODULATION else "stream"
                 variables[variable] = xr.DataArray(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from dg_tools.activations.journal import save
@@ -21,7 +22,8 @@ class Activations:
             of tokens above 0), `abs_max` over tokens, by channel; `token_norm`, `token_max` over channels, by token
             (NaN beyond a stream's end); `top_value`, `top_channel`, `top_token` of the largest |x|; `median_abs_mean`;
             `clipped` (values at the dtype's limit or not finite); `quantile` of |x| where requested; `gate`, `shift`,
-            `scale` of AdaLN by part; `attn_write`, `mlp_write` (mean |gated output| by channel); `temb`, the time-text
+            `scale` of AdaLN by part; `attn_write`, `mlp_write` (mean |gated output| by channel);
+            `attn_max`, `mlp_max` (largest |x| of these branches' outputs before the gate); `temb`, the time-text
             embedding (embedding); `hidden_states` (raw_step, raw_site, raw_token) where requested by `raw=`; `picture`.
             Attributes: settings, model, weights' hash, dtype and versions.
     """
@@ -49,6 +51,32 @@ class Activations:
             OSError: it could not be written whole (a full disk); what stood there before is still there.
         """
         save(self.data, Path(folder))
+
+    def headroom(self, dtype: str = "float16") -> pd.DataFrame:
+        """How near does each block come to the largest number of a dtype? One row for each block and place in it.
+
+        A model that was trained in bfloat16 may overflow in float16, whose largest number is 65,504: this is read off a
+        capture in the model's own dtype, instead of by trial. What is not captured, such as the products inside
+        attention and the wide layer of the MLP, may be larger.
+
+        Args:
+            dtype: `float16`, `bfloat16`, `float8_e4m3fn` or another floating dtype of torch.
+
+        Returns:
+            Columns: `site`; `place`, the stream (image, text) at the block's output, or what a branch (attn, mlp) gives
+            before its gate; `largest` |x| over all prompts, seeds, branches, steps, tokens and channels; `step` and
+            `sigma` where; `share` of the dtype's largest number; `octaves` that are left: 1 is a factor of 2, below 0
+            would overflow.
+
+        Raises:
+            ValueError: no floating dtype.
+
+        Example:
+            >>> acts.headroom("float16").nsmallest(3, "octaves")  # doctest: +SKIP
+        """
+        from dg_tools.activations.headroom import headroom
+
+        return headroom(self.data, dtype)
 
     def to_dataframe(self, variable: str | None = None) -> Any:
         """One variable as a tidy pandas table.

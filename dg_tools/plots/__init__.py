@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from dg_tools.plots.activations import (
     gates,
+    headroom,
     magnitude_by_block,
     magnitude_by_sigma,
     token_channel_surface,
@@ -42,6 +43,7 @@ __all__ = [
     "gates",
     "guidance_figure",
     "guidance_overview",
+    "headroom",
     "image_grid",
     "lens_figure",
     "magnitude_by_block",

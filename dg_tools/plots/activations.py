@@ -99,6 +99,32 @@ def magnitude_by_sigma(data: Any, channels: Sequence[int], *, block: int, stream
     return finish(figure)
 
 
+def headroom(table: Any, *, dtype: str = "float16") -> Figure:
+    """The largest |x| of each block against the largest number of a dtype, which is drawn as a line.
+
+    Args:
+        table: from `Activations.headroom`.
+        dtype: that it was made for.
+    """
+    limit = float((table["largest"] / table["share"]).median())
+    sites = list(dict.fromkeys(table["site"]))
+    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    looks = {"image": ("o-", MASSIVE), "text": ("s-", "#3b6ea5"), "attn": ("^:", QUIET), "mlp": ("v:", "#666666")}
+    words = {"image": "image stream", "text": "text stream", "attn": "attention's output", "mlp": "MLP's output"}
+    for place, part in table.groupby("place", sort=False):
+        marker, color = looks[place]
+        at = [sites.index(site) for site in part["site"]]
+        axis.plot(at, part["largest"], marker, ms=4, color=color, label=words[place])
+    axis.axhline(limit, color="black", lw=1)
+    axis.text(len(sites) - 1, limit, f"largest {dtype}: {limit:,.0f}", ha="right", va="bottom", fontsize=8)
+    axis.set(xlabel="block", ylabel="largest |x|", yscale="log", xticks=range(len(sites)))
+    axis.set_ylim(top=max(limit, table["largest"].max()) * 4)
+    axis.set_xticklabels(sites, rotation=90 if len(sites) > side_by_side(sites, 100) else 0, fontsize=8)
+    axis.set_title(f"Headroom in {dtype} by block", fontsize=10)
+    axis.legend(fontsize=8, frameon=False, ncols=2)
+    return finish(figure)
+
+
 def gates(data: Any, channels: Sequence[int], *, block: int, part: str | None = None) -> Figure:
     """|AdaLN gate| by channel at one block (mean over the runs), massive channels marked."""
     part = part or str(data["part"].values[0])
