@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import xarray as xr
 from dg_tools.activations.result import Activations
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
-from dg_tools.models.provenance import provenance
+from dg_tools.models.provenance import provenance, version
 
 
 def check_quantiles(quantiles: Sequence[float]) -> None:
@@ -24,7 +23,7 @@ def check_quantiles(quantiles: Sequence[float]) -> None:
 def settings(dit: DiT, height: int, width: int, edits: Sequence[Disrupt]) -> dict[str, Any]:
     """What was captured: model, weights, precision, versions, size and edits."""
     source = provenance(dit)
-    versions = {**source["versions"], "dg_tools": importlib.metadata.version("dg-tools")}
+    versions = {**source["versions"], "dg_tools": version("dg-tools")}
     flat = {p: versions[p] for p in ("torch", "diffusers", "nnsight")}
     size = {"grid": list(dit.grid(height, width)), "height": height, "width": width}
     return {**source, "versions": versions, **flat, **size, "edits": [e.sentence() for e in edits]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +17,7 @@ import torch
 from dg_tools.models.dit import DiT
 
 PACKAGES = ("torch", "diffusers", "transformers", "nnsight")
-
+version = cache(importlib.metadata.version)  # each call reads a file
 
 _KNOWN: WeakKeyDictionary[torch.nn.Module, tuple[tuple, str]] = WeakKeyDictionary()
 
@@ -60,5 +61,5 @@ def provenance(dit: DiT) -> dict[str, Any]:
         "family": dit.family.name,
         "weights": weights_hash(dit),
         "dtype": str(dit.dtype).removeprefix("torch."),
-        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+        "versions": {p: version(p) for p in PACKAGES},
     }

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 
 from dg_tools.families import Family
 from dg_tools.forward.region import Region
+
+
+@cache
+def parameters(pipeline: type) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a pipeline's call, by name; asked many times a run."""
+    return {k: v for k, v in inspect.signature(pipeline.__call__).parameters.items() if k != "self"}
 
 
 class Sizes:
@@ -48,7 +55,7 @@ class Sizes:
     @property
     def takes(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of the pipeline's call, by name."""
-        return inspect.signature(self.pipeline.__call__).parameters
+        return parameters(type(self.pipeline))  # type: ignore[arg-type]  # mypy on `cache` and classes
 
     def default_side(self, which: str) -> int:
         """The default height or width in pixels: the model card's, else the pipeline's."""
