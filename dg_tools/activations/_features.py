@@ -163,7 +163,7 @@ def entries(
             image = inputs["hidden_states"]
             if block.record.returns == "sequence":  # text tokens first
                 image = image[:, -rows * columns :]
-            hidden[block.index] = image.detach().float()
+            hidden[block.index] = image.detach().to(torch.float32, copy=True)  # a compiled block reuses its memory
 
         return block.module.register_forward_pre_hook(hook, with_kwargs=True)
 

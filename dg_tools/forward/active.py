@@ -37,6 +37,7 @@ class Active:
         rerun: the call that a forward of our own is (a disrupted pass, a single step), while it runs.
         stated: step and number of steps, where a loop of the reader's own says them.
         parts: of its blocks, listed once a run.
+        told_uncompiled: whether it was said that compiled blocks run uncompiled.
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -45,6 +46,7 @@ class Active:
     rerun: Call | None = None
     stated: tuple[int, int] | None = None
     parts: Parts | None = None
+    told_uncompiled: bool = False
 
     @contextmanager
     def repeating(self, call: Call) -> Iterator[None]:

@@ -31,10 +31,30 @@ class Refusal:
 
 REFUSALS = {
     "compiled": Refusal(
-        "torch.compile",
-        "this transformer is compiled, and torch.compile ignores hooks that are added after compilation, so that "
-        "captures and edits would do nothing",
-        "use dg_tools before compiling, or load the pipeline without torch.compile",
+        "a transformer compiled as a whole",
+        "this transformer is compiled as a whole, so that nothing can be read or changed between its blocks",
+        "load it again and compile its blocks, with pipe.transformer.compile_repeated_blocks() or block.compile()",
+    ),
+    "compiled part": Refusal(
+        "a block replaced by what `torch.compile` returned, or with a compiled `forward`",
+        "{part} of this transformer was replaced by what torch.compile returned, or its forward was, which changes "
+        "names and ignores hooks",
+        "load it again and call {part}.compile() instead",
+    ),
+    "compiled twice": Refusal(
+        "a compiled part inside a compiled block",
+        "{part} is compiled, and so is {outer}, which it is a part of",
+        "load it again and compile the blocks alone",
+    ),
+    "traced": Refusal(
+        "traces of a compiled model",
+        "a trace reads inside blocks, and the blocks of this transformer are compiled",
+        "load it again without torch.compile for traces; capture, edits and guidance work on compiled blocks",
+    ),
+    "wrapped": Refusal(
+        "compiled blocks of a model that was traced before",
+        "the blocks of this transformer are compiled, and were wrapped for traces before",
+        "call dit.unwrap(), which takes the wrapping off",
     ),
     "cache": Refusal(
         "step caches (`enable_cache`)",

@@ -112,14 +112,19 @@ def _own_state(owner: Any) -> dict[str, Any]:
     state = dict(getattr(type(owner), _STATE)(owner))
     state.pop(_STATE, None)
     for (number, name), stack in _STACKS.items():
-        if number == id(owner):
-            state.pop(name, None)
+        if number == id(owner) and name in state:  # not what the object itself leaves out: a module's compiled call
+            state.pop(name)
             state |= {} if stack.own is _ABSENT else {name: stack.own}
     for name, more in _HOOKS.items() if isinstance(owner, torch.nn.Module) else ():
         ours = {key for key, hook in state[name].items() if is_ours(hook)}
         for table in (name, *more):
             state[table] = type(state[table])((k, value) for k, value in state[table].items() if k not in ours)
     return state
+
+
+def is_replaced(owner: Any, name: str) -> bool:
+    """Whether `owner.name` is a replacement now."""
+    return (id(owner), name) in _STACKS
 
 
 def is_ours(hook: Any, *others: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from dg_tools.families import bind, family_of
 from dg_tools.forward.call import Call
+from dg_tools.forward.compiled import compiled_parts, stepping
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import Restart, why_not
@@ -141,7 +142,7 @@ class ModularGuidance(Guidance):
             elif not whole:
                 self._restart = Restart(denoiser, family, disrupt.block)
                 around = self._restart.keeping()
-            with around:
+            with stepping(denoiser), around:
                 output = forward(*args, **kwargs)
             self._acted = disrupted
             return output
@@ -171,6 +172,7 @@ class ModularGuidance(Guidance):
         """Raise before the first forward for what this model cannot have."""
         if self._enabled:
             check_cache(denoiser)
+            compiled_parts(denoiser)
         if self.disrupt is not None:
             self.check_window(self._num_inference_steps)
             check_blocks(self.disrupt, [name for name, _, _ in family_of(denoiser).blocks(denoiser)])

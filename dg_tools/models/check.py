@@ -1,4 +1,4 @@
-"""Is a transformer what its family record says, and can hooks on it be trusted? Checked on load."""
+"""Is a transformer what its family record says? Checked on load."""
 
 from __future__ import annotations
 
@@ -24,13 +24,6 @@ def check_pipeline(pipeline: Any) -> None:
         raise REFUSALS["second transformer"].error(pipeline=type(pipeline).__name__)
     if "PAG" in type(pipeline).__name__:
         raise REFUSALS["pag"].error(pipeline=type(pipeline).__name__)
-
-
-def check_not_compiled(transformer: torch.nn.Module) -> None:
-    """Raise ValueError for a compiled transformer, or one with compiled blocks."""
-    parts = [transformer, *transformer.modules()]
-    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in parts):
-        raise REFUSALS["compiled"].error()
 
 
 def check_record(family: Family, transformer: torch.nn.Module) -> None:

@@ -12,11 +12,12 @@ import torch
 
 from dg_tools.families import BlockList, Family, family_of
 from dg_tools.forward.active import Active, active
+from dg_tools.forward.compiled import check_uncompiled, compiled_parts, stepping
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.replaced import copied_plain
 from dg_tools.models.arguments import Arguments
 from dg_tools.models.block import Block
-from dg_tools.models.check import check_not_compiled, check_pipeline, check_record
+from dg_tools.models.check import check_pipeline, check_record
 from dg_tools.models.profiles import check_profile
 
 if TYPE_CHECKING:  # nnsight is imported on first use
@@ -46,7 +47,7 @@ class DiT(Arguments):
     ) -> None:
         check_pipeline(pipeline)
         transformer = pipeline.transformer
-        check_not_compiled(transformer)
+        compiled_parts(transformer)  # another way to compile is refused
         self.pipeline = pipeline
         self.transformer = transformer
         self.family = family or family_of(transformer, pipeline)
@@ -140,11 +141,12 @@ class DiT(Arguments):
         source = logging.getLogger(type(self.pipeline).__module__)
         quiet = (lambda record: "truncated" not in record.getMessage()) if self.call else (lambda record: True)
         if self.pipeline.transformer is not self.transformer:
+            compiled_parts(self.pipeline.transformer)
             raise RuntimeError(
                 f"the transformer of this {type(self.pipeline).__name__} was replaced after dg.load, so that nothing "
                 "would act on the new one: load it again with dg.load(pipeline)"
             )
-        with self.active.lock, copied_plain(self.transformer):
+        with self.active.lock, copied_plain(self.transformer), stepping(self.transformer):
             source.addFilter(quiet)
             try:
                 yield
@@ -184,6 +186,7 @@ class DiT(Arguments):
         from dg_tools.models.tracing import RunTracer
 
         check_cache(self.transformer)
+        check_uncompiled(self.pipeline.transformer)
         arguments = self.arguments(prompt, **kwargs)
         named = {self.family.prompt: arguments.pop(self.family.prompt)}
         return self.nnsight.trace(named, tracer_cls=lambda *a, **k: RunTracer(self, *a, **k), **arguments)

@@ -21,6 +21,7 @@ from dg_tools.families import BlockList, Stream, bind
 from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
+from dg_tools.forward.compiled import check_uncompiled
 from dg_tools.forward.refusals import REFUSALS
 from dg_tools.models.block import Model
 from dg_tools.models.step import Step
@@ -84,7 +85,9 @@ def wrap(dit: Model) -> NNsight:
 
     Raises:
         RuntimeError: inside `dg.detail_guidance`, whose end would take the wrapping off.
+        ValueError: blocks are compiled.
     """
+    check_uncompiled(dit.transformer)
     if active(dit.transformer).guidance is not None:
         raise REFUSALS["trace"].error()
     envoys = {type(b.module): block_envoy(b.record, dit.image_tokens_now) for b in dit.blocks}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dg_tools.forward.call import Call
+from dg_tools.forward.compiled import compiled_parts, stepping
 from dg_tools.guidance.baselines.perturbed import Again, Perturbed
 from dg_tools.models.dit import DiT
 
@@ -70,6 +71,7 @@ class AutoGuidance(Perturbed):
         if self.weak_model is None:
             return
         own = dit.transformer
+        compiled_parts(self.weak_model)  # compiled as a whole: refused
         if self.weak_model is own:
             raise ValueError("weak_model is the model itself: pass a weaker one, such as an earlier checkpoint")
         if type(self.weak_model) is not type(own):
@@ -84,7 +86,7 @@ class AutoGuidance(Perturbed):
         """The weak model's prediction, or the model's own with noise on its weights."""
         if self.weak_model is None:
             return super().degraded(dit, rows, cond, call, again)
-        with torch.no_grad():
+        with torch.no_grad(), stepping(self.weak_model):
             return self.weak_model(**rows)[0]
 
     @contextmanager

@@ -1,0 +1,161 @@
+"""Compiled blocks: what this package hooks acts in a thin eager step around a block's compiled call, and not inside.
+
+`block.compile()` and diffusers' `compile_repeated_blocks` replace a block's call. A hook on such a block would be
+ignored, or traced into the graph and compiled again. So inside the package's contexts an eager step takes the place of
+the compiled call: it runs the package's own hooks before and after, and hides them from the compiler. No name of a
+module or parameter changes, and the compiled code stays what it was, so that nothing is compiled again.
+
+What acts inside a block (its AdaLN gates, its LayerNorms, its attention) cannot act on compiled code: in such a forward
+the block runs its own uncompiled call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from dg_tools.forward.active import Active, active
+from dg_tools.forward.refusals import REFUSALS
+from dg_tools.forward.replaced import is_ours, is_replaced, replaced
+
+logger = logging.getLogger("dg_tools")
+
+CALL = "_compiled_call_impl"  # where `module.compile()` puts the compiled call, and torch looks for it
+TABLES = ("_forward_pre_hooks", "_forward_hooks")
+
+
+class Stepped:
+    """In the place of a module's compiled call: our hooks before, the compiled call without them, our hooks after."""
+
+    def __init__(self, module: torch.nn.Module, call: Callable[..., Any], state: Active) -> None:
+        self.module = module
+        self.call = call
+        self.state = state
+        self.below = [part for part in module.modules() if part is not module]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self.module
+        if self.acts_inside():
+            self.tell()
+            return module._call_impl(*args, **kwargs)
+        for key, hook in ours(module._forward_pre_hooks):
+            if key in module._forward_pre_hooks_with_kwargs:
+                changed = hook(module, args, kwargs)
+                args, kwargs = (args, kwargs) if changed is None else changed
+            else:
+                changed = hook(module, args)
+                args = args if changed is None else changed if isinstance(changed, tuple) else (changed,)
+        with hidden(module):
+            output = self.call(*args, **kwargs)
+        after = ours(module._forward_hooks)
+        if any(not getattr(hook, "any_rows", False) for _, hook in after):
+            output = own_copy(output)
+        for key, hook in after:
+            named = (kwargs,) if key in module._forward_hooks_with_kwargs else ()
+            changed = hook(module, args, *named, output)
+            output = output if changed is None else changed
+        return output
+
+    def acts_inside(self) -> bool:
+        """Whether something of ours acts on a part of the module, where compiled code would not see it."""
+        if "forward" in self.module.__dict__ and is_replaced(self.module, "forward"):
+            return True
+        for part in self.below:
+            if part._forward_hooks or part._forward_pre_hooks:
+                if any(ours(part._forward_hooks)) or any(ours(part._forward_pre_hooks)):
+                    return True
+            if "forward" in part.__dict__ and is_replaced(part, "forward"):
+                return True
+        return False
+
+    def tell(self) -> None:
+        """Say once for a transformer that blocks run uncompiled."""
+        if not self.state.told_uncompiled:
+            self.state.told_uncompiled = True
+            logger.warning("compiled blocks run uncompiled while something acts inside them (gates, norms, attention)")
+
+
+def ours(table: dict[int, Callable]) -> list[tuple[int, Callable]]:
+    """The hooks of a table that this package registered, with their keys."""
+    return [(key, hook) for key, hook in table.items() if is_ours(hook)] if table else []
+
+
+@contextmanager
+def hidden(module: torch.nn.Module) -> Iterator[None]:
+    """Our hooks are not in the module's tables inside, so that the compiler sees the module as it was."""
+    own = {name: module.__dict__[name] for name in TABLES if any(ours(module.__dict__[name]))}
+    for name, table in own.items():
+        module.__dict__[name] = OrderedDict((key, hook) for key, hook in table.items() if not is_ours(hook))
+    try:
+        yield
+    finally:
+        module.__dict__.update(own)
+
+
+def own_copy(output: Any) -> Any:
+    """What a compiled module returned, copied: a CUDA graph writes its next output into the same memory."""
+    if isinstance(output, torch.Tensor):
+        return output.clone()
+    return tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in output)
+
+
+@contextmanager
+def stepping(transformer: torch.nn.Module) -> Iterator[None]:
+    """Hooks of this package on compiled parts of the transformer act in a forward inside; the calls are put back.
+
+    Raises:
+        ValueError: the transformer is compiled in another way than block by block.
+    """
+    with ExitStack() as stack:
+        for module in compiled_parts(transformer):
+            if is_wrapped(module):
+                raise REFUSALS["wrapped"].error()
+            call: Any = module._compiled_call_impl
+            step = call if isinstance(call, Stepped) else Stepped(module, call, active(transformer))
+            stack.enter_context(replaced(module, CALL, step))
+        yield
+
+
+def compiled_parts(transformer: torch.nn.Module) -> list[torch.nn.Module]:
+    """The parts of a transformer on which `compile()` was called.
+
+    Raises:
+        ValueError: the transformer, or a part of it, is compiled in another way.
+    """
+    if is_compiled(transformer) or transformer._compiled_call_impl is not None:
+        raise REFUSALS["compiled"].error()
+    found: list[tuple[str, torch.nn.Module]] = []
+    for name, module in transformer.named_modules():
+        if is_compiled(module):
+            raise REFUSALS["compiled part"].error(part=name.removesuffix("._orig_mod"))
+        if module._compiled_call_impl is not None:
+            if found and name.startswith(f"{found[-1][0]}."):
+                raise REFUSALS["compiled twice"].error(part=name, outer=found[-1][0])
+            found.append((name, module))
+    return [module for _, module in found]
+
+
+def check_uncompiled(transformer: torch.nn.Module) -> None:
+    """Raise ValueError for a transformer with compiled parts: a trace could not read inside them."""
+    if compiled_parts(transformer):
+        raise REFUSALS["traced"].error()
+
+
+def is_wrapped(module: torch.nn.Module) -> bool:
+    """Whether nnsight has wrapped a module for traces."""
+    return type(module.__dict__.get("forward")).__module__.startswith("nnsight")
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether a module is what `torch.compile` returned, or its `forward` is."""
+    forward: Any = module.__dict__.get("forward", type(module).forward)
+    while forward is not None:
+        if hasattr(forward, "_torchdynamo_orig_callable"):
+            return True
+        forward = getattr(forward, "__wrapped__", None)
+    return "_orig_mod" in module._modules
