@@ -55,6 +55,6 @@ class Call:
         """The same call as its conditional rows see it when they are run on their own."""
         return replace(self, branch="cond", cond=slice(None), uncond=NOTHING)
 
-    def rows(self, which: Literal["all", "cond"]) -> slice:
+    def rows(self, which: Literal["all", "cond", "uncond"]) -> slice:
         """The rows that `which` asks for."""
-        return slice(None) if which == "all" else self.cond
+        return {"all": slice(None), "cond": self.cond, "uncond": self.uncond}[which]

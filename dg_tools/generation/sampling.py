@@ -71,7 +71,7 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
     if guidance is None:
         return 1.0
     if isinstance(guidance, Guidance | ClassifierFreeGuidance):
-        if not guidance._enabled:
+        if not guidance._enabled and not getattr(guidance, "in_pass", False):
             return 1.0
         original = getattr(guidance, "use_original_formulation", False)  # c + s (c - u): the usual scale less one
         return float(number(guidance.guidance_scale, "guidance_scale")) + bool(original)

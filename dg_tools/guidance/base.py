@@ -17,6 +17,7 @@ from diffusers.guiders import BaseGuidance
 from diffusers.guiders.guider_utils import GuiderOutput, rescale_noise_cfg
 
 from dg_tools.guidance.settings import LiveConfig, without_experimental_notice
+from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import number
 
@@ -52,6 +53,7 @@ class Guidance(LiveConfig, BaseGuidance):
     _input_predictions = ["pred_cond", "pred_uncond", "pred_disrupted"]  # noqa: RUF012  (diffusers reads it)
     short = ""  # in captions
     window_name = "window"  # in errors: that of the degraded prediction
+    in_pass = False  # whether it acts in CFG's own passes and adds none; then it leaves plain CFG where it does not act
     seen: Seen | None = None  # the step that is being combined, where `forward` asks
 
     def __init__(
@@ -136,7 +138,17 @@ class Guidance(LiveConfig, BaseGuidance):
     def words(self, scale: float) -> list[str]:
         """What it adds up, in a few words each, at CFG scale `scale`."""
         parts = [f"CFG {scale:g}"] if scale > 1 else []
-        return parts + ([f"{self.short} {self.weight:g}"] if self.weight else [])
+        return parts + ([f"{self.short} {self.weight:g}"] if self.weight and self._enabled else [])
+
+    @property
+    def pushes(self) -> bool:
+        """Whether it is to change more than CFG does: a run in which it then changes nothing is an error."""
+        return bool(self.weight)
+
+    @property
+    def own_edit(self) -> Disrupt | None:
+        """The edit that is on in CFG's own passes, in its rows; None where there is none, or where it is not known."""
+        return None
 
     @property
     def nonlinear(self) -> bool:
@@ -152,29 +164,35 @@ class Guidance(LiveConfig, BaseGuidance):
     def plan(self, step: int, steps: int) -> list[str]:
         """The same, where it may still be open how the degraded prediction is made."""
         plan = ["pred_cond"]
-        if self._enabled and self.inside(step, steps):
-            if self.guidance_scale > 1:
-                plan.append("pred_uncond")
-            begin, end = self.window
-            if self.weight and begin * steps <= step < end * steps and self.degrades(step):
-                plan.append("pred_disrupted")
+        if self.guidance_scale > 1 and (self.in_pass or (self._enabled and self.inside(step, steps))):
+            plan.append("pred_uncond")
+        if self.weight and self.in_window(step, steps):
+            plan.append("pred_disrupted")
         return plan
+
+    def in_window(self, step: int, steps: int) -> bool:
+        """Whether a step lies in every window: of all guidance, and of the degraded prediction."""
+        begin, end = self.window
+        own = begin * steps <= step < end * steps and self.degrades(step)
+        return own and self._enabled and self._start * steps <= step < self._stop * steps
 
     def degrades(self, step: int) -> bool:
         """Whether there is a degraded prediction in a step of the window."""
         return True
 
     def acts(self, step: int, steps: int) -> bool:
-        """Whether step `step` of `steps` needs the degraded prediction."""
+        """Whether it changes more than CFG does in step `step` of `steps`."""
+        if self.in_pass:
+            return self.pushes and self.in_window(step, steps)
         return "pred_disrupted" in self.passes(step, steps)
 
     def inside(self, step: int, steps: int) -> bool:
-        """Whether a step lies in the window of all guidance."""
-        return self._start * steps <= step < self._stop * steps
+        """Whether a step lies in the window of CFG, which is that of all guidance."""
+        return self.in_pass or self._start * steps <= step < self._stop * steps
 
     def check_window(self, steps: int) -> None:
         """Raise ValueError where no step of `steps` has the degraded pass that the weight needs."""
-        if self.weight and not any("pred_disrupted" in self.passes(i, steps) for i in range(steps)):
+        if self._enabled and self.pushes and not any(self.acts(i, steps) for i in range(steps)):
             raise ValueError(f"no step of {steps} lies in the {self.widened}, or take more steps")
 
     @property
@@ -200,7 +218,7 @@ class Guidance(LiveConfig, BaseGuidance):
     ) -> Any:
         """The formula, on predictions of one shape."""
         pred = self.combine(pred_cond, pred_uncond, pred_disrupted)
-        if self.guidance_rescale > 0 and pred is not pred_cond:
+        if self._enabled and self.guidance_rescale > 0 and pred is not pred_cond:
             pred = rescale_noise_cfg(pred, pred_cond, self.guidance_rescale)
         return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
 

@@ -18,7 +18,7 @@ from dg_tools.forward.refusals import REFUSALS, check_cache
 from dg_tools.forward.replaced import replaced
 from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.guided_forward import GuidedForward, Way
-from dg_tools.guidance.report import Run
+from dg_tools.guidance.run import Run
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 

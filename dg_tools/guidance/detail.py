@@ -2,11 +2,13 @@
 
     DG       D = c + w (c - d)
     DG+CFG   D = u + s (c - u) + w (c - d)
+    DG in u  D = u_d + s (c - u_d) = c + (s - 1) (c - u_d)
 
 With `match`, d is brought to c's gain first, or only a part of c - d guides.
 
 c, u: conditional and unconditional prediction; d: the same weights, conditional, with the massive channels disrupted at
-one block. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale`
+one block; u_d: the same, unconditional. The third line (`rows="uncond"`) costs what CFG costs: u_d is computed in the
+place of u. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale`
 is the paper's w (0 = off); both are anchored on the conditional prediction. Linear, so it holds for a velocity as it
 stands.
 
@@ -17,7 +19,8 @@ same formula with other degraded predictions.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, Literal, Self, get_args
 
 import torch
 
@@ -27,10 +30,12 @@ from dg_tools.guidance.matching import Match, check_match, matched
 from dg_tools.guidance.modular import ModularGuidance
 from dg_tools.guidance.settings import alias, item
 from dg_tools.interventions import Disrupt
+from dg_tools.interventions.description import value
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import number
 
 MATCHED = {"gain": "gain matched", "parallel": "its gain alone", "orthogonal": "without its gain"}  # in captions
+Rows = Literal["cond", "uncond"]
 
 
 class DetailGuidance(ModularGuidance):
@@ -39,7 +44,8 @@ class DetailGuidance(ModularGuidance):
     Args:
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
             None: 1, and in `detail_guidance` whatever the caller's own call says.
-        detail_guidance_scale: the paper's w; 0 skips the disrupted pass. The paper's own value is not published.
+        detail_guidance_scale: the paper's w; 0 (also None) skips the disrupted pass. The paper's own value is not
+            published.
         disrupt: how d is disrupted: a `Disrupt`, its JSON, the name of a profile (a model folder, a JSON file, a
             repository id) that names a block, or "auto", which is detected and chosen once for each model by
             `dg_tools.guidance.auto` when the model is known. Needed unless w is 0.
@@ -52,16 +58,25 @@ class DetailGuidance(ModularGuidance):
             so that what guides is orthogonal to c, and not gain; g of 0.1 or less is an error at that step. `parallel`
             and `orthogonal`: the part of c - d along c (the gain that DG contains) and the rest; what they add to c is
             together what `none` adds. See `dg_tools.guidance.matching`.
+        rows: which rows the disruption is in. `cond`: a pass of its own, d, with the weight w. `uncond`: CFG's
+            unconditional pass is the disrupted one, D = c + (s - 1) (c - u_d), at the price of CFG. Then there is no
+            w, and one that is given is an error: how strong it is, the disruption says (its `rho`). It needs s > 1.
+            Outside of its windows, and with `enabled=False`, the run is plain CFG.
 
     Raises:
         TypeError, ValueError: a scale, window or disruption that cannot work; before any forward.
+
+    Example:
+        >>> weak = Disrupt([55], 4, "scale", rho=1.5)
+        >>> DetailGuidance(3.0, disrupt=weak, rows="uncond").words(3.0)
+        ['CFG 3', 'DG uncond rho 1.5']
 
     Attributes may be set later: they are saved, copied and used as they are, and checked when a run begins.
     """
 
     short = "DG"
     window_name = "detail guidance window"
-    unsaid = {"match": "none"}  # noqa: RUF012
+    unsaid = {"match": "none", "rows": "cond"}  # noqa: RUF012
     detail_guidance_scale = alias("weight")
     detail_guidance_start = item("window", 0)
     detail_guidance_stop = item("window", 1)
@@ -69,7 +84,7 @@ class DetailGuidance(ModularGuidance):
     def __init__(
         self,
         guidance_scale: float | None = None,
-        detail_guidance_scale: float = 0.0,
+        detail_guidance_scale: float | None = None,
         disrupt: Disrupt | dict[str, Any] | str | None = None,
         detail_guidance_start: float = 0.0,
         detail_guidance_stop: float = 1.0,
@@ -78,28 +93,31 @@ class DetailGuidance(ModularGuidance):
         stop: float = 1.0,
         enabled: bool = True,
         match: Match = "none",
+        rows: Rows = "cond",
     ) -> None:
-        own = {"scale": detail_guidance_scale, "start": detail_guidance_start, "stop": detail_guidance_stop}
-        for name, value in own.items():
-            number(value, f"detail_guidance_{name}")
+        weight = 0.0 if detail_guidance_scale is None else detail_guidance_scale
+        own = {"scale": weight, "start": detail_guidance_start, "stop": detail_guidance_stop}
+        for name, size in own.items():
+            number(size, f"detail_guidance_{name}")
         super().__init__(
             start,
             stop,
             enabled,
             guidance_scale=guidance_scale,
-            weight=detail_guidance_scale,
+            weight=weight,
             window=(detail_guidance_start, detail_guidance_stop),
             guidance_rescale=guidance_rescale,
         )
         self.match = match
+        self.rows = rows
         self.disrupt = disrupt
-        if self.weight and self.disrupt is None and not self.auto:
-            raise ValueError(
-                "detail_guidance_scale is not 0, so disrupt= is needed: a Disrupt, a profile's name, or 'auto'"
-            )
+        self._check_rows(detail_guidance_scale)
+        if self.pushes and self.disrupt is None and not self.auto:
+            why = "rows is 'uncond'" if self.in_pass else "detail_guidance_scale is not 0"
+            raise ValueError(f"{why}, so disrupt= is needed: a Disrupt, a profile's name, or 'auto'")
         self.register_to_config(
             guidance_scale=guidance_scale,
-            detail_guidance_scale=self.weight,
+            detail_guidance_scale=self.stated("detail_guidance_scale"),
             disrupt=self.stated("disrupt"),
             detail_guidance_start=detail_guidance_start,
             detail_guidance_stop=detail_guidance_stop,
@@ -108,7 +126,64 @@ class DetailGuidance(ModularGuidance):
             stop=stop,
             enabled=enabled,
             match=match,
+            rows=rows,
         )
+
+    def _check_rows(self, weight: float | None) -> None:
+        """Raise ValueError for rows that do not go with the weight, the scale or the disruption's own rows."""
+        if self.rows not in get_args(Rows):
+            raise ValueError(f"rows={self.rows!r}; allowed: {', '.join(get_args(Rows))}")
+        other = "cond" if self.in_pass else "uncond"
+        if self.disrupt is not None and self.disrupt.rows == other:
+            raise ValueError(
+                f"rows={self.rows!r}, and the disruption is of the other rows ({self.disrupt.sentence()}): leave its "
+                "rows out"
+            )
+        if self.in_pass and weight is not None:
+            raise ValueError(
+                f"rows='uncond' has no w, and detail_guidance_scale={weight:g} was given: leave it out, and set how "
+                "strong it is in the disruption, Disrupt(channels, block, 'scale', rho=1.5)"
+            )
+        if self.in_pass and self.match != "none":
+            raise ValueError(
+                f"match={self.match!r} needs a disrupted conditional pass; leave it out with rows='uncond'"
+            )
+        if self.scale_is_set:
+            self.check_scale(self.guidance_scale)
+
+    @property
+    def in_pass(self) -> bool:  # type: ignore[override]  # an attribute that follows from another
+        """Whether CFG's own unconditional pass is the disrupted one."""
+        return self.rows == "uncond"
+
+    @property
+    def pushes(self) -> bool:
+        """Whether it is to change more than CFG does."""
+        return self.in_pass or bool(self.weight)
+
+    @property
+    def own_edit(self) -> Disrupt | None:
+        """The disruption of CFG's unconditional rows, where it is there."""
+        return replace(self.disrupt, rows="uncond") if self.in_pass and self.disrupt is not None else None
+
+    def check_scale(self, scale: float) -> None:
+        """Raise ValueError where the unconditional rows are to be disrupted, and there are none."""
+        if self.in_pass and self._enabled and not scale > 1:
+            raise ValueError(
+                f"rows='uncond' disrupts the unconditional pass, and at CFG scale {scale:g} there is none: take a "
+                "scale above 1 (FLUX.1: true_cfg_scale with a negative prompt; its guidance_scale is a distilled one), "
+                "or rows='cond'"
+            )
+
+    def words(self, scale: float) -> list[str]:
+        """As in `Guidance`; `DG 0.5 (gain matched)`, `DG uncond rho 1.5`."""
+        parts, edit = super().words(scale), self.disrupt
+        if self.weight and self._enabled and self.match != "none":
+            parts[-1] += f" ({MATCHED[self.match]})"
+        if self.in_pass and self._enabled:
+            dose = f" rho {value(edit.rho)}" if edit is not None and edit.mode == "scale" else ""
+            parts.append(f"DG uncond{dose}")
+        return parts
 
     @property
     def match(self) -> Match:
@@ -122,13 +197,6 @@ class DetailGuidance(ModularGuidance):
     def matched(self, cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
         """The weak prediction d' that takes the place of d."""
         return matched(cond, degraded, self.match)
-
-    def words(self, scale: float) -> list[str]:
-        """As in `Guidance`; `DG 0.5 (gain matched)`."""
-        parts = super().words(scale)
-        if self.weight and self.match != "none":
-            parts[-1] += f" ({MATCHED[self.match]})"
-        return parts
 
     @property
     def disrupt(self) -> Disrupt | None:
@@ -147,6 +215,8 @@ class DetailGuidance(ModularGuidance):
 
     def stated(self, name: str) -> Any:
         """A setting as the configuration holds it."""
+        if name == "detail_guidance_scale" and self.in_pass and not self.weight:
+            return None
         if name == "disrupt":
             return self.disrupt.to_json() if self.disrupt else "auto" if self.auto else None
         return super().stated(name)
@@ -163,6 +233,8 @@ class DetailGuidance(ModularGuidance):
             ValueError: no profile, or one without a block or w.
         """
         settings = {**settings_of(profile), **changes}
+        if settings.get("rows") == "uncond":
+            settings["detail_guidance_scale"] = changes.get("detail_guidance_scale")
         if "detail_guidance_scale" not in settings:
             raise ValueError("this profile says no detail_guidance_scale (no sweep wrote it): pass one")
         return cls(**settings)
@@ -174,7 +246,7 @@ class DetailGuidance(ModularGuidance):
             TypeError, ValueError: an attribute that was set to what cannot work.
         """
         super().resolved(dit)
-        if not self.auto or not self.weight:
+        if not self.auto or not self.pushes:
             return self
         profile = auto_profile(dit, **kwargs)
         return self.new(disrupt=Disrupt(profile["channels"], profile["block"]).to_json())
@@ -189,7 +261,7 @@ class DetailGuidance(ModularGuidance):
 
     def passes(self, step: int, steps: int) -> list[str]:
         """As in `Guidance`; not before `auto` has chosen the disruption."""
-        if self.auto and self.weight:
+        if self.auto and self.pushes:
             raise ValueError('disrupt="auto" needs a model: guider.resolved(dit), dg.generate or dg.detail_guidance')
         return super().passes(step, steps)
 

@@ -4,7 +4,7 @@ The pipeline combines what the transformer returns, u + s (c - u), and nothing o
 returns c' = c + (w / s) (c - d) in the place of c, and the pipeline's own sum becomes u + s (c - u) + w (c - d).
 
 `passes` computes d. Outside of the guider's window the unconditional pass is left out and c returned in its place: then
-u + s (c - u) is c.
+u + s (c - u) is c. A guidance that acts in CFG's own passes (`in_pass`) leaves the pipeline's sum as it is.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class GuidedForward:
                 )
             if isinstance(self.guider, DetailGuidance) and self.guider.match != "none":
                 raise ValueError(f"match={self.guider.match!r} splits a whole prediction, and {half}")
-        if self.dit.family.rescaling and self.scale > 1 and self.guider.weight:
+        if self.dit.family.rescaling and self.scale > 1 and self.guider.pushes:
             self.passes.warn_once(self.dit.family.rescaling)
 
     def combined(
@@ -160,7 +160,8 @@ class GuidedForward:
         """u; outside of the window c instead; where deferred u' such that u' + s (c - u') is the guider's sum."""
         if not inside and self.cond is not None:
             return self.cond
-        uncond = self.unguided(**inputs)[0]
+        uncond = self.passes.own(inputs, call)
+        self.edited(call, uncond)
         if self.deferred and self.cond is not None:
             guided = self.combined(inputs, call, self.cond, uncond, self.disrupted)
             return (self.scale * self.cond - guided) / (self.scale - 1)
@@ -187,4 +188,18 @@ class GuidedForward:
         if disrupted is not None and self.guider.weight:
             cond = prediction[call.cond]
             self.run.add(call.step, cond, disrupted, self.guider.push(cond, disrupted), call.sigma)
+        self.edited(call, prediction)
         return prediction, disrupted
+
+    def edited(self, call: Call, prediction: torch.Tensor) -> None:
+        """Tell the run of a pass in which the guidance's own edit was on."""
+        edit = self.passes.own_edit(call)
+        if edit is None:
+            return
+        assert call.step is not None
+        cond = prediction[call.cond] if call.branch == "both" else self.cond
+        if edit.rows == "uncond" and cond is not None:
+            uncond = prediction[call.uncond]
+            self.run.add(call.step, cond, uncond, (self.scale - 1) * (cond - uncond), call.sigma)
+        else:
+            self.run.acted(call.step, prediction)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dg_tools.families import bind, family_of
-from dg_tools.forward.call import Call
+from dg_tools.forward.call import NOTHING, Call
 from dg_tools.forward.compiled import compiled_parts, stepping
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import Restart, why_not
 from dg_tools.guidance.base import Guidance
-from dg_tools.guidance.report import Log, Report, disrupting, log_of
+from dg_tools.guidance.report import Log, Report, log_of
+from dg_tools.guidance.run import disrupting
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.interventions.validation import check_blocks
 
@@ -59,15 +61,26 @@ class ModularGuidance(Guidance):
         if self._log is not None and self._step is not None:
             predictions = {getattr(batch, self._identifier_key): batch.noise_pred for batch in data}
             if self._acted:
-                cond, degraded = predictions["pred_cond"], predictions["pred_disrupted"]
-                sigma = float(self._timestep) / 1000.0
-                self._log.add(self._step, cond, degraded, self.push(cond, degraded), sigma)
+                self._tell(self._log, self._step, predictions)
             self._log.check(self._step)
             if self._step == self._log.steps - 1:
                 self._log.finish()
         guided = super().__call__(data)
         self._count_prepared = 0
         return guided
+
+    def _tell(self, log: Log, step: int, predictions: dict[str, torch.Tensor]) -> None:
+        """Tell the log of a step in which a disruption was on."""
+        cond, sigma = predictions["pred_cond"], float(self._timestep) / 1000.0
+        if not self.in_pass:
+            degraded = predictions["pred_disrupted"]
+            log.add(step, cond, degraded, self.push(cond, degraded), sigma)
+        elif self.own_edit is not None and self.own_edit.rows == "uncond":
+            uncond = predictions["pred_uncond"]
+            log.add(step, cond, uncond, (self.guidance_scale - 1) * (cond - uncond), sigma)
+        else:
+            for prediction in predictions.values():
+                log.acted(step, prediction)
 
     @property
     def _plan(self) -> list[str]:
@@ -117,6 +130,9 @@ class ModularGuidance(Guidance):
         if self._count_prepared == 1 and self._step == 0:
             self._check(denoiser)
         name = self._plan[self._count_prepared - 1]
+        if self.in_pass:
+            self._arm_own(denoiser, name)
+            return
         if name == "pred_uncond" or "pred_disrupted" not in self._plan:
             return
         assert self.disrupt is not None
@@ -151,6 +167,30 @@ class ModularGuidance(Guidance):
         stack.enter_context(replaced(denoiser, "forward", once))
         self._disarm = stack.close
 
+    def _arm_own(self, denoiser: torch.nn.Module, name: str) -> None:
+        """Let the next forward, which is one of CFG's, have the guidance's own edit on, where it acts in this one."""
+        family, forward, edit = family_of(denoiser), denoiser.forward, self.own_edit
+        step, steps = self._step, self._num_inference_steps
+        call = Call.at(float(self._timestep) / 1000.0, step=step)
+        if name == "pred_uncond":
+            call = replace(call, branch="uncond", cond=NOTHING, uncond=slice(None))
+        if edit is None or not edit.concerns(call) or not self.acts(step, steps):
+            return
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            self.cleanup_models(denoiser)
+            with stepping(denoiser), attached(denoiser, family, [edit], call) as attachment:
+                attachment.begin(bind(denoiser, args, kwargs))  # the denoiser's own call, and its pre-hooks, are past
+                output = forward(*args, **kwargs)
+            if self._log is not None:
+                self._log.disrupted(call, attachment.changes[0].total())
+            self._acted = True
+            return output
+
+        stack = ExitStack()
+        stack.enter_context(replaced(denoiser, "forward", once))
+        self._disarm = stack.close
+
     @contextmanager
     def _disrupting(
         self, denoiser: torch.nn.Module, disrupt: Disrupt, call: Call, inputs: dict[str, Any], restart: Restart | None
@@ -173,6 +213,8 @@ class ModularGuidance(Guidance):
         if self._enabled:
             check_cache(denoiser)
             compiled_parts(denoiser)
+        if self.in_pass:
+            self.check_scale(self.guidance_scale)
         if self.disrupt is not None:
             self.check_window(self._num_inference_steps)
             check_blocks(self.disrupt, [name for name, _, _ in family_of(denoiser).blocks(denoiser)])

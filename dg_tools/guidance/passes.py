@@ -22,7 +22,7 @@ from dg_tools.forward.restart import BETWEEN_BLOCKS, Restart, why_not
 from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.baselines.perturbed import Perturbed
 from dg_tools.guidance.detail import DetailGuidance
-from dg_tools.guidance.report import Run, disrupting
+from dg_tools.guidance.run import Run, disrupting
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
 
@@ -55,8 +55,8 @@ class Passes:
 
     def __call__(self, inputs: dict[str, Any], call: Call, needed: bool) -> tuple[torch.Tensor, Prediction]:
         """The prediction of all rows, and the degraded one of the conditional rows where it is needed."""
-        if not needed and not (self.force and self.disrupts):
-            return self.unguided(**inputs)[0], None
+        if not needed and not (self.force and self.disrupts and not self.guider.in_pass):
+            return self.own(inputs, call), None
         if isinstance(self.guider, Perturbed):
             return self.perturbed(self.guider, inputs, call)
         way = "partial" if self.force and self.way == "fork" else self.way
@@ -67,6 +67,23 @@ class Passes:
         if way == "fork" and self.dit.family.fork and self.alone and not nested_rows(inputs):
             return self.fork(inputs, call)
         return self.whole(inputs, call) if way == "whole" else self.partial(inputs, call)
+
+    def own_edit(self, call: Call) -> Disrupt | None:
+        """The guidance's edit of the pipeline's own pass, where it acts in this call."""
+        assert call.step is not None and call.steps is not None
+        edit = self.guider.own_edit if self.guider.acts(call.step, call.steps) else None
+        return edit if edit is not None and edit.concerns(call) else None
+
+    def own(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
+        """The pipeline's own pass, all rows; with the guidance's edit of it on, where there is one."""
+        edit = self.own_edit(call)
+        if edit is None:
+            return self.unguided(**inputs)[0]
+        with attached(self.dit.transformer, self.dit.family, [edit], call) as attachment:
+            attachment.begin(inputs)  # the transformer's own pre-hooks are past
+            prediction = self.unguided(**inputs)[0]
+        self.run.disrupted(call, attachment.changes[0].total())
+        return prediction
 
     def why_whole(self, inputs: dict[str, Any]) -> str | None:
         """Why the disrupted pass cannot start from a stored output, in words; None where it can."""

@@ -7,17 +7,15 @@ that was planned and left out is an error at that step, and so is a push that is
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dg_tools.families import BlockList
 from dg_tools.forward.call import Call
-from dg_tools.interventions import Disrupt
-from dg_tools.interventions.report import read, squares
+from dg_tools.interventions.report import read
 
 logger = logging.getLogger("dg_tools")
 
@@ -29,6 +27,11 @@ class Plan(Protocol):
     """What a guidance says of its steps."""
 
     weight: float
+    in_pass: bool
+
+    @property
+    def pushes(self) -> bool:
+        """Whether it is to change more than CFG does."""
 
     def acts(self, step: int, steps: int) -> bool:
         """Whether it is to do something in a step."""
@@ -47,14 +50,18 @@ class Report:
         guided: those that it acted in.
         push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step (what guides of c - d, where a guidance
             uses a part of it); for a guidance without a degraded prediction (APG, CFG-Zero*) ||D - c|| / ||c||, where D
-            is what it gives.
+            is what it gives; so too where the unconditional rows are disrupted: CFG's own push is a part of it. Empty
+            where one pass gives D alone.
         change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model; without one, u for d.
+            Empty where `push` is.
         at_block: by guided step, ||edited - output|| / ||output|| of the disrupted block's output; None for a step in
             which no block's output is edited (a baseline).
         finished: False where the run was interrupted.
         notes: what else was said, such as what the pipeline does with the guided prediction.
         gain: by guided step, g = <c, d> / <c, c> over all rows of the step: how much of c is in d.
-        sigmas: by guided step, its noise level, 0..1 for flow matching.
+        sigmas: by guided step, its noise level, 0..1 for flow matching. This and `gain` are empty where `push` is.
+        in_pass: whether a block's output was edited in CFG's own passes: then `at_block` alone says what the edit did,
+            since no pass without it was run.
 
     Example:
         >>> print(Report(4, (0, 1, 2), (0, 1, 2), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)))
@@ -71,6 +78,7 @@ class Report:
     notes: tuple[str, ...] = ()
     gain: tuple[float, ...] = ()
     sigmas: tuple[float, ...] = ()
+    in_pass: bool = False
 
     def own_gain(self, weight: float) -> tuple[tuple[float, float], ...]:
         """The gain that the guidance contained: ((sigma, 1 + w (1 - g)), ...), sigma increasing, each sigma once.
@@ -95,6 +103,12 @@ class Report:
         return sum(self.change) / len(self.change) if self.change else 0.0
 
     @property
+    def mean_at_block(self) -> float:
+        """Mean of `at_block` over the steps in which a block's output was edited; 0 where there is none."""
+        edited = [share for share in self.at_block if share is not None]
+        return sum(edited) / len(edited) if edited else 0.0
+
+    @property
     def nil(self) -> tuple[int, ...]:
         """The guided steps that changed nothing: c - d is under 1e-6 of c, or the disrupted block gives what it gave.
 
@@ -102,15 +116,18 @@ class Report:
         computed in batches of different sizes, whose rounding alone differs by more than 1e-6 in half precision.
         """
         blocks = self.at_block or (None,) * len(self.guided)
-        steps = zip(self.guided, self.push, self.change, blocks, strict=True)
-        return tuple(step for step, push, change, block in steps if max(push, change) < NIL or block == 0)
+        sizes = [max(pair) for pair in zip(self.push, self.change, strict=True)] or [NIL] * len(self.guided)
+        steps = zip(self.guided, sizes, blocks, strict=True)
+        return tuple(step for step, size, block in steps if size < NIL or block == 0)
 
     def __str__(self) -> str:
         words = f"guided {len(self.guided)} of {len(self.planned)} steps"
         if len(self.planned) < self.steps:
             words += f" ({self.steps} run)"
-        if self.guided:
+        if self.push:
             words += f", push {self.mean_push:.3g}, change {self.mean_change:.3g}"
+        if self.guided and self.in_pass:
+            words += f", the edited block's output changed by {self.mean_at_block:.3g}"
         if not self.finished:
             words += ", interrupted"
         return "; ".join([words, *self.notes])
@@ -118,7 +135,10 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """The counts and the means alone, as plain JSON: what a picture carries."""
         counts = {"steps": self.steps, "planned": len(self.planned), "guided": len(self.guided)}
-        return {**counts, "push": self.mean_push, "change": self.mean_change, "finished": self.finished}
+        done: dict[str, Any] = {"push": self.mean_push, "change": self.mean_change}
+        if self.in_pass:
+            done = {**(done if self.push else {"push": None, "change": None}), "at_block": self.mean_at_block}
+        return {**counts, **done, "finished": self.finished}
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, with the means."""
@@ -132,15 +152,18 @@ class Log:
     Attributes:
         steps: how many steps run.
         planned: steps that the guidance is to act in.
-        weight: whether a push is expected: not with w = 0.
+        weight: w, by which the push is c - d; whether a push is expected: not with w = 0.
+        in_pass: whether a block's output is edited in CFG's own passes.
     """
 
     steps: int
     planned: Sequence[int]
     weight: float
+    in_pass: bool = False
     guided: dict[int, torch.Tensor] = field(default_factory=dict)  # step -> ||push||^2, ||c||^2, ||d - c||^2, <c, d>
     sigmas: dict[int, float] = field(default_factory=dict)  # step -> noise level
     blocks: dict[int, torch.Tensor] = field(default_factory=dict)  # step -> those of the disrupted block's output
+    alone: dict[int, torch.Tensor] = field(default_factory=dict)  # step -> whether all its predictions are finite
     notes: list[str] = field(default_factory=list)
 
     def disrupted(self, call: Call, sums: torch.Tensor) -> None:
@@ -166,9 +189,14 @@ class Log:
         self.guided[step] = self.guided[step] + sums if step in self.guided else sums
         self.sigmas[step] = sigma
 
+    def acted(self, step: int, prediction: torch.Tensor) -> None:
+        """One guided call of which nothing but its own prediction is known."""
+        finite = prediction.detach().isfinite().all()
+        self.alone[step] = self.alone[step] & finite if step in self.alone else finite
+
     def check(self, step: int) -> None:
         """Raise RuntimeError at a step that was planned, is over, and was not guided."""
-        if step in self.planned and step not in self.guided:
+        if step in self.planned and step not in self.guided and step not in self.alone:
             raise RuntimeError(
                 f"step {step} of {self.steps} was planned to be guided and was not: the transformer was called in no "
                 "way that the guidance recognises as this step's conditional pass"
@@ -176,8 +204,9 @@ class Log:
 
     def report(self, finished: bool = True) -> Report:
         """The numbers, read from the device at once."""
-        steps = sorted(self.guided)
-        sums = torch.stack([self.guided[s] for s in steps]).tolist() if steps else []
+        steps = sorted({*self.guided, *self.alone})
+        known = [s for s in steps if s in self.guided]
+        sums = torch.stack([self.guided[s] for s in known]).tolist() if known else []
         table = [[x**0.5 for x in row[:3]] for row in sums]
         edited = [self.blocks[s] for s in steps if s in self.blocks]
         shares = iter([change / max(own, 1e-30) for change, own in read(edited)])
@@ -192,7 +221,8 @@ class Log:
             finished,
             tuple(self.notes),
             tuple(dot / max(own, 1e-30) for _, own, _, dot in sums),
-            tuple(self.sigmas[s] for s in steps),
+            tuple(self.sigmas[s] for s in known),
+            self.in_pass,
         )
 
     def finish(self) -> Report:
@@ -202,11 +232,13 @@ class Log:
             RuntimeError: the push is nil in every planned step, or a degraded prediction is not finite.
         """
         report = self.report()
-        broken = [s for s, change in zip(report.guided, report.change, strict=True) if not change < float("inf")]
+        known = [s for s in report.guided if s in self.guided]
+        broken = [s for s, change in zip(known, report.change, strict=True) if not change < float("inf")]
+        broken += [s for s, finite in self.alone.items() if not finite]
         if broken:
             raise RuntimeError(
-                f"the degraded prediction is not finite in {named(broken)}: the hidden states overflow this dtype; "
-                "take a smaller dose, or float32 or bfloat16"
+                f"the {'' if self.in_pass else 'degraded '}prediction is not finite in {named(broken)}: the hidden "
+                "states overflow this dtype; take a smaller dose, or float32 or bfloat16"
             )
         if self.weight and report.planned and report.nil == report.guided:
             raise RuntimeError(
@@ -218,79 +250,10 @@ class Log:
         return report
 
 
-class Run:
-    """What `dg.detail_guidance` yields: the reports of the runs inside, the last one as `report`.
-
-    Attributes:
-        reports: of every run that came to its end, or that another run followed.
-    """
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-        self._log: Log | None = None
-        self._number = -1
-
-    @property
-    def report(self) -> Report | None:
-        """What was done in the last run, also where it is not over; None before the first."""
-        if self._log is not None:
-            return self._log.report(finished=False)
-        return self.reports[-1] if self.reports else None
-
-    def begin(self, guider: Plan, number: int, steps: int) -> None:
-        """The first call or step of run `number` opens its log, once the guider's window was checked."""
-        if number == self._number:
-            return
-        self.interrupt()
-        self._number = number
-        guider.check_window(steps)
-        self._log = log_of(guider, steps)
-
-    def add(self, step: int, cond: Tensor, degraded: Tensor, push: Tensor | None = None, sigma: float = 0.0) -> None:
-        """One guided call, as in `Log`."""
-        if self._log is not None:
-            self._log.add(step, cond, degraded, push, sigma)
-
-    def disrupted(self, call: Call, sums: torch.Tensor) -> None:
-        """One disrupted block output, as in `Log`."""
-        if self._log is not None:
-            self._log.disrupted(call, sums)
-
-    def check(self, step: int) -> None:
-        """Before the scheduler's step: was this one guided as planned?"""
-        if self._log is not None:
-            self._log.check(step)
-
-    def advance(self, step: int, steps: int) -> None:
-        """After the scheduler's step: the last one ends the run."""
-        if self._log is not None and step + 1 == self._log.steps:
-            log, self._log = self._log, None
-            self.reports.append(log.report())
-            log.finish()
-
-    def interrupt(self) -> None:
-        """A run that did not come to its end is reported as it is."""
-        if self._log is not None:
-            self.reports.append(self._log.report(finished=False))
-            self._log = None
-
-
-def disrupting(disrupt: Disrupt, record: BlockList, call: Call, log: Log | Run | None) -> Callable[[Any], Any]:
-    """The disruption of a block's output, as the block returns it; the log is told how far it goes."""
-
-    def edit(output: Any) -> Any:
-        result = disrupt.must_edit(output, record, call)
-        after, before = (record.get(x, disrupt.stream, call.image_tokens) for x in (result, output))
-        if log is not None and after is not None and before is not None:
-            log.disrupted(call, squares(after, before))
-        return result
-
-    return edit
-
-
 def log_of(guider: Plan, steps: int) -> Log:
     """The empty log of a run of `steps` steps."""
-    return Log(steps, [i for i in range(steps) if guider.acts(i, steps)], guider.weight)
+    planned = [i for i in range(steps) if guider.acts(i, steps)]
+    return Log(steps, planned, guider.weight or float(guider.pushes), guider.in_pass)
 
 
 def named(steps: Sequence[int]) -> str:

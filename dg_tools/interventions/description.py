@@ -44,7 +44,7 @@ def sentence(edit: EditSettings) -> str:
     where = f" {'in' if edit.mode == 'gate' else 'after'} {blocks}, {edit.stream} stream"
     tokens = "" if edit.tokens is None else f", tokens {listed(edit.tokens, 'tokens')}"
     steps = "" if edit.steps is None else f", steps {', '.join(map(str, edit.steps))}"
-    rows = "" if edit.rows == "all" else ", conditional rows"
+    rows = {"all": "", "cond": ", conditional rows", "uncond": ", unconditional rows"}[edit.rows]
     norms = "" if edit.norms == "own" else ", LayerNorm statistics of a clean pass"
     random = edit.others or edit.mode in ("shift", "shift_direction", "random")
     draw = f" (draw {edit.draw})" if edit.control or (random and edit.draw) else ""

@@ -51,7 +51,7 @@ class Disrupt(EditSettings):
         rho: retention for `scale` and its shifts: a number, or ((sigma, rho), ...), linear between the points.
         tokens: token indices (y * columns + x); None for all. Means and norms are over these tokens.
         steps: denoising steps; None for all.
-        rows: `all`, or `cond` for the conditional rows of classifier-free guidance only.
+        rows: `all`, or `cond` or `uncond` for one half of classifier-free guidance only.
         stream: `image` or `text`.
         draw: seed of what is random in a control.
         strength: factor on a token-constant change: of a shift (1: the norm that zeroing `channels` would remove), or

@@ -106,7 +106,8 @@ class Attachment:
                     tokens = self.now.image_tokens
                     after, before = (record.get(x, edit.stream, tokens) for x in (edited, output))
                     assert after is not None and before is not None
-                    self.changes[i].add(after, before)
+                    rows = self.now.uncond if edit.rows == "uncond" else slice(None)
+                    self.changes[i].add(after[rows], before[rows])
                     output = edited
             return output
 

@@ -16,7 +16,8 @@ class Edited:
     Attributes:
         edits: each edit in words.
         calls: by edit, how many block outputs (or AdaLN chunks, for `gate`) it changed.
-        change: by edit, the mean over these of ||edited - output|| / ||output||, in the edited stream.
+        change: by edit, the mean over these of ||edited - output|| / ||output||, in the edited stream, over all
+            rows of a call; with `rows="uncond"` over these rows alone.
 
     Example:
         >>> print(Edited(("channel 3 zeroed",), (20,), (0.25,)))

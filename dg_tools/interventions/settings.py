@@ -41,7 +41,7 @@ class EditSettings:
     rho: Schedule = 0.0
     tokens: Sequence[int] | None = None
     steps: Sequence[int] | None = None
-    rows: Literal["all", "cond"] = "all"
+    rows: Literal["all", "cond", "uncond"] = "all"
     stream: Literal["image", "text"] = "image"
     draw: int = 0
     strength: Schedule = 1.0

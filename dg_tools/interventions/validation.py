@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dg_tools.interventions.settings import MODES, EditSettings
 
-ALLOWED = {"mode": MODES, "rows": ("all", "cond"), "stream": ("image", "text"), "norms": ("own", "clean")}
+ALLOWED = {"mode": MODES, "rows": ("all", "cond", "uncond"), "stream": ("image", "text"), "norms": ("own", "clean")}
 WITH_RHO = ("scale", "shift", "shift_direction")
 WITH_STRENGTH = ("shift", "shift_direction", "dc")  # those that add a token-constant vector
 WITH_OTHERS = ("zero", "mean", "dc", "scale", "gate", "transport")
