@@ -1,10 +1,10 @@
 """What is detail, and is it the right detail? Pure tensors: no model is imported here.
 
 `bands`: power by spatial frequency, coherent with a reference or not. `cell_bands`: the same in cycles per latent cell,
-and the amount of detail at equal contrast. `pictures`: what one picture says of its detail, noise, contrast and
-content. `distributions`: two sets of pictures. `published`: metrics that others defined, from the libraries that keep
-them. `keypoints`: whether matched places are the right ones. `learned`: scores by large networks, optional extras.
-`intervals`: how sure a mean is.
+and the amount of detail at equal contrast. `deficit`: whether a weak model lacks detail. `pictures`: what one picture
+says of its detail, noise, contrast and content. `distributions`: two sets of pictures. `published`: metrics that others
+defined, from the libraries that keep them. `keypoints`: whether matched places are the right ones. `learned`: scores by
+large networks, optional extras. `intervals`: how sure a mean is.
 
 Pictures are float tensors (N, C, H, W), on one scale throughout a call ([-1, 1] or [0, 1]); powers are in its square.
 """
@@ -40,6 +40,7 @@ from dg_tools.metrics.cell_bands import (
     gain,
     low_correlation,
 )
+from dg_tools.metrics.deficit import Deficit, Judgement, WeakModelRule, detail_deficit
 from dg_tools.metrics.distributions import (
     Distance,
     RadialSpectrum,
@@ -77,3 +78,4 @@ __all__ += ["spectrum", "statistics_distance", "structural_similarity", "top_k"]
 __all__ += ["chance_level", "correct_keypoints", "match_distance", "nearest_tokens"]
 __all__ += ["CELL_BANDS", "HIGH", "LOW", "amount_change", "band_name", "cell_correlation", "cell_error", "cell_masks"]
 __all__ += ["cell_power", "fineness", "gain", "low_correlation", "reduced_distance", "retrieval_margin"]
+__all__ += ["Deficit", "Judgement", "WeakModelRule", "detail_deficit"]
