@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import copy
-import functools
 import pickle
 
 import pytest
 import tiny
 import torch
-from compilers import Counting, blocks_of, compile_blocks, fresh_compiler, uncompiled
+from compilers import PROMPT, Subject, blocks_of, compile_blocks, fresh_compiler, uncompiled
 from hand import by_hand
 
 import dg_tools as dg
 from dg_tools.onestep import conditions, velocity
 
-PROMPT = "a red apple"
 OFF = dg.Disrupt([3, 7], 1)
 CALL = {**tiny.CALL, "seed": 5, "progress": False}
-
-
-class Subject:
-    """A pipeline with compiled blocks; uncompiled on request."""
-
-    def __init__(self, name, **options):
-        self.backend = Counting()
-        self.pipe = compile_blocks(tiny.PIPELINES[name](), backend=self.backend, **options)
-        self.dit = dg.load(self.pipe)
-
-    def counted(self, function):
-        """What the function returns, how many graphs were made meanwhile, and how many ran."""
-        graphs, calls = self.backend.graphs, self.backend.calls
-        result = function()
-        return result, self.backend.graphs - graphs, self.backend.calls - calls
-
-    def eager(self, function):
-        """What the function returns where the blocks are not compiled, and how often a block ran."""
-        count = [0]
-
-        def counting(forward):
-            def run(*args, **kwargs):
-                count[0] += 1
-                return forward(*args, **kwargs)
-
-            return run
-
-        with uncompiled(self.pipe.transformer), pytest.MonkeyPatch.context() as patch:
-            for kind in {type(block) for block in blocks_of(self.pipe.transformer)}:
-                patch.setattr(kind, "forward", functools.wraps(kind.forward)(counting(kind.forward)))
-            return function(), count[0]
-
-    def latents(self, **kwargs):
-        scale = {"true_cfg_scale" if "Flux" in type(self.pipe).__name__ else "guidance_scale": 3.0}
-        settings = {"generator": torch.Generator().manual_seed(5), "output_type": "latent", "negative_prompt": ""}
-        size = {"num_inference_steps": 3, "max_sequence_length": 8, **tiny.SIZE}
-        return self.pipe(PROMPT, **scale, **settings, **size, **kwargs)[0]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import torch
 from dg_tools.activations.recorder import Recorder
 from dg_tools.families import bind
 from dg_tools.forward.call import Call
+from dg_tools.forward.compiled import acts_inside, output_of_part
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 
@@ -59,6 +60,11 @@ def hooks(dit: DiT, recorder: Recorder, block: Block) -> Iterator[Any]:
         if recorder.visit(index, "modulation"):
             recorder.modulation(block, value)
 
+    def beforehand(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if recorder.visit(index, "modulation"):
+            assert record.adaln is not None
+            recorder.modulation(block, output_of_part(module, record.adaln, args, kwargs))
+
     def branch(variable: str) -> Hook:
         def hook(module: torch.nn.Module, args: tuple, output: Any) -> None:
             if call := recorder.visit(index, variable):
@@ -72,7 +78,14 @@ def hooks(dit: DiT, recorder: Recorder, block: Block) -> Iterator[Any]:
 
     if index == 0 and embedding:
         yield module.register_forward_pre_hook(conditioning, with_kwargs=True)
-    yield record.on_modulation(module, modulation)
+    compiled = module._compiled_call_impl is not None
+    if compiled and record.adaln is not None and not acts_inside(list(module.modules())):
+        yield module.register_forward_pre_hook(beforehand, with_kwargs=True)
+    else:
+        yield record.on_modulation(module, modulation)
+    if compiled:  # what attention and MLP give does not leave the compiled code
+        yield module.register_forward_hook(streams)
+        return
     if record.attn is not None and record.attn_gate is not None:
         yield module.get_submodule(record.attn).register_forward_hook(branch("attn_write"))
     if record.mlp is not None:

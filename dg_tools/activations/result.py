@@ -25,7 +25,8 @@ class Activations:
             `scale` of AdaLN by part; `attn_write`, `mlp_write` (mean |gated output| by channel);
             `attn_max`, `mlp_max` (largest |x| of these branches' outputs before the gate); `temb`, the time-text
             embedding (embedding); `hidden_states` (raw_step, raw_site, raw_token) where requested by `raw=`; `picture`.
-            Attributes: settings, model, weights' hash, dtype and versions.
+            Attributes: settings, model, weights' hash, dtype and versions; `left_out`, where the blocks are compiled:
+            what attention and MLP give does not leave the compiled code, so that the variables of these are not there.
     """
 
     data: xr.Dataset

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from dg_tools.activations.recorder import LARGEST, WRITES
 from dg_tools.activations.result import Activations
+from dg_tools.forward.compiled import compiled_parts
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import provenance, version
+
+logger = logging.getLogger("dg_tools")
 
 
 def check_quantiles(quantiles: Sequence[float]) -> None:
@@ -21,12 +26,16 @@ def check_quantiles(quantiles: Sequence[float]) -> None:
 
 
 def settings(dit: DiT, height: int, width: int, edits: Sequence[Disrupt]) -> dict[str, Any]:
-    """What was captured: model, weights, precision, versions, size and edits."""
+    """What was captured: model, weights, precision, versions, size and edits, and what is left out."""
     source = provenance(dit)
     versions = {**source["versions"], "dg_tools": version("dg-tools")}
     flat = {p: versions[p] for p in ("torch", "diffusers", "nnsight")}
     size = {"grid": list(dit.grid(height, width)), "height": height, "width": width}
-    return {**source, "versions": versions, **flat, **size, "edits": [e.sentence() for e in edits]}
+    found = {**source, "versions": versions, **flat, **size, "edits": [e.sentence() for e in edits]}
+    if compiled_parts(dit.transformer):
+        found["left_out"] = f"{', '.join((*WRITES, *LARGEST))} of compiled blocks"
+        logger.warning("not captured: %s, which do not leave the compiled code", found["left_out"])
+    return found
 
 
 def combined(runs: Sequence[xr.Dataset], prompts: Sequence[str], seeds: Sequence[int]) -> xr.Dataset:

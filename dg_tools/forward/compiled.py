@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -36,11 +36,11 @@ class Stepped:
         self.module = module
         self.call = call
         self.state = state
-        self.below = [part for part in module.modules() if part is not module]
+        self.parts = list(module.modules())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module
-        if self.acts_inside():
+        if acts_inside(self.parts):
             self.tell()
             return module._call_impl(*args, **kwargs)
         for key, hook in ours(module._forward_pre_hooks):
@@ -61,23 +61,26 @@ class Stepped:
             output = output if changed is None else changed
         return output
 
-    def acts_inside(self) -> bool:
-        """Whether something of ours acts on a part of the module, where compiled code would not see it."""
-        if "forward" in self.module.__dict__ and is_replaced(self.module, "forward"):
-            return True
-        for part in self.below:
-            if part._forward_hooks or part._forward_pre_hooks:
-                if any(ours(part._forward_hooks)) or any(ours(part._forward_pre_hooks)):
-                    return True
-            if "forward" in part.__dict__ and is_replaced(part, "forward"):
-                return True
-        return False
-
     def tell(self) -> None:
         """Say once for a transformer that blocks run uncompiled."""
         if not self.state.told_uncompiled:
             self.state.told_uncompiled = True
             logger.warning("compiled blocks run uncompiled while something acts inside them (gates, norms, attention)")
+
+
+def acts_inside(parts: Sequence[torch.nn.Module]) -> bool:
+    """Whether something of ours acts inside a module, where compiled code would not see it.
+
+    Args:
+        parts: the module, then its parts.
+    """
+    for i, part in enumerate(parts):
+        if i and (part._forward_hooks or part._forward_pre_hooks):
+            if ours(part._forward_hooks) or ours(part._forward_pre_hooks):
+                return True
+        if "forward" in part.__dict__ and is_replaced(part, "forward"):
+            return True
+    return False
 
 
 def ours(table: dict[int, Callable]) -> list[tuple[int, Callable]]:
@@ -88,7 +91,7 @@ def ours(table: dict[int, Callable]) -> list[tuple[int, Callable]]:
 @contextmanager
 def hidden(module: torch.nn.Module) -> Iterator[None]:
     """Our hooks are not in the module's tables inside, so that the compiler sees the module as it was."""
-    own = {name: module.__dict__[name] for name in TABLES if any(ours(module.__dict__[name]))}
+    own = {name: module.__dict__[name] for name in TABLES if ours(module.__dict__[name])}
     for name, table in own.items():
         module.__dict__[name] = OrderedDict((key, hook) for key, hook in table.items() if not is_ours(hook))
     try:
@@ -138,6 +141,34 @@ def compiled_parts(transformer: torch.nn.Module) -> list[torch.nn.Module]:
                 raise REFUSALS["compiled twice"].error(part=name, outer=found[-1][0])
             found.append((name, module))
     return [module for _, module in found]
+
+
+class _Reached(Exception):
+    """Ends a block's forward at a part of it."""
+
+
+def output_of_part(block: torch.nn.Module, path: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """What a part of a block returns in a call with these inputs: the block runs uncompiled up to there.
+
+    Args:
+        block: the block, whose own call is not made.
+        path: of the part. It should be among the first that run: an AdaLN linear layer is.
+        args, kwargs: of the call.
+    """
+    outputs: list[Any] = []
+
+    def stop(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        outputs.append(output)
+        raise _Reached
+
+    handle = block.get_submodule(path).register_forward_hook(stop)
+    try:
+        block.forward(*args, **kwargs)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return outputs[0]
 
 
 def check_uncompiled(transformer: torch.nn.Module) -> None:
