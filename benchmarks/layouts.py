@@ -68,7 +68,7 @@ def model(layout: str) -> dg.DiT:  # type: ignore[name-defined]
 def three_rows(self: Passes, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """The disrupted row from the first block on: what a batch of [u, c, d] without the fork costs."""
     rows = inputs["hidden_states"].shape[0]
-    record, edit = self.dit.block(OFF.block).record, self.edit(call.alone())
+    record, edit = self.dit.block(self.disrupt.block).record, self.edit(call.alone())
 
     def grown(value: Any, name: str) -> Any:
         has_rows = name in self.dit.family.row_inputs and isinstance(value, torch.Tensor) and value.shape[0] == rows
@@ -78,7 +78,7 @@ def three_rows(self: Passes, inputs: dict[str, Any], call: Call) -> tuple[torch.
         image = edit(tuple(x[rows:] for x in output))[record.image]
         return tuple(torch.cat([x[:rows], image]) if i == record.image else x for i, x in enumerate(output))
 
-    handle = self.dit.block(OFF.block).module.register_forward_hook(hook)
+    handle = self.dit.block(self.disrupt.block).module.register_forward_hook(hook)
     try:
         output = self.unguided(**{k: grown(v, k) for k, v in inputs.items()})[0]
     finally:
