@@ -6,7 +6,7 @@ the true one, two calls a step. Peak memory is the accelerator's, above what the
 compiled one by one, as people do, and the same is measured against compiled CFG. Random weights say what a pass costs,
 and nothing about pictures.
 
-At most eight minutes on a current accelerator; with `--toy`, in under two minutes on a CPU, the same at tiny shapes in
+At most eight minutes on a current accelerator; with `--toy`, in some three minutes on a CPU, the same at tiny shapes in
 float32, for trying the script.
 
     python -m benchmarks.gpu            # into benchmarks/results/<device>.json
@@ -201,7 +201,9 @@ def main(
     for name in [only] if only else list(SHAPES):
         dit = model(name, toy, device)
         count = sum(p.numel() for p in dit.transformer.parameters())
-        print(f"{name}: {count / 1e9:.2f} billion parameters, {len(dit.blocks)} blocks, {record['device']}", flush=True)
+        print(
+            f"{name}: {count / 1e6:,.0f} million parameters, {len(dit.blocks)} blocks, {record['device']}", flush=True
+        )
         shape: dict[str, Any] = {"parameters": count, "blocks": len(dit.blocks)}
         record["shapes"][name] = shape
         shape["as they are"] = timed(variants(dit, call), rounds, device)
