@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+NOISE = {  # logger: beginning of what it says when diffusers imports torchao, where the reader does not use torchao
+    "torchao": ("Failed to load", "Skipping import of cpp extensions"),
+    "torch.utils._pytree": ("<enum ",),
+    "diffusers.quantizers.torchao.torchao_quantizer": ("Unable to import `torchao`",),
+}
 
 
 def on_first_use(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
@@ -18,6 +26,22 @@ def on_first_use(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
     def first_use(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        with quiet_imports():
+            return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
 
     return first_use
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keep what torchao says of itself when diffusers imports it quiet; put back as it was."""
+    filters = []
+    for name, beginnings in NOISE.items():
+        quiet = lambda record, known=beginnings: not record.getMessage().startswith(known)  # noqa: E731
+        filters.append((logging.getLogger(name), quiet))
+        filters[-1][0].addFilter(quiet)
+    try:
+        yield
+    finally:
+        for source, quiet in filters:
+            source.removeFilter(quiet)

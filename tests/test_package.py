@@ -56,13 +56,27 @@ for name in names:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_first_use_says_nothing():
+    """diffusers imports torchao where that is installed, and it logs of kernels that a CPU does not have."""
+    code = """
+import logging, dg_tools as dg
+dg.CFG
+try:
+    dg.load(3)
+except TypeError:
+    assert not logging.getLogger("torchao").filters
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+
+
 def test_import_is_light():
     code = "import sys, dg_tools; assert not {'torch', 'diffusers', 'nnsight', 'plotly'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_names_and_errors_of_the_package():
-    assert 10 <= len(dg_tools.__all__) <= 17 and set(dg_tools.__all__) <= set(dir(dg_tools))
+    assert 10 <= len(dg_tools.__all__) <= 15 and set(dg_tools.__all__) <= set(dir(dg_tools))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = dg_tools.nothing
     assert (ROOT / "dg_tools" / "py.typed").is_file()

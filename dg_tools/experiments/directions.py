@@ -24,6 +24,7 @@ import torch
 from dg_tools.experiments.sampling_step import SamplingStep
 from dg_tools.guidance.baselines.auto_guidance import noised
 from dg_tools.guidance.baselines.smooth import gaussian_blur
+from dg_tools.models.weights import check_noise
 
 Part = Literal["whole", "along", "across"]
 Window = tuple[float, float]
@@ -147,10 +148,11 @@ def noised_copy(transformer: Any, size: float, seed: int = 0) -> Any:
     is none; whether it errs as such a model would is not known.
 
     Raises:
-        ValueError: a size that is not positive.
+        ValueError: a size that is not positive; weights that are quantised, offloaded in parts or with LoRA.
     """
     if size <= 0:
         raise ValueError(f"size={size}: noise relative to the weights' standard deviation, more than 0")
+    check_noise(transformer, copied=True)
     copy = type(transformer).from_config(transformer.config)  # not a deep copy: that would take hooks along
     copy.load_state_dict(transformer.state_dict())
     first = next(transformer.parameters())

@@ -72,6 +72,11 @@ REFUSALS = {
         "this {pipeline} hands over to a second transformer within a run, and dg_tools looks into one only",
         "use a pipeline with one transformer",
     ),
+    "noise": Refusal(
+        "noise on quantised weights, or on weights that are offloaded in parts (`AutoGuidance` without a weak model)",
+        "noise is added to weight matrices, and this model's {what}",
+        "pass weak_model=, or load the model in float32, bfloat16 or float16 and unfuse or unload its LoRA",
+    ),
     "nested": Refusal(
         "a guidance inside a guidance",
         "a guidance is on for this transformer already ({guidance})",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dg_tools._lazy import quiet_imports
 from dg_tools.families import Family
 from dg_tools.models.dit import DiT
 from dg_tools.models.files import DEFAULT, card_call, check_folder, source_of
@@ -40,7 +41,8 @@ def load(
         ValueError: pickle weights, an unknown transformer class, a pipeline without a transformer, or a transformer
             that is not what its family record says.
     """
-    from diffusers import DiffusionPipeline
+    with quiet_imports():
+        from diffusers import DiffusionPipeline
 
     if isinstance(model, DiT):
         return model

@@ -183,10 +183,12 @@ class DiT(Arguments):
         into a container made before the block (a view that is kept shows an edit made in place through it). After the
         loop `run.result` is what the pipeline returned.
         """
-        from dg_tools.models.tracing import RunTracer
+        from dg_tools.models.tracing import RunTracer, is_displaced
 
         check_cache(self.transformer)
         check_uncompiled(self.pipeline.transformer)
+        if is_displaced(self.transformer):
+            self.unwrap()
         arguments = self.arguments(prompt, **kwargs)
         named = {self.family.prompt: arguments.pop(self.family.prompt)}
         return self.nnsight.trace(named, tracer_cls=lambda *a, **k: RunTracer(self, *a, **k), **arguments)

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from dg_tools.models.dit import DiT
+from dg_tools.models.weights import acting_weights
 
 PACKAGES = ("torch", "diffusers", "transformers", "nnsight")
 version = cache(importlib.metadata.version)  # each call reads a file
@@ -23,30 +24,40 @@ _KNOWN: WeakKeyDictionary[torch.nn.Module, tuple[tuple, str]] = WeakKeyDictionar
 
 
 def weights_hash(dit: DiT) -> str:
-    """A hash of every weight of the transformer, in order (16 hexadecimal digits).
+    """A hash of every weight of the transformer that acts, in order (16 hexadecimal digits).
+
+    Quantised weights count as they are stored, offloaded ones wherever they are, LoRA with the names and scales of the
+    adapters that act: see `acting_weights`. The precision of the computation (layerwise casting, GGUF) is not in the
+    hash; `provenance` names it beside.
 
     Kept for as long as the weights look unchanged: same memory, same count of edits in place, same sum of a sample of
-    each (an edit through `.data` is not counted).
+    each (an edit through `.data` is not counted). Offloading moves them, so that their memory is not compared there.
     """
-    weights = dit.transformer.state_dict()
-    if any(v.is_meta for v in weights.values()):  # offloaded in sequence: the module holds no values
-        from accelerate.utils.modeling import get_state_dict_offloaded_model
-
-        weights = get_state_dict_offloaded_model(dit.transformer)
-    look = tuple(
-        (v.data_ptr(), v._version, v.flatten()[:: max(1, v.numel() // 64)].double().sum().item())
-        for v in (v.detach() for v in weights.values())
-        if v.numel() and not v.is_inference()
-    )
-    known = _KNOWN.get(dit.transformer)
+    transformer = dit.transformer
+    moves = any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in transformer.modules())
+    look = tuple((name, glance(value, moves)) for name, value in acting_weights(transformer))
+    known = _KNOWN.get(transformer)
     if known is not None and known[0] == look:
         return known[1]
     digest = hashlib.sha256()
-    for name, value in weights.items():
+    for name, value in acting_weights(transformer):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    _KNOWN[dit.transformer] = look, digest.hexdigest()[:16]
-    return _KNOWN[dit.transformer][1]
+        digest.update(value.encode() if isinstance(value, str) else stored_bytes(value).cpu().numpy().data)
+    _KNOWN[transformer] = look, digest.hexdigest()[:16]
+    return _KNOWN[transformer][1]
+
+
+def glance(value: torch.Tensor | str, moves: bool) -> tuple:
+    """What is compared to see whether a weight is still the same."""
+    if isinstance(value, str) or value.is_inference() or not value.numel():
+        return (value,) if isinstance(value, str) else (value.numel(),)
+    sample = stored_bytes(value.flatten()[:: max(1, value.numel() // 64)]).sum().item()
+    return (None if moves else value.data_ptr(), value._version, sample)
+
+
+def stored_bytes(value: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, in its order."""
+    return value.contiguous().flatten().view(torch.uint8)
 
 
 def provenance(dit: DiT) -> dict[str, Any]:

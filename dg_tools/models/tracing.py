@@ -15,6 +15,7 @@ import torch
 from nnsight import NNsight
 from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.eproperty import eproperty
+from nnsight.intervention.source import Controller
 from nnsight.intervention.tracer import InterleavingTracer
 
 from dg_tools.families import BlockList, Stream, bind
@@ -33,9 +34,12 @@ class PipelineModule(torch.nn.Module):
     def __init__(self, pipeline: Any) -> None:
         super().__init__()
         self.pipeline = pipeline
+        self.own_forwards: dict[torch.nn.Module, Any] = {}
         for name, component in pipeline.components.items():
             if isinstance(component, torch.nn.Module):
                 self.add_module(name, component)
+                own = {m: vars(m)["forward"] for m in component.modules() if "forward" in vars(m)}
+                self.own_forwards |= own  # offloading sits there: nnsight takes its place, and `unwrap` gives it back
 
     def forward(self, prompt: dict[str, Any], **kwargs: Any) -> Any:
         """`prompt` by the name of the pipeline's argument, which need not be the first; nnsight asks for a first."""
@@ -96,9 +100,18 @@ def wrap(dit: Model) -> NNsight:
 
 def unwrap(model: NNsight) -> None:
     """Undo what wrapping left on the modules."""
+    own = model._module.own_forwards
     for module in model._module.modules():
-        for name in ("forward", "__nnsight__"):
-            module.__dict__.pop(name, None)
+        if isinstance(vars(module).get("forward"), Controller):
+            del module.__dict__["forward"]
+            if module in own:
+                module.__dict__["forward"] = own[module]
+        module.__dict__.pop("__nnsight__", None)
+
+
+def is_displaced(transformer: torch.nn.Module) -> bool:
+    """Whether something has taken the place of nnsight's forward since, as model offloading does after each run."""
+    return not isinstance(vars(transformer).get("forward"), Controller)
 
 
 class GuardedTracer(InterleavingTracer):

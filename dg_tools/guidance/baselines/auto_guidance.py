@@ -16,6 +16,7 @@ from dg_tools.forward.call import Call
 from dg_tools.forward.compiled import compiled_parts, stepping
 from dg_tools.guidance.baselines.perturbed import Again, Perturbed
 from dg_tools.models.dit import DiT
+from dg_tools.models.weights import check_noise
 
 
 class AutoGuidance(Perturbed):
@@ -66,9 +67,10 @@ class AutoGuidance(Perturbed):
         return super().new(**{"weak_model": self.weak_model, **changes})
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """As in `Perturbed`, and ValueError for a weak model that does not fit."""
+        """As in `Perturbed`, and ValueError for a weak model that does not fit, or weights that take no noise."""
         super().check(dit, steps, height, width)
         if self.weak_model is None:
+            check_noise(dit.transformer)
             return
         own = dit.transformer
         compiled_parts(self.weak_model)  # compiled as a whole: refused
