@@ -25,7 +25,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 
 from dg_tools.guidance.auto import auto_profile
-from dg_tools.guidance.from_profile import as_disrupt, settings_of
+from dg_tools.guidance.from_profile import as_disrupt, disruption, settings_of
 from dg_tools.guidance.matching import Match, check_match, matched
 from dg_tools.guidance.modular import ModularGuidance
 from dg_tools.guidance.settings import alias, item
@@ -244,12 +244,15 @@ class DetailGuidance(ModularGuidance):
 
         Raises:
             TypeError, ValueError: an attribute that was set to what cannot work.
+            RuntimeError: `auto` found no weak model that lacks detail, or no massive channel.
         """
         super().resolved(dit)
         if not self.auto or not self.pushes:
             return self
         profile = auto_profile(dit, **kwargs)
-        return self.new(disrupt=Disrupt(profile["channels"], profile["block"]).to_json())
+        if profile["block"] is None:
+            raise RuntimeError(f'disrupt="auto": {profile["verdict"]}')
+        return self.new(disrupt=disruption(profile, "auto").to_json())
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """Raise before any forward for settings that do not fit this model, or a run of `steps` on it."""

@@ -10,7 +10,8 @@ from dg_tools.interventions import Disrupt
 from dg_tools.models.files import ZOO
 from dg_tools.models.profiles import PUBLISHED, read_profile
 
-SCALES = ("guidance_scale", "detail_guidance_scale")
+SCALES = ("guidance_scale", "detail_guidance_scale", "match")
+DOSE = ("mode", "rho")  # of the disruption; without them it zeroes
 WINDOW = ("detail_guidance_start", "detail_guidance_stop")
 
 
@@ -43,7 +44,7 @@ def as_disrupt(source: Any) -> Disrupt | None:
 
 
 def disruption(profile: Mapping[str, Any], name: str) -> Disrupt:
-    """The disruption of a profile: its channels at its block.
+    """The disruption of a profile: its channels at its block, and its dose where it says one.
 
     Raises:
         ValueError: it names no block.
@@ -52,8 +53,10 @@ def disruption(profile: Mapping[str, Any], name: str) -> Disrupt:
         raise ValueError(
             f"the profile of {name!r} names channels {profile['channels']} and no block, since none is published "
             f"({profile['source']}): pass Disrupt(channels, block), or 'auto'"
+            if "verdict" not in profile
+            else f"the profile of {name!r} names no block: {profile['verdict']}"
         )
-    return Disrupt(profile["channels"], profile["block"])
+    return Disrupt(profile["channels"], profile["block"], **{name: profile[name] for name in DOSE if name in profile})
 
 
 def settings_of(source: str | Path | dict[str, Any]) -> dict[str, Any]:

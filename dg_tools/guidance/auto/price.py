@@ -1,0 +1,127 @@
+"""What will `auto` cost? Said before it begins, in forwards, pictures, seconds and memory.
+
+One picture is one plain picture with classifier-free guidance, at the pipeline's default size and steps, decoded.
+`auto` costs at most 20 of them on any model: 6 for the scan, 14 for the guided samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dg_tools.guidance.auto.scan import BLOCKS, RHOS, SIGMAS
+from dg_tools.guidance.auto.trial import share_after
+from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import decode, spatial
+from dg_tools.onestep import first_call, velocity, without_state
+
+SCANNED = 4  # pictures of the scan
+SAMPLED = 3  # prompts of the guided samples, each also scanned, so that its plain picture is there
+FINALISTS = 2
+WEIGHTS = (0.5, 1.0)
+SCAN_PICTURES, SAMPLE_PICTURES = 6.0, 14.0  # at most, in plain CFG pictures
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a choice costs at most.
+
+    Attributes:
+        forwards: row-forwards of the whole transformer (a partial forward counts in part).
+        decodes: pictures through the VAE.
+        pictures: the same in plain CFG pictures at the default size and steps.
+        seconds: by one timed forward and one timed decode at the requested size.
+        memory: bytes: the weights, and what is kept of the blocks' outputs.
+        forward_seconds, decode_seconds: of one row.
+
+    Example:
+        >>> print(Forecast(900.0, 21, 16.4, 45.0, 2.5e9, 0.05, 0.02))
+        at most 900 forwards and 21 decoded pictures (16.4 plain CFG pictures): about 45 s, 2.5 GB
+    """
+
+    forwards: float
+    decodes: int
+    pictures: float
+    seconds: float
+    memory: float
+    forward_seconds: float
+    decode_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"at most {self.forwards:.0f} forwards and {self.decodes} decoded pictures ({self.pictures:.1f} plain CFG "
+            f"pictures): about {self.seconds:.0f} s, {self.memory / 1e9:.2g} GB"
+        )
+
+
+def picture_rows(dit: DiT) -> int:
+    """Row-forwards of a plain CFG picture at the pipeline's default steps."""
+    return 2 * dit.default_steps
+
+
+def scan_room(dit: DiT, steps: int) -> float:
+    """Row-forwards that one picture's trials in the scan may cost, beside drawing and reading it."""
+    fixed = steps + 2 * len(SIGMAS)  # drawn; read for massive channels; c
+    return SCAN_PICTURES * picture_rows(dit) / SCANNED - fixed
+
+
+def sample_rows(dit: DiT, blocks: list[int], steps: int, gain_runs: int) -> float:
+    """Row-forwards of the guided samples with their disruptions at these blocks (one per finalist)."""
+    guided = sum(1 + share_after(dit, block) for block in blocks) * len(WEIGHTS)
+    return SAMPLED * steps * (guided + gain_runs)
+
+
+def timed(dit: DiT, function: Callable[[], Any]) -> float:
+    """Seconds of the second of two calls: the first one also prepares."""
+    seconds = 0.0
+    for _ in range(2):
+        if dit.device.type == "cuda":
+            torch.cuda.synchronize(dit.device)
+        began = time.perf_counter()
+        function()
+        if dit.device.type == "cuda":
+            torch.cuda.synchronize(dit.device)
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def forecast(dit: DiT, prompt: str, *, chunk: int = 2, **kwargs: Any) -> Forecast:
+    """What a choice by `auto` costs at most, from two timed forwards and two timed decodes of one row.
+
+    Args:
+        dit: the model.
+        prompt: any.
+        chunk: pictures at once.
+        **kwargs: as in `auto_profile`.
+    """
+    steps = kwargs.get("steps") or dit.default_steps
+    size = dit.size(kwargs.get("height"), kwargs.get("width"))
+    call = {k: v for k, v in kwargs.items() if k not in ("steps", "height", "width")}
+    first = first_call(dit, [prompt], **{"seed": 0, **call, "steps": 1, "height": size[0], "width": size[1]})
+    z, inputs = spatial(dit, first["hidden_states"], *size), without_state(first)
+    forward = timed(dit, lambda: velocity(dit, z, 0.5, inputs))
+    with dit.running():
+        decoding = timed(dit, lambda: decode(dit, z, output_type="pt"))
+    count = len(dit.blocks)
+    tried = [round(i * (count - 1) / max(1, BLOCKS - 1)) for i in range(min(BLOCKS, count))]
+    trials = len(SIGMAS) * len(RHOS) * sum(share_after(dit, b) for b in tried)
+    scan = SCANNED * (steps + 2 * len(SIGMAS) + min(trials, max(0.0, scan_room(dit, steps))))
+    samples = sample_rows(dit, tried[:1] * FINALISTS, steps, FINALISTS)
+    decodes = SAMPLED * (1 + FINALISTS * (len(WEIGHTS) + 1))
+    unit = picture_rows(dit) * forward + decoding
+    pictures = min((scan * forward) / unit, SCAN_PICTURES)
+    pictures += min((samples * forward + decodes * decoding) / unit, SAMPLE_PICTURES)
+    weights = sum(
+        tensor.numel() * tensor.element_size()
+        for part in dit.pipeline.components.values()
+        if isinstance(part, torch.nn.Module)
+        for tensor in part.parameters()
+    )
+    rows, columns = dit.grid(*size)
+    kept = chunk * len(tried) * rows * columns * dit.width * dit.dtype.itemsize
+    seconds = (scan + samples) * forward + decodes * decoding
+    return Forecast(scan + samples, decodes, pictures, seconds, weights + kept, forward, decoding)
