@@ -11,6 +11,8 @@ from hand import by_hand, near
 import dg_tools as dg
 from dg_tools.experiments.directions import noised_copy
 from dg_tools.guidance import auto
+from dg_tools.guidance.auto import price, samples, scan, store
+from dg_tools.metrics import WeakModelRule
 from dg_tools.models.provenance import weights_hash
 
 CALL = {**tiny.CALL, "steps": 2, "progress": False}
@@ -91,14 +93,17 @@ class TestEveryKind:
     def test_auto(self, models, kind, monkeypatch, tmp_path):
         """It chooses, keeps the choice under the hash, and reads it again."""
         dit = models(kind)
-        monkeypatch.setattr(auto, "cache_folder", lambda: tmp_path)
-        monkeypatch.setattr(auto, "PROMPTS", ("red apple", "owl"))
-        monkeypatch.setattr(auto, "SIGMAS", (0.5,))
-        monkeypatch.setattr(auto, "CONTROLS", 1)
+        monkeypatch.setattr(store, "cache_folder", lambda: tmp_path)
+        monkeypatch.setattr(scan, "SIGMAS", (0.5,))
+        monkeypatch.setattr(scan, "RHOS", (2.0,))
+        monkeypatch.setattr(price, "FINALISTS", 1)
+        monkeypatch.setattr(samples, "LOW_KEPT", -1.0)
+        # random weights lack detail by chance only: here every weak model counts
+        monkeypatch.setattr(scan, "RULE", WeakModelRule(-99.0, 99.0, -1.0, 0.0, -99.0, -99.0))
         profile = auto.auto_profile(dit, **CALL)
-        assert set(profile["channels"]) >= {5, 20}
+        assert set(profile["channels"]) >= {5, 20} and profile["rho"] == 2.0
         assert [file.stem for file in tmp_path.iterdir()] == [weights_hash(dit)]
-        monkeypatch.setattr(auto, "sweep", lambda *a: pytest.fail("swept again"))
+        monkeypatch.setattr(scan, "trial_of", lambda *a: pytest.fail("scanned again"))
         assert auto.auto_profile(dit, **CALL) == profile
 
     def test_noise(self, models, kind):

@@ -83,7 +83,7 @@ def trial_of(
         predictions = weak_predictions(dit, z, sigma, inputs, edits, spend)
         cond, _ = next(predictions)
         for row, (weak, kept) in zip(rows, predictions, strict=True):
-            deficit = detail_deficit(z, cond, weak, sigma)
+            deficit = detail_deficit(z.cpu(), cond.cpu(), weak.cpu(), sigma)
             row["steps"].append({name: getattr(deficit, name).tolist() for name in Deficit._fields})
             row["kept"].append(kept.tolist())
     return rows
