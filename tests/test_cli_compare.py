@@ -17,7 +17,7 @@ from dg_tools.generation.recipes import again, read_picture, recipe
 from dg_tools.guidance.baselines.registry import BASELINES
 
 QUICK = ["--steps", "3"]
-EVERY = ["PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar"]
+EVERY = ["PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar", "Gain", "DetailDaemon"]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
 from dg_tools.guidance.base import Guidance, Seen
 from dg_tools.guidance.baselines.combined import Combined
+from dg_tools.guidance.baselines.one_pass import OnePass
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.passes import Passes, Prediction, Way
 from dg_tools.models.dit import DiT
@@ -80,6 +81,7 @@ class GuidedForward:
                 f"guidance_scale={self.guider.guidance_scale:g}: say the same scale in both, or leave the guider's out"
             )
         self.scale = self.guider.guidance_scale if scale is None else scale
+        self.passes.scale = self.scale
         self.guider.check_scale(self.scale)
         config = self.dit.transformer.config
         if getattr(config, "out_channels", None) == 2 * config.in_channels:
@@ -90,7 +92,7 @@ class GuidedForward:
                 )
             if isinstance(self.guider, DetailGuidance) and self.guider.match != "none":
                 raise ValueError(f"match={self.guider.match!r} splits a whole prediction, and {half}")
-        if self.dit.family.rescaling and self.scale > 1 and self.guider.pushes:
+        if self.dit.family.rescaling and self.scale > 1 and self.guider.pushes and not isinstance(self.guider, OnePass):
             self.passes.warn_once(self.dit.family.rescaling)
 
     def combined(

@@ -20,6 +20,7 @@ from dg_tools.forward.fork import foreign_hooks, forked, nested_rows, own_proces
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import BETWEEN_BLOCKS, Restart, why_not
 from dg_tools.guidance.base import Guidance
+from dg_tools.guidance.baselines.one_pass import OnePass
 from dg_tools.guidance.baselines.perturbed import Perturbed
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.run import Run, disrupting
@@ -52,6 +53,7 @@ class Passes:
         self.run = Run()
         self.unguided: Callable[..., Any] = dit.transformer.forward
         self.warnings: set[str] = set()
+        self.scale = 1.0  # the run's CFG scale
 
     def __call__(self, inputs: dict[str, Any], call: Call, needed: bool) -> tuple[torch.Tensor, Prediction]:
         """The prediction of all rows, and the degraded one of the conditional rows where it is needed."""
@@ -76,6 +78,8 @@ class Passes:
 
     def own(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
         """The pipeline's own pass, all rows; with the guidance's edit of it on, where there is one."""
+        if isinstance(self.guider, OnePass):
+            return self.one_pass(self.guider, inputs, call)
         edit = self.own_edit(call)
         if edit is None:
             return self.unguided(**inputs)[0]
@@ -84,6 +88,22 @@ class Passes:
             prediction = self.unguided(**inputs)[0]
         self.run.disrupted(call, attachment.changes[0].total())
         return prediction
+
+    def one_pass(self, guider: OnePass, inputs: dict[str, Any], call: Call) -> torch.Tensor:
+        """The same, where the guidance changes what it is told, or what it gives."""
+        assert call.step is not None and call.steps is not None
+        if not guider.acts(call.step, call.steps):
+            return self.unguided(**inputs)[0]
+        about = (call, call.steps, self.scale)
+        told = guider.told(inputs, *about)
+        prediction = self.unguided(**told)[0]
+        given = guider.given(prediction, inputs, *about)
+        if told is inputs:  # this is the prediction without it
+            self.run.add(call.step, prediction, given, given - prediction, call.sigma)
+        else:
+            self.run.acted(call.step, given)
+        self.run.note(guider.note(call.steps, self.scale))
+        return given
 
     def why_whole(self, inputs: dict[str, Any]) -> str | None:
         """Why the disrupted pass cannot start from a stored output, in words; None where it can."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dg_tools.forward.call import Call
+from dg_tools.interventions import Disrupt
 from dg_tools.interventions.report import read
 
 logger = logging.getLogger("dg_tools")
@@ -27,7 +28,10 @@ class Plan(Protocol):
     """What a guidance says of its steps."""
 
     weight: float
-    in_pass: bool
+
+    @property
+    def own_edit(self) -> Disrupt | None:
+        """The edit that is on in CFG's own passes."""
 
     @property
     def pushes(self) -> bool:
@@ -50,8 +54,9 @@ class Report:
         guided: those that it acted in.
         push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step (what guides of c - d, where a guidance
             uses a part of it); for a guidance without a degraded prediction (APG, CFG-Zero*) ||D - c|| / ||c||, where D
-            is what it gives; so too where the unconditional rows are disrupted: CFG's own push is a part of it. Empty
-            where one pass gives D alone.
+            is what it gives; so too where the unconditional rows are disrupted: CFG's own push is a part of it. For
+            `Gain`, d is the prediction times the gain, and the push d - c, over CFG's rows too. Empty where one pass
+            gives D alone.
         change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model; without one, u for d.
             Empty where `push` is.
         at_block: by guided step, ||edited - output|| / ||output|| of the disrupted block's output; None for a step in
@@ -135,9 +140,10 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """The counts and the means alone, as plain JSON: what a picture carries."""
         counts = {"steps": self.steps, "planned": len(self.planned), "guided": len(self.guided)}
-        done: dict[str, Any] = {"push": self.mean_push, "change": self.mean_change}
+        known = bool(self.push) or not self.guided
+        done = {name: getattr(self, f"mean_{name}") if known else None for name in ("push", "change")}
         if self.in_pass:
-            done = {**(done if self.push else {"push": None, "change": None}), "at_block": self.mean_at_block}
+            done["at_block"] = self.mean_at_block
         return {**counts, **done, "finished": self.finished}
 
     def to_json(self) -> dict[str, Any]:
@@ -236,9 +242,10 @@ class Log:
         broken = [s for s, change in zip(known, report.change, strict=True) if not change < float("inf")]
         broken += [s for s, finite in self.alone.items() if not finite]
         if broken:
+            which = "prediction" if self.in_pass or self.alone else "degraded prediction"
             raise RuntimeError(
-                f"the {'' if self.in_pass else 'degraded '}prediction is not finite in {named(broken)}: the hidden "
-                "states overflow this dtype; take a smaller dose, or float32 or bfloat16"
+                f"the {which} is not finite in {named(broken)}: the hidden states overflow this dtype; take a smaller "
+                "dose, or float32 or bfloat16"
             )
         if self.weight and report.planned and report.nil == report.guided:
             raise RuntimeError(
@@ -253,7 +260,7 @@ class Log:
 def log_of(guider: Plan, steps: int) -> Log:
     """The empty log of a run of `steps` steps."""
     planned = [i for i in range(steps) if guider.acts(i, steps)]
-    return Log(steps, planned, guider.weight or float(guider.pushes), guider.in_pass)
+    return Log(steps, planned, guider.weight or float(guider.pushes), guider.own_edit is not None)
 
 
 def named(steps: Sequence[int]) -> str:

@@ -52,6 +52,11 @@ class Run:
         if self._log is not None:
             self._log.acted(step, prediction)
 
+    def note(self, sentence: str) -> None:
+        """A sentence of this run's report, once."""
+        if self._log is not None and sentence and sentence not in self._log.notes:
+            self._log.notes.append(sentence)
+
     def disrupted(self, call: Call, sums: Tensor) -> None:
         """One disrupted block output, as in `Log`."""
         if self._log is not None:

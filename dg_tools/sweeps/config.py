@@ -44,8 +44,9 @@ class Config:
         model, device: as in `dg.load`; not used where `sweep` is given a model. Several processes have a device each.
         baselines: `CFG`, over as many scales as DG has settings, and `control`: DG's own grid with another disruption,
             a shift of the same norm on as many other channels; and those of `dg.baselines` by name. `PAG`, `SLG` and
-            `SEG` act in one block each, on DG's grid; `AutoGuidance` and `Blurred`, which have no block, try more
-            weights instead; `APG` and `CFGZeroStar` try CFG's scales.
+            `SEG` act in one block each, on DG's grid; `AutoGuidance`, `Blurred`, `Gain` (1 + w / 5) and
+            `DetailDaemon` (amount w), which have no block, try more weights instead; `APG` and `CFGZeroStar` try CFG's
+            scales.
         cfg_scales: the scales of `CFG`, exactly as many as DG has settings; None: those of `guidance_scales`, and more
             spread evenly in the logarithm between 1 and `cfg_most`.
         steps, height, width: the pipeline's defaults where None.

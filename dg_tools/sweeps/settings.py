@@ -37,7 +37,7 @@ class Setting:
     def guider(self) -> BaseGuidance | None:
         """What `sampling.run` takes."""
         baseline = BASELINES.get(self.guidance)
-        if baseline is not None and not baseline.weighted:
+        if baseline is not None and not baseline.takes_weight:
             return baseline.guider(self.s)
         if not self.w:
             return None
@@ -59,7 +59,7 @@ class Setting:
         return cls(**{**values, "channels": tuple(values["channels"]), "window": tuple(values["window"])})
 
     def __str__(self) -> str:
-        scaled = self.guidance in BASELINES and not BASELINES[self.guidance].weighted
+        scaled = self.guidance in BASELINES and not BASELINES[self.guidance].takes_weight
         parts = [f"{self.guidance if scaled else 'CFG'} {self.s:g}"] if self.s > 1 else []
         if self.w:
             where = "" if self.block is None else f" at block {self.block}"
@@ -106,10 +106,10 @@ def settings_of_baseline(name: str, config: Config, blocks: Sequence[int], grid:
     """
     if name == "control":
         return [replace(setting, guidance=name) for setting in grid]
-    if not BASELINES[name].weighted:
+    if not BASELINES[name].takes_weight:
         return [Setting(name, s) for s in cfg_scales(config, len(grid))]
     where: Sequence[int | None] = blocks if BASELINES[name].in_blocks else [None]
-    windows = config.windows
+    windows = config.windows if BASELINES[name].windowed else [(0.0, 1.0)]
     dg_weights = [float(w) for w in config.detail_guidance_scales]
     count = len(grid) // (len(where) * len(windows) * len(config.guidance_scales))
     weights = spread(dg_weights, count, min(dg_weights) / 2, max(dg_weights) * 2)

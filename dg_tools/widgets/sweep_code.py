@@ -24,10 +24,15 @@ def guidance_code(setting: Setting) -> list[str]:
     """Lines that end in `guidance = ...`, for the guider of `Setting.guider`."""
     name, s, w, window = setting.guidance, setting.s, setting.w, setting.window
     baseline = BASELINES.get(name)
-    if baseline is not None and not baseline.weighted:
+    if baseline is not None and not baseline.takes_weight:
         return [f"guidance = {'dg.CFG' if name == 'CFG' else f'dg.baselines.{name}'}({s!r})"]
     if not w:
         return ["guidance = None"]
+    if baseline is not None and baseline.strength:
+        guider = baseline.guider(s, w, window=window)
+        when = f", start={window[0]!r}, stop={window[1]!r}" if baseline.windowed and window != (0.0, 1.0) else ""
+        strength = f"{baseline.strength}={getattr(guider, baseline.strength)!r}"
+        return [f"guidance = dg.baselines.{name}({s!r}, {strength}{when})"]
     if baseline is not None:
         where = f"blocks={setting.block}, " if baseline.in_blocks else ""
         return [f"guidance = dg.baselines.{name}({s!r}, {w!r}, {where}window={window!r})"]

@@ -16,6 +16,8 @@ Which code computes it, and why (diffusers 0.42; `tests/test_baselines.py` shows
 | `Blurred` | the predicted picture, blurred | ours: unsharp masking of x0 | ours: there is none |
 | `APG` | u, projected | arXiv 2410.02416 | diffusers' function, given the predicted pictures x0 that the paper projects; its guider gives it velocities |
 | `CFGZeroStar` | u, rescaled | arXiv 2503.18886 | diffusers': right |
+| `Gain` | none: the guided velocity, or x0, times a number | ours: what a weak model that is quieter than c buys | ours: there is none |
+| `DetailDaemon` | none: the model is told a lower noise level in mid-run | muerrilla's sd-webui-detail-daemon, Jonseed's ComfyUI-Detail-Daemon | ours, after their formula: theirs are of other programs |
 
 PAG, SLG, SEG and `Blurred` know the layouts of SD3, SD3.5 and FLUX.1 and refuse other families.
 """  # noqa: E501
@@ -29,12 +31,14 @@ from dg_tools.guidance.baselines.registry import BASELINES, HOME, RIVALS
 
 _HOME = {name: BASELINES[name].module.removeprefix(f"{HOME}.") for name in RIVALS} | {"Perturbed": "perturbed"}
 
-__all__ = ["APG", "PAG", "SEG", "SLG", "AutoGuidance", "Blurred", "CFGZeroStar", "Perturbed"]
+__all__ = ["APG", "PAG", "SEG", "SLG", "AutoGuidance", "Blurred", "CFGZeroStar", "DetailDaemon", "Gain", "Perturbed"]
 
 if TYPE_CHECKING:
     from dg_tools.guidance.baselines.auto_guidance import AutoGuidance
     from dg_tools.guidance.baselines.blurred import Blurred
     from dg_tools.guidance.baselines.combined import APG, CFGZeroStar
+    from dg_tools.guidance.baselines.daemon import DetailDaemon
+    from dg_tools.guidance.baselines.gain import Gain
     from dg_tools.guidance.baselines.pag import PAG
     from dg_tools.guidance.baselines.perturbed import Perturbed
     from dg_tools.guidance.baselines.seg import SEG

@@ -25,8 +25,12 @@ class Baseline:
             in another way: they take the CFG scale s only, and need it above 1.
         in_blocks: it needs `blocks=`, which it perturbs.
         weak_model: it can take another transformer as the weak model.
-        any_family: it works on every family (APG and CFG-Zero* where a velocity is predicted); the others on SD3, SD3.5
-            and FLUX.1 only.
+        any_family: it works on every family (APG, CFG-Zero*, Gain and Detail Daemon where a velocity is predicted);
+            the others on SD3, SD3.5 and FLUX.1 only.
+        strength: of one that works in the run's own passes, at any CFG scale: the setting that a weight w sets.
+        least, unit: that setting is `least` + `unit` w, so that w = 0 is off. A gain counts fifths: w is what it is to
+            a weak model that holds 0.8 of c.
+        windowed: it takes the window of `guider`; Detail Daemon has a bump of its own.
         settings: further settings with their defaults.
     """
 
@@ -36,7 +40,16 @@ class Baseline:
     in_blocks: bool = False
     weak_model: bool = False
     any_family: bool = False
+    strength: str = ""
+    least: float = 0.0
+    unit: float = 1.0
+    windowed: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes_weight(self) -> bool:
+        """Whether a weight w says how strong it is, besides the CFG scale."""
+        return self.weighted or bool(self.strength)
 
     @property
     def guidance(self) -> type[BaseGuidance]:
@@ -56,14 +69,18 @@ class Baseline:
 
         Args:
             scale: the usual CFG scale s, 1 = off.
-            weight: w, 0 = off; where `weighted`.
+            weight: w, 0 = off; where `takes_weight`.
             blocks: indices into `dit.blocks`; where `in_blocks`, and needed there.
-            window: (start, stop) of the degraded prediction, as fractions of the steps; where `weighted`.
+            window: (start, stop) of the degraded prediction, as fractions of the steps; where `takes_weight`, and
+                `windowed`.
             **settings: further ones of this baseline.
 
         Raises:
             ValueError: no blocks where they are needed, or what the guider itself refuses.
         """
+        if self.strength:
+            when = dict(zip(("start", "stop"), window, strict=True)) if self.windowed else {}
+            return self.guidance(scale, **{self.strength: self.least + self.unit * weight, **when, **settings})
         if not self.weighted:
             return self.guidance(guidance_scale=scale, **settings)
         if not self.in_blocks:
@@ -92,6 +109,17 @@ BASELINES: dict[str, Baseline] = {
         Baseline("Blurred", f"{HOME}.blurred", weighted=True, settings={"sigma": 1.0}),
         Baseline("APG", f"{HOME}.combined", any_family=True, settings={"eta": 0.0, "norm": 0.0, "momentum": 0.0}),
         Baseline("CFGZeroStar", f"{HOME}.combined", any_family=True, settings={"zero_steps": 1}),
+        Baseline(
+            "Gain", f"{HOME}.gain", any_family=True, strength="gain", least=1.0, unit=0.2, settings={"of": "velocity"}
+        ),
+        Baseline(
+            "DetailDaemon",
+            f"{HOME}.daemon",
+            any_family=True,
+            strength="amount",
+            windowed=False,
+            settings={"start": 0.2, "stop": 0.8, "bias": 0.5, "exponent": 1.0, "smooth": True},
+        ),
     )
 }
 RIVALS = tuple(name for name in BASELINES if name != "CFG")  # those in `dg.baselines`
