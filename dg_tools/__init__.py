@@ -16,6 +16,7 @@ _HOME = {
     "Disrupt": "interventions",
     "CFG": "guidance.cfg",
     "DetailGuidance": "guidance.detail",
+    "DetailKnob": "guidance.knob",
     "detail_guidance": "guidance.classic",
     "generate": "generation._generate",
     "denoise_error": "experiments",
@@ -28,6 +29,7 @@ _HOME = {
 __all__ = [
     "CFG",
     "DetailGuidance",
+    "DetailKnob",
     "Disrupt",
     "capture",
     "capture_image",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from dg_tools.guidance.cfg import CFG
     from dg_tools.guidance.classic import detail_guidance
     from dg_tools.guidance.detail import DetailGuidance
+    from dg_tools.guidance.knob import DetailKnob
     from dg_tools.interventions import Disrupt
     from dg_tools.massive import find_massive
     from dg_tools.models._load import load

@@ -25,7 +25,7 @@ LAYERS = [
     ["guidance.base", "guidance.report", "guidance.cfg", "guidance.auto", "guidance.from_profile"],
     ["guidance.run"],
     ["guidance.modular"],
-    ["guidance.detail"],
+    ["guidance.detail", "guidance.knob"],
     ["guidance.baselines"],
     ["guidance.passes"],
     ["guidance.guided_forward"],

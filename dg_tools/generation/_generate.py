@@ -116,7 +116,8 @@ def generate(
         dit: from `load`.
         prompt, seed: one or several.
         steps, height, width: the pipeline's defaults where None.
-        guidance: None (s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, one of `baselines`, or a list of these.
+        guidance: None (s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, `DetailKnob(channels, block, rho)`, one
+            of `baselines`, or a list of these.
         edits: None, a `Disrupt`, or a list whose items are None, a `Disrupt` or a list of them used together.
         progress: show a bar.
         **kwargs: passed to the pipeline's call.

@@ -31,7 +31,7 @@ MODEL = ("model", "weights", "dtype", "device", "versions")  # the facts of a mo
 PICTURE = ("prompt", "seed", "steps", "height", "width")
 NEEDED = (*MODEL, *PICTURE, "guidance")
 GUIDED = "guided"  # what the guidance did; not needed, and not compared
-GUIDANCES = ("CFG", "DetailGuidance", *RIVALS)
+GUIDANCES = ("CFG", "DetailGuidance", "DetailKnob", *RIVALS)
 DTYPES = ("float32", "bfloat16", "float16")
 EXPLORED = ("scale", "detail_guidance_scale", "channels", "block", "detail_guidance_start", "detail_guidance_stop")
 
@@ -44,8 +44,8 @@ def recipe(
     Args:
         dit: the model that made it.
         settings: the picture's, from `Generation.settings`.
-        guidance: None, a `CFG`, a `DetailGuidance` that names its disruption, or one of `baselines` without a weak
-            model of its own.
+        guidance: None, a `CFG`, a `DetailGuidance` that names its disruption, a `DetailKnob`, or one of `baselines`
+            without a weak model of its own.
         guided: what the guidance did; the picture says it, and it plays no part when the picture is made again.
 
     Raises:
@@ -219,4 +219,8 @@ def guidance_of(made_by: dict[str, Any]) -> BaseGuidance | None:
         from dg_tools.guidance.detail import DetailGuidance
 
         return DetailGuidance(**config)
+    if name == "DetailKnob":
+        from dg_tools.guidance.knob import DetailKnob
+
+        return DetailKnob(**config)
     return BASELINES[name].guidance(**config)
