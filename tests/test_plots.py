@@ -98,3 +98,20 @@ def test_pooling_keeps_every_spike():
     assert rows[y] <= 4001 < rows[y] + 32 and columns[x] <= 1377 < columns[x] + 5
     assert spike(size, int(rows[y]), int(columns[x])) == (4001, 1377)
     assert spike(size[:5, :7], 3, 2) == (3, 2)
+
+
+def test_two_faces_draws_scores_gains_and_what_counts():
+    rows = [
+        {"block": b, "rho": r, "score": b + r, "score_low": b, "score_high": b + 3, "gain": r, "eligible": b == 1}
+        for b in (0, 1)
+        for r in (0.5, 2.0)
+    ]
+    figure = plots.two_faces({"one": rows, "two": {"scan": rows}})
+    left, right = figure.axes[2:]
+    assert len(figure.axes) == 4 and left.get_title() == "two: detail lacking beyond gain"
+    lines = {line.get_label(): line.get_ydata() for line in left.lines}
+    assert list(lines["rho 2"]) == [2.0, 3.0] and list(right.lines[-1].get_ydata()) == [2.0, 2.0]
+    points = next(c for c in left.collections if len(c.get_offsets()) == 2)
+    faces = points.get_facecolor()
+    assert tuple(faces[0]) == (1.0, 1.0, 1.0, 1.0) != tuple(faces[1])
+    assert plots.two_faces({"scan": rows}).axes[0].get_title() == "detail lacking beyond gain"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ from dg_tools.sweeps import open_sweep, read_config
 from dg_tools.sweeps.choose import best, scores
 from dg_tools.sweeps.config import COMPARED
 from dg_tools.sweeps.settings import Setting, settings_of, spread
+from dg_tools.widgets.sweep_code import guidance_code
+from dg_tools.widgets.sweep_lookup import StoredSweep, coordinates
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("red apple", "owl", "a tree", "sun on blue", "fish")
@@ -368,6 +371,37 @@ def test_as_many_settings_for_every_guidance(settings, dit):
     assert len(set(scales)) == 6 and 3.0 in scales and min(scales) > 1 and max(scales) < 8
     gaps = np.diff(np.log([1, *scales, 8]))
     assert gaps.max() < 2.1 * gaps.min()
+
+
+def test_a_dose_is_swept_reported_and_read_back(settings, dit, tmp_path):
+    config = read_config({**settings, "rhos": [0.5, 1.5], "baselines": ["CFG", "control"]})
+    made = settings_of(config, dit)
+    doses = [s for s in made if s.guidance == "DG"]
+    assert len(doses) == 8 == sum(s.guidance == "CFG" for s in made) == sum(s.guidance == "control" for s in made)
+    for setting in doses:
+        off = dg.Disrupt([3, 5], setting.block, "scale", rho=setting.rho)
+        assert setting.guider().disrupt == off and setting.rho in (0.5, 1.5)
+        assert Setting.from_json(json.loads(json.dumps(setting.to_json()))) == setting
+        assert f"channels [3, 5] x {setting.rho:g}" in str(setting)
+        control = replace(setting, guidance="control").guider().disrupt
+        assert control == off.controls(1)[0] and control.rho == setting.rho
+        space = {"dg": dg}
+        exec("\n".join(guidance_code(setting)), space)
+        assert space["guidance"].config == setting.guider().config
+    zeroed = settings_of(read_config(settings), dit)
+    assert all("rho" not in s.to_json() for s in zeroed) and "rhos" not in read_config(settings).to_json()
+    assert coordinates(doses[0])["rho"] == 0.5 and coordinates(zeroed[1])["rho"] is None
+    with pytest.raises(ValueError, match="rhos is empty"):
+        read_config({**settings, "rhos": []})
+    one = {**settings, "rhos": [0.5, 1.5], "blocks": [2], "guidance_scales": [1.0], "seeds": [0], "baselines": []}
+    swept = dg.sweep(one, dit, progress=False)
+    guider = dg.DetailGuidance.from_profile(swept.profile)
+    assert guider.disrupt == dg.Disrupt([3, 5], 2, "scale", rho=swept.chosen["DG"].rho)
+    assert [axis.get_title().replace("\n", " ") for axis in swept.plot().axes[:2]] == [
+        f"s = 1, window [0.5, 1.0], channels [3, 5] x {rho:g}" for rho in (0.5, 1.5)
+    ]
+    stored = StoredSweep(dg.sweeps.open_sweep(swept.folder))
+    assert stored.axes["rho"] == [0.5, 1.5] and "rho" in stored.varying
 
 
 def test_command(settings, dit, tmp_path, monkeypatch, capsys):

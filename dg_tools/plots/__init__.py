@@ -31,6 +31,7 @@ from dg_tools.plots.pictures import channel_map, guidance_overview, image_grid
 from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.timestep import timestep_figure
 from dg_tools.plots.tokens import tokens_figure
+from dg_tools.plots.two_faces import two_faces
 
 __all__ = [
     "channel_map",
@@ -55,6 +56,7 @@ __all__ = [
     "token_channel_surface_plotly",
     "token_matches",
     "tokens_figure",
+    "two_faces",
 ]
 
 FIGURES: dict[str, Callable[[Any], Figure]] = {  # experiment -> the figure of its `Result`

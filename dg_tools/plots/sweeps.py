@@ -17,7 +17,7 @@ PANELS = 8
 
 
 def sweep_map(result: Any, guidance: str = "DG") -> Figure:
-    """Mean cost by block (down) and w (across), one panel for each s, window and set of channels.
+    """Mean cost by block (down) and w (across), one panel for each s, window, set of channels and rho.
 
     On the development prompts. Darker is better (less cost); struck out where the guard does not hold; the chosen cell
     is framed. One range of colours for all panels. Above: the cost of each chosen setting.
@@ -33,10 +33,12 @@ def sweep_map(result: Any, guidance: str = "DG") -> Figure:
     grid = scores[(scores["guidance"] == guidance) & (scores["w"] > 0)]
     if not len(grid):
         raise ValueError(f"no grid of {guidance!r} in this sweep; there are {sorted(set(scores['guidance']))}")
-    keys = grid[["s", "window", "channels"]].astype(str).agg(" | ".join, axis=1)
+    keys = grid[[k for k in ("s", "window", "channels", "rho") if k in grid]].astype(str).agg(" | ".join, axis=1)
     panels = list(dict.fromkeys(keys))
     if len(panels) > PANELS:
-        raise ValueError(f"{len(panels)} panels (s x window x channels); at most {PANELS} can be read in one figure")
+        raise ValueError(
+            f"{len(panels)} panels (s x window x channels x rho); at most {PANELS} can be read in one figure"
+        )
     low, high = np.nanmin(grid["cost"]), np.nanmax(grid["cost"])
     choice = result.chosen.get(guidance)
     figure, axes = plt.subplots(
@@ -50,8 +52,9 @@ def sweep_map(result: Any, guidance: str = "DG") -> Figure:
         part = grid[keys == panel]
         image = heat(axis, part, low, high, str(choice) if choice is not None else "")
         first = part.iloc[0]
+        dose = f" x {first['rho']:g}" if "rho" in grid else ""
         axis.set_title(
-            wrap(f"s = {first['s']:g}, window {first['window']}, channels {first['channels']}", 30), fontsize=8
+            wrap(f"s = {first['s']:g}, window {first['window']}, channels {first['channels']}{dose}", 30), fontsize=8
         )
     axes[0][0].set_ylabel("block")
     figure.colorbar(image, ax=axes[0].tolist(), label="cost")

@@ -148,6 +148,7 @@ def profile_of(
         "model": about["model"],
         "channels": list(setting.channels),
         "block": setting.block,
+        **({} if setting.rho is None else {"mode": "scale", "rho": setting.rho}),
         "guidance_scale": setting.s,
         "detail_guidance_scale": setting.w,
         "window": list(setting.window),

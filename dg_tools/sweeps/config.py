@@ -4,6 +4,7 @@ model: path/to/model                # as in dg.load; may be left out
 folder: sweeps/emoji                # where the cells go
 blocks: [0, 4, 8]                   # or all
 channels: [[55, 58]]                # sets; left out: the model's profile
+rhos: [0.5, 1.5]                    # factors on the channels; left out: they are zeroed
 guidance_scales: [1.0, 3.0]         # s, 1 = no CFG
 detail_guidance_scales: [0.25, 1.0] # w
 windows: [[0.0, 1.0], [0.2, 0.8]]   # of the disrupted pass, as fractions of the steps
@@ -22,7 +23,8 @@ from typing import Any
 from dg_tools.guidance.baselines.registry import RIVALS
 
 COMPARED = ("CFG", "control", *RIVALS)  # what `baselines` may name
-LISTS = ("blocks", "channels", "guidance_scales", "detail_guidance_scales", "windows", "prompts", "seeds", "baselines")
+LISTS: tuple[str, ...] = ("blocks", "channels", "rhos", "guidance_scales", "detail_guidance_scales", "windows")
+LISTS += ("prompts", "seeds", "baselines")
 WHOLE = ("seeds", "references", "reference_seed", "steps", "height", "width", "batch", "split_seed")
 
 
@@ -35,6 +37,7 @@ class Config:
         detail_guidance_scales: the paper's w, each more than 0.
         blocks: indices into `dit.blocks`, or "all".
         channels: one set, or several; None: those of the model's profile.
+        rhos: factors on the channels, such as 1.5; None: they are zeroed, the paper's form.
         guidance_scales: the usual CFG scale s under which DG acts; 1 is off.
         windows: (start, stop) of the disrupted pass, as fractions of the steps.
         prompts: strings, or {prompt, picture} with the file of a reference picture.
@@ -67,6 +70,7 @@ class Config:
     detail_guidance_scales: list[float]
     blocks: Any = "all"
     channels: Any = None
+    rhos: list[float] | None = None
     guidance_scales: list[float] = field(default_factory=lambda: [1.0])
     windows: list[Any] = field(default_factory=lambda: [[0.0, 1.0]])
     prompts: list[Any] | None = None
@@ -134,7 +138,8 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, as `read_config` takes it."""
-        return {k: list(v) if isinstance(v, range) else v for k, v in asdict(self).items()}
+        values = {k: list(v) if isinstance(v, range) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in values.items() if k != "rhos" or v is not None}
 
 
 def read_config(source: Any) -> Config:

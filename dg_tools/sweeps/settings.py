@@ -25,6 +25,7 @@ class Setting:
         guidance: `cond` (none), `DG` (with CFG where s is more than 1), or a baseline's name.
         s: the usual CFG scale, 1 = off; `w`: the paper's weight, 0 = off.
         block, channels, window: of the disruption; None and empty where there is none.
+        rho: the factor on the channels; None: they are zeroed.
     """
 
     guidance: str
@@ -33,6 +34,13 @@ class Setting:
     block: int | None = None
     channels: tuple[int, ...] = ()
     window: tuple[float, float] = (0.0, 1.0)
+    rho: float | None = None
+
+    def disruption(self) -> Disrupt:
+        """Of DG, and of its control."""
+        if self.rho is None:
+            return Disrupt(self.channels, self.block)
+        return Disrupt(self.channels, self.block, "scale", rho=self.rho)
 
     def guider(self) -> BaseGuidance | None:
         """What `sampling.run` takes."""
@@ -43,15 +51,16 @@ class Setting:
             return None
         if baseline is not None:
             return baseline.guider(self.s, self.w, blocks=self.block, window=self.window)
-        off = Disrupt(self.channels, self.block)
+        off = self.disruption()
         if self.guidance == "control":
             off = off.controls(1)[0]
         start, stop = self.window
         return DetailGuidance(self.s, self.w, off, detail_guidance_start=start, detail_guidance_stop=stop)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; also the setting's columns in a table."""
-        return {**asdict(self), "channels": list(self.channels), "window": list(self.window)}
+        """Plain JSON; also the setting's columns in a table. `rho` is there only where the sweep has some."""
+        values = {**asdict(self), "channels": list(self.channels), "window": list(self.window)}
+        return {k: v for k, v in values.items() if k != "rho" or v is not None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Setting:
@@ -64,6 +73,7 @@ class Setting:
         if self.w:
             where = "" if self.block is None else f" at block {self.block}"
             where += f", channels {list(self.channels)}" if self.channels else ""
+            where += "" if self.rho is None else f" x {self.rho:g}"
             where += "" if self.window == (0.0, 1.0) else f" on [{self.window[0]:g}, {self.window[1]:g})"
             parts.append(f"{self.guidance} {self.w:g}{where}")
         return " + ".join(parts) or "cond"
@@ -82,10 +92,11 @@ def settings_of(config: Config, dit: DiT) -> list[Setting]:
     channels = config.channels or [(dit.profile or {}).get("channels")]
     if channels == [None]:
         raise ValueError(f"channels are needed: {dit!r} has no profile that names them (dg.find_massive finds them)")
+    rhos = [None] if config.rhos is None else [float(rho) for rho in config.rhos]
     grid = [
-        Setting("DG", float(s), float(w), block, tuple(c), (float(a), float(b)))
-        for block, c, s, w, (a, b) in itertools.product(
-            blocks, channels, config.guidance_scales, config.detail_guidance_scales, config.windows
+        Setting("DG", float(s), float(w), block, tuple(c), (float(a), float(b)), rho)
+        for block, c, rho, s, w, (a, b) in itertools.product(
+            blocks, channels, rhos, config.guidance_scales, config.detail_guidance_scales, config.windows
         )
     ]
     settings = [Setting("cond"), *grid]

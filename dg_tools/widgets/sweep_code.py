@@ -36,7 +36,8 @@ def guidance_code(setting: Setting) -> list[str]:
     if baseline is not None:
         where = f"blocks={setting.block}, " if baseline.in_blocks else ""
         return [f"guidance = dg.baselines.{name}({s!r}, {w!r}, {where}window={window!r})"]
-    off = f"off = dg.Disrupt({list(setting.channels)}, block={setting.block})"
+    dose = "" if setting.rho is None else f", mode='scale', rho={setting.rho!r}"
+    off = f"off = dg.Disrupt({list(setting.channels)}, block={setting.block}{dose})"
     off += ".controls(1)[0]" if name == "control" else ""
     start, stop = window
     when = f", detail_guidance_start={start!r}, detail_guidance_stop={stop!r}" if (start, stop) != (0.0, 1.0) else ""

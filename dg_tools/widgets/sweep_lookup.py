@@ -16,11 +16,12 @@ from dg_tools.sweeps.choose import OBJECTIVES, best
 from dg_tools.sweeps.settings import Setting
 
 AXES = {
-    "guidance": "Guidance", "block": "Block", "channels": "Channels", "s": "Guidance scale s", "w": "Detail scale w",
-    "window": "Window", "prompt": "Prompt", "seed": "Seed", "split": "Split",
+    "guidance": "Guidance", "block": "Block", "channels": "Channels", "rho": "Rho", "s": "Guidance scale s",
+    "w": "Detail scale w", "window": "Window", "prompt": "Prompt", "seed": "Seed", "split": "Split",
 }  # fmt: skip
-OF_SETTING = tuple(AXES)[:6]
-FIRST = ("block", "w", "s", "window", "channels", "guidance", "prompt", "seed", "split")  # the first two that vary
+OF_SETTING = tuple(AXES)[:7]
+# of these, the first two that vary are shown
+FIRST = ("block", "rho", "w", "s", "window", "channels", "guidance", "prompt", "seed", "split")
 MORE_UNITS = {
     "amount": "doublings", "amount_error": "doublings", "detail_lack": "doublings", "layout": "-1..1",
     "block_calls": "a picture", "forwards": "a picture", "seconds": "a picture",
@@ -110,6 +111,8 @@ class StoredSweep:
             "seed": seeds,
             "split": list(self.prompts),
         }
+        if not self.axes["rho"]:  # a sweep that zeroes has none
+            del self.axes["rho"]
         self.varying = [a for a, values in self.axes.items() if len(values) > 1]
         table, rule = sweep.table, OBJECTIVES[self.plan.objective]
         known = [c for c in table.columns if c in {**UNITS, **MORE_UNITS}]
@@ -125,7 +128,8 @@ class StoredSweep:
         at = {axis: values[0] if values else None for axis, values in self.axes.items()}
         number = self.chosen.get("DG")
         first = next(i for i, s in enumerate(self.plan.settings) if s.guidance == "DG")
-        at |= self.coordinates[first if number is None else number]
+        place = self.coordinates[first if number is None else number]
+        at |= {axis: place[axis] for axis in OF_SETTING if axis in self.axes}
         return Selection(rows, columns, at, self.measures[0])
 
     def values(self, axis: str, selection: Selection) -> list[Any]:
@@ -149,7 +153,7 @@ class StoredSweep:
             else:
                 at["split"] = next(s for s, prompts in self.prompts.items() if at["prompt"] in prompts)
         for axis in OF_SETTING[1:]:
-            if at[axis] not in (values := self.values(axis, selection)):
+            if axis in self.axes and at[axis] not in (values := self.values(axis, selection)):
                 changes.append(f"{AXES[axis].lower()} {label(axis, at[axis])}, but at {label(axis, values[0])}")
                 at[axis] = values[0]
         return at, f"{at['guidance']} was not tried at {'; '.join(changes)}." if changes else ""
@@ -158,7 +162,7 @@ class StoredSweep:
         """Number of the setting at a place; None: the sweep has none."""
         if selection.chosen:
             return self.chosen.get(at["guidance"])
-        here = (n for n, p in enumerate(self.coordinates) if all(p[a] in (None, at[a]) for a in OF_SETTING))
+        here = (n for n, p in enumerate(self.coordinates) if all(p[a] in (None, at.get(a)) for a in OF_SETTING))
         return next(here, None)
 
     def find(self, selection: Selection, **moved: Any) -> CellContent:
@@ -194,6 +198,7 @@ def coordinates(setting: Setting) -> dict[str, Any]:
         "guidance": setting.guidance,
         "block": setting.block,
         "channels": setting.channels or None,
+        "rho": setting.rho,
         "s": None if setting.guidance == "cond" else setting.s,
         "w": setting.w if guided else None,
         "window": setting.window if guided else None,
