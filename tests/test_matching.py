@@ -149,6 +149,27 @@ def test_the_setting_is_checked_kept_and_said():
     assert dg.DetailGuidance.from_config(guider.config).match == "none"
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_the_gain_that_dg_contains_is_a_run_of_one_pass(dits, name):
+    """The parallel part, c multiplied by 1 + w (1 - g) of each step, without the weak model."""
+    dit, seen = dits(name), []
+    parallel = dg.DetailGuidance(1.0, W, OFF, match="parallel")
+    latents, count = run(dit, PROMPT, seed=5, guidance=parallel, **tiny.CALL)
+    gain = dg.baselines.Gain(gain=count.guided.own_gain(W))
+    forward, factors = dit.transformer.forward, iter([1 + W * (1 - g) for g in count.guided.gain])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(dit.transformer, "forward", lambda **k: seen.append(1) or (next(factors) * forward(**k)[0],))
+        theirs = run(dit, PROMPT, seed=5, **tiny.CALL)[0]
+    ours, one = run(dit, PROMPT, seed=5, guidance=gain, **tiny.CALL)
+    assert one.forwards == 3 == len(seen) and torch.allclose(ours, theirs, atol=1e-4)
+    assert torch.allclose(ours, latents, atol=1e-3)
+    assert not torch.allclose(ours, run(dit, PROMPT, seed=5, **tiny.CALL)[0], atol=1e-2)
+    again = dg.baselines.Gain.from_config(gain.config)
+    assert again.gain == gain.gain and again.named.startswith("gain ") and " to " in again.named
+    with pytest.raises(ValueError, match="a factor, more than 0"):
+        dg.baselines.Gain(gain=((0.5, 1.1), (1.0, 0.0)))
+
+
 def test_a_prediction_that_is_half_a_variance_is_refused():
     pipeline = tiny_dit.pipeline()
     with pytest.raises(ValueError, match="match='gain' splits a whole prediction, and half of what"):

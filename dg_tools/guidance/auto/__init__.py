@@ -9,8 +9,9 @@ chosen by the hash of the weights, and what is done of a choice that was interru
 from __future__ import annotations
 
 from dg_tools.guidance.auto.choose import auto_profile
+from dg_tools.guidance.auto.measure import measured_on
 from dg_tools.guidance.auto.price import Forecast, forecast
 from dg_tools.guidance.auto.scan import scan_blocks
 from dg_tools.guidance.auto.store import cache_folder
 
-__all__ = ["Forecast", "auto_profile", "cache_folder", "forecast", "scan_blocks"]
+__all__ = ["Forecast", "auto_profile", "cache_folder", "forecast", "measured_on", "scan_blocks"]
