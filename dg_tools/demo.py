@@ -72,13 +72,14 @@ class Report:
         self.last = now
 
 
-def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
+def demo(out: str | Path = "demo", model: Any = None, **loading: Any) -> dict[str, Any]:
     """Run the demo and return its summary.
 
     Args:
         out: folder for pictures and `summary.json`; made where missing.
         model: as in `load`; the embedded default where None. A model without reference pictures skips what needs them,
             and says so.
+        **loading: `device`, `dtype`, `offload`: as in `load`.
 
     Raises:
         NotADirectoryError: `out` is a file.
@@ -87,7 +88,7 @@ def demo(out: str | Path = "demo", model: Any = None) -> dict[str, Any]:
     check_folder(out, "pass a folder for the pictures")
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out)
-    dit = load(model)
+    dit = load(model, **loading)
     print(dit)
     try:
         truths: References | None = references(dit)

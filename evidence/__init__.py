@@ -5,3 +5,7 @@ runs and stores them, `report` writes what came out, cell by cell as in `cells`.
 (`make seeds`), `across` compares them with the embedded ones, `growth` their training logs. No number is typed:
 EVIDENCE.md is made from the stored results.
 """
+
+from dg_tools.threads import wait_passively
+
+wait_passively()  # before one of these modules imports torch

@@ -131,7 +131,7 @@ def test_a_capture_that_is_stopped_is_kept(tmp_path, monkeypatch, capsys):
 
 def test_a_demo_that_is_stopped(tmp_path, monkeypatch, capsys):
     dit = dg.load(tiny.sd3())
-    monkeypatch.setattr(demo, "load", lambda model: dit)
+    monkeypatch.setattr(demo, "load", lambda model, **where: dit)
     handle = dit.transformer.register_forward_hook(lambda *a: signal.raise_signal(signal.SIGINT))
     code, _, error = called(monkeypatch, capsys, "demo", "-o", tmp_path / "o", "--json")
     handle.remove()

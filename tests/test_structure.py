@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dg_tools"
 # A module imports from its own row and from rows above. A dotted name holds for the modules below it that have no row
 # of their own.
 LAYERS = [
-    ["_lazy", "_as_list", "numbers", "paths", "progress", "metrics", "massive", "families"],
+    ["_lazy", "_as_list", "numbers", "paths", "progress", "threads", "metrics", "massive", "families"],
     ["plots"],
     ["forward"],
     ["models.files", "models.profiles"],

@@ -30,6 +30,9 @@ def main() -> None:
 
     import dg_tools as dg
     from dg_tools.models.files import embedded
+    from dg_tools.threads import wait_passively
+
+    wait_passively()
 
     assert "site-packages" in str(Path(dg.__file__)), f"imported from {dg.__file__}, not from the wheel"
     assert embedded() == sorted(arguments.models), f"the wheel holds {embedded()}"

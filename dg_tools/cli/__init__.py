@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 
 from dg_tools.cli.app import app, say
+from dg_tools.threads import wait_passively
 
 __all__ = ["app", "main"]
 
@@ -21,6 +22,7 @@ for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
 
 def main() -> None:
     """Entry point: the errors that the library raises as a sentence and exit code 1, others as a traceback."""
+    wait_passively()  # no command has imported torch yet
     try:
         app()
     except (ValueError, IndexError, KeyError, OSError, MemoryError, RuntimeError) as error:

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from dg_tools.cli.app import at_work, command, emit, pairs, stop
-from dg_tools.cli.options import AsJson, Cfg, Height, Model, Seeds, Steps, Width, checked, warned
+from dg_tools.cli.options import (
+    AsJson,
+    Cfg,
+    Device,
+    Dtype,
+    Height,
+    Model,
+    Offload,
+    Seeds,
+    Steps,
+    Width,
+    checked,
+    loaded,
+    warned,
+)
 from dg_tools.paths import free
 
 if TYPE_CHECKING:  # commands load torch when they are called
@@ -26,6 +40,9 @@ def capture(
     height: int = Height,
     width: int = Width,
     raw: list[int] = typer.Option([], help="block whose hidden states are kept whole; may be repeated"),
+    device: str = Device,
+    dtype: str = Dtype,
+    offload: str = Offload,
     force: bool = typer.Option(False, "--force", "-f", help="replace activations that are there"),
     as_json: bool = AsJson,
 ) -> None:
@@ -42,7 +59,7 @@ def capture(
 
     prompts, seeds = checked(prompts, seed)
     check_store(out, force)
-    dit = dg.load(model)
+    dit = loaded(model, device, dtype, offload, as_json=as_json)
     warnings = warned(dit, prompts)
     guidance = dg.CFG(cfg) if cfg > 1 else None
     try:

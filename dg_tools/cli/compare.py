@@ -15,14 +15,16 @@ from dg_tools.cli.options import (
     Cfg,
     Channels,
     Device,
+    Dtype,
     Height,
     Model,
+    Offload,
     Seeds,
     Steps,
     Width,
     checked,
     disruption,
-    usable,
+    loaded,
     warned,
 )
 from dg_tools.guidance.baselines.registry import BASELINES, IN_BLOCKS, RIVALS
@@ -58,6 +60,8 @@ def compare(
     height: int = Height,
     width: int = Width,
     device: str = Device,
+    dtype: str = Dtype,
+    offload: str = Offload,
     as_json: bool = AsJson,
 ) -> None:
     """No guidance, CFG, DG and others side by side: pictures, what they cost, what is measured.
@@ -84,7 +88,7 @@ def compare(
     import dg_tools
     from dg_tools.generation.recipes import write_pictures
 
-    dit = dg_tools.load(model, device=usable(device))
+    dit = loaded(model, device, dtype, offload, as_json=as_json)
     warnings = warned(dit, prompts)
     guidances: list[BaseGuidance | None] = [None, *([dg_tools.CFG(cfg)] if cfg > 1 else [])]
     if dg:

@@ -7,13 +7,16 @@ from pathlib import Path
 import typer
 
 from dg_tools.cli.app import at_work, command, emit, stop
-from dg_tools.cli.options import AsJson, Model
+from dg_tools.cli.options import AsJson, Device, Dtype, Model, Offload, usable
 
 
 @command
 def demo(
     out: Path = typer.Option(Path("demo"), "--out", "-o", help="folder for pictures and summary.json"),
     model: str = Model,
+    device: str = Device,
+    dtype: str = Dtype,
+    offload: str = Offload,
     as_json: bool = AsJson,
 ) -> None:
     """Detect, look, switch off, guide, measure: pictures and summary.json.
@@ -28,7 +31,7 @@ def demo(
 
     try:
         with at_work(as_json):
-            summary = demo(out, model)
+            summary = demo(out, model, device=usable(device), dtype=dtype, offload=offload)
     except KeyboardInterrupt:
         pictures = len(list(out.glob("*.png"))) if out.is_dir() else 0
         stop(f"{out} holds {pictures} pictures, and no new summary.json")

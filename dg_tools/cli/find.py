@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from dg_tools.cli.app import at_work, command, emit, say, stop, table
-from dg_tools.cli.options import AsJson, Seeds, Steps, checked, warned
+from dg_tools.cli.options import AsJson, Device, Dtype, Offload, Seeds, Steps, checked, loaded, warned
 
 if TYPE_CHECKING:  # commands load torch when they are called
     from dg_tools.activations.result import Activations
@@ -26,6 +26,9 @@ def find(
     prompt: list[str] = typer.Option([], "--prompt", "-p", help="of a model: what to capture; may be repeated"),
     seed: list[str] = Seeds,
     steps: int = Steps,
+    device: str = Device,
+    dtype: str = Dtype,
+    offload: str = Offload,
     as_json: bool = AsJson,
 ) -> None:
     """Massive channels of stored activations, or of a model (which is captured first, on four prompts).
@@ -41,10 +44,12 @@ def find(
 
     store = Path(target) if target else None
     if store is not None and (store / ".zgroup").is_file():
+        if (device, dtype, offload) != (None, "auto", "none"):
+            raise typer.BadParameter(f"--device, --dtype and --offload are for a model; {target} holds activations")
         acts, warnings = dg.open_activations(store), []
     else:
         prompts, seeds = checked(prompt, seed)
-        dit = model_of(target)
+        dit = model_of(target, device, dtype, offload, as_json)
         if not prompts:
             from dg_tools.demo import DETECTION
 
@@ -64,16 +69,14 @@ def find(
     print_massive(finished_runs(acts, rule, stream), warnings, as_json)
 
 
-def model_of(target: str) -> DiT:
+def model_of(target: str, device: str | None, dtype: str, offload: str, as_json: bool) -> DiT:
     """The model of this name.
 
     Raises:
         FileNotFoundError: neither activations nor a model, with what each would be.
     """
-    import dg_tools as dg
-
     try:
-        return dg.load(target or None)
+        return loaded(target or None, device, dtype, offload, as_json=as_json)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"no activations at {target}: `dg-tools capture` writes a folder of them. Nor is it a model: {error}"

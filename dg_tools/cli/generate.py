@@ -15,14 +15,16 @@ from dg_tools.cli.options import (
     Cfg,
     Channels,
     Device,
+    Dtype,
     Height,
     Model,
+    Offload,
     Seeds,
     Steps,
     Width,
     checked,
     disruption,
-    usable,
+    loaded,
     warned,
 )
 from dg_tools.paths import check_folder, free
@@ -51,6 +53,8 @@ def generate(
     height: int = Height,
     width: int = Width,
     device: str = Device,
+    dtype: str = Dtype,
+    offload: str = Offload,
     again: Path = typer.Option(None, "--from", help="picture to make again, by the settings in it"),
     as_json: bool = AsJson,
 ) -> None:
@@ -70,13 +74,13 @@ def generate(
         )
     check_folder(out, "pass a folder for the pictures")
     if again is not None:
-        repeat(again, out, model, device, as_json)
+        repeat(again, out, model, (device, dtype, offload), as_json)
         return
     import dg_tools
     from dg_tools.generation.recipes import write_pictures
 
     prompts, seeds = checked(prompts, seed)
-    dit = dg_tools.load(model, device=usable(device))
+    dit = loaded(model, device, dtype, offload, as_json=as_json)
     warnings = warned(dit, prompts)
     guidances: list[Any] = [] if dg and alone else [dg_tools.CFG(cfg) if cfg > 1 else None]
     call: dict[str, Any] = {"steps": steps, "height": height, "width": width}
@@ -129,14 +133,14 @@ def grid_of(images: list[Image], rows: list[dict[str, Any]], columns: int, out: 
     return file
 
 
-def repeat(picture: Path, out: Path, model: str | None, device: str | None, as_json: bool) -> None:
+def repeat(picture: Path, out: Path, model: str | None, placement: tuple[str | None, str, str], as_json: bool) -> None:
     """Make a picture again, write it, and say whether it is the same; exit code 3 where it is not."""
     import numpy as np
 
     from dg_tools.generation.recipes import GUIDED, again, completed, read_picture, write_picture
 
     before, made_by = read_picture(picture)
-    dit = maker(picture, made_by, model, device)
+    dit = maker(picture, made_by, model, placement, as_json)
     try:
         with at_work(as_json):
             pictures = again(dit, made_by)
@@ -160,21 +164,23 @@ def repeat(picture: Path, out: Path, model: str | None, device: str | None, as_j
         raise typer.Exit(3)
 
 
-def maker(picture: Path, made_by: dict[str, Any], model: str | None, device: str | None) -> DiT:
+def maker(
+    picture: Path, made_by: dict[str, Any], model: str | None, placement: tuple[str | None, str, str], as_json: bool
+) -> DiT:
     """The model of a recipe, loaded; with a warning where its versions are not those of the picture.
 
     Raises:
         FileNotFoundError: the recipe names a model that cannot be found by its name.
     """
-    import torch
-
-    import dg_tools
     from dg_tools.models.provenance import PACKAGES, provenance
 
-    device = usable(device or made_by["device"])
-    dtype = "auto" if made_by["dtype"] is None else getattr(torch, made_by["dtype"])
+    device, dtype, offload = placement
+    if device is None and offload == "none":
+        device = made_by["device"]
+    if dtype == "auto" and made_by["dtype"] is not None:
+        dtype = made_by["dtype"]
     try:
-        dit = dg_tools.load(model or made_by["model"], dtype=dtype, device=device)
+        dit = loaded(model or made_by["model"], device, dtype, offload, as_json=as_json)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{picture} was made by {made_by['model']!r}; where that is a folder, pass it: --model FOLDER ({error})"

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dg_tools.cli.app import say
+from dg_tools.cli.app import at_work, say
 
 if TYPE_CHECKING:  # a command line is checked before torch is loaded
     from dg_tools.interventions import Disrupt
     from dg_tools.models.dit import DiT
+
+
+def one_of(*known: str) -> Callable[[str], str]:
+    """A callback that takes these values only."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is unknown; there are {', '.join(known)}")
+        return value
+
+    return check
+
 
 Model = typer.Option(None, "--model", "-m", help="embedded name, folder or Hub id; the embedded default if left out")
 Steps = typer.Option(None, min=1, help="denoising steps; the pipeline's own default if left out")
@@ -22,7 +34,19 @@ Block = typer.Option(None, help="block that DG disrupts; the profile's if left o
 Auto = typer.Option(False, "--auto", help="have DG's channels and block detected and chosen")
 Height = typer.Option(None, help="pixels; the pipeline's own default if left out")
 Width = typer.Option(None, help="pixels; the pipeline's own default if left out")
-Device = typer.Option(None, "--device", help="where to run, such as cuda")
+Device = typer.Option(None, "--device", help="where to run, such as cuda; an accelerator where there is one")
+Dtype = typer.Option(
+    "auto",
+    "--dtype",
+    callback=one_of("auto", "float32", "bfloat16", "float16"),
+    help="precision: auto is bfloat16 on an accelerator and float32 on a CPU; or float32, bfloat16, float16",
+)
+Offload = typer.Option(
+    "none",
+    "--offload",
+    callback=one_of("none", "model", "sequential", "group"),
+    help="keep weights in the CPU's memory; bring one part (model) or one layer (sequential, group) at a time",
+)
 AsJson = typer.Option(False, "--json", help="one JSON object on stdout instead of a table")
 
 
@@ -38,6 +62,21 @@ def checked(prompts: Sequence[str], seeds: Sequence[str]) -> tuple[list[str], li
         return [check_prompt(p) for p in prompts], [check_seed(s) for s in seeds]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def loaded(model: Any, device: str | None, dtype: Any = "auto", offload: str = "none", *, as_json: bool = False) -> DiT:
+    """The model of --model on --device, in the precision of --dtype, offloaded as --offload says.
+
+    Raises:
+        ValueError: a device that cannot be used, with torch's own words; offloading without an accelerator.
+        others: as in `dg_tools.load`.
+    """
+    import dg_tools
+    from dg_tools.models.devices import check_offload
+
+    check_offload(offload, usable(device))
+    with at_work(as_json):
+        return dg_tools.load(model, device=device, dtype=dtype, offload=offload)
 
 
 def usable(device: str | None) -> str | None:

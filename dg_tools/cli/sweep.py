@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from dg_tools.cli.app import command, say
+from dg_tools.cli.options import Device, Dtype, Offload, usable
 
 
 @command
@@ -15,6 +17,9 @@ def sweep(
     config: Path = typer.Argument(help="YAML file: what to vary, on which prompts, by which objective"),
     folder: str = typer.Option(None, help="where the cells go, instead of the file's `folder`"),
     model: str = typer.Option(None, help="instead of the file's `model`"),
+    device: str = Device,
+    dtype: str = Dtype,
+    offload: str = Offload,
 ) -> None:
     r"""Which block, scale and steps? Measures every setting, chooses one and reports it on other prompts.
 
@@ -41,8 +46,10 @@ def sweep(
     from dg_tools.sweeps import sweep as run_sweep
 
     settings = read_config(config)
+    given: dict[str, Any] = {"folder": folder, "model": model, "device": usable(device)}
+    given |= {"dtype": None if dtype == "auto" else dtype, "offload": None if offload == "none" else offload}
     try:
-        result = run_sweep(replace(settings, folder=folder or settings.folder, model=model or settings.model))
+        result = run_sweep(replace(settings, **{k: v for k, v in given.items() if v is not None}))
     except KeyboardInterrupt as stopped:
         say(str(stopped) or "interrupted: finished cells are kept")
         raise typer.Exit(130) from None

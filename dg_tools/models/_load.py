@@ -12,8 +12,9 @@ import torch
 
 from dg_tools._lazy import quiet_imports
 from dg_tools.families import Family
+from dg_tools.models.devices import check_offload, place, placement
 from dg_tools.models.dit import DiT
-from dg_tools.models.files import DEFAULT, card_call, check_folder, source_of
+from dg_tools.models.files import DEFAULT, ZOO, card_call, check_folder, source_of
 from dg_tools.models.profiles import read_profile
 
 
@@ -22,6 +23,7 @@ def load(
     *,
     dtype: torch.dtype | str = "auto",
     device: str | torch.device | None = None,
+    offload: str = "none",
     family: Family | None = None,
     **kwargs: Any,
 ) -> DiT:
@@ -30,16 +32,22 @@ def load(
     Args:
         model: None (the embedded default), a name of `embedded()`, the path of a diffusers folder, a Hub id such as
             `stabilityai/stable-diffusion-3.5-medium` (this, and nothing else, may download), or a diffusers pipeline.
-        dtype: a torch dtype; "auto" is float32 on a CPU and bfloat16 on an accelerator. Ignored for a loaded pipeline.
-        device: where to put the pipeline; None leaves it (CPU, or where a loaded pipeline is).
+        dtype: a torch dtype, or its name; "auto" is float32 on a CPU and bfloat16 on an accelerator. Ignored for a
+            loaded pipeline.
+        device: where to put the pipeline; None is the accelerator of this machine (cuda, mps, xpu) where there is one,
+            which is printed. Two stay where they are: a loaded pipeline, and an embedded model, on the CPU in float32,
+            so that its numbers are those of the tutorials on every machine.
+        offload: "model", "sequential" or "group" keep the weights in the CPU's memory and bring one part of the
+            pipeline, or one layer, to the accelerator at a time (diffusers' `enable_model_cpu_offload`,
+            `enable_sequential_cpu_offload`, `enable_group_offload`).
         family: a record of your own for a transformer class that has none.
         **kwargs: passed to `DiffusionPipeline.from_pretrained` (`variant`, `revision`, `cache_dir` ...).
 
     Raises:
         FileNotFoundError: a path that is no diffusers folder, or an empty one; lists what there is.
         TypeError: something else, such as a modular pipeline, which takes a guider itself.
-        ValueError: pickle weights, an unknown transformer class, a pipeline without a transformer, or a transformer
-            that is not what its family record says.
+        ValueError: an unknown dtype, offloading without an accelerator, pickle weights, an unknown transformer class, a
+            pipeline without a transformer, or a transformer that is not what its family record says.
     """
     with quiet_imports():
         from diffusers import DiffusionPipeline
@@ -47,10 +55,8 @@ def load(
     if isinstance(model, DiT):
         return model
     if isinstance(model, DiffusionPipeline):
-        pipeline = model
-        if device is not None:
-            pipeline = pipeline.to(device)
-        return DiT(pipeline, family)
+        check_offload(offload, device)
+        return DiT(place(model, device, offload), family)
     if type(model).__name__.endswith("ModularPipeline"):
         raise TypeError(
             f"a {type(model).__name__} takes a guider itself: pipe.update_components(guider=dg.DetailGuidance(...)); "
@@ -65,9 +71,10 @@ def load(
     if isinstance(source, Path):
         check_folder(source)
         kwargs["local_files_only"] = True
-    if dtype == "auto":
-        on_cpu = torch.device(device or "cpu").type == "cpu"
-        dtype = torch.float32 if on_cpu else torch.bfloat16
+    own = isinstance(source, Path) and source.parent == ZOO
+    where, dtype = placement(device, dtype, offload, embedded=own)
+    if device is None and "device_map" in kwargs:  # the caller places the parts
+        where = None
     try:
         with quiet_loading():
             pipeline = DiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True, **kwargs)
@@ -77,8 +84,7 @@ def load(
             "and safetensors weights"
         ) from error
     pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
-    if device is not None:
-        pipeline = pipeline.to(device)
+    pipeline = place(pipeline, where, offload)
     call = card_call(source) if isinstance(source, Path) else None
     return DiT(pipeline, family, call=call, profile=read_profile(source))
 

@@ -65,7 +65,8 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
     settings = read_config(config)
     workers = Workers()
     if dit is None:
-        dit = load(settings.model, device=workers.device or settings.device)
+        device = workers.device or settings.device
+        dit = load(settings.model, device=device, dtype=settings.dtype, offload=settings.offload)
     plan, truths = plan_of(settings, dit)
     folder = Path(settings.folder)
     check_sweep(folder, plan)

@@ -44,7 +44,8 @@ class Config:
         references: instead of prompts, this many of the model's own references; `held_out`: of one side of the training
             split only; `reference_seed`: of the draw.
         seeds: noise seeds; every prompt with every seed.
-        model, device: as in `dg.load`; not used where `sweep` is given a model. Several processes have a device each.
+        model, device, dtype, offload: as in `dg.load`; not used where `sweep` is given a model. Several processes have
+            a device each.
         baselines: `CFG`, over as many scales as DG has settings, and `control`: DG's own grid with another disruption,
             a shift of the same norm on as many other channels; and those of `dg.baselines` by name. `PAG`, `SLG` and
             `SEG` act in one block each, on DG's grid; `AutoGuidance`, `Blurred`, `Gain` (1 + w / 5) and
@@ -80,6 +81,8 @@ class Config:
     seeds: list[int] = field(default_factory=lambda: [0])
     model: str | None = None
     device: str | None = None
+    dtype: str = "auto"
+    offload: str = "none"
     baselines: list[str] = field(default_factory=lambda: ["CFG", "control"])
     cfg_scales: list[float] | None = None
     cfg_most: float = 8.0

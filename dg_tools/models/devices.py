@@ -1,0 +1,77 @@
+"""Where a model computes, in which precision, and where its weights wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+OFFLOADS = ("none", "model", "sequential", "group")
+
+
+def accelerator() -> torch.device | None:
+    """The accelerator of this machine that torch can use (cuda, mps, xpu ...), if there is one."""
+    return torch.accelerator.current_accelerator(check_available=True)
+
+
+def placement(
+    device: str | torch.device | None, dtype: torch.dtype | str, offload: str, *, embedded: bool
+) -> tuple[torch.device | None, torch.dtype]:
+    """Device and precision of a model that is about to be loaded; a choice of an accelerator is printed.
+
+    Args:
+        device: what was given; None: the accelerator where there is one. An embedded model stays on the CPU.
+        dtype: a torch dtype, its name, or "auto": bfloat16 on an accelerator, float32 on a CPU.
+        offload: one of `OFFLOADS`.
+        embedded: whether the model comes with the package.
+
+    Raises:
+        ValueError: an unknown dtype or way of offloading; offloading without an accelerator.
+    """
+    check_offload(offload, device)
+    where = torch.device(device) if device is not None else None
+    if where is None and (offload != "none" or not embedded):
+        where = accelerator()
+    on_cpu = where is None or where.type == "cpu"
+    precision: Any = (torch.float32 if on_cpu else torch.bfloat16) if dtype == "auto" else dtype
+    if isinstance(precision, str):
+        precision = getattr(torch, precision, None)
+    if not isinstance(precision, torch.dtype) or not precision.is_floating_point:
+        raise ValueError(f"dtype {dtype!r} is unknown: pass float32, bfloat16, float16, a torch dtype or 'auto'")
+    if device is None and not on_cpu:
+        words = f"{where} in {str(precision).removeprefix('torch.')}"
+        print(f"load: on {words}, the accelerator of this machine; device='cpu' or another dtype= changes that")
+    return where, precision
+
+
+def check_offload(offload: str, device: str | torch.device | None) -> None:
+    """Raise ValueError for an unknown way of offloading, or for one that has no accelerator to compute on."""
+    if offload not in OFFLOADS:
+        raise ValueError(f"offload {offload!r} is unknown: pass {', '.join(OFFLOADS)}")
+    if offload == "none":
+        return
+    if (accelerator() is None) if device is None else torch.device(device).type == "cpu":
+        found = "there is none here" if device is None else f"the device is {torch.device(device)}"
+        raise ValueError(
+            f"offload {offload!r} keeps weights in the CPU's memory and computes on an accelerator, and {found}: leave "
+            "it out, or name an accelerator as the device"
+        )
+
+
+def place(pipeline: Any, device: str | torch.device | None, offload: str) -> Any:
+    """Put a pipeline on a device, or have its parts brought there when they compute.
+
+    `model` brings one part at a time (a text encoder, the transformer), `sequential` one layer at a time through
+    accelerate, `group` one layer at a time through diffusers' own hooks.
+    """
+    if device is None and offload != "none":
+        device = accelerator()
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    elif offload == "group":
+        pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level")
+    elif device is not None:
+        pipeline = pipeline.to(device)
+    return pipeline
