@@ -18,6 +18,7 @@ from dg_tools.generation.recipes import read_picture
 from dg_tools.models.profiles import read_profile
 from dg_tools.widgets import ActivationExplorer, GuidanceExplorer, InterventionExplorer
 from dg_tools.widgets.edit_settings import EDIT_MODES
+from dg_tools.widgets.guidance_settings import profile_of
 from dg_tools.widgets.watch import watched
 
 SIZE = tiny.SIZE
@@ -233,6 +234,20 @@ def test_an_exported_profile_gives_the_guidance_of_the_picture(dit, tmp_path):
     assert guider.config == dg.DetailGuidance(3.0, 1.5, dg.Disrupt([5, 20], 2), 0.35, 1.0).config
     own = dg.generate(dit, "red apple on blue", steps=3, **SIZE, guidance=guider, progress=False)
     assert same(own.images[0], made.images["DG + CFG"])
+
+
+def test_a_dose_in_the_guidance_explorer(dit):
+    made = GuidanceExplorer(dit, rho=2.0, steps=3, **SIZE)
+    assert made.rho_slider.value == 2.0
+    made.rho_slider.value = 1.5
+    settings, run = made.check()
+    weak = dg.Disrupt([5, 20], 2, "scale", rho=1.5)
+    assert settings.guider(3.0).disrupt == weak and "block=2, mode='scale', rho=1.5)" in made.code.value
+    assert dg.DetailGuidance.from_profile(profile_of(dit, settings, run)).disrupt == weak
+    made.rho = 0.0
+    assert made.state.guider(1.0).disrupt == dg.Disrupt([5, 20], 2) and "block=2)" in made.code.value
+    with pytest.raises(traitlets.TraitError):
+        made.rho = -1.0
 
 
 def test_exported_pictures_are_made_again_by_the_command_line(tmp_path, monkeypatch, capsys):

@@ -48,7 +48,9 @@ class DetailGuidance(ModularGuidance):
             published.
         disrupt: how d is disrupted: a `Disrupt`, its JSON, the name of a profile (a model folder, a JSON file, a
             repository id) that names a block, or "auto", which is detected and chosen once for each model by
-            `dg_tools.guidance.auto` when the model is known. Needed unless w is 0.
+            `dg_tools.guidance.auto` when the model is known. Needed unless w is 0. Zero is the paper's form;
+            `Disrupt(channels, block, "scale", rho=1.5)` is a dose, a number or a schedule over sigma. Which side of 1
+            lacks detail depends on the model.
         detail_guidance_start, detail_guidance_stop: window of the disrupted pass, as fractions of the steps: step i of
             n is inside where start * n <= i < stop * n, so step 0 can be reached.
         guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.

@@ -35,7 +35,8 @@ class Disrupt(EditSettings):
             `zero`: the channels become 0 (the paper's disruption; rho = 0).
             `mean`: each becomes its mean over the tokens: what varies over the picture goes, the constant stays.
             `dc`: each loses its mean over the tokens: the constant goes, what varies stays.
-            `scale`: each is multiplied by `rho` (EMA's form).
+            `scale`: each is multiplied by `rho` (EMA's form), in the stream's own dtype: in bfloat16 the product is
+                rounded to 8 bits, as all that the block writes is. More than 1 makes the channels louder.
             `rescale`: the channels stay, and every other channel is multiplied, token by token, by the ratio of the
                 LayerNorm standard deviations with and without the channels, as zeroing them would rescale it in the
                 next LayerNorm. Together with `norms="clean"` this takes the LayerNorm part of an effect apart.

@@ -19,7 +19,7 @@ from dg_tools.widgets.run_fields import RunSettings
 from dg_tools.widgets.runner import guarded
 from dg_tools.widgets.watch import Tick, across, watched
 
-FIELDS = ("weight", "channels", "block", "start", "stop")
+FIELDS = ("weight", "channels", "block", "rho", "start", "stop")
 
 
 class GuidanceExplorer(GuidancePage):
@@ -27,12 +27,13 @@ class GuidanceExplorer(GuidancePage):
 
     Args:
         dit: from `load`; None is the embedded model.
-        channels, block: to disrupt; those of the model's profile where None.
+        channels, block, rho: to disrupt, and by which factor on the channels (0: zeroed); those of the model's profile
+            where None.
         steps: denoising steps to begin with.
         height, width: of the pictures, in pixels; the pipeline's default where None.
 
     Attributes:
-        weight, channels, block, start, stop: Detail Guidance (the window in fractions of the steps).
+        weight, channels, block, rho, start, stop: Detail Guidance (the window in fractions of the steps).
         images: PIL pictures of the last run by name.
         after: which of them the slider uncovers; `before`: over which.
     """
@@ -40,6 +41,7 @@ class GuidanceExplorer(GuidancePage):
     weight = t.Float(0.5)
     channels = t.List(t.Int(), [])
     block = t.Int(0)
+    rho = t.Float(0.0)
     start = t.Float(0.0)
     stop = t.Float(1.0)
     images = t.Dict({})
@@ -52,6 +54,7 @@ class GuidanceExplorer(GuidancePage):
         *,
         channels: Sequence[int] | None = None,
         block: int | None = None,
+        rho: float | None = None,
         steps: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -64,6 +67,7 @@ class GuidanceExplorer(GuidancePage):
         profile_block = profile.get("block")
         self.block = block if block is not None else len(dit.blocks) // 2 if profile_block is None else profile_block
         self.channels = list(channels if channels is not None else profile.get("channels", []))
+        self.rho = profile.get("rho", 0.0) if rho is None else rho
         check = guarded(self.messages, lambda change: self.check())
         self.observe(check, names=list(FIELDS))
         self.run_fields.observe(check)
@@ -73,7 +77,7 @@ class GuidanceExplorer(GuidancePage):
     def __repr__(self) -> str:
         return f"GuidanceExplorer(w {self.weight:g}, channels {list(self.channels)}, block {self.block})"
 
-    @t.validate("weight", "block")
+    @t.validate("weight", "block", "rho")
     def _in_range(self, proposal: Any) -> Any:
         return check_range(getattr(self, "links", {}).get(proposal["trait"].name), proposal)
 
@@ -88,7 +92,7 @@ class GuidanceExplorer(GuidancePage):
             raise ValueError(
                 "no channel to disrupt: write channel numbers such as 3, 7 (ActivationExplorer finds them)"
             )
-        return GuidanceSettings(self.weight, tuple(self.channels), self.block, self.start, self.stop)
+        return GuidanceSettings(self.weight, tuple(self.channels), self.block, self.start, self.stop, self.rho)
 
     def render(self, images: dict[str, Any] | None = None) -> tuple[dict[str, bytes], bytes]:
         """PNG bytes by name of the last run's pictures, or of the pictures passed in, and of the uncovered one."""

@@ -57,7 +57,7 @@ class GuidancePage(widgets.VBox):
         self.children = [
             self.run_fields.row,
             row(self.weight_slider, self.window),
-            row(self.channels_field, self.block_slider),
+            row(self.channels_field, self.block_slider, self.rho_slider),
             self.runner,
             self.messages,
             self.below,
@@ -80,7 +80,10 @@ class GuidancePage(widgets.VBox):
             value=(0, 1),
             continuous_update=False,
         )
-        self.links = {"weight": self.weight_slider, "block": self.block_slider}
+        self.rho_slider = control(
+            widgets.FloatSlider, "rho (0: zeroed)", "260px", min=0, max=3, step=0.05, value=0, continuous_update=False
+        )
+        self.links = {"weight": self.weight_slider, "block": self.block_slider, "rho": self.rho_slider}
         self.zoom = control(widgets.IntSlider, "Zoom (pixels wide)", "320px", min=100, max=1000, step=10, value=210)
         self.before_field = control(widgets.Dropdown, "Left", "170px", options=VARIANTS)
         self.after_field = control(widgets.Dropdown, "Right", "170px", options=VARIANTS)

@@ -24,17 +24,27 @@ VARIANTS = ("cond", "CFG", "DG", "DG + CFG")
 
 @dataclass(frozen=True)
 class GuidanceSettings:
-    """Detail Guidance as settings: w, the channels and block to disrupt, and the window as fractions of the steps."""
+    """Detail Guidance as settings: w, the channels and block to disrupt, the window as fractions of the steps, and rho.
+
+    `rho` is the factor on the channels; 0 zeroes them.
+    """
 
     weight: float
     channels: tuple[int, ...]
     block: int
     start: float = 0.0
     stop: float = 1.0
+    rho: float = 0.0
+
+    def disrupt(self) -> Disrupt:
+        """The disruption: zero, or a dose."""
+        if not self.rho:
+            return Disrupt(self.channels, self.block)
+        return Disrupt(self.channels, self.block, "scale", rho=self.rho)
 
     def guider(self, scale: float) -> DetailGuidance:
         """The guider at one CFG scale s."""
-        return DetailGuidance(scale, self.weight, Disrupt(self.channels, self.block), self.start, self.stop)
+        return DetailGuidance(scale, self.weight, self.disrupt(), self.start, self.stop)
 
     def guidances(self, scale: float) -> list[BaseGuidance | None]:
         """Of the four pictures, in the order of `VARIANTS`."""
@@ -46,9 +56,10 @@ def code(settings: GuidanceSettings, run: RunSettings) -> str:
     window = ""
     if (settings.start, settings.stop) != (0.0, 1.0):
         window = f", detail_guidance_start={settings.start:g}, detail_guidance_stop={settings.stop:g}"
+    dose = f", mode='scale', rho={settings.rho:g}" if settings.rho else ""
     dg = f"{settings.weight:g}, disrupt=off{window})"
     return (
-        f"off = dg.Disrupt({list(settings.channels)}, block={settings.block})\n"
+        f"off = dg.Disrupt({list(settings.channels)}, block={settings.block}{dose})\n"
         f"both = [dg.DetailGuidance(1.0, {dg}, dg.DetailGuidance({run.scale:g}, {dg}]\n"
         f"guidance = [None, dg.CFG({run.scale:g}), *both]\n"
         f"made = dg.generate({run.code()}, guidance=guidance)\n"
@@ -88,6 +99,7 @@ def profile_of(dit: DiT, settings: GuidanceSettings, run: RunSettings) -> dict[s
         "model": model,
         "channels": list(settings.channels),
         "block": settings.block,
+        **({"mode": "scale", "rho": settings.rho} if settings.rho else {}),
         "guidance_scale": run.scale,
         "detail_guidance_scale": settings.weight,
         "window": [settings.start, settings.stop],
