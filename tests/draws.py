@@ -14,6 +14,9 @@ TRUE_CFG = {"flux", "flux-distilled"}  # their usual scale is `true_cfg_scale`
 FLOW = SD3 | TRUE_CFG | {"chroma", "wan", "auraflow", "cogview4", "flux2"}
 HEUN = SD3 | {"wan"}  # the other pipelines set sigmas, which Heun does not take
 PROCESSORS = set(NAMES) - {"cogview4"}  # it has no list of attention processors to set
+# Kinds of `altered.KINDS`. torchao's int8 sums before it scales, and overflows in float16 where a plain layer does not;
+# diffusers gives PixArt's transformer no adapters.
+WEIGHTS = ("int8", "fp8", "lora", "model", "sequential", "leaves")
 COND_FIRST = {name for name, about in FAMILIES.items() if about.HALVES == "cond, uncond"}
 
 
@@ -37,6 +40,7 @@ class Draw:
     weight: float
     block: int
     seed: int
+    weights: str = "plain"
 
 
 def draw(rng: random.Random) -> Draw:
@@ -56,12 +60,14 @@ def draw(rng: random.Random) -> Draw:
     if callback in ("scale", "cutoff") or family == "flux2":
         # a guidance given to generate says its scale, and another is refused; FLUX.2 returns latents of another form
         call = "with"
+    dtype = rng.choice(["float32", "float32", "bfloat16", "float16"])
+    weights = [w for w in WEIGHTS if (w, dtype) != ("int8", "float16") and (w, family) != ("lora", "pixart")]
     side = {"wan": 64, "sana": 32}.get(family, 16)
     return Draw(
         family=family,
         kind=kind,
         call=call,
-        dtype=rng.choice(["float32", "float32", "bfloat16", "float16"]),
+        dtype=dtype,
         scheduler=rng.choice(schedulers),
         steps=rng.choice([2, 3, 5, 8]),
         prompts=1 if call == "generate" else rng.choice([1, 1, 2]),
@@ -74,4 +80,5 @@ def draw(rng: random.Random) -> Draw:
         weight=rng.choice([0.3, 0.7, 1.5]),
         block=rng.choice([0, 1, 2]),
         seed=rng.randrange(1000),
+        weights=rng.choice([*["plain"] * len(weights), *weights]),
     )

@@ -12,9 +12,11 @@ rng = random.Random(0)
 DRAWS = [draw(rng) for _ in range(50)]
 
 
-@pytest.mark.parametrize(
-    "way", DRAWS, ids=lambda way: f"{way.family}-{way.kind}-{way.call}-{way.dtype}-{way.scheduler}-{way.callback}"
-)
+def named(way):
+    return "-".join((way.family, way.kind, way.call, way.dtype, way.scheduler, way.callback, way.weights))
+
+
+@pytest.mark.parametrize("way", DRAWS, ids=named)
 def test_a_guided_run_is_the_loop_by_hand(way):
     refused, error = walk(way)
     assert refused or error < TOLERANCE[way.dtype], way

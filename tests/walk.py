@@ -11,6 +11,7 @@ import inspect
 from contextlib import contextmanager
 from typing import Any
 
+import altered
 import tiny
 import torch
 from diffusers import (
@@ -50,6 +51,8 @@ class Walker:
             self.pipe.scheduler = UniPCMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
             )
+        if way.weights != "plain":
+            altered.KINDS[way.weights](self.pipe, getattr(torch, way.dtype))
         self.dit = dg.load(self.pipe)
         self.transformer = self.pipe.transformer
         self.extra_calls = False  # whether a callback is calling the transformer
@@ -176,7 +179,7 @@ class Walker:
 
     def by_hand(self) -> torch.Tensor:
         """By a forward that runs each conditional call twice."""
-        way, forward = self.way, self.transformer.forward
+        way, forward, own = self.way, self.transformer.forward, vars(self.transformer).get("forward")
         sequential = self.about.HALVES is None if self.about is not None else way.family in TRUE_CFG
         module = self.dit.blocks[way.block].module
         img2img = way.kind == "img2img"
@@ -222,6 +225,8 @@ class Walker:
             return spatial(self.dit, latents, *way.size) if way.call == "generate" else latents
         finally:
             del self.transformer.forward
+            if own is not None:  # of offloading
+                self.transformer.forward = own
 
     def live_scale(self) -> float:
         """The scale that the pipeline's loop multiplies with now."""
