@@ -17,6 +17,7 @@ from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions import Disrupt, Donor, attached
 from dg_tools.interventions.patching import reading
+from dg_tools.metrics import gain
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import packed, spatial
 
@@ -137,3 +138,37 @@ def donor(
     with dit.running(), reading(dit.transformer, dit.family, block, Call.at(sigma), stream) as values:
         velocity(dit, noised, sigma, inputs)
     return values.donor("; ".join(dict.fromkeys(prompts)))
+
+
+def gain_of(
+    dit: DiT,
+    edit: Disrupt,
+    latents: torch.Tensor,
+    prompts: list[str],
+    *,
+    sigmas: Sequence[float] = (0.3, 0.5, 0.7),
+    seed: int = 0,
+    **kwargs: Any,
+) -> float:
+    """How much of the model's prediction c is left under an edit: g = <c, d> / <c, c>, mean over pictures and levels.
+
+    Args:
+        dit: the model.
+        edit: what makes d.
+        latents: clean pictures, (N, C, h, w), as `Generation.latents`; they are noised.
+        prompts: one for each.
+        sigmas: noise levels, 0 to 1.
+        seed: of the noise.
+        **kwargs: to the pipeline's call.
+
+    Raises:
+        ValueError: a family that predicts something else than a velocity.
+    """
+    inputs = conditions(dit, prompts, *dit.picture_size(latents), **kwargs)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+    shares = []
+    for sigma in sigmas:
+        noised = (1 - sigma) * latents + sigma * noise
+        own, other = (velocity(dit, noised, sigma, inputs, edits) for edits in ([], [edit]))
+        shares.append(gain(other, own))
+    return torch.stack(shares).mean().item()
