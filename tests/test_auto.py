@@ -382,6 +382,13 @@ def test_a_choice_that_cannot_be_kept_is_used(planted, tmp_path, caplog, monkeyp
     assert journal["scan"] == 1 and "what is done of this choice cannot be kept" in caplog.text
 
 
+def test_an_attribute_that_was_changed_is_kept(planted, monkeypatch):
+    monkeypatch.setattr(choose, "chosen", lambda *a, **k: KEPT)
+    guider = dg.DetailGuidance(detail_guidance_scale=0.5, disrupt="auto")
+    guider.detail_guidance_scale = 0.9
+    assert guider.resolved(planted, progress=False, **CALL).detail_guidance_scale == 0.9
+
+
 def test_a_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / "p.json").write_text("{")
     with pytest.raises(ValueError, match="p.json is no profile: it holds no JSON"):
