@@ -20,6 +20,7 @@ _HOME = {
     "detail_guidance": "guidance.classic",
     "generate": "generation._generate",
     "denoise_error": "experiments",
+    "dose": "experiments",
     "references": "datasets.references",
     "compare": "generation._compare",
     "sweep": "sweeps",
@@ -35,6 +36,7 @@ __all__ = [
     "capture_image",
     "denoise_error",
     "detail_guidance",
+    "dose",
     "find_massive",
 ]
 __all__ += ["compare", "features", "generate", "load", "open_activations", "references", "sweep"]
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from dg_tools.activations import capture, capture_image, open_activations
     from dg_tools.activations._features import features
     from dg_tools.datasets.references import references
-    from dg_tools.experiments import denoise_error
+    from dg_tools.experiments import denoise_error, dose
     from dg_tools.generation._compare import compare
     from dg_tools.generation._generate import generate
     from dg_tools.guidance.cfg import CFG

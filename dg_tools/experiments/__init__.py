@@ -10,6 +10,7 @@ from dg_tools.experiments._correspondence import correspondence
 from dg_tools.experiments._denoise import denoise
 from dg_tools.experiments._denoise_error import DenoiseError, denoise_error
 from dg_tools.experiments._detail import detail
+from dg_tools.experiments._dose import dose
 from dg_tools.experiments._guidance import guidance
 from dg_tools.experiments._lens import Lens, lens
 from dg_tools.experiments._origin import origin
@@ -26,6 +27,7 @@ __all__ = [
     "denoise",
     "denoise_error",
     "detail",
+    "dose",
     "guidance",
     "lens",
     "open_result",

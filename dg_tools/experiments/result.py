@@ -129,6 +129,7 @@ class Result:
         settings: everything that would be needed to run it again, as plain JSON; `provenance` of the model among it.
         tables: further tidy tables by name, which the figure or a reader may want.
         notes: what the reader must know beside the verdict: what was left out and why.
+        words: the verdict, where one outcome does not say all of it; else empty.
     """
 
     experiment: str
@@ -138,6 +139,7 @@ class Result:
     settings: dict[str, Any] = field(repr=False)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
+    words: str = ""
 
     def __post_init__(self) -> None:
         if sum(o.primary for o in self.outcomes) != 1:
@@ -156,8 +158,8 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """One sentence, from the primary outcome alone."""
-        return self.primary.sentence()
+        """One sentence, from the primary outcome alone; or `words`, where an experiment has its own."""
+        return self.words or self.primary.sentence()
 
     def outcome(self, name: str) -> Outcome:
         """An outcome by name.
@@ -213,7 +215,7 @@ class Result:
             "settings": self.settings,
             "notes": self.notes,
             "tables": sorted(self.tables),
-        }
+        } | ({"words": self.words} if self.words else {})
         try:
             for name, table in {"table": self.table, **self.tables}.items():
                 table.to_csv(partial / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
@@ -246,4 +248,4 @@ def open_result(folder: str | Path) -> Result:
         outcomes.append(Outcome(**{**known, "null": tuple(row["null"])}))
     table = tables.pop("table")
     parts = (record["experiment"], record["question"], table, outcomes, record["settings"], tables, record["notes"])
-    return Result(*parts)
+    return Result(*parts, words=record.get("words", ""))

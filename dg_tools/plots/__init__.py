@@ -24,6 +24,7 @@ from dg_tools.plots.correspondence import correspondence_figure, token_matches
 from dg_tools.plots.denoise import denoise_figure
 from dg_tools.plots.denoise_error import denoise_error_figure
 from dg_tools.plots.detail import detail_figure
+from dg_tools.plots.dose import dose_figure
 from dg_tools.plots.guidance import direction_maps, guidance_figure
 from dg_tools.plots.lens import lens_figure
 from dg_tools.plots.origin import origin_figure
@@ -41,6 +42,7 @@ __all__ = [
     "denoise_figure",
     "detail_figure",
     "direction_maps",
+    "dose_figure",
     "gates",
     "guidance_figure",
     "guidance_overview",
@@ -63,6 +65,7 @@ FIGURES: dict[str, Callable[[Any], Figure]] = {  # experiment -> the figure of i
     "correspondence": correspondence_figure,
     "denoise": denoise_figure,
     "detail": detail_figure,
+    "dose": dose_figure,
     "guidance": guidance_figure,
     "origin": origin_figure,
     "timestep": timestep_figure,

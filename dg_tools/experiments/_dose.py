@@ -1,0 +1,193 @@
+"""How much detail at which dose of the massive channels? The channels multiplied by rho, one step and whole samples.
+
+rho = 1 is the model as it is and 0 the paper's disruption; above 1 the channels are amplified. Detail is told at equal
+contrast (`metrics.amount_change`), in bands per latent cell, without the mean. Beside the massive channels, at the same
+block: each of them alone; the same with the LayerNorm statistics of the clean pass; the clean velocity multiplied by
+the gain that the edit has; the largest other channels and random others, scaled until they move the velocity as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dg_tools.activations import capture
+from dg_tools.datasets.examples import Items, examples
+from dg_tools.datasets.references import References
+from dg_tools.experiments._detail import thumbnails
+from dg_tools.experiments.channel_sets import check_controls
+from dg_tools.experiments.dose_outcomes import assemble, strongest
+from dg_tools.experiments.dose_runs import Doses, at_block, by_block, one_step_pictures, others_at, sample_rows
+from dg_tools.experiments.dose_step import channel_table
+from dg_tools.experiments.noised_pictures import NoisedPictures
+from dg_tools.experiments.result import Result
+from dg_tools.experiments.samples import Samples
+from dg_tools.experiments.subject import check_channels
+from dg_tools.massive import find_massive
+from dg_tools.models.dit import DiT
+from dg_tools.models.provenance import provenance
+from dg_tools.onestep import check_velocity
+from dg_tools.progress import progress_bar
+
+RHOS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+SIGMAS = (0.3, 0.5, 0.7)
+DRAWS = 39  # of random channels: one odd draw may then be more extreme
+MOST_BLOCKS = 16  # measured by default; of a deeper model, as many spread evenly
+SEEDS = 4  # of one prompt, by default
+
+
+def dose(
+    dit: DiT,
+    prompts: Items,
+    seeds: Sequence[int] | None = None,
+    *,
+    channels: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None,
+    rhos: Sequence[float] = RHOS,
+    sigmas: Sequence[float] = SIGMAS,
+    block: int | None = None,
+    controls: int = DRAWS,
+    scales: Sequence[float] | None = None,
+    sampled: Sequence[int] | None = None,
+    steps: int = 10,
+    batch: int = 16,
+    folder: References | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Result:
+    """The massive channels multiplied by rho: how much detail, and does the picture stay?
+
+    One step: every rho at every block and noise level, on pictures under noise. At one block also the controls. Then
+    samples at every rho, without and with CFG. Primary: detail at a rho above 1 minus detail at the smallest rho.
+
+    Args:
+        dit: any DiT that predicts a velocity.
+        prompts: one or several: strings (then the model's own clean samples are noised, and are the reference), or
+            `Reference`s, (prompt, picture) pairs or `Example`s.
+        seeds: of the noise; None: four for one prompt, one for several.
+        channels: massive channels; None: the profile's, else those detected on these prompts.
+        blocks: measured in one step; None: all, or 16 spread evenly.
+        rhos: doses, 1 (the model as it is) and at least one on each side of it.
+        sigmas: noise levels, between 0 and 1.
+        block: of the controls; None: the strongest, see `dose_outcomes.strongest`.
+        controls: draws of random channels, at the smallest rho and at the one above 1 that is nearest to 1.5.
+        scales: CFG scales of the samples (1: off); None: 1 and 3 where the pipeline has CFG; () for no samples.
+        sampled: blocks of the samples; None: the block of the controls.
+        steps: of a sample.
+        batch: pictures in one forward.
+        folder: where `Reference`s have their pictures (default: the embedded model's).
+        **kwargs: passed to the pipeline's call.
+
+    Returns:
+        `table`: one row per picture and run: kind (step, sample), who (massive, `55 alone`, norms kept, gain alone,
+        largest others, control 0 ...), block, rho, sigma or scale, prompt, seed; amount (amt_c, doublings), low
+        correlation (with the clean picture), contrast, power, coherence and error by band (named in cycles per latent
+        cell), gain of v, change (||v - v_d|| / ||v||), margin of retrieval (samples with pictures). `tables`: channels
+        (massive where, share of the energy), matching (how controls were scaled), pictures. `words`: the verdict.
+
+    Raises:
+        ValueError: no prompts or seeds, one picture, doses without 1 or on one side of it, a sigma outside 0..1, fewer
+            than 2 controls, scales below 1.
+        IndexError: channels or a block that this model does not have.
+
+    Example:
+        >>> dg.dose(dit, "red apple").plot()                # doctest: +SKIP
+        >>> dg.dose(dit, dg.references(dit).sample(8), scales=()).words   # one step only   # doctest: +SKIP
+    """
+    doses = check(rhos, sigmas, controls, scales)
+    check_velocity(dit)
+    items = examples(dit, prompts, folder)
+    seeds = list(range(SEEDS if len(items) == 1 else 1) if seeds is None else seeds)
+    if len(items) * len(seeds) < 2:
+        raise ValueError(f"{len(items)} prompt(s) and {len(seeds)} seed(s): an interval needs at least two pictures")
+    blocks = default_blocks(len(dit.blocks)) if blocks is None else list(blocks)
+    for index in (*blocks, *(sampled or ()), *([block] if block is not None else [])):
+        dit.block(index)
+    if block is not None and block not in blocks:
+        raise ValueError(f"block={block} is not among blocks={list(blocks)}, which are measured")
+    if scales is None:
+        scales = (1.0, 3.0) if dit.family.guidance_argument in dit.takes else (1.0,)
+    if channels is not None:
+        check_channels(dit, channels)
+    samples = Samples(dit, items, seeds, steps=steps, batch=batch, **kwargs)
+    channels, how = (list(channels), "given") if channels is not None else massive_channels(samples, progress)
+    check_controls(dit, channels, controls)
+
+    clean = samples.draw() if samples.truth is None or 1.0 in scales else None
+    if samples.truth is None:
+        noised = NoisedPictures(dit, list(zip(samples.prompts, clean, strict=True)), [0], batch=batch, **kwargs)  # type: ignore[arg-type]
+    else:
+        noised = NoisedPictures(dit, items, seeds, batch=batch, **kwargs)
+    where = channel_table(noised, channels, sigmas)
+    parts = len(sigmas) * len(noised.inputs)
+    runs = parts * (len(blocks) * (len(doses.rhos) - 1) + (len(channels) + 3) * (len(doses.rhos) - 1) + 2 * controls)
+    bar = progress_bar(progress, total=runs + len(scales) * len(sampled or [0]) * 2 * len(doses.rhos), desc="dose")
+    tables = [by_block(noised, samples, channels, blocks, doses, sigmas, bar.update)]
+    at = strongest(tables[0], doses.below, doses.above) if block is None else block
+    beside, matching = at_block(noised, samples, channels, at, where, doses, sigmas, controls, bar.update)
+    tables.append(beside)
+    others = others_at(where, at)
+    shown: dict[str, torch.Tensor] = {}
+    for scale in scales:
+        base = clean if scale == 1 and clean is not None else samples.draw(scale=scale)
+        for index in sampled or [at]:
+            drawn, rows = sample_rows(samples, channels, others, index, at, matching, doses, scale, base, bar.update)
+            tables.append(rows)
+            if index == (sampled or [at])[0]:
+                shown |= {f"rho {rho:g}, s {scale:g}": picture for rho, picture in drawn.items()}
+    bar.close()
+    if not shown:
+        shown = one_step_pictures(noised, channels, at, doses, sigmas)
+    settings = {
+        "channels": list(channels), "how": how, "block": at, "blocks": list(blocks), "rhos": list(doses.rhos),
+        "below": doses.below, "above": doses.above, "sigmas": list(sigmas), "scales": list(scales),
+        "sampled": list(sampled or [at]), "steps": steps, "seeds": seeds, "test": [x.prompt for x in items],
+        "truth": samples.truth is not None, "cell": dit.vae_scale_factor, "provenance": provenance(dit),
+    }  # fmt: skip
+    return assemble(pd.concat(tables, ignore_index=True), where, matching, thumbnails(shown), settings)
+
+
+def check(rhos: Sequence[float], sigmas: Sequence[float], controls: int, scales: Sequence[float] | None) -> Doses:
+    """The doses, in order.
+
+    Raises:
+        ValueError: settings out of range.
+    """
+    ordered = tuple(sorted({float(r) for r in rhos}))
+    if 1.0 not in ordered or ordered[0] == 1 or ordered[-1] == 1:
+        raise ValueError(f"rhos={list(rhos)}; 1 (the model as it is) and at least one value on each side are needed")
+    if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
+        raise ValueError(f"sigmas={list(sigmas)}; distinct values between 0 and 1 are needed")
+    if controls < 2:
+        raise ValueError(f"controls={controls}; at least 2 are needed, and 39 for a verdict that allows one odd draw")
+    if scales is not None and (any(s < 1 for s in scales) or len(set(scales)) != len(scales)):
+        raise ValueError(f"scales={list(scales)}; distinct CFG scales of at least 1 (1: off) are needed")
+    return Doses(ordered, ordered[0], min((r for r in ordered if r > 1), key=lambda r: abs(r - 1.5)))
+
+
+def default_blocks(count: int) -> list[int]:
+    """All blocks, or as many as are measured by default, first and last among them."""
+    most = min(count, MOST_BLOCKS)
+    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
+
+
+def massive_channels(samples: Samples, progress: bool) -> tuple[list[int], str]:
+    """The profile's channels, else those detected on the prompts; and which, in words.
+
+    Raises:
+        ValueError: none is massive.
+    """
+    known = (samples.dit.profile or {}).get("channels")
+    if known:
+        return list(known), "the model's profile"
+    names = list(dict.fromkeys(samples.prompts))
+    acts = capture(
+        samples.dit, names, seeds=samples.seeds[:1], steps=samples.steps, progress=progress, **samples.kwargs
+    )
+    massive = find_massive(acts)
+    if not massive.channels:
+        raise ValueError(f"no massive channel on {len(names)} prompts ({massive.rule}): pass channels=")
+    return massive.channels, f"detected on the same {len(names)} prompts ({massive.rule})"

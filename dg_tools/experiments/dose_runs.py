@@ -1,0 +1,150 @@
+"""What `dose` runs: one step at every block and dose, one block with everything beside it, and whole samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from dg_tools.experiments.dose_step import OneStep, measures, step_rows
+from dg_tools.experiments.noised_pictures import NoisedPictures
+from dg_tools.experiments.samples import RETRIEVAL_SIZE, Samples, small
+from dg_tools.interventions import Disrupt
+from dg_tools.metrics import retrieval_margin
+
+
+class Doses(NamedTuple):
+    """What is run: the doses, and the two at which random channels are drawn as controls."""
+
+    rhos: tuple[float, ...]
+    below: float
+    above: float
+
+
+def others_at(where: pd.DataFrame, block: int) -> list[int]:
+    """As many other channels, with the most energy at a block."""
+    return [int(c) for c in where.loc[where["block"] == block, "others"].iloc[0].split()]
+
+
+def labels(samples: Samples, part: slice, **more: Any) -> dict[str, Any]:
+    """Columns of rows of these pictures."""
+    return {"kind": "step", "prompt": samples.prompts[part], "seed": samples.seeds[part], **more}
+
+
+def by_block(
+    noised: NoisedPictures, samples: Samples, channels: Sequence[int], blocks: Sequence[int], doses: Doses,
+    sigmas: Sequence[float], tick: Callable[[], Any],
+) -> pd.DataFrame:  # fmt: skip
+    """One step at every block, rho and noise level."""
+    tables = []
+    with noised.dit.running():
+        for sigma in sigmas:
+            for part, inputs in zip(noised.parts(), noised.inputs, strict=True):
+                at, truth = OneStep(noised, sigma, part, inputs), noised.truth[noised.picture[part]]
+                clean = at.pictures(at.clean)
+                for block in blocks:
+                    for rho in doses.rhos:
+                        edit = Disrupt(channels, block, "scale", rho=rho)
+                        predicted = at.clean if rho == 1 else at.velocity(edit)
+                        more = labels(samples, part, who="massive", block=block, rho=rho, sigma=sigma)
+                        tables.append(step_rows(at, predicted, clean, truth, **more))
+                        if rho != 1:
+                            tick()
+    return pd.concat(tables, ignore_index=True)
+
+
+def at_block(
+    noised: NoisedPictures, samples: Samples, channels: Sequence[int], block: int, where: pd.DataFrame, doses: Doses,
+    sigmas: Sequence[float], controls: int, tick: Callable[[], Any],
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """One step at one block: everything that stands beside the massive channels, and how the controls were scaled."""
+    tables, matched = [], []
+    whole = Disrupt(channels, block, "scale")
+    randoms = {f"control {i}": replace(whole, others=True, draw=i, control=True) for i in range(controls)}
+    largest = replace(whole, channels=others_at(where, block), control=True)
+    with noised.dit.running():
+        for sigma in sigmas:
+            for number, (part, inputs) in enumerate(zip(noised.parts(), noised.inputs, strict=True)):
+                at, truth = OneStep(noised, sigma, part, inputs), noised.truth[noised.picture[part]]
+                clean = at.pictures(at.clean)
+
+                def add(who: str, rho: float, v: torch.Tensor) -> None:
+                    more = labels(samples, part, who=who, block=block, rho=rho, sigma=sigma)  # noqa: B023
+                    tables.append(step_rows(at, v, clean, truth, **more))  # noqa: B023
+                    tick()
+
+                for rho in doses.rhos:
+                    if rho == 1:
+                        continue
+                    massive = at.velocity(replace(whole, rho=rho))
+                    for channel in channels:
+                        add(f"{channel} alone", rho, at.velocity(replace(whole, channels=[channel], rho=rho)))
+                    add("norms kept", rho, at.velocity(replace(whole, rho=rho, norms="clean")))
+                    add("gain alone", rho, at.gained(massive))
+                    target = float(at.change(massive).mean())
+                    factor = 1.0
+                    drawn = randoms if rho in (doses.below, doses.above) else {}
+                    for who, control in {"largest others": largest, **drawn}.items():
+                        edit, factor, ratio = at.scaled(replace(control, rho=rho), target, factor)
+                        add(who, rho, at.velocity(edit))
+                        row = {"who": who, "rho": rho, "sigma": sigma, "part": number}
+                        matched.append({**row, "applied": edit.rho, "factor": factor, "reached": ratio})
+    return pd.concat(tables, ignore_index=True), pd.DataFrame(matched)
+
+
+def sample_rows(
+    samples: Samples, channels: Sequence[int], others: Sequence[int], block: int, at: int, matching: pd.DataFrame,
+    doses: Doses, scale: float, clean: torch.Tensor, tick: Callable[[], Any],
+) -> tuple[dict[float, torch.Tensor], pd.DataFrame]:  # fmt: skip
+    """Whole samples at every rho and one block, of the massive channels, and at `at` of the largest others as scaled in
+    one step; the first picture at each rho, and the rows.
+    """
+    tables, shown = [], {}
+    for rho in doses.rhos:
+        edits = {"massive": Disrupt(channels, block, "scale", rho=rho)}
+        if block == at and rho != 1:
+            schedule = matching[(matching["who"] == "largest others") & (matching["rho"] == rho)]
+            points = schedule.groupby("sigma")["applied"].mean()
+            edits["largest others"] = Disrupt(others, block, "scale", rho=tuple(points.items()), control=True)
+        for who, edit in edits.items():
+            pictures = clean if rho == 1 else samples.draw([edit], scale)
+            if who == "massive":
+                shown[rho] = pictures[0]
+            truth = samples.truth if samples.truth is not None else clean
+            more = {"kind": "sample", "who": who, "block": block, "rho": rho, "scale": scale}
+            columns = {**more, "prompt": samples.prompts, "seed": samples.seeds, **margins(samples, pictures, clean)}
+            tables.append(pd.DataFrame({**columns, **measures(pictures, clean, truth, samples.dit.vae_scale_factor)}))
+            tick()
+    return shown, pd.concat(tables, ignore_index=True)
+
+
+def margins(samples: Samples, pictures: torch.Tensor, clean: torch.Tensor) -> dict[str, list[float]]:
+    """The margin of retrieval among the pictures of other prompts; nothing where no truth is known."""
+    if samples.truth is None:
+        return {}
+    sets, own = samples.candidates(clean)
+    pairs = zip(pictures, sets, own, strict=True)
+    return {
+        "margin": [
+            float(retrieval_margin(small(x[None]), pool, torch.tensor([at]), size=RETRIEVAL_SIZE))
+            if len(pool) > 1
+            else float("nan")
+            for x, pool, at in pairs
+        ]
+    }
+
+
+def one_step_pictures(
+    noised: NoisedPictures, channels: Sequence[int], block: int, doses: Doses, sigmas: Sequence[float]
+) -> dict[str, torch.Tensor]:
+    """The first picture's x0 at every rho, at the middle noise level."""
+    sigma = sorted(sigmas)[len(sigmas) // 2]
+    with noised.dit.running():
+        at = OneStep(noised, sigma, slice(0, len(next(iter(noised.noise.split(noised.batch))))), noised.inputs[0])
+        return {
+            f"rho {rho:g}, sigma {sigma:g}": at.pictures(at.velocity(Disrupt(channels, block, "scale", rho=rho)))[0]
+            for rho in doses.rhos
+        }

@@ -1,0 +1,179 @@
+"""One denoising step at any dose: predictions at one z_t, and what each picture of x0 has lost or gained.
+
+An edited prediction starts from its block's output in the clean forward, so a dose at block m costs the blocks after m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dg_tools.experiments.block_hooks import on_block_outputs
+from dg_tools.experiments.noised_pictures import NoisedPictures
+from dg_tools.experiments.strength import solve
+from dg_tools.forward.call import Call
+from dg_tools.forward.restart import Restart, why_not
+from dg_tools.interventions import Disrupt
+from dg_tools.massive import constant
+from dg_tools.metrics import (
+    amount_change,
+    cell_correlation,
+    cell_error,
+    cell_power,
+    contrast,
+    gain,
+    low_correlation,
+)
+from dg_tools.models.block import Block
+from dg_tools.models.pictures import pictures as decoded
+from dg_tools.onestep import velocity
+
+ENDLESS = 10**9  # uses of a kept output
+SEARCH = 0.05  # of ||v - v_d||, relative, that a control may be off
+LARGEST = 1000.0  # times the dose at which a control that still does too little is given up
+
+
+class OneStep:
+    """Predictions of one batch at one noise level: the clean one, and any edited one.
+
+    Attributes:
+        sigma: noise level.
+        z: z_t, (N, C, h, w).
+        clean: the clean velocity, same shape.
+    """
+
+    def __init__(self, noised: NoisedPictures, sigma: float, part: slice, inputs: dict[str, Any]) -> None:
+        dit = self.dit = noised.dit
+        self.sigma = sigma
+        self.inputs = inputs
+        self.z = noised.noised(sigma, part)
+        self.call = Call.at(sigma, image_tokens=dit.family.image_tokens(dit.transformer, self.z))
+        partial = why_not(dit.family, inputs) is None
+        blocks = range(len(dit.blocks)) if partial else ()
+        self._restarts = [Restart(dit.transformer, dit.family, b, ENDLESS) for b in blocks]
+        with ExitStack() as stack:
+            for restart in self._restarts:
+                stack.enter_context(restart.keeping())
+            self.clean = velocity(dit, self.z, sigma, inputs)
+
+    def velocity(self, edit: Disrupt) -> torch.Tensor:
+        """The velocity under an edit, (N, C, h, w)."""
+        if not self._restarts or edit.why_whole is not None:
+            return velocity(self.dit, self.z, self.sigma, self.inputs, [edit])
+        record = self.dit.block(edit.block).record
+        with self._restarts[edit.block].starting(lambda output: edit.must_edit(output, record, self.call)):
+            return velocity(self.dit, self.z, self.sigma, self.inputs)
+
+    def gained(self, velocity: torch.Tensor) -> torch.Tensor:
+        """The clean velocity multiplied by the gain that another has, picture by picture: <v, v_d> / <v, v>."""
+        return self.clean * gain(velocity, self.clean).to(self.clean)[:, None, None, None]
+
+    def pictures(self, velocity: torch.Tensor) -> torch.Tensor:
+        """The predicted x0 as pictures, (N, 3, H, W) in [-1, 1]."""
+        return decoded(self.dit, self.z - self.sigma * velocity)
+
+    def change(self, velocity: torch.Tensor) -> torch.Tensor:
+        """||v - v_d|| for each picture, (N,)."""
+        return (velocity.double() - self.clean.double()).flatten(1).norm(dim=1)
+
+    def scaled(self, control: Disrupt, target: float, start: float = 1.0) -> tuple[Disrupt, float, float]:
+        """A control whose mean ||v - v_d|| is `target`; its factor on the dose, and what it reached over the target.
+
+        `control` is of mode scale; what is searched is the factor on rho - 1.
+
+        Raises:
+            RuntimeError: a target of 0: no control can be scaled to an edit that does nothing.
+        """
+        if not target > 0:
+            raise RuntimeError(f"{control.sentence()}: the dose changes the velocity by {target}; name another block")
+        step = float(control.retention(self.sigma)) - 1
+
+        def reached(factor: float) -> float:
+            return float(self.change(self.velocity(replace(control, rho=1 + factor * step))).mean())
+
+        factor, value = solve(reached, target, SEARCH, LARGEST, start)
+        return replace(control, rho=1 + factor * step), factor, value / target
+
+
+def measures(x: torch.Tensor, clean: torch.Tensor, reference: torch.Tensor, cell: int) -> dict[str, np.ndarray]:
+    """What a picture has of detail and layout, each (N,); columns name their band, in cycles per latent cell.
+
+    Args:
+        x, clean: pictures, edited and not.
+        reference: what coherence and error are against.
+        cell: pixels of a latent cell.
+    """
+    columns = {"amount": amount_change(x, clean, cell), "low correlation": low_correlation(x, clean, cell)}
+    columns["contrast"] = contrast(x)
+    for name, values in (
+        ("power", cell_power(x, cell)),
+        ("coherence", cell_correlation(x, reference, cell)),
+        ("error", cell_error(x, reference, cell)),
+    ):
+        columns |= {f"{name} {band}": value for band, value in values.items()}
+    return {name: value.double().numpy() for name, value in columns.items()}
+
+
+def step_rows(
+    at: OneStep, predicted: torch.Tensor, clean: torch.Tensor, truth: torch.Tensor, **labels: Any
+) -> pd.DataFrame:
+    """One row per picture: `measures`, the gain of v (<v, v_d> / <v, v>) and ||v - v_d|| / ||v||."""
+    columns = measures(at.pictures(predicted), clean, truth, at.dit.vae_scale_factor)
+    columns["gain"] = gain(predicted, at.clean).cpu().numpy()
+    size = at.clean.double().flatten(1).norm(dim=1)
+    columns["change"] = (at.change(predicted) / size).cpu().numpy()
+    return pd.DataFrame({**labels, **columns})
+
+
+def channel_table(noised: NoisedPictures, channels: Sequence[int], sigmas: Sequence[float]) -> pd.DataFrame:
+    """Where each channel is massive, by the default rule of `find_massive`, and how much of the stream's energy it has.
+
+    Returns:
+        block, channel, energy_share (0..1), ratio (mean |x| over the median channel's), massive (in at least half of
+        the pictures and noise levels of the first batch); and `others`, the largest other channels of the block, as a
+        string of numbers, most energy first.
+    """
+    dit = noised.dit
+    sums: dict[int, list[dict[str, np.ndarray]]] = {b: [] for b in range(len(dit.blocks))}
+
+    def see(block: Block, image: torch.Tensor, text: torch.Tensor | None) -> None:
+        x = image.double()
+        mean, square, size = x.mean(1), x.square().mean(1), x.abs().mean(1)
+        positive = (x > 0).double().mean(1)
+        ratio = size / size.quantile(0.5, 1, keepdim=True)
+        values = {
+            "energy": square / square.sum(1, keepdim=True),
+            "ratio": ratio,
+            "one_sign": torch.maximum(positive, 1 - positive),
+            "variation": (square - mean.square()).clamp_min(0).sqrt() / mean.abs(),
+        }
+        sums[block.index].append({name: value.cpu().numpy() for name, value in values.items()})
+
+    with dit.running(), on_block_outputs(dit, see):
+        for sigma in sigmas:
+            part = next(noised.parts())
+            velocity(dit, noised.noised(sigma, part), sigma, noised.inputs[0])
+    rows = []
+    for block, several in sums.items():
+        joined = {name: np.concatenate([one[name] for one in several]) for name in several[0]}
+        stability = constant(joined).mean(0)
+        energy = joined["energy"].mean(0)
+        order = [int(c) for c in np.argsort(-energy, kind="stable") if int(c) not in set(channels)]
+        for channel in channels:
+            rows.append(
+                {
+                    "block": block,
+                    "channel": channel,
+                    "energy_share": float(energy[channel]),
+                    "ratio": float(np.median(joined["ratio"][:, channel])),
+                    "massive": bool(stability[channel] >= 0.5),
+                    "others": " ".join(map(str, order[: len(channels)])),
+                }
+            )
+    return pd.DataFrame(rows)
