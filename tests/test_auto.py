@@ -15,7 +15,7 @@ from dg_tools.forward.restart import Stored
 from dg_tools.guidance import auto
 from dg_tools.guidance.auto import choose, price, samples, scan, store, trial
 from dg_tools.guidance.auto.prompts import EMOJI, GENERAL, prompts_of
-from dg_tools.metrics import WeakModelRule
+from dg_tools.metrics import WeakModelRule, amount_change
 from dg_tools.models.profiles import read_profile
 from dg_tools.onestep import conditions
 
@@ -409,3 +409,45 @@ def test_names_of_profiles():
 def test_captions_for_the_embedded_models_and_general_prompts_for_others(dits):
     assert prompts_of(dg.load()) == EMOJI and prompts_of(dits("sd3")) == GENERAL
     assert len(set(GENERAL)) == len(GENERAL) >= 7
+
+
+@pytest.mark.parametrize("name", ["emoji-sd3", "emoji-flux"])
+def test_an_embedded_model_carries_its_choice_and_it_acts(name, monkeypatch):
+    """Made by `python -m training.weak_model`: nothing is tried again, and the guidance it gives changes the run."""
+    dit = dg.load(name)
+    monkeypatch.setattr(choose, "chosen", lambda *a, **k: pytest.fail("chosen again"))
+    profile = auto.auto_profile(dit)
+    assert profile["weights"] == store.weights_hash(dit) and profile["model"] == name
+    assert profile["price"]["pictures"] <= 20 and profile["measured"]["beyond"][1] > 0
+    row = next(r for r in profile["scan"] if (r["block"], r["rho"]) == (profile["block"], profile["rho"]))
+    assert row["eligible"] and row["channels"] == profile["channels"]
+    guider = dg.DetailGuidance(detail_guidance_scale=profile["detail_guidance_scale"], disrupt="auto")
+    report = dg.generate(dit, "red apple", steps=2, guidance=guider, progress=False).guided[0]
+    assert min(report.change) >= 0.1 and max(report.gain) < 1
+    with torch.no_grad():
+        dit.transformer.proj_out.bias[0] += 1
+    assert store.shipped_profile(dit) is None
+
+
+def test_what_a_choice_is_worth_on_other_prompts(whole):
+    dit, profile, *_ = whole
+    call = {k: v for k, v in CALL.items() if k != "steps"}
+    made = auto.measured_on(dit, profile, ["x", "y", "z"], seeds=[7, 8, 9], chunk=2, steps=2, progress=False, **call)
+    assert made["prompts"] == 3 and made["steps"] == 2
+    weak = dg.Disrupt(profile["channels"], profile["block"], "scale", rho=profile["rho"])
+    guider = dg.DetailGuidance(1.0, profile["detail_guidance_scale"], weak)
+    amounts, alone, cell = [], [], dit.vae_scale_factor
+    for prompt, seed in zip("xyz", (7, 8, 9), strict=True):
+        pair = dg.generate(dit, prompt, seed=seed, steps=2, guidance=[None, guider], progress=False, **call)
+        factor = pair.guided[1].own_gain(profile["detail_guidance_scale"])
+        louder = dg.generate(
+            dit, prompt, seed=seed, steps=2, guidance=dg.baselines.Gain(gain=factor), progress=False, **call
+        )
+        plain, guided = pair.pictures[:1], pair.pictures[1:]
+        amounts.append(amount_change(guided, plain, cell).item())
+        alone.append(amount_change(louder.pictures, plain, cell).item())
+    assert made["amount"][0] == pytest.approx(np.mean(amounts), abs=0.02)  # PIL rounds to 8 bits
+    assert made["gain_amount"][0] == pytest.approx(np.mean(alone), abs=0.02)
+    assert made["beyond"][0] == pytest.approx(np.mean(amounts) - np.mean(alone), abs=0.04)
+    with pytest.raises(ValueError, match="pass at least two prompts"):
+        auto.measured_on(dit, profile, ["x"])
