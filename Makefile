@@ -86,10 +86,11 @@ seeds: install
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.seeds \
 		$(if $(ICONS),--icons $(ICONS))
 
-# 300 draws of the tests' random walk (SEED=n for the same ones again), then SD3-medium's full-size transformer with random
-# weights: 4 GB, some minutes.
+# 300 draws of the tests' random walk (SEED=n for the same ones again), every family's blocks compiled, then SD3-medium's
+# full-size transformer with random weights: 4 GB, half an hour.
 full: install
 	TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m benchmarks.walk 300 $(SEED)
+	TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m benchmarks.compiled
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m benchmarks.full_size
 
 wheel: install

@@ -2,7 +2,7 @@
 
 Variants take turns, so that a machine that slows down slows all of them; a ratio is the median over rounds of a
 variant's time to the plain run's of the same round. Absolute seconds are for this machine only. Kept as JSON with
-machine and versions. `layouts` has the paths of DG at a size where arithmetic decides.
+machine and versions. `layouts` has the paths of DG at a size where arithmetic decides, `compiled` the blocks compiled.
 
     make bench
 """
@@ -22,6 +22,7 @@ import torch
 import typer
 
 import dg_tools as dg
+from benchmarks.compiled import measure as on_compiled
 from benchmarks.explorer import measure as first_picture
 from benchmarks.layouts import measure
 from benchmarks.limit import measure as over_limit
@@ -90,6 +91,7 @@ def main(
         "rows": rows,
         "layouts": layouts,
         "limits": limits,
+        "compiled": on_compiled(rounds, steps),
         "first_picture": first_picture(),
         "rounds": rounds,
         "steps": steps,

@@ -41,6 +41,7 @@ class Draw:
     block: int
     seed: int
     weights: str = "plain"
+    compiled: bool = False
 
 
 def draw(rng: random.Random) -> Draw:
@@ -81,4 +82,5 @@ def draw(rng: random.Random) -> Draw:
         block=rng.choice([0, 1, 2]),
         seed=rng.randrange(1000),
         weights=rng.choice([*["plain"] * len(weights), *weights]),
+        compiled=rng.random() < 0.25,
     )

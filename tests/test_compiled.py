@@ -22,7 +22,7 @@ CALL = {**tiny.CALL, "seed": 5, "progress": False}
 def subjects():
     with fresh_compiler():
         made = {}
-        yield lambda name: made.setdefault(name, Subject(name, dynamic=False))
+        yield lambda name: made.setdefault(name, Subject(name, dynamic=False, fullgraph=True))
 
 
 @pytest.fixture(scope="module", params=["sd3", "flux"])
@@ -42,6 +42,12 @@ WHOLE = {  # every block call goes through compiled code
     "DG + CFG": {"guidance": dg.DetailGuidance(3.0, 0.7, OFF)},
     "DG + CFG in a window": {"guidance": dg.DetailGuidance(3.0, 0.7, OFF, detail_guidance_start=0.5)},
     "DG + CFG, edited": {"guidance": dg.DetailGuidance(3.0, 0.7, OFF), "edits": dg.Disrupt([2], 0)},
+    "DG + CFG in the unconditional rows": {"guidance": dg.DetailGuidance(3.0, disrupt=OFF, rows="uncond")},
+    "DG + CFG, a region": {
+        "guidance": dg.DetailGuidance(3.0, 0.7, dg.Disrupt([3], 1, "scale", rho=1.5, tokens=[0, 7]))
+    },
+    "knob": {"guidance": dg.DetailKnob([3, 7], 1, 1.5)},
+    "Gain": {"guidance": dg.baselines.Gain(1.0, gain=1.1)},
     "SLG": {"guidance": dg.baselines.SLG(3.0, 0.7, blocks=[1])},
     "AutoGuidance": {"guidance": dg.baselines.AutoGuidance(3.0, 0.7)},
     "Blurred": {"guidance": dg.baselines.Blurred(3.0, 0.7)},

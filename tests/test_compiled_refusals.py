@@ -96,3 +96,15 @@ def test_a_model_that_was_traced_before_is_unwrapped_first():
     dit.unwrap()
     made = dg.generate(dit, "apple", edits=OFF, **CALL).latents
     assert torch.equal(made, dg.generate(dg.load(tiny.sd3()), "apple", edits=OFF, **CALL).latents)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_blocks_compiled_inside_a_context_are_refused(name):
+    pipe = tiny.PIPELINES[name]()
+    call = {"num_inference_steps": 2, "max_sequence_length": 8, **tiny.SIZE, "output_type": "latent"}
+    for context in (OFF.on(pipe), dg.detail_guidance(pipe, dg.DetailGuidance(None, 0.5, OFF))):
+        with pytest.raises(RuntimeError, match="compile it before"), context:
+            compile_blocks(pipe, backend="eager")
+            pipe("apple", **call)
+        for part in pipe.transformer.modules():
+            part._compiled_call_impl = None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import altered
 import tiny
 import torch
+from compilers import compile_blocks, fresh_compiler, uncompiled
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
@@ -58,6 +59,8 @@ class Walker:
         self.extra_calls = False  # whether a callback is calling the transformer
         self.inputs: dict[str, Any] = {}
         self.install_processor()
+        if way.compiled:
+            compile_blocks(self.pipe, backend="eager")
 
     def install_processor(self) -> None:
         """A hook or an attention processor of the reader's own, which acts on the conditional rows."""
@@ -220,7 +223,7 @@ class Walker:
 
         self.transformer.forward = stand_in
         try:
-            with self.remembered():
+            with self.remembered(), uncompiled(self.transformer):
                 latents = self.call()
             return spatial(self.dit, latents, *way.size) if way.call == "generate" else latents
         finally:
@@ -246,6 +249,12 @@ class Walker:
 
 def walk(way: Draw) -> tuple[str, float]:
     """(refused in a sentence, or empty; norm of the difference over that of the guided change) of one draw."""
+    with fresh_compiler() if way.compiled else nullcontext():
+        return compared(way)
+
+
+def compared(way: Draw) -> tuple[str, float]:
+    """The same, with whatever the compiler has."""
     walker = Walker(way)
     before = left(walker)
     try:
@@ -269,5 +278,6 @@ def left(walker: Walker) -> set[str]:
     found = {f"scheduler.{name}" for name in vars(walker.pipe.scheduler) if name in ("step", "set_timesteps")}
     for name, module in walker.transformer.named_modules():
         found |= {f"{name}.{a}" for a in vars(module) if a in ("forward", "cache_context", "__getstate__")}
+        found.add(f"{name} called by {module._compiled_call_impl}")
         found |= {f"{name}: {hook}" for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())}
     return found

@@ -18,6 +18,7 @@ from dg_tools.forward.active import active
 from dg_tools.forward.call import NOTHING, Call
 from dg_tools.forward.caller import Caller, any_pipeline, caller_of
 from dg_tools.forward.cfg_rows import CfgRows
+from dg_tools.forward.compiled import check_stepped
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.stepping import first_of, index_of, replaced_step
 
@@ -166,6 +167,7 @@ class Clock:
         self._timesteps = scheduler.timesteps
         self._levels = scheduler.timesteps.tolist()  # once a run: reading a value waits for the device
         self._sigmas = [] if self.family.prediction == "noise" else scheduler.sigmas.tolist()
+        check_stepped(self.transformer)
         active(self.transformer).parts = None
         self.runs += 1
         self._made = 0

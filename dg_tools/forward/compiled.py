@@ -30,7 +30,10 @@ TABLES = ("_forward_pre_hooks", "_forward_hooks")
 
 
 class Stepped:
-    """In the place of a module's compiled call: our hooks before, the compiled call without them, our hooks after."""
+    """In the place of a module's compiled call: our hooks, the compiled call without them, our hooks.
+
+    Hooks of the user's own, which the compiler may have traced, stay inside.
+    """
 
     def __init__(self, module: torch.nn.Module, call: Callable[..., Any], state: Active) -> None:
         self.module = module
@@ -39,10 +42,10 @@ class Stepped:
         self.parts = list(module.modules())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module = self.module
+        module, call = self.module, self.call
         if acts_inside(self.parts):
             self.tell()
-            return module._call_impl(*args, **kwargs)
+            call = module._call_impl
         for key, hook in ours(module._forward_pre_hooks):
             if key in module._forward_pre_hooks_with_kwargs:
                 changed = hook(module, args, kwargs)
@@ -51,7 +54,7 @@ class Stepped:
                 changed = hook(module, args)
                 args = args if changed is None else changed if isinstance(changed, tuple) else (changed,)
         with hidden(module):
-            output = self.call(*args, **kwargs)
+            output = call(*args, **kwargs)
         after = ours(module._forward_hooks)
         if any(not getattr(hook, "any_rows", False) for _, hook in after):
             output = own_copy(output)
@@ -122,6 +125,12 @@ def stepping(transformer: torch.nn.Module) -> Iterator[None]:
             step = call if isinstance(call, Stepped) else Stepped(module, call, active(transformer))
             stack.enter_context(replaced(module, CALL, step))
         yield
+
+
+def check_stepped(transformer: torch.nn.Module) -> None:
+    """Raise RuntimeError where something was compiled inside a context, which does not act on it."""
+    if not all(isinstance(module._compiled_call_impl, Stepped) for module in compiled_parts(transformer)):
+        raise REFUSALS["compiled inside"].error()
 
 
 def compiled_parts(transformer: torch.nn.Module) -> list[torch.nn.Module]:

@@ -46,6 +46,12 @@ REFUSALS = {
         "{part} is compiled, and so is {outer}, which it is a part of",
         "load it again and compile the blocks alone",
     ),
+    "compiled inside": Refusal(
+        "compiling inside an edit, a guidance or a capture",
+        "this transformer was compiled while an edit, a guidance or a capture was on, which does not act on it",
+        "compile it before",
+        RuntimeError,
+    ),
     "traced": Refusal(
         "traces of a compiled model",
         "a trace reads inside blocks, and the blocks of this transformer are compiled",

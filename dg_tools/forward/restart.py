@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dg_tools.families import BlockList, Family, bind
+from dg_tools.forward.compiled import ours
 from dg_tools.forward.fork import each
 from dg_tools.forward.replaced import replaced
 
@@ -40,12 +41,16 @@ class StandIn(torch.nn.Module):
 
 
 class Stored(StandIn):
-    """Returns what its block gave beforehand; hooks on the block (edits, readers) act on it too."""
+    """Returns what its block gave beforehand; hooks on the block (edits, readers) act on it too.
+
+    A compiled block has run the user's own already.
+    """
 
     def __init__(self, output: Any, block: torch.nn.Module) -> None:
         super().__init__(block)
         self.output = output
-        self._forward_hooks.update(block._forward_hooks)
+        compiled = block._compiled_call_impl is not None
+        self._forward_hooks.update(ours(block._forward_hooks) if compiled else block._forward_hooks)
         self._forward_hooks_with_kwargs.update(block._forward_hooks_with_kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

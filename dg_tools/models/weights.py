@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dg_tools.forward.refusals import REFUSALS
+from dg_tools.forward.refusals import REFUSALS, hooks_of
 
 
 def acting_weights(transformer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | str]]:
@@ -68,7 +68,7 @@ def check_noise(transformer: torch.nn.Module, *, copied: bool = False) -> None:
     floats = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     modules = list(transformer.modules())
     what = None
-    if any(p.is_meta for p in transformer.parameters()) or any(hasattr(m, "_diffusers_hook") for m in modules):
+    if any(p.is_meta for p in transformer.parameters()) or any(hooks_of(transformer)):
         what = "are offloaded layer by layer or cast for each layer"
     elif any(type(p) is not torch.nn.Parameter or p.dtype not in floats for p in transformer.parameters()):
         what = "are quantised"

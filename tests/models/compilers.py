@@ -44,7 +44,7 @@ class Counting:
 
 
 def blocks_of(transformer):
-    names = ("transformer_blocks", "single_transformer_blocks", "blocks")
+    names = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks", "blocks")
     return [block for name in names for block in getattr(transformer, name, ())]
 
 

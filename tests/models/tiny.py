@@ -97,8 +97,8 @@ def enliven(transformer: torch.nn.Module) -> Any:
     return transformer.eval()
 
 
-def sd3(seed: int = 0, **config: Any) -> StableDiffusion3Pipeline:
-    """SD3: 4 blocks, patch 2, 2x VAE: 16 pixels make 4 tokens along a side."""
+def sd3(seed: int = 0, blocks: int = 4, **config: Any) -> StableDiffusion3Pipeline:
+    """SD3: 4 blocks or others, patch 2, 2x VAE: 16 pixels make 4 tokens along a side."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         c_tok, t_tok = clip_tokenizer(), t5_tokenizer()
@@ -106,7 +106,7 @@ def sd3(seed: int = 0, **config: Any) -> StableDiffusion3Pipeline:
             sample_size=16,
             patch_size=2,
             in_channels=4,
-            num_layers=4,
+            num_layers=blocks,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=JOINT,
@@ -131,15 +131,15 @@ def sd3(seed: int = 0, **config: Any) -> StableDiffusion3Pipeline:
     return pipeline
 
 
-def flux(seed: int = 0, guidance_embeds: bool = False, single: int = 3) -> FluxPipeline:
-    """FLUX.1: 2 double blocks and some single ones."""
+def flux(seed: int = 0, guidance_embeds: bool = False, double: int = 2, single: int = 3) -> FluxPipeline:
+    """FLUX.1: some double blocks and some single ones."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         c_tok, t_tok = clip_tokenizer(), t5_tokenizer()
         transformer = FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
-            num_layers=2,
+            num_layers=double,
             num_single_layers=single,
             attention_head_dim=16,
             num_attention_heads=2,
