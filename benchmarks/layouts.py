@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 BLOCKS, BLOCK, HEADS, HEAD, STEPS, SIZE = 8, 3, 8, 64, 2, 64
 PROMPT = "a red apple"
 OFF = dg.Disrupt([3, 7], BLOCK)
+IN_PASS = {"DG in u": dg.DetailGuidance(None, disrupt=OFF, rows="uncond"), "knob": dg.DetailKnob([3, 7], BLOCK, 0.5)}
 CALL: dict[str, Any] = {"seed": 0, "steps": STEPS, "height": SIZE, "width": SIZE, "max_sequence_length": 16}
 
 
@@ -88,8 +89,11 @@ def three_rows(self: Passes, inputs: dict[str, Any], call: Call) -> tuple[torch.
 
 @contextmanager
 def around(dit: dg.DiT, way: str) -> Any:
-    """DG in the caller's own CFG, by one way."""
-    guider = dg.DetailGuidance(None, 0.5, OFF)
+    """DG in the caller's own CFG, by one way; or a guidance in CFG's own passes."""
+    guider: Any = dg.DetailGuidance(None, 0.5, OFF)
+    if way in IN_PASS:
+        guider = IN_PASS[way]
+        way = "fork"
     with ExitStack() as stack:
         if way == "three rows":
             stack.enter_context(mock.patch.object(Passes, "fork", three_rows))
@@ -119,6 +123,7 @@ def paths(layout: str, dit: dg.DiT) -> dict[str, Callable[[], object]]:
     ways = {"CFG": sample(3.0)}
     for way in ("fork", "three rows", "partial", "whole"):
         ways[f"CFG + DG, {way}"] = sample(3.0, way)
+    ways |= {f"CFG, {name}": sample(3.0, name) for name in IN_PASS}
     ways |= {"DG, fork": sample(1.0, "fork"), "cond": sample(1.0)}
     if layout == "sd3":
         ways["CFG + DG, modular guider"] = modular(dit)

@@ -35,6 +35,7 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
     call = {"seed": 0, "steps": steps, "progress": False}
     picture = lambda **kwargs: lambda: dg.generate(dit, "red apple on blue", **call, **kwargs)  # noqa: E731
     both = dg.DetailGuidance(3.0, 0.5, off)
+    knob = dg.DetailKnob(off.channels, off.block, 0.5, 3.0)
 
     capture = {"seeds": 0, "steps": steps, "progress": False}
     middle = len(dit.blocks) // 2
@@ -44,6 +45,8 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
         "SEG": dg.baselines.SEG(3.0, 0.5, blocks=middle),
         "auto": dg.baselines.AutoGuidance(3.0, 0.5),
         "blur": dg.baselines.Blurred(3.0, 0.5),
+        "gain": dg.baselines.Gain(3.0, gain=1.1),
+        "daemon": dg.baselines.DetailDaemon(3.0, amount=0.5),
     }
     return {
         "CFG": picture(guidance=dg.CFG(3.0)),
@@ -51,6 +54,9 @@ def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
         "CFG, edited": picture(guidance=dg.CFG(3.0), edits=off),
         "DG": picture(guidance=dg.DetailGuidance(1.0, 0.5, off)),
         "CFG + DG": picture(guidance=both),
+        "CFG, DG in u": picture(guidance=dg.DetailGuidance(3.0, disrupt=off, rows="uncond")),
+        "CFG + knob": picture(guidance=knob),
+        "knob": picture(guidance=knob.new(guidance_scale=1.0)),
         "CFG, captured": lambda: dg.capture(dit, "red apple on blue", guidance=dg.CFG(3.0), **capture),
         **{f"CFG + {name}": picture(guidance=guider) for name, guider in rivals.items()},
         "APG": picture(guidance=dg.baselines.APG(3.0)),
