@@ -177,3 +177,21 @@ def test_grad_mode_and_modules_are_left_as_they_were():
     assert "forward" not in module.__dict__ and "__nnsight__" not in module.__dict__
     assert module.forward == forward
     dit.unwrap()  # twice is fine
+
+
+def test_a_wrapped_model_is_traced_inside_a_guidance():
+    """The guidance stands in the place of the transformer's forward, and stays there."""
+    dit = dg.load(tiny.sd3())
+    plain, guided = [], []
+
+    def trace(kept):
+        with dit.trace("apple", **trace_arguments()) as run:
+            for step in run.steps:
+                if step.branch != "other":
+                    kept.append(dit.blocks[3].image.mean().item())
+
+    trace(plain)
+    with dg.detail_guidance(dit, dg.DetailGuidance(detail_guidance_scale=0.8, disrupt=dg.Disrupt([3], 1)), way="whole"):
+        trace(guided)
+    assert plain[0] == guided[0] and len(guided) == len(plain) == 3
+    assert abs(plain[2] - guided[2]) > 1e-4

@@ -251,6 +251,18 @@ def test_groups_that_are_offloaded_to_disk(tmp_path):
         assert torch.allclose(picture, run(dit), rtol=1e-4, atol=1e-4)  # mapped memory may take other kernels
 
 
+def test_hooks_that_are_gone_do_not_count(dits):
+    """A step cache that was on leaves its registry behind: noise is added all the same."""
+    from diffusers import FirstBlockCacheConfig
+
+    dit = dg.load(tiny.flux())
+    dit.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    dit.transformer.disable_cache()
+    assert hasattr(dit.transformer.transformer_blocks[0], "_diffusers_hook")
+    with dg.detail_guidance(dit, dg.baselines.AutoGuidance(1.0, 0.5)):
+        assert not torch.equal(run(dit), run(dits("flux")))
+
+
 def test_weights_that_are_nowhere():
     dit = dg.load(tiny.sd3())
     dit.transformer.to("meta")

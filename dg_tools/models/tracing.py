@@ -110,8 +110,9 @@ def unwrap(model: NNsight) -> None:
 
 
 def is_displaced(transformer: torch.nn.Module) -> bool:
-    """Whether something has taken the place of nnsight's forward since, as model offloading does after each run."""
-    return not isinstance(vars(transformer).get("forward"), Controller)
+    """Whether accelerate has taken the place of nnsight's forward since, as model offloading does after each run."""
+    inner = getattr(vars(transformer).get("forward"), "func", None)
+    return getattr(inner, "__module__", None) == "accelerate.hooks"
 
 
 class GuardedTracer(InterleavingTracer):
