@@ -83,6 +83,28 @@ def test_every_baseline_is_made_again_by_its_recipe(name, dits):
     assert once.block_calls == made.block_calls
 
 
+def test_a_dose_beside_what_costs_no_pass(tmp_path, dits, monkeypatch, capsys):
+    dit = dits("sd3")
+    monkeypatch.setattr(dg, "load", lambda *a, **k: dit)
+    ask = ["compare", "owl", "--channel", "3", "--block", "1", *QUICK, "--height", "32", "--width", "48", "--json"]
+    code, printed, error = called(monkeypatch, capsys, *ask, "--rho", "1.5", "-o", tmp_path)
+    names = ["cond", "knob 1.5", "gain 1.1", "daemon 0.5"]
+    assert code == 0 and json.loads(printed)["guidances"] == names
+    assert len({row["block_calls"] for row in json.loads(printed)["rows"]}) == 1
+    code, printed, error = called(monkeypatch, capsys, *ask[:-1], "--rho", "1.5", "-o", tmp_path)
+    words = " ".join(printed.split())
+    assert "knob 1.5: guided 3 of 3 steps, the edited block's output changed by 0." in words
+    assert (
+        "gain 1.1: guided 3 of 3 steps, push 0.1 " in words and "daemon 0.5: guided 1 of 1 steps; told sigma" in words
+    )
+    ask += ["--cfg", "3", "--dg-rows", "uncond", "--rho", "1.5"]
+    code, printed, error = called(monkeypatch, capsys, *ask, "--with", "Gain", "-o", tmp_path)
+    names = ["cond", "CFG 3", "CFG 3 + DG uncond rho 1.5", "CFG 3 + gain 1.1"]
+    assert code == 0 and json.loads(printed)["guidances"] == names
+    code, printed, error = called(monkeypatch, capsys, *ask, "--steps", "1", "-o", tmp_path)
+    assert code == 0 and json.loads(printed)["guidances"] == names and "without DetailDaemon: no step of 1" in error
+
+
 def test_a_weak_model_is_not_kept(dits):
     dit = dits("sd3")
     guidance = dg.baselines.AutoGuidance(2.0, 0.3, weak_model=tiny.sd3(seed=1).transformer)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dg_tools.cli.app import at_work, command, emit, say, stop, table
+from dg_tools.cli.beside import Wanted
 from dg_tools.cli.options import (
     AsJson,
     Auto,
@@ -15,15 +16,16 @@ from dg_tools.cli.options import (
     Cfg,
     Channels,
     Device,
+    DgRows,
     Dtype,
     Height,
     Model,
     Offload,
+    Rho,
     Seeds,
     Steps,
     Width,
     checked,
-    disruption,
     loaded,
     warned,
 )
@@ -36,6 +38,7 @@ if TYPE_CHECKING:  # commands load torch when they are called
     from dg_tools.generation._compare import Comparison
     from dg_tools.models.dit import DiT
 
+CHEAP = ("Gain", "DetailDaemon")
 COSTS = ("block_calls", "forwards", "seconds")
 
 
@@ -49,10 +52,14 @@ def compare(
     steps: int = Steps,
     cfg: float = Cfg,
     dg: float = typer.Option(0.0, "--dg", min=0, help="DG weight w; 0 is off"),
+    dg_rows: str = DgRows,
+    rho: float = Rho,
     channel: list[int] = Channels,
     block: int = Block,
     auto: bool = Auto,
-    rivals: list[str] = typer.Option([], "--with", help="one of dg.baselines, such as PAG; may be repeated"),
+    rivals: list[str] = typer.Option(
+        [], "--with", help=f"one of dg.baselines, such as PAG; may be repeated; {' and '.join(CHEAP)} if left out"
+    ),
     weight: float = typer.Option(0.5, "--weight", min=0, help="w of the baselines that have one"),
     at: list[int] = typer.Option(
         [], "--at", help=f"block that {', '.join(IN_BLOCKS)} perturb; may be repeated; the middle one if left out"
@@ -64,7 +71,7 @@ def compare(
     offload: str = Offload,
     as_json: bool = AsJson,
 ) -> None:
-    """No guidance, CFG, DG and others side by side: pictures, what they cost, what is measured.
+    """No guidance, CFG, DG or a dose, and others side by side: pictures, what they cost, what is measured.
 
     DG and the others are added to CFG where --cfg is above 1; no setting is searched. Each PNG carries its settings, so
     that `dg-tools generate --from` makes it again. Metrics against reference pictures need an embedded model and whole
@@ -74,6 +81,7 @@ def compare(
       dg-tools compare "red apple" "owl on teal" --cfg 3 --dg 0.5 --seeds 2
       dg-tools compare "red apple, flat on blue" --cfg 3 --with APG --with PAG
       dg-tools compare "red apple" --dg 1 --channel 676 --block 10 -m my/model
+      dg-tools compare "red apple" --cfg 3 --dg-rows uncond --rho 1.5 --with Gain
       dg-tools compare "red apple" --with PAG --with SEG --at 5 --at 6 --json
     """
     prompts, numbers = checked(prompts, seed)
@@ -82,7 +90,9 @@ def compare(
             raise typer.BadParameter("--seed names seeds and --seeds counts them: pass one of the two")
         numbers = list(range(seeds))
     names = known_rivals(rivals)
-    if cfg == 1 and not dg and not names:
+    wanted = Wanted(cfg, dg, dg_rows, rho, channel, block, auto, None, False, None)
+    wanted.check()
+    if cfg == 1 and not dg and rho is None and not names:
         raise typer.BadParameter("nothing to compare with the plain picture: pass --cfg 3, --dg 0.5 or --with PAG")
     check_folder(out, "pass a folder for the pictures")
     import dg_tools
@@ -91,11 +101,10 @@ def compare(
     dit = loaded(model, device, dtype, offload, as_json=as_json)
     warnings = warned(dit, prompts)
     guidances: list[BaseGuidance | None] = [None, *([dg_tools.CFG(cfg)] if cfg > 1 else [])]
-    if dg:
-        disrupt = "auto" if auto else disruption(dit, channel, block)
-        with at_work(as_json):
-            call: dict[str, Any] = {"steps": steps, "height": height, "width": width}
-            guidances.append(dg_tools.DetailGuidance(cfg, dg, disrupt).resolved(dit, **call))
+    with at_work(as_json):
+        guider = wanted.guider(dit, {"steps": steps, "height": height, "width": width})
+    guidances += [] if guider is None else [guider]
+    guidances += [] if names else one_pass(dit, cfg, weight, steps)
     guidances += [BASELINES[name].guider(cfg, weight, blocks=at or [len(dit.blocks) // 2]) for name in names]
     items, remark = with_references(dit, prompts, (height, width))
     say(remark)
@@ -136,6 +145,20 @@ def known_rivals(names: list[str]) -> list[str]:
     if len(set(rivals)) < len(rivals):
         raise typer.BadParameter(f"--with {' --with '.join(names)}: each baseline once")
     return rivals
+
+
+def one_pass(dit: DiT, cfg: float, weight: float, steps: int | None) -> list[BaseGuidance | None]:
+    """What every guidance must beat and costs no further pass, where it can run; it is said where one cannot."""
+    guidances: list[BaseGuidance | None] = []
+    for name in CHEAP:
+        guider: Any = BASELINES[name].guider(cfg, weight)
+        try:
+            guider.check(dit, dit.default_steps if steps is None else steps)
+        except ValueError as error:
+            say(f"note: without {name}: {error}")
+        else:
+            guidances += [guider] if guider.pushes else []
+    return guidances
 
 
 def with_references(dit: DiT, prompts: list[str], size: tuple[int | None, int | None]) -> tuple[list[Any], str]:
@@ -180,8 +203,13 @@ def by_report(comparison: Comparison) -> dict[str, str]:
         own = zip(comparison.table["guidance"], comparison.guided, strict=True)
         if reports := [report for other, report in own if other == name and report is not None]:
             done, planned = (sum(len(getattr(r, k)) for r in reports) for k in ("guided", "planned"))
-            push = sum(r.mean_push for r in reports) / len(reports)
-            words[name] = f"guided {done} of {planned} steps, push {push:.3g}"
+            words[name] = f"guided {done} of {planned} steps"
+            if any(r.push for r in reports) or not done:  # a pass alone has none
+                words[name] += f", push {sum(r.mean_push for r in reports) / len(reports):.3g}"
+            if any(r.in_pass for r in reports):
+                change = sum(r.mean_at_block for r in reports) / len(reports)
+                words[name] += f", the edited block's output changed by {change:.3g}"
+            words[name] = "; ".join([words[name], *dict.fromkeys(note for r in reports for note in r.notes)])
     return words
 
 

@@ -29,6 +29,13 @@ Model = typer.Option(None, "--model", "-m", help="embedded name, folder or Hub i
 Steps = typer.Option(None, min=1, help="denoising steps; the pipeline's own default if left out")
 Seeds = typer.Option(["0"], "--seed", "-s", help="whole number; may be repeated")
 Cfg = typer.Option(1.0, "--cfg", min=1, help="CFG scale s; 1 is off")
+DgRows = typer.Option("cond", "--dg-rows", help="uncond: DG in CFG's unconditional pass, without w or a further pass")
+Rho = typer.Option(
+    None,
+    "--rho",
+    help="dose: the channels times this; alone in the picture itself, with --dg or --dg-rows uncond in the model that "
+    "DG steers away from (there 0 if left out)",
+)
 Channels = typer.Option([], "--channel", help="channel that DG disrupts; may be repeated; the profile's if left out")
 Block = typer.Option(None, help="block that DG disrupts; the profile's if left out")
 Auto = typer.Option(False, "--auto", help="have DG's channels and block detected and chosen")
