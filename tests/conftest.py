@@ -19,9 +19,11 @@ PAGES = ("browser", "test_docs")  # these share JupyterLab, the browser and the 
 LONGEST = (  # groups of tests that take longest, so that no worker begins with one of them at the end
     "pages",
     "test_training",
+    "test_compiled_inductor",
     "test_families",
     "test_sweeps",
     "test_evidence",
+    "test_compiled",
     "test_baselines",
     "test_cli",
     "test_widgets_run",
