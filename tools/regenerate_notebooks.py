@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "PLOTLY_RENDERER": "plotly_mimetype",
     "TOKENIZERS_PARALLELISM": "false",
 }
+QUIET = "import logging; logging.getLogger('torchao').setLevel('ERROR')"  # of its own compiled parts, on import
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
@@ -36,6 +37,7 @@ def regenerate(path: Path) -> None:
         store_widget_state=False,
         record_timing=False,
         resources={"metadata": {"path": str(NOTEBOOKS)}},
+        extra_arguments=[f"--IPKernelApp.exec_lines={QUIET}"],
     )
     client.execute()
     for i, cell in enumerate(notebook.cells):

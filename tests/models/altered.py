@@ -14,7 +14,7 @@ def int8(pipe: Any, dtype: torch.dtype = torch.float32) -> None:
     """torchao's weight-only int8: every linear layer's weight is a tensor that wraps bytes and scales."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-    quantize_(pipe.transformer, Int8WeightOnlyConfig())
+    quantize_(pipe.transformer, Int8WeightOnlyConfig(version=2))
 
 
 def quanto(pipe: Any, dtype: torch.dtype = torch.float32) -> None:
