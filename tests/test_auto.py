@@ -17,7 +17,7 @@ from dg_tools.guidance.auto import choose, price, samples, scan, store, trial
 from dg_tools.guidance.auto.prompts import EMOJI, GENERAL, prompts_of
 from dg_tools.metrics import WeakModelRule, amount_change
 from dg_tools.models.profiles import read_profile
-from dg_tools.onestep import conditions
+from dg_tools.onestep import conditions, velocity
 
 CALL = {**tiny.SIZE, "max_sequence_length": 8, "steps": 3}
 ANY = WeakModelRule(score=-99.0, high=99.0, low_correlation=-1.0, change=0.0, kept=-99.0, gain=-99.0)
@@ -191,6 +191,28 @@ def test_weak_predictions_are_those_of_whole_forwards_with_a_hook(dits, name):
     assert not any(m._forward_hooks for m in dit.transformer.modules())
 
 
+@pytest.mark.parametrize("name", ["chroma", "flux2", "qwen", "sana", "wan"])
+def test_weak_predictions_of_other_families(name):
+    tinies = tiny.families()[name]
+    dit = dg.load(tinies.pipeline())
+    call = {k: v for k, v in tinies.CALL.items() if k != "steps"}
+    inputs = conditions(dit, ["a", "b"], **tinies.SIZE, **call)
+    z = trial.sampled(dit, ["a", "b"], [0, 1], lambda rows: None, steps=1, **tinies.SIZE, **call).latents
+    edits = [dg.Disrupt([3, 5], 1, "scale", rho=2.0), dg.Disrupt([3, 5], 0, "scale", rho=0.5)]
+    (cond, _), *made = trial.weak_predictions(dit, z, 0.5, inputs, edits, lambda rows: None)
+    for (weak, _), edit in zip(made, edits, strict=True):
+        whole = velocity(dit, z, 0.5, inputs, [edit])
+        assert (weak - whole).abs().max() < 1e-4 * whole.abs().max() and not torch.equal(weak, cond)
+
+
+def test_what_belongs_to_the_readers_own_call_is_not_passed_on(planted, monkeypatch):
+    passed = []
+    monkeypatch.setattr(choose, "chosen", lambda *a, **k: passed.append(k) or KEPT)
+    call = {**CALL, "steps": 99, "latents": torch.ones(1), "negative_prompt": "b", "output_type": "pt"}
+    auto.auto_profile(planted, cache=False, progress=False, **call)
+    assert passed == [{**CALL, "steps": 28}]
+
+
 def test_the_change_of_the_last_block_is_there_after_it(dits):
     dit = dits("sd3")
     inputs = conditions(dit, ["apple"], *tiny.SIZE.values(), max_sequence_length=8)
@@ -300,7 +322,7 @@ def test_the_forecast_is_a_bound_and_no_model_costs_more_than_twenty_pictures(di
 # -- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_choice_goes_on_from_what_is_done(planted, whole, anything, tmp_path, monkeypatch):
+def test_an_interrupted_choice_goes_on_from_what_is_done(planted, whole, anything, tmp_path, monkeypatch, caplog):
     own, calls = scan.trial_of, []
 
     def interrupted(dit, *args):
@@ -312,6 +334,7 @@ def test_an_interrupted_choice_goes_on_from_what_is_done(planted, whole, anythin
     monkeypatch.setattr(scan, "trial_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         auto.auto_profile(planted, progress=False, **CALL)
+    assert "interrupted: what is done is kept in" in caplog.text
     assert list((tmp_path / "profiles").glob("*.part/*.safetensors"))
     drawn = trial.sampled
     plain = []

@@ -29,6 +29,8 @@ OBJECTIVE = (
     f"and kept low-band power ({scan.RULE}), the one whose guided samples gain most detail at equal contrast (amt_c) "
     "beyond a run with the guidance's own gain, the low band kept"
 )
+OWN = ("output_type", "latents", "generator", "num_images_per_prompt", "negative_prompt")  # not for the trial's runs
+OWN += ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
 
 
 def auto_profile(
@@ -53,7 +55,8 @@ def auto_profile(
         progress: show a bar.
         chunk: pictures at once, 1 or more.
         **kwargs: passed to the pipeline's call (`max_sequence_length`, `height`, `width`, `steps` ...). A smaller size
-            costs less; what lacks detail at one size may not at another.
+            costs less; what lacks detail at one size may not at another. No more steps than the pipeline's default are
+            taken; latents, callbacks and a negative prompt are left out.
 
     Returns:
         A profile (`dg_tools.models.profiles`): channels, block (None: nothing is eligible), mode, rho,
@@ -73,11 +76,20 @@ def auto_profile(
         known = store.stored_profile(dit, file) or store.shipped_profile(dit)
         if known is not None:
             return known
+    kwargs = {k: v for k, v in kwargs.items() if k not in OWN}
+    kwargs["steps"] = min(kwargs.get("steps") or dit.default_steps, dit.default_steps)
     words = list(prompts_of(dit) if prompts is None else prompts)[: price.SCANNED]
     about = provenance(dit)
     settings = {"prompts": words, "call": {k: repr(v) for k, v in sorted(kwargs.items())}, "objective": OBJECTIVE}
     journal = store.Journal(file.with_suffix(".part"), settings | {"weights": about["weights"]}, cache)
-    profile = {"model": about["model"], **chosen(dit, words, journal, progress, chunk, **kwargs)}
+    try:
+        profile = {"model": about["model"], **chosen(dit, words, journal, progress, chunk, **kwargs)}
+    except KeyboardInterrupt:
+        if journal.kept:
+            logger.warning(
+                "interrupted: what is done is kept in %s, and the same call goes on from there", journal.folder
+            )
+        raise
     profile |= {"weights": about["weights"], "dtype": about["dtype"]}
     print(f"auto: {profile['verdict']}")
     if cache:
@@ -150,7 +162,7 @@ def scanned(
         raise RuntimeError(
             f"no massive channel ({massive.rule}): name channels and block yourself, Disrupt(channels, block)"
         )
-    steps = kwargs.get("steps") or dit.default_steps
+    steps = kwargs["steps"]
     blocks = scan.candidates(dit, massive, price.scan_room(dit, steps))
     edits = [Disrupt(scan.channels_at(massive, b), b, "scale", rho=rho) for b in blocks for rho in scan.RHOS]
     results = []
@@ -181,7 +193,7 @@ def sampled_rows(
     count = price.SAMPLED
     base = samples.Base(words[:count], range(count), pictures(dit, drawn[:count]))
     blocks = [row["block"] for row in samples.finalists(table, price.FINALISTS)]
-    steps = kwargs.get("steps") or dit.default_steps
+    steps = kwargs["steps"]
     room = (price.SAMPLE_PICTURES - 0.5) * price.picture_rows(dit)  # half a picture for the decoder
     with_gain = number == 0 or price.sample_rows(dit, blocks, steps, len(blocks)) <= room
     edit = Disrupt(finalist["channels"], finalist["block"], "scale", rho=finalist["rho"])
