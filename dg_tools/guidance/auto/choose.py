@@ -29,8 +29,8 @@ OBJECTIVE = (
     f"and kept low-band power ({scan.RULE}), the one whose guided samples gain most detail at equal contrast (amt_c) "
     "beyond a run with the guidance's own gain, the low band kept"
 )
-OWN = ("output_type", "latents", "generator", "num_images_per_prompt", "negative_prompt")  # not for the trial's runs
-OWN += ("callback_on_step_end", "callback_on_step_end_tensor_inputs")
+OWN: tuple[str, ...] = ("output_type", "latents", "generator", "num_images_per_prompt")  # of the reader's call alone
+OWN += ("negative_prompt", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
 
 
 def auto_profile(
