@@ -195,6 +195,7 @@ def made(curve: dict[float, float], draws: float, kept: float = 0.05, low: float
         wobble = 0.01 * (prompt - 3.5)
         for rho, amount in curve.items():
             own = {"massive": amount, "norms kept": kept * amount, "gain alone": 0.2 * amount}
+            own["largest others"] = 0.8 * amount
             own |= {f"control {i}": draws * amount * (0.9 + i / 200) for i in range(39)}
             for who, value in own.items():
                 row = {"kind": "step", "who": who, "rho": rho, "sigma": 0.5, "prompt": f"p{prompt}", "seed": 0}
@@ -217,10 +218,16 @@ def test_verdict_of_a_falling_curve():
     status = {o.name: o.status for o in result.outcomes}
     assert status == {
         "span": "holds", "monotone": "holds", "lacks_below": "fails", "lacks_above": "holds",
-        "low_band_below": "holds", "low_band_above": "holds", "norms": "holds", "gain": "fails",
+        "low_band_below": "holds", "low_band_above": "holds", "norms": "holds", "gain": "fails", "others": "fails",
     }  # fmt: skip
     assert result.words.startswith("Detail falls monotonically with the dose (rho 0: +0.40, rho 1.5: -0.50")
-    for part in ("rho 1.5 lacks detail", "39 of 39", "The low band stays", "LayerNorm explains it: 5% of the change"):
+    for part in (
+        "rho 1.5 lacks detail",
+        "39 of 39",
+        "The low band stays",
+        "LayerNorm explains it: 5% of the change",
+        "make 80%",
+    ):
         assert part in result.words
 
 

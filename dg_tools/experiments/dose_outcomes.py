@@ -126,13 +126,19 @@ def one_step(
 
 
 def explanations(curves: Mapping[str, pd.DataFrame], below: float, above: float) -> list[Outcome]:
-    """How much of the span is left with clean LayerNorm statistics, and how much a plain gain on v makes."""
-    change = {who: curves[who][above] - curves[who][below] for who in ("massive", "norms kept", "gain alone")}
+    """How much of the span is left with clean LayerNorm statistics, and how much of it gain and other channels make."""
+    change = {who: wide[above] - wide[below] for who, wide in curves.items()}
     whole, groups = change["massive"], clusters(curves["massive"].index)
     found = []
     for name, who, claim, direction in (
         ("norms", "norms kept", "with LayerNorm's clean statistics less than half of the change is left", "below"),
         ("gain", "gain alone", "the clean velocity times the edit's gain makes more than half of the change", "above"),
+        (
+            "others",
+            "largest others",
+            "the largest other channels, as scaled, make less than half of the change",
+            "below",
+        ),
     ):
         share = bootstrap_ratio(change[who].to_numpy(), whole.to_numpy(), groups)
         found.append(Outcome(name, claim, *share, "of the change", direction, HALF))  # type: ignore[arg-type]
@@ -204,6 +210,8 @@ def words(outcomes: Sequence[Outcome], where: pd.DataFrame, settings: Mapping[st
             f"LayerNorm {verb} it: {kept:.0%} of the change is left with its clean statistics; a plain gain on the "
             f"velocity makes {gained:.0%}"
         )
+        others = named["others"].estimate
+        sentences.append(f"The largest other channels, scaled to move the velocity as much, make {others:.0%} of it")
     for scale in settings["scales"]:
         one = named[f"sample_span_s{scale:g}_block{settings['sampled'][0]}"]
         sentences.append(f"In samples at s = {scale:g}: {one.estimate:+.2f} from rho {below:g} to {above:g}")

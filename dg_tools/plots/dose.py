@@ -91,10 +91,15 @@ def draw_curves(axis: Any, table: pd.DataFrame, settings: dict[str, Any], place:
                 axis.plot(*with_clean(*line(others, "amount", place), one), style, color=QUIET, lw=1.5, ms=3,
                           label=f"largest others, samples, s = {scale:g}")  # fmt: skip
     axis.axhline(0, color=INK, lw=0.6)
+    shown = table[(table["rho"] <= 2) & ~((table["kind"] == "step") & (table["block"] != block))]
+    keys = [k for k in ("kind", "who", "block", "scale", "rho") if k in shown]  # no scale where nothing was sampled
+    means = shown.groupby(keys, dropna=False)["amount"].mean()
+    pad = 0.1 * (means.max() - means.min()) + 0.05
+    axis.set_ylim(means.min() - pad, means.max() + 3 * pad)  # beyond rho 2 a picture breaks, and would set the scale
     axis.set_xticks([])
     axis.set_xlim(-0.5, len(place) - 0.5)
     axis.set_ylabel("detail at equal contrast,\ndoublings against clean", fontsize=8)
-    axis.legend(fontsize=6.5, frameon=False, ncols=2)
+    axis.legend(fontsize=6.5, frameon=False, ncols=2, loc="upper center")
 
 
 def with_clean(places: list[int], values: list[float], clean: int) -> tuple[list[int], list[float]]:
