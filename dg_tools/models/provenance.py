@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from dg_tools.forward.refusals import hooks_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.weights import acting_weights
 
@@ -34,7 +35,7 @@ def weights_hash(dit: DiT) -> str:
     each (an edit through `.data` is not counted). Offloading moves them, so that their memory is not compared there.
     """
     transformer = dit.transformer
-    moves = any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in transformer.modules())
+    moves = any(hooks_of(transformer)) or any(hasattr(m, "_hf_hook") for m in transformer.modules())
     look = tuple((name, glance(value, moves)) for name, value in acting_weights(transformer))
     known = _KNOWN.get(transformer)
     if known is not None and known[0] == look:
