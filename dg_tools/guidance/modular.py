@@ -179,7 +179,7 @@ class ModularGuidance(Guidance):
 
         def once(*args: Any, **kwargs: Any) -> Any:
             self.cleanup_models(denoiser)
-            with stepping(denoiser), attached(denoiser, family, [edit], call) as attachment:
+            with stepping(denoiser), attached(denoiser, family, [edit], call, checked=True) as attachment:
                 attachment.begin(bind(denoiser, args, kwargs))  # the denoiser's own call, and its pre-hooks, are past
                 output = forward(*args, **kwargs)
             if self._log is not None:

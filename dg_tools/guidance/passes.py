@@ -83,7 +83,7 @@ class Passes:
         edit = self.own_edit(call)
         if edit is None:
             return self.unguided(**inputs)[0]
-        with attached(self.dit.transformer, self.dit.family, [edit], call) as attachment:
+        with attached(self.dit.transformer, self.dit.family, [edit], call, checked=True) as attachment:
             attachment.begin(inputs)  # the transformer's own pre-hooks are past
             prediction = self.unguided(**inputs)[0]
         self.run.disrupted(call, attachment.changes[0].total())

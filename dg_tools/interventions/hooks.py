@@ -150,6 +150,8 @@ def attached(
     family: Family,
     edits: Sequence[EditSettings],
     read: Call | Callable[[dict[str, Any]], Call],
+    *,
+    checked: bool = False,
 ) -> Iterator[Attachment]:
     """Edits on a transformer through plain hooks, always taken off again.
 
@@ -157,6 +159,7 @@ def attached(
         transformer, family: the model and its record.
         edits: applied in order at each block.
         read: the `Call` that every forward inside belongs to, or what gives it from the transformer's inputs.
+        checked: step caches were looked for already; looking asks every part of the model.
 
     Yields:
         The attachment. If you call `transformer.forward` directly, which bypasses hooks, call `begin(inputs)` first.
@@ -168,7 +171,7 @@ def attached(
         ValueError: a step cache is on.
         RuntimeError: on a normal exit, for an edit that touched nothing.
     """
-    if edits:
+    if edits and not checked:
         check_cache(transformer)
     attachment = Attachment(transformer, family, edits, read)
     with ExitStack() as stack:
