@@ -69,9 +69,12 @@ def uncompiled(transformer):
 
 @contextmanager
 def fresh_compiler():
-    """Nothing is compiled yet, and no other model's graphs count towards the compiler's limit."""
+    """Nothing is compiled yet, and no other model's graphs count towards the compiler's limit.
+
+    The compiler looks for hooks too: by default it takes one block's code for another that has a hook of the user's.
+    """
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=64):
+    with torch._dynamo.config.patch(recompile_limit=64, skip_nnmodule_hook_guards=False):
         yield
     torch._dynamo.reset()
 
