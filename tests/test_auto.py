@@ -265,6 +265,20 @@ def test_the_samples_are_those_of_detail_guidance_and_of_its_gain(dits, name):
     assert "forward" not in vars(dit.transformer)
 
 
+def test_samples_run_in_chunks(dits):
+    dit, edit, spent, call = dits("sd3"), dg.Disrupt([3, 7], 1, "scale", rho=1.8), [], {**CALL, "steps": 2}
+    base = samples.Base(["a", "b", "c"], range(3), torch.empty(0), 2)
+    parts = base.run(dit, spent.append, edit=edit, weight=0.8, **call)
+    at_once = trial.sampled(dit, "abc", range(3), lambda rows: None, edit=edit, weight=0.8, **call)
+    assert torch.allclose(parts.latents, at_once.latents, atol=1e-4) and max(spent) == 2
+    assert torch.allclose(torch.stack(parts.gains), torch.stack(at_once.gains), atol=1e-5)
+    factors = [torch.tensor([1.1, 1.2, 1.3])] * 2
+    louder = base.run(dit, spent.append, factors=factors, **call).latents
+    assert torch.allclose(
+        louder, trial.sampled(dit, "abc", range(3), lambda rows: None, factors=factors, **call).latents, atol=1e-4
+    )
+
+
 def test_what_counts_is_the_amount_beyond_the_own_gain():
     about = {"block": 2, "rho": 1.5, "channels": [5]}
     rows = [

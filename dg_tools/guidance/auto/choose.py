@@ -113,14 +113,13 @@ def chosen(
     def spend(rows: float) -> None:
         nonlocal spent
         spent += rows
-        bar.n = round(spent)
-        bar.refresh()
+        bar.update(round(spent) - bar.n)
 
     try:
         drawn, massive, table = scanned(dit, words, journal, spend, chunk, **kwargs)
         rows = []
         for number, finalist in enumerate(samples.finalists(table, price.FINALISTS)):
-            rows += sampled_rows(dit, words, drawn, table, number, finalist, journal, spend, **kwargs)
+            rows += sampled_rows(dit, words, drawn, table, number, finalist, journal, spend, chunk, **kwargs)
     finally:
         bar.close()
     compared = samples.compared(rows) if rows else pd.DataFrame()
@@ -183,6 +182,7 @@ def sampled_rows(
     finalist: dict[str, Any],
     journal: store.Journal,
     spend: Any,
+    chunk: int,
     **kwargs: Any,
 ) -> list[dict[str, Any]]:
     """The guided samples of one finalist, as plain JSON; with its gain run where the price allows one for each."""
@@ -191,7 +191,7 @@ def sampled_rows(
         rows: list[dict[str, Any]] = journal[name]
         return rows
     count = price.SAMPLED
-    base = samples.Base(words[:count], range(count), pictures(dit, drawn[:count]))
+    base = samples.Base(words[:count], range(count), pictures(dit, drawn[:count], batch=chunk), chunk)
     blocks = [row["block"] for row in samples.finalists(table, price.FINALISTS)]
     steps = kwargs["steps"]
     room = (price.SAMPLE_PICTURES - 0.5) * price.picture_rows(dit)  # half a picture for the decoder

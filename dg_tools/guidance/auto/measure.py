@@ -55,10 +55,10 @@ def measured_on(
     for start in progress_bar(progress, starts, desc="measured", unit="chunk"):
         words, own = prompts[start : start + chunk], seeds[start : start + chunk]
         plain = sampled(dit, words, own, lambda rows: None, **kwargs).latents
-        base = samples.Base(words, own, pictures(dit, plain))
-        run = sampled(dit, words, own, lambda rows: None, edit=edit, weight=weight, **kwargs)
+        base = samples.Base(words, own, pictures(dit, plain), chunk)
+        run = base.run(dit, lambda rows: None, edit=edit, weight=weight, **kwargs)
         factors = [1 + weight * (1 - gain) for gain in run.gains]
-        louder = sampled(dit, words, own, lambda rows: None, factors=factors, **kwargs)
+        louder = base.run(dit, lambda rows: None, factors=factors, **kwargs)
         guided, alone = (samples.measured(dit, made.latents, base) for made in (run, louder))
         values["amount"] += guided["amount"]
         values["gain_amount"] += alone["amount"]

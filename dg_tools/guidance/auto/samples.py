@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dg_tools.guidance.auto.trial import Spend, sampled
+from dg_tools.guidance.auto.trial import Sampled, Spend, sampled
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics.cell_bands import amount_change, low_correlation
 from dg_tools.models.dit import DiT
@@ -26,16 +26,27 @@ LOW_KEPT = 0.95  # correlation of the low band with the plain picture's, mean ov
 
 @dataclass(frozen=True)
 class Base:
-    """What every run begins from: prompts, seeds, and the plain pictures (N, 3, H, W)."""
+    """What every run begins from: prompts, seeds, and the plain pictures (N, 3, H, W); `chunk` of them at once."""
 
     prompts: Sequence[str]
     seeds: Sequence[int]
     plain: torch.Tensor
+    chunk: int
+
+    def run(self, dit: DiT, spend: Spend, *, factors: Sequence[torch.Tensor] = (), **settings: Any) -> Sampled:
+        """`trial.sampled` of all prompts, in chunks."""
+        parts = []
+        for start in range(0, len(self.prompts), self.chunk):
+            part = slice(start, start + self.chunk)
+            own = [factor[part] for factor in factors]
+            parts.append(sampled(dit, self.prompts[part], self.seeds[part], spend, factors=own, **settings))
+        gains = [torch.cat(step) for step in zip(*(part.gains for part in parts), strict=True)]
+        return Sampled(torch.cat([part.latents for part in parts]), gains)
 
 
 def measured(dit: DiT, latents: torch.Tensor, base: Base) -> dict[str, list[float]]:
     """Amount and low-band correlation of each picture against the plain one."""
-    made, cell = pictures(dit, latents), dit.vae_scale_factor
+    made, cell = pictures(dit, latents, batch=base.chunk), dit.vae_scale_factor
     return {
         "amount": amount_change(made, base.plain, cell).tolist(),
         "low": low_correlation(made, base.plain, cell).tolist(),
@@ -58,12 +69,12 @@ def guided_rows(
     about = {"block": edit.block, "rho": edit.rho, "channels": list(edit.channels)}
     rows: list[dict[str, Any]] = []
     for weight in sorted(weights):
-        run = sampled(dit, base.prompts, base.seeds, spend, edit=edit, weight=weight, **kwargs)
+        run = base.run(dit, spend, edit=edit, weight=weight, **kwargs)
         factors = [1 + weight * (1 - gain) for gain in run.gains]
         strength = float(torch.stack(factors).mean() - 1)
         rows.append({**about, "run": "DG", "w": weight, "strength": strength, **measured(dit, run.latents, base)})
     if with_gain:
-        louder = sampled(dit, base.prompts, base.seeds, spend, factors=factors, **kwargs)
+        louder = base.run(dit, spend, factors=factors, **kwargs)
         gain = {"run": "its gain", "w": max(weights), "strength": strength}
         rows.append({**about, **gain, **measured(dit, louder.latents, base)})
     return rows
