@@ -51,8 +51,8 @@ def detail_deficit(noised: torch.Tensor, cond: torch.Tensor, weak: torch.Tensor,
 
     Example:
         >>> z, c = torch.randn(2, 4, 16, 24), torch.randn(2, 4, 16, 24)
-        >>> [round(v, 3) for v in detail_deficit(z, c, 0.8 * c, 0.5).score.tolist()]  # a gain is no lack of detail
-        [0.0, 0.0]
+        >>> detail_deficit(z, c, 0.8 * c, 0.5).score.abs().max().item() < 1e-6  # a gain is no lack of detail
+        True
     """
     same_shape(weak, cond)
     same_shape(noised, cond)
