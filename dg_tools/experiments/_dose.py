@@ -35,7 +35,7 @@ from dg_tools.progress import progress_bar
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 SIGMAS = (0.3, 0.5, 0.7)
 DRAWS = 39  # of random channels: one odd draw may then be more extreme
-MOST_BLOCKS = 16  # measured by default; of a deeper model, as many spread evenly
+MOST_BLOCKS = 10  # measured by default; of a deeper model, as many spread evenly
 SEEDS = 4  # of one prompt, by default
 
 
@@ -69,7 +69,7 @@ def dose(
             `Reference`s, (prompt, picture) pairs or `Example`s.
         seeds: of the noise; None: four for one prompt, one for several.
         channels: massive channels; None: the profile's, else those detected on these prompts.
-        blocks: measured in one step; None: all, or 16 spread evenly.
+        blocks: measured in one step; None: all, or 10 spread evenly.
         rhos: doses, 1 (the model as it is) and at least one on each side of it.
         sigmas: noise levels, between 0 and 1.
         block: of the controls; None: the strongest, see `dose_outcomes.strongest`.
