@@ -12,7 +12,10 @@ from diffusers.modular_pipelines import StableDiffusion3AutoBlocks
 from test_uncond_rows import PIPES, block_rows, blocks_of, call, close
 
 import dg_tools as dg
+from dg_tools.cli.options import disruption
 from dg_tools.generation.recipes import again, recipe
+from dg_tools.guidance.auto import store
+from dg_tools.models.profiles import write_profile
 
 CHANNELS, BLOCK, S, STEPS = [3, 7], 1, 3.0, 4
 KNOB = dg.DetailKnob(CHANNELS, BLOCK, 1.5)
@@ -137,6 +140,21 @@ def test_channels_and_block_come_from_the_profile():
     assert torch.equal(ours, dg.generate(dit, "a", guidance=KNOB, **QUICK).latents)
     assert knob.channels is None and knob.resolved(dit).disrupt == KNOB.disrupt
     assert dg.DetailKnob(block=2, rho=1.5).resolved(dit).disrupt == dg.Disrupt(CHANNELS, 2, "scale", rho=1.5)
+
+
+def test_a_dose_acts_where_auto_has_put_it(monkeypatch, tmp_path):
+    """The profile's block was chosen for zeroing; the choice of `auto` for these weights comes first."""
+    monkeypatch.setattr(store, "cache_folder", lambda: tmp_path)
+    dit = dg.load(tiny.sd3())
+    dit.profile = {"channels": CHANNELS, "block": BLOCK}
+    chosen = {"channels": [5], "block": 2, "mode": "scale", "rho": 2.0, "verdict": "", "objective": "", "source": ""}
+    write_profile(store.kept_at(dit), {"model": "tiny", **chosen})
+    there = dg.Disrupt([5], 2, "scale", rho=1.5)
+    assert dg.DetailKnob(rho=1.5).resolved(dit).disrupt == there == disruption(dit, [], None, 1.5)
+    assert dg.DetailKnob(CHANNELS, BLOCK, 1.5).resolved(dit).disrupt == KNOB.disrupt
+    assert disruption(dit, [], None) == dg.Disrupt(CHANNELS, BLOCK)
+    write_profile(store.kept_at(dit), {"model": "tiny", **chosen, "block": None, "rho": None})  # nothing lacks detail
+    assert dg.DetailKnob(rho=1.5).resolved(dit).disrupt == KNOB.disrupt
 
 
 @pytest.mark.parametrize(

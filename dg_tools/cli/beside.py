@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
@@ -82,9 +82,7 @@ class Wanted:
             return None
         if not self.guided:
             return dg.DetailKnob(self.channels or None, self.block, self.rho or 0.0, self.cfg).resolved(dit)
-        off: Any = "auto" if self.auto else disruption(dit, self.channels, self.block)
-        if self.rho is not None:
-            off = replace(off, mode="scale", rho=self.rho)
+        off: Any = "auto" if self.auto else disruption(dit, self.channels, self.block, self.rho)
         weight = None if self.rows == "uncond" else self.dg
         return dg.DetailGuidance(self.cfg, weight, off, rows=cast(Any, self.rows)).resolved(dit, **call)
 

@@ -112,19 +112,20 @@ def warned(dit: DiT, prompts: Sequence[str]) -> list[str]:
     return warnings
 
 
-def disruption(dit: DiT, channels: list[int], block: int | None) -> Disrupt:
-    """The `Disrupt` of --channel and --block, or of the model's profile.
+def disruption(dit: DiT, channels: list[int], block: int | None, rho: float | None = None) -> Disrupt:
+    """The `Disrupt` of --channel, --block and --rho, or of the model's profile; with a dose, of `auto`'s choice first.
 
     Raises:
         ValueError: channels or block are in neither of them.
     """
     import dg_tools
+    from dg_tools.guidance.knob import dosed_profile
 
-    profile = dit.profile or {"channels": [], "block": None}
+    profile = (dit.profile if rho is None else dosed_profile(dit)) or {"channels": [], "block": None}
     channels, block = channels or profile["channels"], profile["block"] if block is None else block
     if not channels or block is None:
         raise ValueError(
             "this model has no profile with channels and a block: pass --channel (may be repeated) and --block, or "
             "--auto to have them detected and chosen"
         )
-    return dg_tools.Disrupt(channels, block)
+    return dg_tools.Disrupt(channels, block) if rho is None else dg_tools.Disrupt(channels, block, "scale", rho=rho)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+from dg_tools.guidance.auto import known_profile
 from dg_tools.guidance.modular import ModularGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.description import value
@@ -24,8 +25,8 @@ class DetailKnob(ModularGuidance):
     """Massive channels at a dose rho, in every pass of the run, as a diffusers guider; with or without CFG.
 
     Args:
-        channels: the massive channels; None: those of the model's profile.
-        block: index into `dit.blocks`, or several; None: that of the model's profile.
+        channels: the massive channels; None: those that `auto` chose for these weights, else of the model's profile.
+        block: index into `dit.blocks`, or several; None: in the same way.
         rho: what the channels are multiplied by at the block's output: a number, or ((sigma, rho), ...), linear between
             the points. 1 is off: the run is the one without a knob, bit for bit. 0 to 3 in use.
         guidance_scale: the usual CFG scale s on top, 1 = off (the paper's lambda is s - 1); both its passes have the
@@ -110,12 +111,13 @@ class DetailKnob(ModularGuidance):
         return indices[0] if name == "block" and len(indices) == 1 else indices
 
     def edit_of(self, dit: DiT) -> Disrupt:
-        """The scaling on one model: channels and block are the profile's where they were left out.
+        """The scaling on one model: where they were left out, channels and block are `auto`'s, or the profile's.
 
         Raises:
             ValueError: they are in neither.
         """
-        profile = dit.profile or {"channels": None, "block": None}
+        profile = None if self.channels is not None and self.block is not None else dosed_profile(dit)
+        profile = profile or {"channels": None, "block": None}
         channels = profile["channels"] if self.channels is None else self.channels
         block = profile["block"] if self.block is None else self.block
         if not channels or block is None:
@@ -126,7 +128,7 @@ class DetailKnob(ModularGuidance):
         return Disrupt(channels, block, "scale", rho=self.rho)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> Self:
-        """This knob for one model: itself, or with the channels and the block of the model's profile."""
+        """This knob for one model: itself, or with channels and block (see `edit_of`)."""
         super().resolved(dit)
         if not self.pushes or self.disrupt is not None:
             return self
@@ -161,3 +163,12 @@ class DetailKnob(ModularGuidance):
     def widened(self) -> str:
         """What is to be widened where it holds no step."""
         return f"window [{self._start}, {self._stop}) of the knob: widen it"
+
+
+def dosed_profile(dit: DiT) -> dict[str, Any] | None:
+    """Channels and block at which a dose acts: what `auto` chose for these weights, kept or shipped, else the profile.
+
+    The profile's block was chosen for zeroing, and a dose may do next to nothing there.
+    """
+    known = known_profile(dit)
+    return dit.profile if known is None or known["block"] is None else known

@@ -18,7 +18,7 @@ from dg_tools.massive import Massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import pictures
 from dg_tools.models.profiles import write_profile
-from dg_tools.models.provenance import provenance, weights_hash
+from dg_tools.models.provenance import provenance
 from dg_tools.onestep import check_velocity, conditions
 from dg_tools.progress import progress_bar
 
@@ -71,11 +71,11 @@ def auto_profile(
     check_velocity(dit)
     if chunk < 1 or (prompts is not None and len(prompts) < price.SCANNED):
         raise ValueError(f"chunk={chunk}, prompts={prompts!r}: at least 1, and at least {price.SCANNED} prompts")
-    file = store.cache_folder() / f"{weights_hash(dit)}.json"
     if cache and prompts is None:
-        known = store.stored_profile(dit, file) or store.shipped_profile(dit)
+        known = store.known_profile(dit)
         if known is not None:
             return known
+    file = store.kept_at(dit)
     kwargs = {k: v for k, v in kwargs.items() if k not in OWN}
     kwargs["steps"] = min(kwargs.get("steps") or dit.default_steps, dit.default_steps)
     words = list(prompts_of(dit) if prompts is None else prompts)[: price.SCANNED]

@@ -27,6 +27,16 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("dg_tools")) / "profiles"
 
 
+def kept_at(dit: DiT) -> Path:
+    """The file of the choice for these weights."""
+    return cache_folder() / f"{weights_hash(dit)}.json"
+
+
+def known_profile(dit: DiT) -> dict[str, Any] | None:
+    """The choice for these weights that is there already, kept or shipped; None where `auto` has not chosen yet."""
+    return stored_profile(dit, kept_at(dit)) or shipped_profile(dit)
+
+
 def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
     """The choice that was kept for this model; None where there is none, or one by an earlier objective.
 
