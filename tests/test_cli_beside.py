@@ -121,6 +121,26 @@ def test_options_that_do_not_go_together_are_wrong_usage(tmp_path, monkeypatch, 
     assert not (tmp_path / "o").exists()
 
 
+def test_a_dose_of_one_is_the_clean_picture_and_its_gain_is_one(tmp_path, loaded, monkeypatch, capsys):
+    monkeypatch.setattr(loaded, "profile", {"channels": [3], "block": 1})
+    ask = [*ASK[:8], "--rho", "1", "--compare", "clean,gain", "--json", "-o", tmp_path]
+    code, printed, _ = called(monkeypatch, capsys, *ask)
+    rows = json.loads(printed)["pictures"]
+    assert code == 0 and [row["in words"] for row in rows] == ["cond"] * 3
+    assert all(same(row["file"], Image.open(rows[0]["file"])) for row in rows)
+
+
+def test_channels_without_a_guidance_are_said_to_do_nothing(tmp_path, loaded, monkeypatch, capsys):
+    code, _, error = called(monkeypatch, capsys, *ASK, "-o", tmp_path)
+    assert code == 0 and "--channel, --block and --auto do nothing here" in error
+
+
+@pytest.mark.parametrize("options", [["--rho", "0.5"], ["--seed", "1"], ["--steps", "4"], ["--cfg", "3"]])
+def test_a_picture_made_again_takes_no_other_settings(tmp_path, monkeypatch, capsys, options):
+    code, _, error = called(monkeypatch, capsys, "generate", "--from", "x.png", *options, "-o", tmp_path / "o")
+    assert code == 2 and "--from makes the picture by the settings in it" in " ".join(error.split())
+
+
 def test_without_a_profile_channels_are_asked_for(tmp_path, loaded, monkeypatch, capsys):
     code, _, error = called(monkeypatch, capsys, "generate", "owl", "--rho", "0.5", "-o", tmp_path / "o")
     assert code == 1 and "names no channels with a block" in error

@@ -139,6 +139,8 @@ def test_every_command_that_runs_a_model_has_the_options(command, tmp_path, monk
     (tmp_path / "f.yaml").write_text("{folder: s, detail_guidance_scales: [1.0], prompts: [owl, tree]}")
     code, _, error = called(monkeypatch, capsys, command, *target, "--device", "cuda")
     assert code == 1 and "device 'cuda' cannot be used here" in error
+    code, _, error = called(monkeypatch, capsys, command, *target, "--device", "meta")
+    assert code == 1 and "device 'meta' cannot be used here" in error
     assert [p.name for p in tmp_path.iterdir()] == ["f.yaml"]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from dg_tools.cli.app import say
 from dg_tools.cli.options import disruption
 
 if TYPE_CHECKING:  # a command line is checked before torch is loaded
@@ -73,6 +74,8 @@ class Wanted:
         for words, is_wrong in wrong.items():
             if is_wrong:
                 raise typer.BadParameter(words)
+        if not self.guided and self.rho is None and (self.channels or self.block is not None or self.auto):
+            say("note: --channel, --block and --auto do nothing here: they are of --dg, --rho and --dg-rows uncond")
 
     def guider(self, dit: DiT, call: dict[str, Any]) -> Any:
         """Detail Guidance, or the knob, on one model; None where neither was asked for."""
@@ -113,7 +116,7 @@ class Wanted:
 
         plain = dg.generate(dit, prompt, seed=seed, guidance=dg.CFG(self.cfg) if self.cfg > 1 else None, **call)
         assert plain.latents is not None
-        share = gain_of(dit, guider.disrupt, plain.latents, [prompt])
+        share = gain_of(dit, guider.disrupt, plain.latents, [prompt]) if guider.pushes else 1.0
         weight = self.cfg - 1 if self.rows == "uncond" else self.dg
         gain = 1 + weight * (1 - share) if self.guided else share
         if not gain > 0:

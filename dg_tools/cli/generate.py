@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # commands load torch when they are called
 
 COLUMNS = ("file", "prompt", "seed", "in words", "forwards", "seconds")
 NUMBERS = ("amt_c", "low band")
+PLAIN = Wanted(1.0, 0.0, "cond", None, [], None, False, None, False, None)
 
 
 @command
@@ -90,6 +91,8 @@ def generate(
     wanted = Wanted(cfg, dg, dg_rows, rho, channel, block, auto, beside, alone, gain)
     wanted.check()
     if again is not None:
+        if (wanted, seed, steps, height, width) != (PLAIN, ["0"], None, None, None):
+            raise typer.BadParameter("--from makes the picture by the settings in it: leave all others out")
         repeat(again, out, model, (device, dtype, offload), as_json)
         return
     import dg_tools

@@ -95,7 +95,7 @@ def usable(device: str | None) -> str | None:
     import torch
 
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch raises the second for a build without CUDA
         words = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here ({words}): pass another, --device cpu") from None
