@@ -21,7 +21,7 @@ REFUSED = 0.15  # of the draws, at most
 
 def outcome(way: object) -> tuple[str, str]:
     """`agreed`, `refused` or `failed`, and why."""
-    from walk import TOLERANCE, walk
+    from walk import walk
 
     try:
         refused, error = walk(way)
@@ -29,7 +29,7 @@ def outcome(way: object) -> tuple[str, str]:
         return "failed", f"{type(problem).__name__}: {problem}"
     if refused:
         return "refused", refused
-    return ("agreed" if error < TOLERANCE[way.dtype] else "failed"), f"differs by {error:.2g} of the guided change"
+    return ("agreed" if error < 1 else "failed"), f"differs by {error:.2g} of what is allowed"
 
 
 def main(draws: int, seed: int) -> int:

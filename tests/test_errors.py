@@ -96,7 +96,7 @@ def test_capture_refuses(dit, monkeypatch, arguments, error, words):
         ({"channels": [-1]}, "not negative"),
         ({"tokens": []}, "tokens is empty"),
         ({"mode": "blur"}, "allowed: zero, mean"),
-        ({"rows": "uncond"}, "allowed: all, cond"),
+        ({"rows": "both"}, "allowed: all, cond, uncond"),
         ({"stream": "audio"}, "allowed: image, text"),
     ],
 )
