@@ -109,13 +109,13 @@ class Recorder:
         if self._depth or failed or self._call is None or self._call.step is None:
             return
         step = self._call.step
-        for (name, _), held in self._small.items():
-            self.reduce(name, held)
-        self._small = {}
         for blocks in grouped(self._chunks):
             for name in self._chunks[blocks[0]]:
                 kind, _, part = name.partition("_")
                 self.put(kind, part or "all", blocks, torch.stack([self._chunks[b][name] for b in blocks]))
+        for (name, _), held in self._small.items():
+            self.reduce(name, held)
+        self._small = {}
         self._chunks = {}
         self.fetch(step)
         self.sigmas[step] = self._call.sigma
