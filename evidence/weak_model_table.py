@@ -77,7 +77,7 @@ class Kept:
         """Whole or not at all."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_suffix(".part")
-        draft.write_text(json.dumps(self.values, indent=0), encoding="utf-8")
+        draft.write_text(json.dumps(self.values), encoding="utf-8")
         draft.replace(self.file)
 
 
