@@ -128,7 +128,7 @@ class Recorder:
     def recorded_rows(self, value: torch.Tensor) -> torch.Tensor:
         """The rows of a tensor that are recorded, as a view."""
         rows = [row for _, row in self._rows]
-        return value[rows[0] : rows[-1] + 1 : (rows[-1] - rows[0]) or 1]
+        return value if len(rows) == len(value) else value[rows[0] : rows[-1] + 1 : (rows[-1] - rows[0]) or 1]
 
     def put(self, variable: str, part: str, blocks: list[int], value: torch.Tensor) -> None:
         """Keep (blocks, rows, ...) of the rows that are recorded, until the call ends."""
@@ -257,6 +257,12 @@ class Recorder:
         for (variable, part), array in self.values.items():
             parts.setdefault(variable, {})[part] = array.numpy()
         lead = ("branch", "step", "site")
+        steps = list(range(self.steps or 0))
+        coords: dict[str, Any] = {"branch": self.branches, "step": steps, "site": self.dit.sites}
+        for variable, arrays in parts.items():
+            if variable not in ("temb", *WRITES, *LARGEST):
+                names = coords.setdefault("part" if variable in MODULATION else "stream", [])
+                names += [name for name in arrays if name not in names]
         variables: dict[str, Any] = {}
         for variable, arrays in parts.items():
             if variable == "temb":
@@ -265,17 +271,13 @@ class Recorder:
                 variables[variable] = ((*lead, *INNER[variable]), arrays[""])
             else:
                 axis = "part" if variable in MODULATION else "stream"
-                variables[variable] = xr.DataArray(
-                    stacked(list(arrays.values())), dims=(*lead, axis, *INNER[variable]), coords={axis: list(arrays)}
-                )
+                together = stacked([arrays.get(name) for name in coords[axis]])
+                variables[variable] = ((*lead, axis, *INNER[variable]), together)
         if self.hidden is not None:
             dims = ("branch", *self.raw.dims)
             variables["hidden_states"] = xr.DataArray(self.hidden.numpy(), dims=dims, coords=self.raw.coords(self.dit))
-        steps = range(self.steps or 0)
-        sigma = ("step", [self.sigmas.get(s, np.nan) for s in steps])
-        data = xr.Dataset(variables).assign_coords(branch=self.branches, step=list(steps), site=self.dit.sites)
-        data = data.assign_coords(sigma=sigma)
-        return data.assign_coords(q=list(self.quantiles)) if self.quantiles else data
+        coords["sigma"] = ("step", [self.sigmas.get(s, np.nan) for s in steps])
+        return xr.Dataset(variables, coords | ({"q": list(self.quantiles)} if self.quantiles else {}))
 
 
 def grouped(chunks: dict[int, dict[str, torch.Tensor]]) -> list[list[int]]:
@@ -286,10 +288,12 @@ def grouped(chunks: dict[int, dict[str, torch.Tensor]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    """Arrays (branch, step, site, ...) along a new fourth axis, filled up with NaN to the longest."""
-    longest = [max(sizes) for sizes in zip(*(a.shape[3:] for a in arrays), strict=True)]
-    together = np.full((*arrays[0].shape[:3], len(arrays), *longest), np.nan, np.float32)
+def stacked(arrays: list[np.ndarray | None]) -> np.ndarray:
+    """Arrays (branch, step, site, ...) along a new fourth axis, filled up with NaN to the longest; None is all NaN."""
+    there = [array for array in arrays if array is not None]
+    longest = [max(sizes) for sizes in zip(*(a.shape[3:] for a in there), strict=True)]
+    together = np.full((*there[0].shape[:3], len(arrays), *longest), np.nan, np.float32)
     for i, array in enumerate(arrays):
-        together[(slice(None),) * 3 + (i, *(slice(0, n) for n in array.shape[3:]))] = array
+        if array is not None:
+            together[(slice(None),) * 3 + (i, *(slice(0, n) for n in array.shape[3:]))] = array
     return together

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ def weights_hash(dit: DiT) -> str:
     adapters that act: see `acting_weights`. The precision of the computation (layerwise casting, GGUF) is not in the
     hash; `provenance` names it beside.
 
-    Kept for as long as the weights look unchanged: same memory, same count of edits in place, same sum of a sample of
-    each (an edit through `.data` is not counted). Offloading moves them, so that their memory is not compared there.
+    Kept for as long as the weights look unchanged: same memory, same count of edits in place, same sample of each
+    (an edit through `.data` is not counted). Offloading moves them, so that their memory is not compared there.
     """
     transformer = dit.transformer
     moves = any(hooks_of(transformer)) or any(hasattr(m, "_hf_hook") for m in transformer.modules())
-    look = tuple((name, glance(value, moves)) for name, value in acting_weights(transformer))
+    look = look_of(acting_weights(transformer), moves)
     known = _KNOWN.get(transformer)
     if known is not None and known[0] == look:
         return known[1]
@@ -48,12 +49,18 @@ def weights_hash(dit: DiT) -> str:
     return _KNOWN[transformer][1]
 
 
-def glance(value: torch.Tensor | str, moves: bool) -> tuple:
-    """What is compared to see whether a weight is still the same."""
-    if isinstance(value, str) or value.is_inference() or not value.numel():
-        return (value,) if isinstance(value, str) else (value.numel(),)
-    sample = stored_bytes(value.flatten()[:: max(1, value.numel() // 64)]).sum().item()
-    return (None if moves else value.data_ptr(), value._version, sample)
+def look_of(weights: Iterable[tuple[str, torch.Tensor | str]], moves: bool) -> tuple:
+    """What is compared to see whether weights are still the same; a sample of all is read at once."""
+    facts: list[tuple] = []
+    samples: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+    for name, value in weights:
+        if isinstance(value, str) or value.is_inference() or not value.numel():
+            facts.append((name, value if isinstance(value, str) else value.numel()))
+            continue
+        facts.append((name, None if moves else value.data_ptr(), value._version))
+        sample = value.detach().flatten()[:: max(1, value.numel() // 64)]
+        samples.setdefault((value.dtype, value.device), []).append(sample)
+    return tuple(facts), *(stored_bytes(torch.cat(parts)).cpu().numpy().tobytes() for parts in samples.values())
 
 
 def stored_bytes(value: torch.Tensor) -> torch.Tensor:
