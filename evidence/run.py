@@ -137,7 +137,7 @@ def main(
         raise SystemExit(f"--only {', '.join(wrong)}: there are {', '.join(known)}")
     kind = cast(Size, size)
     places = Places(kind, out)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("the process was told to end"))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("the process was told to end"))
     began, names = time.perf_counter(), [] if report_only else models(model)
     try:
         if names:
@@ -149,6 +149,8 @@ def main(
         parts = {p.name: store.stored(p) for p in sorted(places.results.glob("*")) if p.is_dir()}
         words = "; ".join(f"{m}: {', '.join(names)}" for m, names in parts.items() if names) or "nothing yet"
         raise SystemExit(f"\nStopped ({stop or 'interrupted'}). Stored: {words}. Go on with --resume.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     report.write(places.results, places.figures, places.page, places.seeds)
     seconds = "" if report_only else f" in {time.perf_counter() - began:.0f} s"
     print(f"{places.page.name} written{seconds}: {places.page}")
