@@ -161,14 +161,6 @@ def timed(todo: dict[str, Callable[[], object]], rounds: int, device: str) -> di
     return rows
 
 
-def compile_blocks(dit: dg.DiT) -> float:  # type: ignore[name-defined]
-    """Compile each block, as people do; seconds."""
-    began = time.perf_counter()
-    for block in dit.blocks:
-        block.module.compile()
-    return time.perf_counter() - began
-
-
 def main(
     toy: bool = typer.Option(False, help="tiny shapes in float32, for trying the script"),
     device: str = typer.Option("", help="cuda where there is one, else cpu"),
@@ -207,7 +199,8 @@ def main(
         shape: dict[str, Any] = {"parameters": count, "blocks": len(dit.blocks)}
         record["shapes"][name] = shape
         shape["as they are"] = timed(variants(dit, call), rounds, device)
-        compile_blocks(dit)
+        for block in dit.blocks:
+            block.module.compile()
         print("  with compiled blocks:", flush=True)
         todo = variants(dit, call)
         kept = ("CFG", "CFG + DG", "DG in the unconditional rows", "CFG, captured")

@@ -1,7 +1,7 @@
 """What a run computes, given to a `Recorder` by plain hooks: block by block, with every edit in it.
 
-The same values can be read in a trace (`DiT.trace`), and a test holds the two equal. Hooks cost a tenth of what a trace
-costs on a small model, and leave no other trace's order to keep.
+The same values can be read in a trace (`DiT.trace`), and a test holds the two equal. Hooks cost less on a
+small model, and work on compiled blocks, inside which a trace cannot read.
 """
 
 from __future__ import annotations

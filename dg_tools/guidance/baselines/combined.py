@@ -15,12 +15,12 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeZeroStarGuidance
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.guiders.guider_utils import GuiderOutput
 
-from dg_tools.guidance.baselines.rival import Rival
+from dg_tools.guidance.baselines.rival import WithoutWeakModel
 from dg_tools.guidance.settings import without_experimental_notice
 from dg_tools.models.dit import DiT
 
 
-class Combined(Rival):
+class Combined(WithoutWeakModel):
     """A guidance that combines c and u in another way than CFG.
 
     Args:
@@ -31,19 +31,10 @@ class Combined(Rival):
         ValueError: a scale of 1 or less, which leaves nothing to combine.
     """
 
-    def __init__(
-        self,
-        guidance_scale: float | None = None,
-        *,
-        start: float = 0.0,
-        stop: float = 1.0,
-        enabled: bool = True,
-        **own: Any,
-    ) -> None:
-        super().__init__(start, stop, enabled, guidance_scale=guidance_scale)
+    def __init__(self, guidance_scale: float | None = None, **own: Any) -> None:
+        super().__init__(guidance_scale, **own)
         if guidance_scale is not None:
             self.check_scale(guidance_scale)
-        self.register_to_config(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled, **own)
 
     def check_scale(self, scale: float) -> None:
         """Raise ValueError without CFG."""

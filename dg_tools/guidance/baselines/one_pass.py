@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from dg_tools.forward.call import Call
-from dg_tools.guidance.baselines.rival import Rival
+from dg_tools.guidance.baselines.rival import WithoutWeakModel
 from dg_tools.models.dit import DiT
 
 
-class OnePass(Rival):
+class OnePass(WithoutWeakModel):
     """A guidance in the run's own passes, those of CFG among them: it costs what the run costs without it.
 
     Args:
@@ -23,18 +23,6 @@ class OnePass(Rival):
     """
 
     in_pass = True
-
-    def __init__(
-        self,
-        guidance_scale: float | None = None,
-        *,
-        start: float = 0.0,
-        stop: float = 1.0,
-        enabled: bool = True,
-        **own: Any,
-    ) -> None:
-        super().__init__(start, stop, enabled, guidance_scale=guidance_scale)
-        self.register_to_config(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled, **own)
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """Raise before any forward for a model that does not predict a velocity, or a window without a step."""

@@ -27,3 +27,25 @@ class Rival(Guidance):
         )
 
     set_state = prepare_inputs = prepare_inputs_from_block_state = prepare_models
+
+
+class WithoutWeakModel(Rival):
+    """A baseline that needs no degraded prediction, only the passes that the run has anyway.
+
+    Args:
+        guidance_scale: the usual CFG scale s, 1 = off; None: 1, and in `dg.detail_guidance` whatever the call says.
+        start, stop, enabled: as in `Guidance`.
+        **own: further settings of the subclass, for the configuration.
+    """
+
+    def __init__(
+        self,
+        guidance_scale: float | None = None,
+        *,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+        **own: Any,
+    ) -> None:
+        super().__init__(start, stop, enabled, guidance_scale=guidance_scale)
+        self.register_to_config(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled, **own)
