@@ -38,12 +38,12 @@ def test_what_is_kept_is_what_the_library_gives(tmp_path, loaded, monkeypatch, c
     code, printed, error = called(monkeypatch, capsys, *ask, *QUICK, "-o", out, "--json")
     report = json.loads(printed)
     assert code == 0 and "against the reference picture" in error and report["warnings"] == []
-    names = ["cond", "CFG 3", "CFG 3 + DG 0.5", "CFG 3 + PAG 0.5", "APG 3"]
-    assert report["guidances"] == names and len(report["rows"]) == 2 * 2 * 5
+    names = ["cond", "CFG 3", "CFG 3 + DG 0.5", "CFG 3 + PAG 0.5", "APG 3", "CFG 3 + gain 1.1", "CFG 3 + daemon 0.5"]
+    assert report["guidances"] == names and len(report["rows"]) == 2 * 2 * 7
     off, middle = dg.Disrupt(loaded.profile["channels"], loaded.profile["block"]), len(loaded.blocks) // 2
     guidances = [
         None, dg.CFG(3.0), dg.DetailGuidance(3.0, 0.5, off), dg.baselines.PAG(3.0, 0.5, blocks=middle),
-        dg.baselines.APG(3.0),
+        dg.baselines.APG(3.0), dg.baselines.Gain(3.0, gain=1.1), dg.baselines.DetailDaemon(3.0, amount=0.5),
     ]  # fmt: skip
     pictures = dg.references(loaded)
     pairs = [(p, pictures.picture(pictures.reference(*word))) for p, word in zip(
@@ -55,7 +55,7 @@ def test_what_is_kept_is_what_the_library_gives(tmp_path, loaded, monkeypatch, c
     stored = pd.read_csv(report["table"])
     assert list(stored["file"]) == [row["file"] for row in report["rows"]]
     assert np.allclose(stored["high_correlation"], made.table["high_correlation"], equal_nan=True)
-    assert Image.open(report["grid"]).width > 600 and len(list(out.iterdir())) == 20 + 2
+    assert Image.open(report["grid"]).width > 600 and len(list(out.iterdir())) == 28 + 2
     for name in ("cfg-3-pag-0.5", "apg-3"):
         file = out / f"owl-shaded-on-teal-seed-1-{name}.png"
         code, printed, _ = called(monkeypatch, capsys, "generate", "--from", file, "-o", tmp_path / "again", "--json")
@@ -100,7 +100,7 @@ def test_a_dose_beside_what_costs_no_pass(tmp_path, dits, monkeypatch, capsys):
     ask += ["--cfg", "3", "--dg-rows", "uncond", "--rho", "1.5"]
     code, printed, error = called(monkeypatch, capsys, *ask, "--with", "Gain", "-o", tmp_path)
     names = ["cond", "CFG 3", "CFG 3 + DG uncond rho 1.5", "CFG 3 + gain 1.1"]
-    assert code == 0 and json.loads(printed)["guidances"] == names
+    assert code == 0 and json.loads(printed)["guidances"] == [*names, "CFG 3 + daemon 0.5"]
     code, printed, error = called(monkeypatch, capsys, *ask, "--steps", "1", "-o", tmp_path)
     assert code == 0 and json.loads(printed)["guidances"] == names and "without DetailDaemon: no step of 1" in error
 
@@ -181,5 +181,5 @@ def test_stopped_pictures_that_were_finished_are_there(tmp_path, loaded, monkeyp
         code, printed, error = called(monkeypatch, capsys, *ask)
     finally:
         handle.remove()
-    assert code == 130 and "kept 2 of 4 pictures" in error and "owl-seed-0-blur-0.5.png" in error and not printed
+    assert code == 130 and "kept 2 of 8 pictures" in error and "owl-seed-0-blur-0.5.png" in error and not printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["owl-seed-0-blur-0.5.png", "owl-seed-0-cond.png"]

@@ -160,6 +160,21 @@ def test_the_table_holds_every_run_and_picture(result):
     assert set(result.tables["bought"]["amount_is"]) <= {"gained", "lost", "same", "undecided"}
 
 
+def test_gain_and_daemon_stand_beside_every_dg(result):
+    plan = result.tables["runs"].set_index("rule")
+    for base in ("cond", "CFG 3", "CFG 3, in 0.2 to 0.8"):
+        beside = plan.query("role == 'one pass' and base == @base")
+        assert len(beside) == 2 and (beside["block_calls"] == plan["block_calls"][base]).all()
+        bought = result.tables["bought"].query("base == @base")["rule"]
+        assert set(beside.index) <= set(bought)
+    names = {"gain 1.1", "daemon 0.5", "gain 1.1, without CFG", "daemon 0.5, without CFG"}
+    for what in ("rightness", "amount"):
+        assert {f"{what}, beside {name}" for name in names} <= {o.name for o in result.outcomes}
+    mean = result.table.groupby("rule")["high_correlation"].mean()
+    gain = result.outcome("rightness, beside gain 1.1")
+    assert gain.estimate == pytest.approx(mean["CFG 3 + DG 0.5"] - mean["CFG 3 + gain 1.1"])
+
+
 def test_rows_are_what_the_loop_gives(result, dits):
     dit, (words, truth) = dits("sd3"), zip(*pairs(), strict=True)
     off = dg.Disrupt([3, 7], 1)

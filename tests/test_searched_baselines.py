@@ -12,7 +12,7 @@ from dg_tools.experiments.directions import GuidanceRule
 from dg_tools.experiments.guidance_plan import block_calls
 from dg_tools.experiments.sampling_loop import sample
 from dg_tools.generation.sampling import run
-from dg_tools.guidance.baselines import PAG, SEG, SLG
+from dg_tools.guidance.baselines import PAG, SEG, SLG, DetailDaemon, Gain
 
 CALL = {**tiny.CALL, "steps": 2}
 
@@ -28,6 +28,23 @@ def test_the_loop_gives_the_pipelines_latents_at_the_same_cost(dits, name, kind,
     theirs = theirs if theirs.ndim == 4 else dit.family.latents.unpack(dit.pipeline, theirs, 32, 48)
     assert (ours.latents - theirs).abs().max() / theirs.abs().max() < 1e-4
     assert ours.cost.block_calls == count.block_calls == block_calls(rule, {"x": baseline}, len(dit.blocks), 2)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("guider", [Gain(gain=1.2), Gain(gain=1.1, of="x0"), DetailDaemon(amount=0.5)])
+def test_what_costs_no_pass_gives_the_pipelines_latents_too(dits, name, scale, guider):
+    dit, call = dits(name), {**CALL, "steps": 3}
+    theirs = type(guider).from_config({**guider.config, "guidance_scale": scale})
+    theirs, count = run(dit, "apple", seed=4, guidance=theirs, **call)
+    theirs = theirs if theirs.ndim == 4 else dit.family.latents.unpack(dit.pipeline, theirs, 32, 48)
+    ours = sample(dit, ["apple"], [4], GuidanceRule("x", scale, one_pass=guider), **call)
+    assert (ours.latents - theirs).abs().max() / theirs.abs().max() < 1e-4
+    assert ours.cost.block_calls == count.block_calls
+    half = GuidanceRule("x", scale, one_pass=guider, window=(0.0, 0.5))
+    plain, half = (sample(dit, ["apple"], [4], r, **call).latents for r in (GuidanceRule("x", scale), half))
+    assert not torch.equal(plain, ours.latents) and not torch.equal(half, plain)
+    assert torch.equal(half, ours.latents) == isinstance(guider, DetailDaemon)  # its bump lies within
 
 
 def test_every_method_has_the_same_budget(dits):

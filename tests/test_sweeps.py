@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def settings(tmp_path, pictures):
         "folder": str(tmp_path / "sweep"), "blocks": [0, 2], "channels": [3, 5], "guidance_scales": [1.0, 2.0],
         "detail_guidance_scales": [0.5], "windows": [[0.5, 1.0]], "seeds": [0, 1], "batch": 2, "steps": 2,
         "prompts": [{"prompt": w, "picture": str(p)} for w, p in pictures.items()], "margin": 2.0,
-        "call": {"max_sequence_length": 8},
+        "call": {"max_sequence_length": 8}, "baselines": ["CFG", "control"],
     }  # fmt: skip
 
 
@@ -371,6 +372,17 @@ def test_as_many_settings_for_every_guidance(settings, dit):
     assert len(set(scales)) == 6 and 3.0 in scales and min(scales) > 1 and max(scales) < 8
     gaps = np.diff(np.log([1, *scales, 8]))
     assert gaps.max() < 2.1 * gaps.min()
+
+
+def test_gain_and_daemon_stand_beside_dg_where_they_can_run(settings, dit, caplog):
+    plain = {**settings, "baselines": None}
+    counts = Counter(s.guidance for s in settings_of(read_config(plain), dit))
+    assert counts == {"cond": 1} | dict.fromkeys(("DG", "CFG", "control", "Gain", "DetailDaemon"), 4)
+    assert not caplog.text
+    more = {"steps": 1, "windows": [[0.0, 1.0]]}
+    counts = Counter(s.guidance for s in settings_of(read_config({**plain, **more}), dit))
+    assert set(counts) == {"cond", "DG", "CFG", "control", "Gain"}
+    assert "this sweep is without DetailDaemon: no step of 1 lies in the bump" in caplog.text
 
 
 def test_a_dose_is_swept_reported_and_read_back(settings, dit, tmp_path):

@@ -29,7 +29,7 @@ from dg_tools.cli.options import (
     loaded,
     warned,
 )
-from dg_tools.guidance.baselines.registry import BASELINES, IN_BLOCKS, RIVALS
+from dg_tools.guidance.baselines.registry import BASELINES, IN_BLOCKS, ONE_PASS, RIVALS, beside
 from dg_tools.paths import check_folder, free
 
 if TYPE_CHECKING:  # commands load torch when they are called
@@ -38,7 +38,6 @@ if TYPE_CHECKING:  # commands load torch when they are called
     from dg_tools.generation._compare import Comparison
     from dg_tools.models.dit import DiT
 
-CHEAP = ("Gain", "DetailDaemon")
 COSTS = ("block_calls", "forwards", "seconds")
 
 
@@ -58,7 +57,7 @@ def compare(
     block: int = Block,
     auto: bool = Auto,
     rivals: list[str] = typer.Option(
-        [], "--with", help=f"one of dg.baselines, such as PAG; may be repeated; {' and '.join(CHEAP)} if left out"
+        [], "--with", help=f"one of dg.baselines, such as PAG; may be repeated; besides {' and '.join(ONE_PASS)}"
     ),
     weight: float = typer.Option(0.5, "--weight", min=0, help="w of the baselines that have one"),
     at: list[int] = typer.Option(
@@ -104,8 +103,11 @@ def compare(
     with at_work(as_json):
         guider = wanted.guider(dit, {"steps": steps, "height": height, "width": width})
     guidances += [] if guider is None else [guider]
-    guidances += [] if names else one_pass(dit, cfg, weight, steps)
     guidances += [BASELINES[name].guider(cfg, weight, blocks=at or [len(dit.blocks) // 2]) for name in names]
+    one_pass, notes = beside(dit, cfg, weight, steps)
+    guidances += [guider for name, guider in one_pass.items() if name not in names]
+    for note in notes:
+        say(f"note: {note}")
     items, remark = with_references(dit, prompts, (height, width))
     say(remark)
     try:
@@ -145,20 +147,6 @@ def known_rivals(names: list[str]) -> list[str]:
     if len(set(rivals)) < len(rivals):
         raise typer.BadParameter(f"--with {' --with '.join(names)}: each baseline once")
     return rivals
-
-
-def one_pass(dit: DiT, cfg: float, weight: float, steps: int | None) -> list[BaseGuidance | None]:
-    """What every guidance must beat and costs no further pass, where it can run; it is said where one cannot."""
-    guidances: list[BaseGuidance | None] = []
-    for name in CHEAP:
-        guider: Any = BASELINES[name].guider(cfg, weight)
-        try:
-            guider.check(dit, dit.default_steps if steps is None else steps)
-        except ValueError as error:
-            say(f"note: without {name}: {error}")
-        else:
-            guidances += [guider] if guider.pushes else []
-    return guidances
 
 
 def with_references(dit: DiT, prompts: list[str], size: tuple[int | None, int | None]) -> tuple[list[Any], str]:

@@ -1,11 +1,12 @@
 """What does Detail Guidance buy: the right amount of detail, or the right detail? And is it more than hidden CFG?
 
 Every guidance runs in one loop from the same noise (`guidance_plan`): cond, CFG, DG and DG+CFG; CFG with more steps for
-the same block calls; DG's own formula with another degraded prediction (blurred, of a weak model, of matched channels),
-at the same w and at the same norm per step; and DG split into its part along CFG's direction and the rest. Each is
-measured by perception and distortion: near the references as a set, and near its own prompt's reference. Two numbers
-always stand side by side, because one can rise while the other falls: the *amount* of detail (high-band power against
-the own reference's) and its *rightness* (high-band correlation with it).
+the same block calls; a velocity gain and Detail Daemon, which cost no further pass; DG's own formula with another
+degraded prediction (blurred, of a weak model, of matched channels), at the same w and at the same norm per step; and DG
+split into its part along CFG's direction and the rest. Each is measured by perception and distortion: near the
+references as a set, and near its own prompt's reference. Two numbers always stand side by side, because one can rise
+while the other falls: the *amount* of detail (high-band power against the own reference's) and its *rightness*
+(high-band correlation with it).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dg_tools.experiments.perception_distortion import Truth
 from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.sampling_step import Source
 from dg_tools.experiments.subject import choose
+from dg_tools.guidance.baselines.registry import beside
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive
 from dg_tools.models.dit import DiT
@@ -82,7 +84,8 @@ def guidance(
             copy of this one with noise on its weights.
         noise: of that copy, as a share of each weight matrix's standard deviation.
         baselines: `"PAG"`, `"SLG"`, `"SEG"`, `"blur"`, `"noised twin"` (the weak model), each searched as hard as DG
-            (`searched_baselines`); none by default: each takes as many runs as DG's sweep, plus one.
+            (`searched_baselines`); none by default: each takes as many runs as DG's sweep, plus one. `Gain` and
+            `DetailDaemon` always stand beside DG, at the same w.
         controls: control draws of the primary outcome, at least 1; a verdict takes 19 or more.
         like: the `Massive` of `find_massive`, for a control matched in variance over tokens; None: the detection's.
         batch: pictures in one forward.
@@ -123,6 +126,7 @@ def guidance(
     like = subject.massive if like is None else like
     sources = sources_of(dit, off, others, controls, like, weak_model, noise)
     sources |= searched_baselines.sources_of(baselines, [*others, subject.block])
+    one_pass, left_out = beside(dit, scale, weight, steps)
     plan = runs(
         sources,
         len(dit.blocks),
@@ -135,6 +139,7 @@ def guidance(
         scales=scales,
         others=[(f"block {b}", b) for b in others],
         windows=windows,
+        one_pass=one_pass,
     )
     whole = next(r.guidance for r in plan if r.role == "DG" and r.guidance.scale > 1)
     plan += searched_baselines.runs_of(baselines, subject.block, others, whole, steps, scales, windows)
@@ -166,6 +171,7 @@ def guidance(
     if baselines:
         tables["search"] = searched_baselines.search_table(data.table, data.runs, plan, whole)
         notes += searched_baselines.sentences(tables["search"])
+    notes += left_out
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
         notes.append("no control matched in variance over tokens: it takes a detection, or like=")

@@ -23,6 +23,7 @@ import torch
 
 from dg_tools.experiments.sampling_step import SamplingStep
 from dg_tools.guidance.baselines.auto_guidance import noised
+from dg_tools.guidance.baselines.one_pass import OnePass
 from dg_tools.guidance.baselines.smooth import gaussian_blur
 from dg_tools.models.weights import check_noise
 
@@ -34,7 +35,7 @@ BLUR, WEAK = "blur", "twin"  # degraded predictions by their names in saved tabl
 
 @dataclass(frozen=True)
 class GuidanceRule:
-    """A rule of the sampling loop: CFG, plus w times one direction.
+    """A rule of the sampling loop: CFG, plus w times one direction; or CFG under a guidance in its own passes.
 
     Attributes:
         name: in words, unique within an experiment.
@@ -47,6 +48,7 @@ class GuidanceRule:
         window: of the term with w, as fractions of the steps.
         cfg_window: of CFG.
         blur_sigma: of `blur`, in latent pixels.
+        one_pass: `Gain` or `DetailDaemon`, within `window`.
     """
 
     name: str
@@ -58,6 +60,7 @@ class GuidanceRule:
     window: Window = ALWAYS
     cfg_window: Window = ALWAYS
     blur_sigma: float = 1.0
+    one_pass: OnePass | None = None
 
     def __post_init__(self) -> None:
         if self.scale < 1:
@@ -73,6 +76,9 @@ class GuidanceRule:
 
     def __call__(self, at: SamplingStep) -> torch.Tensor:
         """The velocity of a step."""
+        guider = self.one_pass
+        if guider is not None and inside(self.window, at.step, at.steps) and guider.acts(at.step, at.steps):
+            at = at.under(guider, self.scale)
         cond = at["c"]
         velocity = cond
         if self.scale > 1 and inside(self.cfg_window, at.step, at.steps):

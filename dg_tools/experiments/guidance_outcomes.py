@@ -29,7 +29,9 @@ def run_name(plan: Sequence[Run], role: str, base: str) -> str:
 
 
 def outcomes(table: pd.DataFrame, directions: pd.DataFrame, plan: Sequence[Run]) -> list[Outcome]:
-    """Effects of DG with CFG and without, at equal compute; beside other degraded predictions; is it hidden CFG?"""
+    """Effects of DG with CFG and without, at equal compute; beside what costs no further pass, and beside other
+    degraded predictions; is it hidden CFG?
+    """
     cond, cfg, windowed = [run.name for run in plan if run.role == "base"]
     draws = [run.name for run in plan if run.draw >= 0]
     control = "matched channels disrupted instead, at DG's norm in every step"
@@ -56,6 +58,13 @@ def outcomes(table: pd.DataFrame, directions: pd.DataFrame, plan: Sequence[Run])
         for what in UNITS:
             claim = f"DG buys more {what} than guiding away from the {other} at the same norm per step"
             results.append(change(table, dg, run.name, what, claim, name=f"{what}, beside {other}"))
+    for base, end in ((cfg, ""), (cond, ", without CFG")):
+        ours = run_name(plan, "DG", base)
+        for run in [r for r in plan if r.role == "one pass" and r.base == base]:
+            for what in UNITS:
+                claim = f"DG buys more {what} than {run.name}, which costs no further pass"
+                name = f"{what}, beside {run.name.removeprefix(f'{cfg} + ')}{end}"
+                results.append(change(table, ours, run.name, what, claim, name=name))
     across = next(r.name for r in plan if r.role == "part of DG" and r.base == cfg and r.guidance.part == "across")
     for what in UNITS:
         claim = f"without its part along CFG, DG buys as much {what}"
@@ -135,8 +144,10 @@ def sentences(comparison: pd.DataFrame, model: str) -> list[str]:
 
 
 def compare(table: pd.DataFrame, plan: Sequence[Run]) -> pd.DataFrame:
-    """`amount_and_rightness` of DG over each base at equal compute, and of the sweep over CFG with as many steps."""
+    """`amount_and_rightness` at equal compute: of DG over each base with more steps, of what costs no further pass over
+    each base as it is; and of the sweep over CFG with as many steps as DG.
+    """
     pairs = [(r.name, run_name(plan, "equal compute", r.base), "") for r in plan if r.role == "DG"]
-    pairs += [(r.name, r.base, r.varied) for r in plan if r.role == "sweep"]
+    pairs += [(r.name, r.base, r.varied) for r in plan if r.role in ("one pass", "sweep")]
     comparison = amount_and_rightness(table, [(rule, base) for rule, base, _ in pairs], MARGINS)
     return comparison.assign(varied=[varied for _, _, varied in pairs])

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dg_tools.experiments.directions import BLUR, WEAK, GuidanceRule, Window
+from dg_tools.experiments.directions import ALWAYS, BLUR, WEAK, GuidanceRule, Window
 from dg_tools.experiments.sampling_step import Source
+from dg_tools.guidance.baselines.one_pass import OnePass
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.interventions import Disrupt
 
-Role = Literal["base", "DG", "equal compute", "control guidance", "part of DG", "sweep", "control draw", "baseline"]
+Role = Literal[
+    "base", "DG", "equal compute", "one pass", "control guidance", "part of DG", "sweep", "control draw", "baseline"
+]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Run:
         base: name of the run that it is compared with.
         draw: number of the control draw, -1 where it is none.
         varied: in a sweep, what is varied and to what: `w = 0.25`.
-        method: of a baseline, its name.
+        method: of a baseline, its name: `Gain`.
     """
 
     guidance: GuidanceRule
@@ -79,6 +82,7 @@ def runs(
     scales: Sequence[float] = (),
     others: Sequence[tuple[str, int]] = (),
     windows: Sequence[Window] = (),
+    one_pass: Mapping[str, OnePass] = {},
 ) -> list[Run]:
     """The plan.
 
@@ -91,6 +95,7 @@ def runs(
         blur_sigma: of the blurred prediction.
         controls: control draws under DG+CFG, at matched norm per step.
         scales, others, windows: what the sweep varies, one at a time: w, (name of a source, its block), window of w.
+        one_pass: what stands beside every DG, by name, see the registry's `beside`.
     """
     plan: list[Run] = []
     detail = f"DG {weight:g}"
@@ -101,12 +106,19 @@ def runs(
         n = equal_steps(base, block_calls(to, sources, blocks, steps), sources, blocks, steps)
         return Run(replace(base, name=f"{name}, {n} steps"), n, "equal compute", base.name)
 
+    def beside(base: GuidanceRule, cfg: str, end: str = "", window: Window = ALWAYS) -> list[Run]:
+        rules = {
+            method: replace(base, name=joined(cfg, guider.named) + end, window=window, one_pass=guider)
+            for method, guider in one_pass.items()
+        }
+        return [Run(rule, steps, "one pass", base.name, method=method) for method, rule in rules.items()]
+
     for s in (1.0, scale):
         cfg = f"CFG {s:g}" if s > 1 else ""
         base = GuidanceRule(joined(cfg), s, blur_sigma=blur_sigma)
         dg = replace(base, name=joined(cfg, detail), weight=weight)
         fair = equal(base.name, dg, base)
-        plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), fair]
+        plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), fair, *beside(base, cfg)]
         for name in alternatives:
             against = replace(dg, degraded=name)
             same = replace(against, name=joined(cfg, f"{words[name]} {weight:g}"))
@@ -124,6 +136,7 @@ def runs(
     base = GuidanceRule(f"{cfg}, {within}", scale, cfg_window=window, blur_sigma=blur_sigma)
     dg = replace(base, name=f"{cfg} + {detail}, {within}", weight=weight, window=window)
     plan += [Run(base, steps, "base"), Run(dg, steps, "DG", base.name), equal(base.name, dg, base)]
+    plan += beside(base, cfg, f", {within}", window)
 
     whole = GuidanceRule(joined(cfg, detail), scale, weight, blur_sigma=blur_sigma)
     plan += sweep(whole, steps, cfg, scales, others, windows)

@@ -6,6 +6,7 @@ states, and costs the blocks after the disrupted one only.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -16,6 +17,7 @@ import torch
 
 from dg_tools.forward.call import Call
 from dg_tools.forward.restart import Restart, why_not
+from dg_tools.guidance.baselines.one_pass import OnePass
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
@@ -86,6 +88,7 @@ class SamplingStep:
         self._timestep = timestep
         self._predictions: dict[str, torch.Tensor] = {}
         self._restarts = batch.restarts()
+        self._one_pass: tuple[OnePass, float] | None = None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """A prediction by name, (N, C, h, w): the velocity noise - x.
@@ -100,6 +103,12 @@ class SamplingStep:
             self._predictions[name] = self._predict(sources[name])
         return self._predictions[name]
 
+    def under(self, guider: OnePass, scale: float) -> SamplingStep:
+        """The same step under a guidance in the run's own passes, `Gain` or `DetailDaemon`, at CFG scale `scale`."""
+        step = copy.copy(self)  # one cost for both
+        step._predictions, step._restarts, step._one_pass = {}, self._batch.restarts(), (guider, scale)
+        return step
+
     def x0(self, velocity: torch.Tensor) -> torch.Tensor:
         """The picture that a velocity predicts, in latents: z - sigma v."""
         return self.z - self.sigma * velocity
@@ -111,39 +120,45 @@ class SamplingStep:
         tokens = dit.family.image_tokens(dit.transformer, self.z)
         call = Call.at(self.sigma, step=self.step, image_tokens=tokens)
         if isinstance(source, torch.nn.Module):
-            return self._forward(source, inputs, blocks)
+            return self._forward(source, inputs, call, blocks)
         start = starts_after(dit, source, inputs)
         if isinstance(source, InBlocks):
             return self._perturbed(source, inputs, call, start)
         if isinstance(source, Disrupt) and start is None:
             with attached(dit.transformer, dit.family, [source], call):
-                return self._forward(dit.transformer, inputs, blocks)
+                return self._forward(dit.transformer, inputs, call, blocks)
         if isinstance(source, Disrupt) and start is not None:
             record, disrupt = dit.block(start).record, source
             with self._starting(start, lambda output: disrupt.must_edit(output, record, call)):
-                return self._forward(dit.transformer, inputs, blocks - start - 1)
+                return self._forward(dit.transformer, inputs, call, blocks - start - 1)
         with ExitStack() as stack:
             for restart in self._restarts.values() if source == "cond" else ():
                 stack.enter_context(restart.keeping())
-            return self._forward(dit.transformer, inputs, blocks)
+            return self._forward(dit.transformer, inputs, call, blocks)
 
     def _perturbed(self, source: InBlocks, inputs: dict[str, Any], call: Call, start: int | None) -> torch.Tensor:
         """A baseline's degraded prediction, from its first perturbed block on."""
         dit = self._batch.dit
         rows, blocks = {**inputs, "hidden_states": packed(dit, self.z)}, source.calls(len(dit.blocks))
         with nullcontext() if start is None else self._starting(start), source.on(dit, rows, call):
-            return self._forward(dit.transformer, inputs, blocks + (source.first if start is None else 0))
+            return self._forward(dit.transformer, inputs, call, blocks + (source.first if start is None else 0))
 
     def _starting(self, block: int, edit: Callable[[Any], Any] = lambda output: output) -> AbstractContextManager[None]:
         """A forward inside starts from `edit` of the block's output in the conditional forward."""
         _ = self["c"]  # keeps it
         return self._restarts[block].starting(edit)
 
-    def _forward(self, transformer: torch.nn.Module, inputs: dict[str, Any], blocks: int) -> torch.Tensor:
+    def _forward(self, transformer: torch.nn.Module, inputs: dict[str, Any], call: Call, blocks: int) -> torch.Tensor:
         dit, count = self._batch.dit, len(self.z)
         level = self._timestep.expand(count) / (1000.0 / dit.family.timestep_scale)
         state = {"hidden_states": packed(dit, self.z), "timestep": level, "return_dict": False}
-        predicted = transformer(**{**inputs, **state})[0]
+        inputs = {**inputs, **state}
+        if self._one_pass is None:
+            predicted = transformer(**inputs)[0]
+        else:
+            guider, scale = self._one_pass
+            predicted = transformer(**guider.told(inputs, call, self.steps, scale))[0]
+            predicted = guider.given(predicted, inputs, call, self.steps, scale)
         self.cost.forwards += count
         self.cost.block_calls += count * blocks
         return spatial(dit, predicted, *dit.picture_size(self.z))

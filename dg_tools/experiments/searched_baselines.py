@@ -84,10 +84,10 @@ def search_table(table: pd.DataFrame, costs: pd.DataFrame, plan: Sequence[Run], 
     """Amount and rightness of every setting of every method over CFG with as many steps, with its block calls."""
     cfg, weight = f"CFG {whole.scale:g}", f"{whole.weight:g}"
     cells = [("DG", r.name, r.varied or "at first") for r in plan if r.role == "sweep" or r.name == whole.name]
-    for method in dict.fromkeys(r.method for r in plan if r.method):
+    for method in dict.fromkeys(r.method for r in plan if r.role == "baseline"):
         if method in WITHOUT_BLOCKS:
             cells.append((method, joined(cfg, f"{method} {weight}"), "at first"))
-        cells += [(method, r.name, r.varied) for r in plan if r.method == method]
+        cells += [(method, r.name, r.varied) for r in plan if r.role == "baseline" and r.method == method]
     search = amount_and_rightness(table, [(rule, cfg) for _, rule, _ in cells], MARGINS)
     calls = costs.set_index("rule")["block_calls"]
     labels = {"method": [c[0] for c in cells], "varied": [c[2] for c in cells]}

@@ -15,6 +15,7 @@ from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
 KINDS = {  # role -> colour, marker, size, label
     "base": (INK, "o", 46, "cond, CFG"),
     "equal compute": (INK, "D", 30, "the same, as many block calls as DG"),
+    "one pass": ("#27ae60", "P", 36, "gain, Detail Daemon: no further pass"),
     "DG": (MASSIVE, "o", 46, "DG"),
     "part of DG": (MASSIVE, "^", 30, "DG along and across CFG"),
     "control guidance": (QUIET, "s", 26, "other degraded predictions"),

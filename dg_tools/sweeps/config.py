@@ -22,6 +22,7 @@ from typing import Any
 
 from dg_tools.guidance.baselines.registry import RIVALS
 
+SEARCHED = ("CFG", "control")  # with every DG; and what costs no further pass, where it can run
 COMPARED = ("CFG", "control", *RIVALS)  # what `baselines` may name
 LISTS: tuple[str, ...] = ("blocks", "channels", "rhos", "guidance_scales", "detail_guidance_scales", "windows")
 LISTS += ("prompts", "seeds", "baselines")
@@ -46,11 +47,11 @@ class Config:
         seeds: noise seeds; every prompt with every seed.
         model, device, dtype, offload: as in `dg.load`; not used where `sweep` is given a model. Several processes have
             a device each.
-        baselines: `CFG`, over as many scales as DG has settings, and `control`: DG's own grid with another disruption,
-            a shift of the same norm on as many other channels; and those of `dg.baselines` by name. `PAG`, `SLG` and
-            `SEG` act in one block each, on DG's grid; `AutoGuidance`, `Blurred`, `Gain` (1 + w / 5) and
-            `DetailDaemon` (amount w), which have no block, try more weights instead; `APG` and `CFGZeroStar` try CFG's
-            scales.
+        baselines: None: `CFG`, `control`, and `Gain` and `DetailDaemon` where they can run. `CFG`: over as many scales
+            as DG has settings; `control`: DG's own grid with another disruption, a shift of the same norm on as many
+            other channels; and those of `dg.baselines` by name. `PAG`, `SLG` and `SEG` act in one block each, on DG's
+            grid; `AutoGuidance`, `Blurred`, `Gain` (1 + w / 5) and `DetailDaemon` (amount w), which have no block, try
+            more weights instead; `APG` and `CFGZeroStar` try CFG's scales.
         cfg_scales: the scales of `CFG`, exactly as many as DG has settings; None: those of `guidance_scales`, and more
             spread evenly in the logarithm between 1 and `cfg_most`.
         steps, height, width: the pipeline's defaults where None.
@@ -83,7 +84,7 @@ class Config:
     device: str | None = None
     dtype: str = "auto"
     offload: str = "none"
-    baselines: list[str] = field(default_factory=lambda: ["CFG", "control"])
+    baselines: list[str] | None = None
     cfg_scales: list[float] | None = None
     cfg_most: float = 8.0
     steps: int | None = None
@@ -124,7 +125,7 @@ class Config:
                 f"batch={self.batch}, cfg_most={self.cfg_most}, development={self.development}: at least 1, more than "
                 "1, and between 0 and 1 are needed"
             )
-        for name in self.baselines:
+        for name in self.baselines or ():
             if name not in COMPARED:
                 raise ValueError(f"baseline {name!r} is unknown; there are {', '.join(COMPARED)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 from diffusers.guiders import BaseGuidance
 
 from dg_tools.generation.sampling import check
-from dg_tools.guidance.baselines.registry import BASELINES
+from dg_tools.guidance.baselines.registry import BASELINES, beside
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
-from dg_tools.sweeps.config import Config
+from dg_tools.sweeps.config import SEARCHED, Config
+
+logger = logging.getLogger("dg_tools")
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,17 @@ def settings_of(config: Config, dit: DiT) -> list[Setting]:
             blocks, channels, rhos, config.guidance_scales, config.detail_guidance_scales, config.windows
         )
     ]
-    settings = [Setting("cond"), *grid]
-    for name in config.baselines:
-        settings += settings_of_baseline(name, config, blocks, grid)
     height, width = dit.size(config.height, config.width)
     steps = dit.default_steps if config.steps is None else config.steps
+    names = config.baselines
+    if names is None:
+        one_pass, notes = beside(dit, 1.0, 1.0, steps)
+        names = [*SEARCHED, *one_pass]
+        for note in notes:
+            logger.warning("this sweep is %s", note)
+    settings = [Setting("cond"), *grid]
+    for name in names:
+        settings += settings_of_baseline(name, config, blocks, grid)
     for setting in settings:
         check(dit, [], setting.guider(), steps, height, width)
     return settings

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusers.guiders import BaseGuidance
 
+    from dg_tools.guidance.baselines.one_pass import OnePass
+    from dg_tools.models.dit import DiT
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -124,3 +127,28 @@ BASELINES: dict[str, Baseline] = {
 }
 RIVALS = tuple(name for name in BASELINES if name != "CFG")  # those in `dg.baselines`
 IN_BLOCKS = tuple(name for name, baseline in BASELINES.items() if baseline.in_blocks)
+ONE_PASS = tuple(name for name, baseline in BASELINES.items() if baseline.strength)  # what every guidance must beat
+
+
+def beside(dit: DiT, scale: float, weight: float, steps: int | None = None) -> tuple[dict[str, OnePass], list[str]]:
+    """What stands beside every guidance, since it costs no further pass: `Gain` and `DetailDaemon`, at a weight w.
+
+    Args:
+        dit: the model.
+        scale: the usual CFG scale s, 1 = off.
+        weight: w, 0 = off: then there is nothing to stand beside.
+        steps: of the run; None: the pipeline's default.
+
+    Returns:
+        Guiders by name; a sentence about each that cannot run here, such as one for velocities only.
+    """
+    guiders, notes = {}, []
+    for name in ONE_PASS if weight else ():
+        guider: Any = BASELINES[name].guider(scale, weight)
+        try:
+            guider.check(dit, dit.default_steps if steps is None else steps)
+        except ValueError as error:
+            notes.append(f"without {name}: {error}")
+        else:
+            guiders[name] = guider
+    return guiders, notes
