@@ -27,6 +27,7 @@ WORDS = ("red apple", "owl", "a tree", "sun on blue", "fish")
 SETTINGS = {
     "blocks": [0, 2], "channels": [3, 5], "guidance_scales": [1.0, 2.0], "detail_guidance_scales": [0.5, 1.5],
     "windows": [[0.5, 1.0]], "seeds": [0, 1], "batch": 16, "steps": 2, "call": {"max_sequence_length": 8},
+    "baselines": ["CFG", "control"],
 }  # fmt: skip
 
 
