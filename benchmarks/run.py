@@ -31,7 +31,7 @@ GOAL = 1.5  # seconds for one picture, 20 steps with CFG, on two cores
 
 
 def variants(dit, steps: int) -> dict[str, Callable[[], object]]:
-    off = dg.Disrupt(dit.profile["channels"], dit.profile["block"])
+    off = dg.Disrupt.from_profile(dit.profile)
     call = {"seed": 0, "steps": steps, "progress": False}
     picture = lambda **kwargs: lambda: dg.generate(dit, "red apple on blue", **call, **kwargs)  # noqa: E731
     both = dg.DetailGuidance(3.0, 0.5, off)

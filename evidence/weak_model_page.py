@@ -38,7 +38,7 @@ paired with `cond`. No run was chosen on these captions. A few captions make wid
 - `knob`: the weak model's channels times rho in the model's own passes. Of rho 0, 0.25, 0.5, 0.75 and 1.5 it is the one
   with the highest mean right on development captions.
 - `weak model`: the one that DG steers away from. `DG, published`: rho 0 at the same block, w 0.5. `DG, auto`: the
-  choice in `weak_model.json`. Its part along c is a gain, which can be had in one pass; here it was run with two.
+  choice in `profile.json`. Its part along c is a gain, which can be had in one pass; here it was run with two.
 - `gain`: the velocity times a number. `gain at the amt_c of ...`: linear between the two gains (1 is `cond`) whose mean
   amounts enclose DG's.
 - `DG, other channels`: as many others, scaled to the same mean ||v - v_d|| at three noise levels, on development

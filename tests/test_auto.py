@@ -438,7 +438,8 @@ def test_names_of_profiles():
     with pytest.raises(ValueError, match="no profile 'owner/name'"):
         dg.DetailGuidance(1.0, 0.5, "owner/name")
     profile = dg.load().profile
-    assert dg.DetailGuidance(1.0, 0.5, "emoji-sd3").disrupt == dg.Disrupt(profile["channels"], profile["block"])
+    weak = dg.Disrupt(profile["channels"], profile["block"], "scale", rho=profile["rho"])
+    assert dg.DetailGuidance(1.0, 0.5, "emoji-sd3").disrupt == weak == dg.Disrupt.from_profile(profile)
     with pytest.raises(ValueError, match="needs a model"):
         dg.DetailGuidance(1.0, 0.5, "auto").passes(0, 1)
 

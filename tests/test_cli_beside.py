@@ -107,6 +107,12 @@ def test_is_what_the_library_gives(tmp_path, loaded, monkeypatch, capsys, option
         (["--dg-rows", "uncond"], "needs --cfg above 1"),
         (["--dg-rows", "uncond", "--cfg", "3", "--dg", "1"], "leave --dg out"),
         (["--dg", "1", "--auto", "--rho", "2"], "--auto chooses the dose too"),
+        (
+            ["--dg", "--rho", "2"],
+            "--dg alone takes the profile's w, which was chosen with its channels, block and",
+        ),
+        (["--dg", "--channel", "3", "--block", "1"], "--block or --rho pass --dg W"),
+        (["--dg", "0,5"], "'0,5' is not a number: --dg W, or --dg alone"),
         (["--rho", "2", "--compare", "clean,nothing"], "--compare clean,nothing: some of clean, gain, daemon"),
         (["--rho", "2", "--compare", "clean,clean"], "none twice"),
         (["--rho", "2", "--compare", "clean", "--alone"], "one of them"),
@@ -119,6 +125,39 @@ def test_options_that_do_not_go_together_are_wrong_usage(tmp_path, monkeypatch, 
     code, printed, error = called(monkeypatch, capsys, "generate", "owl", *options, "-o", tmp_path / "o")
     assert code == 2 and words in " ".join(error.replace("│", " ").split()) and not printed
     assert not (tmp_path / "o").exists()
+
+
+PROFILE = {"channels": [5], "block": 2, "mode": "scale", "rho": 1.5, "detail_guidance_scale": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("options", "guider"),
+    [
+        (["--dg"], dg.DetailGuidance(3.0, 0.7, dg.Disrupt([5], 2, "scale", rho=1.5), 0.0, 0.8)),
+        (["--dg", "0.4"], dg.DetailGuidance(3.0, 0.4, dg.Disrupt([5], 2, "scale", rho=1.5))),
+        (["--dg", "0.4", "--rho", "0"], dg.DetailGuidance(3.0, 0.4, dg.Disrupt([5], 2))),
+        (["--dg", "0.4", "--block", "1"], dg.DetailGuidance(3.0, 0.4, dg.Disrupt([5], 1))),
+        (["--dg", "0.4", "--channel", "3"], dg.DetailGuidance(3.0, 0.4, dg.Disrupt([3], 2))),
+    ],
+)
+def test_what_is_left_out_is_the_profiles_and_it_is_said(tmp_path, loaded, monkeypatch, capsys, options, guider):
+    """A block or channels of the caller's own are zeroed: the profile's dose was chosen for its own."""
+    monkeypatch.setattr(loaded, "profile", {**PROFILE, "window": [0.0, 0.8], "source": "a test"})
+    ask = ["generate", *options, *ASK[1:8], "--json", "--alone"]
+    code, printed, error = called(monkeypatch, capsys, *ask, "--cfg", "3", "-o", tmp_path)
+    made = dg.generate(loaded, "owl", progress=False, guidance=guider, steps=3, **tiny.SIZE)
+    (row,) = json.loads(printed)["pictures"]
+    assert code == 0 and same(row["file"], made.images[0])
+    assert "the profile: channels 5 x 1.5 after block 2, w 0.7; from a test" in error
+
+
+def test_without_a_profile_dg_says_what_is_missing(tmp_path, loaded, monkeypatch, capsys):
+    assert loaded.profile is None
+    code, _, error = called(monkeypatch, capsys, "generate", "owl", "--dg", "-o", tmp_path)
+    assert code == 1 and "no profile with channels and a block: pass --channel" in error and "--auto" in error
+    monkeypatch.setattr(loaded, "profile", {"channels": [5], "block": 2, "source": "a test"})
+    code, _, error = called(monkeypatch, capsys, "generate", "owl", "--dg", "-o", tmp_path)
+    assert code == 1 and "says no detail_guidance_scale" in error
 
 
 def test_a_dose_of_one_is_the_clean_picture_and_its_gain_is_one(tmp_path, loaded, monkeypatch, capsys):

@@ -40,7 +40,7 @@ def test_what_is_kept_is_what_the_library_gives(tmp_path, loaded, monkeypatch, c
     assert code == 0 and "against the reference picture" in error and report["warnings"] == []
     names = ["cond", "CFG 3", "CFG 3 + DG 0.5", "CFG 3 + PAG 0.5", "APG 3", "CFG 3 + gain 1.1", "CFG 3 + daemon 0.5"]
     assert report["guidances"] == names and len(report["rows"]) == 2 * 2 * 7
-    off, middle = dg.Disrupt(loaded.profile["channels"], loaded.profile["block"]), len(loaded.blocks) // 2
+    off, middle = dg.Disrupt.from_profile(loaded.profile), len(loaded.blocks) // 2
     guidances = [
         None, dg.CFG(3.0), dg.DetailGuidance(3.0, 0.5, off), dg.baselines.PAG(3.0, 0.5, blocks=middle),
         dg.baselines.APG(3.0), dg.baselines.Gain(3.0, gain=1.1), dg.baselines.DetailDaemon(3.0, amount=0.5),

@@ -36,7 +36,7 @@ def test_a_picture_carries_its_settings_and_is_made_again(tmp_path, monkeypatch,
         "grid.png", "red-apple-seed-7-cfg-3-dg-2.png", "red-apple-seed-7-cfg-3.png",
     ]  # fmt: skip
     dit = dg.load()
-    off = dg.Disrupt(dit.profile["channels"], dit.profile["block"])
+    off = dg.Disrupt.from_profile(dit.profile)
     guided = dg.generate(dit, "red apple", seed=7, steps=3, guidance=dg.DetailGuidance(3.0, 2.0, off), progress=False)
     file = out / "red-apple-seed-7-cfg-3-dg-2.png"
     assert (pixels(file) == np.asarray(guided.images[0].convert("RGB"))).all(), "what the library's call gives"

@@ -16,6 +16,7 @@ import dg_tools as dg
 from dg_tools.metrics import band_correlation, retrieval_rank
 from dg_tools.models.files import ZOO, embedded
 from dg_tools.models.pictures import decode, encode
+from dg_tools.models.provenance import weights_hash
 
 CALLS = {
     "emoji-flux": {"height": 64, "width": 64, "max_sequence_length": 12},
@@ -158,5 +159,5 @@ def test_the_card_holds_the_gates_and_the_profile(dit, folder):
     assert evaluation["controls"] >= 20 and evaluation["pictures"] >= 64
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "NOT met" not in card and "memorises" in card
-    assert dit.profile["channels"] and "objective" in dit.profile
-    dg.Disrupt(dit.profile["channels"], dit.profile["block"]).check(dit)
+    assert dit.profile["weights"] == weights_hash(dit) and "objective" in dit.profile
+    dg.Disrupt.from_profile(dit.profile).check(dit)

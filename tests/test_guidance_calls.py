@@ -21,10 +21,10 @@ def by_itself(dit, s: float, off: dg.Disrupt):
     transformer, original, record = dit.transformer, dit.transformer.forward, dit.blocks[off.block].record
     seen: dict[str, object] = {}
 
-    def zero(module, inputs, output):
+    def scaled(module, inputs, output):
         parts = list(output)
         parts[record.image] = parts[record.image].clone()
-        parts[record.image][..., list(off.channels)] = 0
+        parts[record.image][..., list(off.channels)] *= off.rho  # 0 of a `Disrupt` that zeroes
         return tuple(parts)
 
     def forward(*args, **kwargs):
@@ -34,7 +34,7 @@ def by_itself(dit, s: float, off: dg.Disrupt):
             cond = slice(len(out) // 2, None) if s > 1 else slice(None)
         else:  # the first text that comes along is the conditional one
             cond = slice(None) if text is seen.setdefault("cond", text) else slice(0, 0)
-        handle = dit.blocks[off.block].module.register_forward_hook(zero)
+        handle = dit.blocks[off.block].module.register_forward_hook(scaled)
         damaged = original(*args, **kwargs)[0]
         handle.remove()
         out = out.clone()

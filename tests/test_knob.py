@@ -142,8 +142,8 @@ def test_channels_and_block_come_from_the_profile():
     assert dg.DetailKnob(block=2, rho=1.5).resolved(dit).disrupt == dg.Disrupt(CHANNELS, 2, "scale", rho=1.5)
 
 
-def test_a_dose_acts_where_auto_has_put_it(monkeypatch, tmp_path):
-    """The profile's block was chosen for zeroing; the choice of `auto` for these weights comes first."""
+def test_a_dose_acts_where_auto_has_put_it(monkeypatch, tmp_path, capsys):
+    """The choice that `auto` made and kept for these weights comes before the model's own profile."""
     monkeypatch.setattr(store, "cache_folder", lambda: tmp_path)
     dit = dg.load(tiny.sd3())
     dit.profile = {"channels": CHANNELS, "block": BLOCK}
@@ -152,9 +152,14 @@ def test_a_dose_acts_where_auto_has_put_it(monkeypatch, tmp_path):
     there = dg.Disrupt([5], 2, "scale", rho=1.5)
     assert dg.DetailKnob(rho=1.5).resolved(dit).disrupt == there == disruption(dit, [], None, 1.5)
     assert dg.DetailKnob(CHANNELS, BLOCK, 1.5).resolved(dit).disrupt == KNOB.disrupt
-    assert disruption(dit, [], None) == dg.Disrupt(CHANNELS, BLOCK)
+    assert disruption(dit, [], None) == dg.Disrupt([5], 2, "scale", rho=2.0)
+    assert disruption(dit, CHANNELS, None) == dg.Disrupt(CHANNELS, 2) and disruption(dit, [], 1) == dg.Disrupt([5], 1)
     write_profile(store.kept_at(dit), {"model": "tiny", **chosen, "block": None, "rho": None})  # nothing lacks detail
     assert dg.DetailKnob(rho=1.5).resolved(dit).disrupt == KNOB.disrupt
+    assert disruption(dit, [], None) == dg.Disrupt(CHANNELS, BLOCK)
+    assert "knob: scale channels 3, 7 by 1.5 after block 1, image stream; of the profile: channels 3, 7 zeroed" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def test_all_five_commands(trained, exported, tmp_path):
     for name in ("loss.png", "samples.png", "one_step.png", "outlier_channels.csv", "one_step.csv", "profile.json"):
         assert (folder / name).is_file(), name
     dit = dg.load(folder)
-    assert dit.call == {"max_sequence_length": 4} and 0 <= dit.profile["block"] < 2
+    assert dit.call == {"max_sequence_length": 4} and dit.profile["block"] is None
+    assert "no massive channel" in dit.profile["verdict"] and "channels" in card.split("**e. The weak model")[1]
     steps = {int(line.split(",")[0]) for line in (folder / "outliers.csv").read_text().splitlines()[1:]}
     assert len(steps) == 8 or max(steps) == 12
     losses = [json.loads(line)["loss"] for line in (folder / "dit.jsonl").read_text().splitlines()]

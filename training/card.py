@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from dg_tools.models.profiles import profile_words
 from dg_tools.plots.style import finish
 from training.architectures import ARCHITECTURES
 from training.recipe import Recipe
@@ -103,17 +104,16 @@ def one_call(*arguments: str) -> str:
 
 
 def write_card(
-    folder: Path, results: dict[str, Any], grid: torch.Tensor, steps: pd.DataFrame, outliers: pd.DataFrame
+    folder: Path, results: dict[str, Any], grid: torch.Tensor | None, steps: pd.DataFrame, outliers: pd.DataFrame
 ) -> None:
-    """README.md and its pictures, from `evaluate`'s results."""
+    """README.md and its pictures, from `evaluate`'s results; without a grid of samples their picture and the loss stay."""
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     recipe, runs = Recipe.from_json(record["recipe"]), record["runs"]
     kind, dit = ARCHITECTURES[recipe.dit.architecture], recipe.dit
-    for name, figure in (
-        ("loss.png", loss_curve(folder)),
-        ("samples.png", sample_grid(grid)),
-        ("one_step.png", one_step_figure(steps, results["profile"]["block"])),
-    ):
+    figures = {"one_step.png": one_step_figure(steps, results["block"])}
+    if grid is not None:
+        figures |= {"loss.png": loss_curve(folder), "samples.png": sample_grid(grid)}
+    for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
     hours = sum(r["seconds"] for r in runs) / 3600
     machines = "; ".join(dict.fromkeys(r["machine"] for r in runs))
@@ -130,7 +130,7 @@ def write_card(
     ]
     table = "\n".join(f"| {label} | {with_interval(trained[k])} | {with_interval(held[k])} |" for label, k in rows)
     gates = {"a": vae["all"]["high"]["mean"] >= 0.95, "b": trained["top_5"]["mean"] >= 0.9}
-    profile, grid_side = results["profile"], recipe.size // results["pixels_per_token"]
+    profile, block, grid_side = results["profile"], results["block"], recipe.size // results["pixels_per_token"]
     call = [f"{k}={v}" for k, v in kind.call(recipe).items()]
     last = outliers[outliers["block"] == outliers["block"].max()].sort_values(
         ["sigma", "ratio"], ascending=[True, False]
@@ -138,7 +138,7 @@ def write_card(
     shown = last.groupby("sigma").head(3)[
         ["sigma", "channel", "ratio", "energy_share", "dc_share", "sign", "coverage", "variation", "massive"]
     ]
-    at = steps[steps["block"] == profile["block"]][
+    at = steps[steps["block"] == block][
         [
             "band",
             "ratio",
@@ -152,7 +152,7 @@ def write_card(
             "clean_coherent",
         ]
     ]
-    axis = steps[steps["block"] == profile["block"]].iloc[0]
+    which = "the middle one" if profile["block"] is None else "which `profile.json` names"
     header = (folder / "README.md").read_text(encoding="utf-8").split("---\n")[1]
     notes = f"- What was done otherwise than the recipe says: {record['notes']}\n" if record.get("notes") else ""
     text = f"""---
@@ -212,22 +212,40 @@ What the model memorises: {memorisation(trained, held)}
 
 {markdown(shown)}
 
-**d. One step, paired at the same z_t**: channels {profile["channels"]} zeroed at each block, {results["pictures"]} trained pictures, sigma
+**d. One step, paired at the same z_t**: channels {results["channels"]} zeroed at each block, {results["pictures"]} trained pictures, sigma
 {", ".join(map(str, results["sigmas"]))}, beside {results["controls"]} token-constant shifts of the same norm on other channels. x0 error relative to the
 clean prediction's (all blocks: `one_step.csv`):
 
 ![one step](one_step.png)
 
-At block {profile["block"]}, which `profile.json` names (chosen on other pictures: {profile["objective"]}):
+At block {block}, {which}:
 
 {markdown(at)}
 
-The change's share along (shaded - flat) there: {axis["detail_axis"]:.3f} ({axis["detail_axis_low"]:.3f} to {axis["detail_axis_high"]:.3f}); negative is toward flat.
 {results["selectivity_sentence"]}
+
+**e. The weak model for Detail Guidance**, as `profile.json` says it: {profile_words(profile)}.
+{weak_model_words(profile)}
 
 Size as evaluated: {results["megabytes"]:.1f} MiB. Evaluated in {results["seconds"] / 60:.0f} minutes with {results["versions"]}.
 """
     (folder / "README.md").write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
+
+
+def weak_model_words(profile: dict[str, Any]) -> str:
+    """What `auto` found, and what it is worth on captions that were used for nothing else."""
+    verdict = f"`auto`: {profile['verdict']}"
+    if "measured" not in profile:
+        return verdict
+    measured = profile["measured"]
+    form = "{:+.2f} ({:+.2f} to {:+.2f})".format
+    amount, gain, beyond = (form(*measured[name]) for name in ("amount", "gain_amount", "beyond"))
+    low = "{:.3f} ({:.3f} to {:.3f})".format(*measured["low"])
+    return f"""{verdict}
+
+On {measured["prompts"]} held-out captions, {measured["steps"]} steps, no CFG: Detail Guidance changes the amount of detail at equal contrast (amt_c) by
+{amount} doublings; its own gain alone by {gain}; the difference is {beyond}. Its low band
+correlates with the plain picture's at {low}. Whether it is the right detail: [docs/weak_model.md](../../../docs/weak_model.md)."""
 
 
 def memorisation(trained: dict[str, Any], held: dict[str, Any]) -> str:

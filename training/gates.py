@@ -2,7 +2,7 @@
 
 Four measurements on the folder as it is reloaded: (a) the VAE's reconstructions, (b) samples against their references,
 (c) outlier channels by block and sigma, (d) what zeroing them does to one denoising step, beside matched controls.
-Channels are detected and the block is chosen on development prompts; (b) and (d) use others.
+Channels are detected on some prompts; (b) and (d) use others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Plan:
     Attributes:
         retrieval, held_out: trained and held-out pairs sampled for gate b, at most.
         pictures, controls: of gate d; `sigmas` its noise levels.
-        development: pictures on which the block is chosen; `draws`: controls there.
         prompts, seeds: of the detection.
     """
 
@@ -44,13 +43,11 @@ class Plan:
     pictures: int = 64
     controls: int = 20
     sigmas: tuple[float, ...] = (0.3, 0.7)
-    development: int = 32
-    draws: int = 8
     prompts: int = 12
     seeds: int = 2
 
 
-QUICK = Plan(retrieval=6, held_out=6, pictures=4, controls=2, sigmas=(0.5,), development=4, draws=2, prompts=2, seeds=1)
+QUICK = Plan(retrieval=6, held_out=6, pictures=4, controls=2, sigmas=(0.5,), prompts=2, seeds=1)
 
 
 def interval(values: Any) -> dict[str, float]:
@@ -59,14 +56,12 @@ def interval(values: Any) -> dict[str, float]:
     return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4)}
 
 
-def thirds(references: References, plan: Plan) -> tuple[list[Reference], list[Reference], list[Reference]]:
-    """Trained references for detection, for choosing the block, and for gate d; none shared."""
-    sizes = (plan.prompts, plan.development, plan.pictures)
-    total = min(sum(sizes), len(references.pairs(held_out=False)))
+def parts(references: References, plan: Plan) -> tuple[list[Reference], list[Reference]]:
+    """Trained references for detection, and for gate d; none shared."""
+    total = min(plan.prompts + plan.pictures, len(references.pairs(held_out=False)))
     sample = references.sample(total, seed=20, held_out=False)
-    if total < sum(sizes):  # a toy folder
-        return sample[: total // 3], sample[total // 3 : 2 * total // 3], sample[2 * total // 3 :]
-    return sample[: sizes[0]], sample[sizes[0] : sizes[0] + sizes[1]], sample[sizes[0] + sizes[1] :]
+    count = plan.prompts if total == plan.prompts + plan.pictures else total // 2  # a toy folder
+    return sample[:count], sample[count:]
 
 
 @torch.no_grad()
@@ -179,26 +174,3 @@ def one_step(dit: DiT, source: References, wanted: list[Reference], channels: li
                 }
             )
     return pd.DataFrame(rows)
-
-
-OBJECTIVE = (
-    "the block at which zeroing the channels is most selective of detail: the largest log(high-band error ratio / "
-    "low-band error ratio) of one denoising step, minus the median of the same over norm-matched controls"
-)
-
-
-def choose_block(
-    dit: DiT, source: References, wanted: list[Reference], channels: list[int], plan: Plan
-) -> tuple[int, pd.DataFrame]:
-    """The block by `OBJECTIVE`, on development pictures, and every block's value."""
-    rows = []
-    for block in range(len(dit.blocks)):
-        off = dg.Disrupt(channels, block)
-        edits = [off, *off.controls(plan.draws)]
-        ratios = dg.denoise_error(dit, wanted, edits, sigmas=plan.sigmas, folder=source).ratios()
-        mean = ratios.groupby(["role", "edit", "band"])["ratio"].mean().unstack("band")
-        selective = np.log(mean["high"] / mean["low"])
-        mine, null = selective["edit"].iloc[0], selective["control"].median()
-        rows.append({"block": block, "selectivity": mine, "control_median": null, "objective": mine - null})
-    table = pd.DataFrame(rows)
-    return int(table.loc[table["objective"].idxmax(), "block"]), table

@@ -65,7 +65,7 @@ def features(
         block: whose input is read; 0: the patch embedding.
         sigma: noise level, 0 < sigma <= 1.
         prompt: one for all pictures, or one each.
-        channels: massive channels to discard; None: those of the model's profile. Not with `raw` and `adaln`.
+        channels: massive channels to discard; None: those that the profile disrupts. Not with `raw` and `adaln`.
         recipe: `ditf`: discard, LayerNorm, AdaLN; `raw`: hidden states as they are; `discard`, `adaln`: one step alone.
         seed: of the noise, one for all pictures (the same noise) or one each.
         batch: pictures a forward.

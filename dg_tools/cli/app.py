@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
+PROFILE = "profile"  # the weight of a bare --dg
+WEIGHT = re.compile(rf"[-+]?\.?\d|{PROFILE}$")  # what is a weight after --dg, and no prompt
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -28,7 +32,20 @@ app = typer.Typer(
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command; its docstring is its help, see `page`."""
-    return app.command(help=page(function.__doc__ or ""))(function)
+    return app.command(help=page(function.__doc__ or ""), cls=Command)(function)
+
+
+class Command(TyperCommand):
+    """A command whose --dg may stand without a weight: typer has no option with an optional value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer does, with the profile's own weight after a bare --dg."""
+        end = args.index("--") if "--" in args else len(args)
+        words: list[str] = []
+        for i, argument in enumerate(args[:end]):
+            bare = argument == "--dg" and not (i + 1 < end and WEIGHT.match(args[i + 1]))
+            words += [argument, PROFILE] if bare else [argument]
+        return super().parse_args(ctx, words + args[end:])
 
 
 def page(text: str) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from dg_tools.cli.app import say
-from dg_tools.cli.options import disruption
+from dg_tools.cli.options import NO_PROFILE, disruption
 
 if TYPE_CHECKING:  # a command line is checked before torch is loaded
     from dg_tools.generation._generate import Generation
+    from dg_tools.guidance.detail import DetailGuidance
     from dg_tools.models.dit import DiT
 
 BESIDE = ("clean", "gain", "daemon")
@@ -23,14 +24,14 @@ class Wanted:
     """The options of a guidance, as they were given.
 
     Attributes:
-        cfg: s. dg: w, 0 = off. rows: of DG. rho: the dose; None: not given.
+        cfg: s. dg: w, 0 = off, None: the profile's. rows: of DG. rho: the dose; None: not given.
         channels, block: empty and None: the profile's. auto: have them chosen.
         compare: what stands beside, separated by commas; None: not given. alone: nothing does.
         gain: of the velocity gain; None: the run's own.
     """
 
     cfg: float
-    dg: float
+    dg: float | None
     rows: str
     rho: float | None
     channels: list[int]
@@ -43,7 +44,7 @@ class Wanted:
     @property
     def guided(self) -> bool:
         """Whether there is Detail Guidance."""
-        return bool(self.dg) or self.rows == "uncond"
+        return self.dg is None or bool(self.dg) or self.rows == "uncond"
 
     @property
     def beside(self) -> list[str]:
@@ -57,10 +58,13 @@ class Wanted:
         unknown = [name for name in self.beside if name not in BESIDE]
         wrong = {
             f"--dg-rows {self.rows}: cond or uncond": self.rows not in ("cond", "uncond"),
-            "--dg-rows uncond has no w, its strength is --rho: leave --dg out": self.rows == "uncond" and self.dg,
+            "--dg-rows uncond has no w, its strength is --rho: leave --dg out": self.rows == "uncond" and self.dg != 0,
             "--dg-rows uncond disrupts CFG's unconditional pass: it needs --cfg above 1": self.rows == "uncond"
             and not self.cfg > 1,
             "--auto chooses the dose too: leave --rho out": self.auto and self.rho is not None,
+            "--dg alone takes the profile's w, which was chosen with its channels, block and dose: with --channel, "
+            "--block or --rho pass --dg W": self.dg is None
+            and (self.channels or self.block is not None or self.rho is not None),
             f"--compare {self.compare}: some of {', '.join(BESIDE)}, separated by commas, none twice": unknown
             or len(set(self.beside)) < len(self.beside),
             "--compare says what stands beside the picture, --alone that nothing does: one of them": self.compare
@@ -85,9 +89,27 @@ class Wanted:
             return None
         if not self.guided:
             return dg.DetailKnob(self.channels or None, self.block, self.rho or 0.0, self.cfg).resolved(dit)
+        if self.dg is None:
+            return self.described(dit, call)
         off: Any = "auto" if self.auto else disruption(dit, self.channels, self.block, self.rho)
         weight = None if self.rows == "uncond" else self.dg
         return dg.DetailGuidance(self.cfg, weight, off, rows=cast(Any, self.rows)).resolved(dit, **call)
+
+    def described(self, dit: DiT, call: dict[str, Any]) -> DetailGuidance:
+        """The guidance of the default profile, or of `auto`, at the profile's own weight.
+
+        Raises:
+            ValueError: there is none, or one without block or weight.
+        """
+        from dg_tools.guidance.auto import auto_profile, default_profile
+        from dg_tools.guidance.detail import DetailGuidance
+        from dg_tools.models.profiles import profile_words
+
+        profile = auto_profile(dit, **call) if self.auto else default_profile(dit)
+        if profile is None:
+            raise ValueError(f"{NO_PROFILE}, or --auto to have them detected and chosen")
+        say(f"the profile: {profile_words(profile)}")
+        return DetailGuidance.from_profile(profile, guidance_scale=self.cfg)
 
     def guidances(self, dit: DiT, prompt: str, seed: int, call: dict[str, Any]) -> list[Any]:
         """What is drawn: what stands beside, then the guidance."""
@@ -117,7 +139,7 @@ class Wanted:
         plain = dg.generate(dit, prompt, seed=seed, guidance=dg.CFG(self.cfg) if self.cfg > 1 else None, **call)
         assert plain.latents is not None
         share = gain_of(dit, guider.disrupt, plain.latents, [prompt]) if guider.pushes else 1.0
-        weight = self.cfg - 1 if self.rows == "uncond" else self.dg
+        weight = self.cfg - 1 if self.rows == "uncond" else getattr(guider, "detail_guidance_scale", 0.0)
         gain = 1 + weight * (1 - share) if self.guided else share
         if not gain > 0:
             raise ValueError(f"this guidance's own gain is {gain:.3g}, and a gain is above 0: pass --gain")

@@ -16,6 +16,7 @@ from dg_tools.cli.options import (
     Cfg,
     Channels,
     Device,
+    Dg,
     DgRows,
     Dtype,
     Height,
@@ -50,7 +51,7 @@ def compare(
     seeds: int = typer.Option(None, "--seeds", min=1, help="number of seeds, from 0 up, instead of --seed"),
     steps: int = Steps,
     cfg: float = Cfg,
-    dg: float = typer.Option(0.0, "--dg", min=0, help="DG weight w; 0 is off"),
+    dg: float = Dg,
     dg_rows: str = DgRows,
     rho: float = Rho,
     channel: list[int] = Channels,
@@ -77,6 +78,7 @@ def compare(
     captions. No file is replaced. Stopped with Ctrl-C, the finished pictures are there.
 
     Examples:
+      dg-tools compare "red apple" --dg
       dg-tools compare "red apple" "owl on teal" --cfg 3 --dg 0.5 --seeds 2
       dg-tools compare "red apple, flat on blue" --cfg 3 --with APG --with PAG
       dg-tools compare "red apple" --dg 1 --channel 676 --block 10 -m my/model
@@ -91,7 +93,9 @@ def compare(
     names = known_rivals(rivals)
     wanted = Wanted(cfg, dg, dg_rows, rho, channel, block, auto, None, False, None)
     wanted.check()
-    if cfg == 1 and not dg and rho is None and not names:
+    if dg is not None and dg < 0:
+        raise typer.BadParameter(f"--dg {dg:g}: w is 0 or more")
+    if cfg == 1 and dg == 0 and rho is None and not names:
         raise typer.BadParameter("nothing to compare with the plain picture: pass --cfg 3, --dg 0.5 or --with PAG")
     check_folder(out, "pass a folder for the pictures")
     import dg_tools

@@ -16,6 +16,7 @@ from dg_tools.cli.options import (
     Cfg,
     Channels,
     Device,
+    Dg,
     DgRows,
     Dtype,
     Height,
@@ -49,7 +50,7 @@ def generate(
     seed: list[str] = Seeds,
     steps: int = Steps,
     cfg: float = Cfg,
-    dg: float = typer.Option(0.0, "--dg", help="DG weight w; 0 is off"),
+    dg: float = Dg,
     dg_rows: str = DgRows,
     rho: float = Rho,
     channel: list[int] = Channels,
@@ -76,12 +77,13 @@ def generate(
     No file is replaced: a name that is taken gets a number. Stopped with Ctrl-C, the finished pictures are there.
 
     Examples:
-      dg-tools generate "red apple" --dg 2 --cfg 3 -o out/
+      dg-tools generate "red apple" --dg
+      dg-tools generate "red apple" --dg 0.5 --cfg 3 -o out/
       dg-tools generate "red apple" --rho 0.5 --compare clean,gain
       dg-tools generate "red apple" --cfg 3 --dg-rows uncond --rho 1.5
       dg-tools generate "owl on teal" "penguin" --seed 0 --seed 1 --steps 20
       dg-tools generate "red apple" --dg 1 --channel 676 --block 10 -m my/model
-      dg-tools generate --from out/red-apple-seed-0-cfg-3-dg-2.png
+      dg-tools generate --from out/red-apple-seed-0-cfg-3-dg-0.5.png
     """
     if (again is None) == (not prompts):
         raise typer.BadParameter(

@@ -24,16 +24,13 @@ def info(
     """
     from dg_tools.models.facts import facts
     from dg_tools.models.files import embedded
+    from dg_tools.models.profiles import profile_words
 
     known = facts(model)
     if as_json:
         emit({**known.to_json(), "embedded": embedded()})
         return
     lists = " + ".join(f"{n} {label}" for label, n in known.blocks.items())
-    profile = "none"
-    if known.profile:
-        block = "no block" if known.profile["block"] is None else f"block {known.profile['block']}"
-        profile = f"channels {known.profile['channels']}, {block}; from {known.profile['source']}"
     missing = [name for name, count in known.parameters.items() if count is None]
     pairs(
         {
@@ -45,7 +42,7 @@ def info(
             "picture": f"{known.pixels[0]} x {known.pixels[1]} pixels (height x width), {known.steps} steps",
             "image tokens": f"{known.grid[0]} x {known.grid[1]}",
             "text tokens": f"at most {known.text_tokens}",
-            "profile": profile,
+            "profile": profile_words(known.profile) if known.profile else "none",
             "parameters": ", ".join(f"{k} {count(n)}" for k, n in known.parameters.items()),
         },
         title=known.model,

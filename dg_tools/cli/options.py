@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dg_tools.cli.app import at_work, say
+from dg_tools.cli.app import PROFILE, at_work, say
 
 if TYPE_CHECKING:  # a command line is checked before torch is loaded
     from dg_tools.interventions import Disrupt
@@ -34,11 +34,11 @@ Rho = typer.Option(
     None,
     "--rho",
     help="dose: the channels times this; alone in the picture itself, with --dg or --dg-rows uncond in the model that "
-    "DG steers away from (there 0 if left out)",
+    "DG steers away from (there the profile's if left out, and 0, the paper's, with --channel or --block)",
 )
 Channels = typer.Option([], "--channel", help="channel that DG disrupts; may be repeated; the profile's if left out")
 Block = typer.Option(None, help="block that DG disrupts; the profile's if left out")
-Auto = typer.Option(False, "--auto", help="have DG's channels and block detected and chosen")
+Auto = typer.Option(False, "--auto", help="have DG's channels, block and dose detected and chosen")
 Height = typer.Option(None, help="pixels; the pipeline's own default if left out")
 Width = typer.Option(None, help="pixels; the pipeline's own default if left out")
 Device = typer.Option(None, "--device", help="where to run, such as cuda; an accelerator where there is one")
@@ -55,6 +55,26 @@ Offload = typer.Option(
     help="keep weights in the CPU's memory; bring one part (model) or one layer (sequential, group) at a time",
 )
 AsJson = typer.Option(False, "--json", help="one JSON object on stdout instead of a table")
+
+
+def weight(text: str | float) -> float | None:
+    """The w of --dg; None: the profile's.
+
+    Raises:
+        typer.BadParameter: no number.
+    """
+    try:
+        return None if text == PROFILE else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number: --dg W, or --dg alone for the profile's w") from None
+
+
+NO_PROFILE = (
+    "this model has no profile with channels and a block: pass --channel (may be repeated) and --block, with --dg W"
+)
+Dg = typer.Option(
+    0.0, "--dg", parser=weight, metavar="[W]", help="DG weight w; 0 is off; without a number the profile's"
+)
 
 
 def checked(prompts: Sequence[str], seeds: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -113,19 +133,25 @@ def warned(dit: DiT, prompts: Sequence[str]) -> list[str]:
 
 
 def disruption(dit: DiT, channels: list[int], block: int | None, rho: float | None = None) -> Disrupt:
-    """The `Disrupt` of --channel, --block and --rho, or of the model's profile; with a dose, of `auto`'s choice first.
+    """The `Disrupt` of --channel, --block and --rho; what is left out is the default profile's.
+
+    With --channel or --block it is the caller's own: without --rho the channels are zeroed, as in the paper.
 
     Raises:
         ValueError: channels or block are in neither of them.
     """
-    import dg_tools
-    from dg_tools.guidance.knob import dosed_profile
+    from dg_tools.guidance.auto import default_profile
+    from dg_tools.interventions import Disrupt
+    from dg_tools.models.profiles import profile_words
 
-    profile = (dit.profile if rho is None else dosed_profile(dit)) or {"channels": [], "block": None}
-    channels, block = channels or profile["channels"], profile["block"] if block is None else block
-    if not channels or block is None:
-        raise ValueError(
-            "this model has no profile with channels and a block: pass --channel (may be repeated) and --block, or "
-            "--auto to have them detected and chosen"
-        )
-    return dg_tools.Disrupt(channels, block) if rho is None else dg_tools.Disrupt(channels, block, "scale", rho=rho)
+    profile = default_profile(dit) or {"channels": [], "block": None}
+    own = bool(channels) or block is not None
+    at = profile["block"] if block is None else block
+    if not (channels or profile["channels"]) or at is None:
+        raise ValueError(f"{NO_PROFILE}, or --auto to have them detected and chosen")
+    if not (channels and block is not None):
+        say(f"the profile: {profile_words(profile)}")
+    if rho is None and not own:
+        return Disrupt.from_profile(profile)
+    dose: dict[str, Any] = {} if rho is None else {"mode": "scale", "rho": rho}
+    return Disrupt(channels or profile["channels"], at, **dose)

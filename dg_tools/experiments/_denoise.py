@@ -93,7 +93,7 @@ def denoise(
     check_dose(dit, dose, block)
     subject = choose(dit, items, seeds, channels=channels, block=block, progress=progress, **kwargs)
     noised = NoisedPictures(dit, subject.test, seeds, batch=batch, **kwargs)
-    off = Disrupt(subject.channels, subject.block)
+    off = subject.zeroed
     off.check(dit, None, noised.height, noised.width)
     others = further_edits(off) if further else {}
     quick = variance_draws(noised, off, controls, sigmas) if further else {}

@@ -24,7 +24,7 @@ from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.result import CONTROLS, Direction, Outcome, Result
 from dg_tools.experiments.samples import Samples, Score
 from dg_tools.experiments.subject import Subject, choose
-from dg_tools.interventions import Control, Disrupt
+from dg_tools.interventions import Control
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 
@@ -118,7 +118,7 @@ def detail(
         kwargs = Samples(dit, prompts, list(seeds), steps=steps, batch=batch, **kwargs).kwargs
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
     samples = Samples(dit, subject.test, list(seeds), steps=steps, batch=batch, scores=scores, **kwargs)
-    off = Disrupt(subject.channels, subject.block)
+    off = subject.zeroed
     off.check(dit, None, samples.height, samples.width)
 
     total = len(scales) * (2 + controls) + len(MATCHED_AT) * controls + 2 * local

@@ -26,6 +26,7 @@ from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.result import Result
 from dg_tools.experiments.samples import Samples
 from dg_tools.experiments.subject import check_channels
+from dg_tools.guidance.auto import default_profile
 from dg_tools.massive import find_massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import provenance
@@ -180,9 +181,9 @@ def massive_channels(samples: Samples, progress: bool) -> tuple[list[int], str]:
     Raises:
         ValueError: none is massive.
     """
-    known = (samples.dit.profile or {}).get("channels")
+    known = (default_profile(samples.dit) or {}).get("channels")
     if known:
-        return list(known), "the model's profile"
+        return list(known), "the profile's"
     names = list(dict.fromkeys(samples.prompts))
     acts = capture(
         samples.dit, names, seeds=samples.seeds[:1], steps=samples.steps, progress=progress, **samples.kwargs

@@ -28,11 +28,13 @@ from dg_tools.experiments.perception_distortion import Truth
 from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.sampling_step import Source
 from dg_tools.experiments.subject import choose
+from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.baselines.registry import beside
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive
 from dg_tools.models.dit import DiT
 
+WEIGHT = 0.5  # w where neither the caller nor a profile says it
 QUESTION = "What does Detail Guidance buy: the right amount of detail, or the right detail? Is it hidden CFG?"
 
 
@@ -44,10 +46,10 @@ def guidance(
     channels: Sequence[int] | None = None,
     block: int | None = None,
     scale: float = 3.0,
-    weight: float = 0.5,
+    weight: float | None = None,
     steps: int = 20,
     window: Window = (0.2, 0.8),
-    scales: Sequence[float] = (0.25, 1.0),
+    scales: Sequence[float] | None = None,
     blocks: Sequence[int] | None = None,
     windows: Sequence[Window] = ((0.0, 0.5), (0.5, 1.0)),
     blur_sigma: float = 1.0,
@@ -68,17 +70,20 @@ def guidance(
 
     The primary outcome: does DG+CFG raise the high-band correlation with the own reference against CFG with the same
     number of block calls? Its null: the same with matched controls disrupted instead, at the norm of DG in every step.
-    The defaults of s and w are ours (the paper's are not published) and not tuned; the sweep is exploratory.
+    What DG steers away from is what the model's profile describes, at the profile's w. Where channels or a block are
+    given, or there is no profile, the channels are zeroed, as in the paper, and w is 0.5. The default of s is ours (the
+    paper's is not published) and not tuned; the sweep is exploratory.
 
     Args:
         dit: any DiT.
         prompts: with pictures of one size: `Reference`s, (prompt, picture) pairs or `Example`s.
         seeds: noise seeds; every prompt with every seed.
         channels, block, detect, split_seed: as in `subject.choose`.
-        scale: CFG's s, more than 1; weight: DG's w, more than 0.
+        scale: CFG's s, more than 1; weight: DG's w, more than 0; None: the profile's, or 0.5.
         steps: of every run but those of equal compute.
         window: of the comparison in which CFG and DG act in one window only, as fractions of the steps.
-        scales, blocks, windows: what the sweep varies, one at a time, under DG+CFG; blocks None: the middle one.
+        scales, blocks, windows: what the sweep varies, one at a time, under DG+CFG; scales None: half and
+            twice `weight`; blocks None: the middle one.
         blur_sigma: of the blurred prediction, in latent pixels.
         weak_model: auto-guidance's weak model, a transformer of the same class such as an early checkpoint; None: a
             copy of this one with noise on its weights.
@@ -103,6 +108,9 @@ def guidance(
         IndexError: channels or blocks that this model does not have.
     """
     check(prompts_of(prompts), seeds, scale, steps, controls, noise)
+    own = default_profile(dit) if channels is None and block is None else None
+    weight = float((own or {}).get("detail_guidance_scale", WEIGHT)) if weight is None else weight
+    scales = (weight / 2, weight * 2) if scales is None else scales
     check_sweep(dit, weight, window, blur_sigma, scales, blocks or (), windows, weak_model)
     searched_baselines.check(dit, baselines)
     items = examples(dit, prompts, folder, truth=True)
@@ -120,7 +128,7 @@ def guidance(
         progress=progress,
         **more,
     )
-    off = Disrupt(subject.channels, subject.block)
+    off = subject.disruption
     others = [len(dit.blocks) // 2] if blocks is None else list(blocks)
     others = [b for b in others if b != subject.block or blocks is not None]
     like = subject.massive if like is None else like

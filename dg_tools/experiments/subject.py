@@ -14,8 +14,11 @@ import numpy as np
 
 from dg_tools.activations import capture
 from dg_tools.datasets.examples import Items, as_items, prompts_of
+from dg_tools.guidance.auto import default_profile
+from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive, find_massive
 from dg_tools.models.dit import DiT
+from dg_tools.models.profiles import profile_words
 from dg_tools.models.provenance import provenance
 from dg_tools.onestep import check_velocity
 
@@ -35,6 +38,8 @@ class Subject:
         model: its provenance.
         onset: first block where each channel is massive, on the detection prompts; empty where channels were given.
         massive: the detection's `Massive`, for controls matched in variance; None where channels were given.
+        disruption: how a weak model is made of the model: as its profile says, where neither channels nor block were
+            given; else those of the channels that are massive at the block, zeroed.
     """
 
     channels: tuple[int, ...]
@@ -45,12 +50,19 @@ class Subject:
     model: dict[str, Any] = field(default_factory=dict)
     onset: dict[int, int] = field(default_factory=dict)
     massive: Massive | None = field(default=None, repr=False, compare=False)
+    disruption: Disrupt = field(kw_only=True)
+
+    @property
+    def zeroed(self) -> Disrupt:
+        """The same channels at the same block, zeroed, as in the paper."""
+        return Disrupt(self.disruption.channels, self.disruption.blocks)
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """As plain JSON, with what the experiment adds."""
         return {
             "channels": list(self.channels),
             "block": self.block,
+            "disruption": self.disruption.to_json(),
             "how": self.how,
             "test": prompts_of(self.test),
             "detection": prompts_of(self.detection),
@@ -80,7 +92,7 @@ def choose(
         prompts: strings, `Reference`s, (prompt, picture) pairs or `Example`s.
         seeds: noise seeds of the detection run.
         channels: given channels; no detection, all prompts are for the test.
-        block: given block; None: the one of the model's profile, else the middle one.
+        block: given block; None: the one of the default profile (`guidance.auto.default_profile`), else the middle one.
         steps: of the detection run.
         detect: share of the prompts to detect on, at least one.
         split_seed: of the split.
@@ -88,8 +100,8 @@ def choose(
         **kwargs: passed to the pipeline's call.
 
     Raises:
-        ValueError: a family that predicts no velocity, too few prompts, no seeds, or no massive channel on the
-            detection prompts (name channels then).
+        ValueError: a family that predicts no velocity, too few prompts, no seeds, no massive channel on the detection
+            prompts (name channels then), or none at the block.
         IndexError: channels or a block that this model does not have.
     """
     check_velocity(dit)
@@ -99,6 +111,7 @@ def choose(
         raise ValueError("an empty list of prompts: pass at least three (one to detect on, two to test on)")
     if not seeds:
         raise ValueError("an empty list of seeds: pass at least one")
+    profile = default_profile(dit) if channels is None and block is None else None
     if block is None:
         block, where = default_block(dit)
     else:
@@ -128,14 +141,36 @@ def choose(
                 f"no massive channel on {len(detection)} prompts ({massive.rule}): pass channels= to say which you mean"
             )
     numbers, how = tuple(int(c) for c in channels), f"{what}; {where}"
-    return Subject(numbers, block, tuple(test), tuple(detection), how, provenance(dit), onset, massive)
+    disruption = disruption_of(profile, numbers, block, massive)
+    return Subject(
+        numbers, block, tuple(test), tuple(detection), how, provenance(dit), onset, massive, disruption=disruption
+    )
+
+
+def disruption_of(
+    profile: dict[str, Any] | None, channels: Sequence[int], block: int, massive: Massive | None
+) -> Disrupt:
+    """The profile's disruption, where there is one; else the channels that are massive at the block, zeroed.
+
+    Raises:
+        ValueError: none of the detected channels is massive at the block.
+    """
+    if profile is not None and profile["block"] is not None:
+        return Disrupt.from_profile(profile)
+    if massive is None:
+        return Disrupt(channels, block)
+    here = [c for c in channels if c in massive.at(block)]
+    if not here:
+        first = ", ".join(f"{c} from block {b} on" for c, b in massive.onset.items())
+        raise ValueError(f"no channel is massive at block {block} (massive: {first}): pass block=, or channels=")
+    return Disrupt(here, block)
 
 
 def default_block(dit: DiT) -> tuple[int, str]:
-    """The block of the model's profile, else the middle one; and which it is, in words."""
-    known = (dit.profile or {}).get("block")
-    if known is not None:
-        return known, "block: the model's profile"
+    """The block of the default profile, else the middle one; and which it is, in words."""
+    profile = default_profile(dit)
+    if profile is not None and profile["block"] is not None:
+        return profile["block"], f"block: the profile's ({profile_words(profile)})"
     return len(dit.blocks) // 2, "block: the middle one, not chosen by any objective"
 
 

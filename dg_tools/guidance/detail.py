@@ -25,7 +25,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 
 from dg_tools.guidance.auto import auto_profile
-from dg_tools.guidance.from_profile import as_disrupt, disruption, settings_of
+from dg_tools.guidance.from_profile import as_disrupt, settings_of
 from dg_tools.guidance.matching import Match, check_match, matched
 from dg_tools.guidance.modular import ModularGuidance
 from dg_tools.guidance.settings import alias, item
@@ -225,20 +225,21 @@ class DetailGuidance(ModularGuidance):
 
     @classmethod
     def from_profile(cls, profile: Any, **changes: Any) -> DetailGuidance:
-        """The guidance of a profile that a sweep or `GuidanceExplorer` wrote: disruption, s, w and window.
+        """The guidance that a profile describes: its disruption, w, window, and s where it says one.
 
         Args:
-            profile: its JSON file, a model folder, or a mapping.
+            profile: `dit.profile`, a JSON file (of `auto`, a sweep or `GuidanceExplorer`), a model folder or its name.
             **changes: instead of the profile's; needed for what it does not say, such as `detail_guidance_scale`.
 
         Raises:
+            TypeError: something else, such as the None of a model without a profile.
             ValueError: no profile, or one without a block or w.
         """
         settings = {**settings_of(profile), **changes}
         if settings.get("rows") == "uncond":
             settings["detail_guidance_scale"] = changes.get("detail_guidance_scale")
         if "detail_guidance_scale" not in settings:
-            raise ValueError("this profile says no detail_guidance_scale (no sweep wrote it): pass one")
+            raise ValueError("this profile says no detail_guidance_scale (w): pass one")
         return cls(**settings)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> Self:
@@ -254,7 +255,7 @@ class DetailGuidance(ModularGuidance):
         profile = auto_profile(dit, **kwargs)
         if profile["block"] is None:
             raise RuntimeError(f'disrupt="auto": {profile["verdict"]}')
-        return self.new(disrupt=disruption(profile, "auto").to_json())
+        return self.new(disrupt=Disrupt.from_profile(profile).to_json())
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """Raise before any forward for settings that do not fit this model, or a run of `steps` on it."""

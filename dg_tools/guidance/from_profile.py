@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dg_tools.interventions import Disrupt
-from dg_tools.models.files import ZOO
-from dg_tools.models.profiles import PUBLISHED, read_profile
+from dg_tools.models.profiles import profile_of
 
 SCALES = ("guidance_scale", "detail_guidance_scale", "match")
-DOSE = ("mode", "rho")  # of the disruption; without them it zeroes
 WINDOW = ("detail_guidance_start", "detail_guidance_stop")
 
 
@@ -37,26 +34,7 @@ def as_disrupt(source: Any) -> Disrupt | None:
         raise TypeError(
             f"disrupt= is a {type(source).__name__}; pass a Disrupt, its JSON, the name of a profile, or 'auto'"
         )
-    profile = read_profile(ZOO / source if (ZOO / source).is_dir() else source)
-    if profile is None:
-        raise ValueError(f"no profile {source!r}: pass a model folder, a JSON file, or one of {[*PUBLISHED]}")
-    return disruption(profile, source)
-
-
-def disruption(profile: Mapping[str, Any], name: str) -> Disrupt:
-    """The disruption of a profile: its channels at its block, and its dose where it says one.
-
-    Raises:
-        ValueError: it names no block.
-    """
-    if profile["block"] is None:
-        raise ValueError(
-            f"the profile of {name!r} names channels {profile['channels']} and no block, since none is published "
-            f"({profile['source']}): pass Disrupt(channels, block), or 'auto'"
-            if "verdict" not in profile
-            else f"the profile of {name!r} names no block: {profile['verdict']}"
-        )
-    return Disrupt(profile["channels"], profile["block"], **{name: profile[name] for name in DOSE if name in profile})
+    return Disrupt.from_profile(source)
 
 
 def settings_of(source: str | Path | dict[str, Any]) -> dict[str, Any]:
@@ -69,13 +47,11 @@ def settings_of(source: str | Path | dict[str, Any]) -> dict[str, Any]:
         source: a JSON file, a model folder, or a mapping.
 
     Raises:
-        ValueError: no profile, or one without a block.
+        TypeError: something else. ValueError: no profile, or one without a block.
     """
-    profile = dict(source) if isinstance(source, dict) else read_profile(source)
-    if profile is None:
-        raise ValueError(f"no profile {str(source)!r}: pass a JSON file, a model folder, or a mapping")
+    profile, _ = profile_of(source)
     stated = {**profile.get("guidance", {}), **profile}
     settings = {name: stated[name] for name in (*SCALES, *WINDOW) if name in stated}
     if "window" in stated:
         settings |= dict(zip(WINDOW, stated["window"], strict=True))
-    return {**settings, "disrupt": disruption(profile, str(source))}
+    return {**settings, "disrupt": Disrupt.from_profile(source)}

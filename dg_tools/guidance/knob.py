@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from dg_tools.guidance.auto import known_profile
+from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.modular import ModularGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.description import value
 from dg_tools.interventions.settings import Schedule, schedule
 from dg_tools.models.dit import DiT
+from dg_tools.models.profiles import profile_words
 from dg_tools.numbers import integers
 
 
@@ -25,7 +26,8 @@ class DetailKnob(ModularGuidance):
     """Massive channels at a dose rho, in every pass of the run, as a diffusers guider; with or without CFG.
 
     Args:
-        channels: the massive channels; None: those that `auto` chose for these weights, else of the model's profile.
+        channels: the massive channels; None: those of the default profile (what `auto` chose for these weights, else
+            the model's own), which is printed.
         block: index into `dit.blocks`, or several; None: in the same way.
         rho: what the channels are multiplied by at the block's output: a number, or ((sigma, rho), ...), linear between
             the points. 1 is off: the run is the one without a knob, bit for bit. 0 to 3 in use.
@@ -111,12 +113,12 @@ class DetailKnob(ModularGuidance):
         return indices[0] if name == "block" and len(indices) == 1 else indices
 
     def edit_of(self, dit: DiT) -> Disrupt:
-        """The scaling on one model: where they were left out, channels and block are `auto`'s, or the profile's.
+        """The scaling on one model: channels and block that were left out are those of the default profile.
 
         Raises:
             ValueError: they are in neither.
         """
-        profile = None if self.channels is not None and self.block is not None else dosed_profile(dit)
+        profile = None if self.channels is not None and self.block is not None else default_profile(dit)
         profile = profile or {"channels": None, "block": None}
         channels = profile["channels"] if self.channels is None else self.channels
         block = profile["block"] if self.block is None else self.block
@@ -133,6 +135,7 @@ class DetailKnob(ModularGuidance):
         if not self.pushes or self.disrupt is not None:
             return self
         edit = self.edit_of(dit)
+        print(f"knob: {edit}; of the profile: {profile_words(default_profile(dit) or {})}")
         return self.new(channels=list(edit.channels), block=list(edit.blocks))
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
@@ -163,12 +166,3 @@ class DetailKnob(ModularGuidance):
     def widened(self) -> str:
         """What is to be widened where it holds no step."""
         return f"window [{self._start}, {self._stop}) of the knob: widen it"
-
-
-def dosed_profile(dit: DiT) -> dict[str, Any] | None:
-    """Channels and block at which a dose acts: what `auto` chose for these weights, kept or shipped, else the profile.
-
-    The profile's block was chosen for zeroing, and a dose may do next to nothing there.
-    """
-    known = known_profile(dit)
-    return dit.profile if known is None or known["block"] is None else known

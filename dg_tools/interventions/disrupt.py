@@ -22,6 +22,7 @@ from dg_tools.interventions.settings import EditSettings
 from dg_tools.interventions.validation import check_blocks, check_donor, check_settings, check_sizes
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
+from dg_tools.models.profiles import profile_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,6 +112,31 @@ class Disrupt(EditSettings):
             raise ValueError(f"unknown keys {sorted(set(settings) - known)}; a Disrupt has {sorted(known)}")
         donor = settings.get("donor")
         return cls(**{**settings, "donor": Donor.from_json(donor) if isinstance(donor, dict) else donor})
+
+    @classmethod
+    def from_profile(cls, profile: Any) -> Disrupt:
+        """The disruption that a profile describes: its channels at its block, with its dose; zero where it names none.
+
+        Args:
+            profile: `dit.profile`, a JSON file, a model folder, an embedded model's name, or a repository id.
+
+        Raises:
+            TypeError: something else, such as the None of a model without a profile.
+            ValueError: no such profile, or one without a block.
+
+        Example:
+            >>> Disrupt.from_profile({"channels": [3], "block": 1, "mode": "scale", "rho": 1.5, "source": "a test"})
+            scale channels 3 by 1.5 after block 1, image stream
+        """
+        stated, name = profile_of(profile)
+        if stated["block"] is None and "verdict" in stated:
+            raise ValueError(f"the profile of {name!r} names no block: {stated['verdict']}")
+        if stated["block"] is None:
+            raise ValueError(
+                f"the profile of {name!r} names channels {stated['channels']} and no block, since none is published "
+                f"({stated['source']}): pass Disrupt(channels, block), or 'auto'"
+            )
+        return cls(stated["channels"], stated["block"], **{k: stated[k] for k in ("mode", "rho") if k in stated})
 
     # -- controls and activation patching ------------------------------------------------------------------------------
 

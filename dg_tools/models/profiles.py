@@ -1,9 +1,11 @@
-"""Which channels are known to be massive in a model, which block to disrupt, and who says so?
+"""Which channels of a model to disrupt, at which block, by which dose, and who says so?
 
-A profile is a JSON object: `channels`, `block` (None where nobody has published one), `source`, and for profiles that a
-sweep wrote the `objective` by which the block was chosen. `guidance_scale` (s), `detail_guidance_scale` (w) and
-`window` may be there too: what `dg_tools.sweeps` chose with these channels at this block. Published ones are matched by
-repository id only: a channel number means nothing in other weights, even of the same shape.
+A profile is a JSON object: `channels`, `block` (None where nobody has published one) and `source`. `mode` and `rho` are
+the disruption's; a profile without them zeroes. `detail_guidance_scale` (w), `window`, `guidance_scale` (s) and
+`objective` say what was chosen with it, `weights` is the hash of the weights that it is about, and `measured`, `scan`
+and `samples` are the numbers behind it. `dg_tools.guidance.auto`, `dg_tools.sweeps` and `GuidanceExplorer` write them.
+Published ones are matched by repository id only: a channel number means nothing in other weights, even of the same
+shape.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dg_tools.models.files import plain
+from dg_tools.models.files import ZOO, plain
 from dg_tools.paths import whole
 
 REQUIRED = {"channels", "block", "source"}
@@ -39,12 +41,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def read_profile(source: str | Path) -> dict[str, Any] | None:
-    """The profile of a model folder (its `profile.json`), of a JSON file, or of a repository id; None: there is none.
+    """The profile of an embedded model, a model folder (its `profile.json`), a JSON file or a repository id, or None.
 
     Raises:
         ValueError: a file that holds no profile, with what it lacks.
     """
-    path = Path(source)
+    path = ZOO / source if (ZOO / source).is_dir() else Path(source)
     file = path / "profile.json" if path.is_dir() else path
     if not file.is_file():
         return PUBLISHED.get(str(source))
@@ -57,6 +59,43 @@ def read_profile(source: str | Path) -> dict[str, Any] | None:
     if missing := REQUIRED - set(profile):
         raise ValueError(f"{file} is no profile: it has no {', '.join(sorted(missing))}")
     return profile
+
+
+def profile_of(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """A profile and its name: a mapping as it is, else what `read_profile` finds.
+
+    Raises:
+        TypeError: something else, such as None. ValueError: there is no profile of that name.
+    """
+    if isinstance(source, Mapping):
+        return dict(source), str(source.get("model", "the given mapping"))
+    if not isinstance(source, str | Path):
+        raise TypeError(f"a {type(source).__name__} is no profile: pass dit.profile, a JSON file or a model folder")
+    profile = read_profile(source)
+    if profile is None:
+        raise ValueError(
+            f"no profile {str(source)!r}: pass a model folder, a JSON file, a mapping, or one of {[*PUBLISHED]}"
+        )
+    return profile, str(source)
+
+
+def profile_words(profile: Mapping[str, Any]) -> str:
+    """Channels, dose, block, w and source in one sentence.
+
+    Example:
+        >>> profile_words({"channels": [55], "block": 3, "mode": "scale", "rho": 2.0, "source": "a test"})
+        'channels 55 x 2 after block 3; from a test'
+    """
+    mode, rho, weight = profile.get("mode", "zero"), profile.get("rho", 0.0), profile.get("detail_guidance_scale")
+    words = f"channels {', '.join(map(str, profile['channels']))}"
+    if profile["block"] is None:
+        words += ", no block"
+    else:
+        dose = f"x {rho:g}" if isinstance(rho, int | float) else "x a schedule over sigma"
+        how = dose if mode == "scale" else "zeroed" if mode == "zero" else f"edited ({mode})"
+        words += f" {how} after block {profile['block']}"
+    words += "" if weight is None else f", w {weight:g}"
+    return words + (f"; from {profile['source']}" if profile.get("source") else "")
 
 
 def write_profile(file: Path, profile: Mapping[str, Any]) -> Path:

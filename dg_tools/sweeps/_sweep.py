@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from dg_tools.paths import check_folder
 from dg_tools.progress import progress_bar
 from dg_tools.sweeps.cells import Cell, read_cell, write, write_cell, write_json
 from dg_tools.sweeps.choose import OBJECTIVES, best, profile_of, verdict
-from dg_tools.sweeps.config import read_config
+from dg_tools.sweeps.config import Config, read_config
 from dg_tools.sweeps.parallel import Workers
 from dg_tools.sweeps.plan import Plan, plan_of
 from dg_tools.sweeps.result import CHOSEN, PLAN, PROFILE, TABLE, Sweep, open_sweep
@@ -62,7 +62,7 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
         ChildProcessError: another process of this run stopped; finished cells stay.
         KeyboardInterrupt: Ctrl-C; says how many cells are kept.
     """
-    settings = read_config(config)
+    settings = as_before(read_config(config))
     workers = Workers()
     if dit is None:
         device = workers.device or settings.device
@@ -80,6 +80,21 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
         write_choice(Sweep(folder, plan))
     workers.meet("writing the choice")
     return open_sweep(folder)
+
+
+def as_before(config: Config) -> Config:
+    """The config, where it leaves channels out with those of the sweep that its folder holds, and with their doses.
+
+    The model's profile, which says them otherwise, may be another by now.
+    """
+    if config.channels is not None or not (Path(config.folder) / PLAN).is_file():
+        return config
+    try:
+        before = [s for s in open_sweep(config.folder).plan.settings if s.guidance == "DG"]
+    except ValueError:  # `check_sweep` says it
+        return config
+    rhos = [rho for rho in dict.fromkeys(s.rho for s in before) if rho is not None]
+    return replace(config, channels=list(dict.fromkeys(s.channels for s in before)), rhos=config.rhos or rhos or None)
 
 
 def check_sweep(folder: Path, plan: Plan) -> None:

@@ -4,7 +4,7 @@ model: path/to/model                # as in dg.load; may be left out
 folder: sweeps/emoji                # where the cells go
 blocks: [0, 4, 8]                   # or all
 channels: [[55, 58]]                # sets; left out: the model's profile
-rhos: [0.5, 1.5]                    # factors on the channels; left out: they are zeroed
+rhos: [0.5, 1.5]                    # factors on the channels; left out: the profile's, and zero for channels of yours
 guidance_scales: [1.0, 3.0]         # s, 1 = no CFG
 detail_guidance_scales: [0.25, 1.0] # w
 windows: [[0.0, 1.0], [0.2, 0.8]]   # of the disrupted pass, as fractions of the steps
@@ -37,8 +37,9 @@ class Config:
         folder: where cells, pictures, choice and profile go.
         detail_guidance_scales: the paper's w, each more than 0.
         blocks: indices into `dit.blocks`, or "all".
-        channels: one set, or several; None: those of the model's profile.
-        rhos: factors on the channels, such as 1.5; None: they are zeroed, the paper's form.
+        channels: one set, or several; None: those of the default profile, with its dose.
+        rhos: factors on the channels, such as 1.5; None: the profile's where channels are left out, else 0 (the
+            paper's).
         guidance_scales: the usual CFG scale s under which DG acts; 1 is off.
         windows: (start, stop) of the disrupted pass, as fractions of the steps.
         prompts: strings, or {prompt, picture} with the file of a reference picture.

@@ -11,6 +11,7 @@ from typing import Any
 from diffusers.guiders import BaseGuidance
 
 from dg_tools.generation.sampling import check
+from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.baselines.registry import BASELINES, beside
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
@@ -92,10 +93,14 @@ def settings_of(config: Config, dit: DiT) -> list[Setting]:
     blocks = list(range(len(dit.blocks))) if config.blocks == "all" else list(config.blocks)
     for block in blocks:
         dit.block(block)
-    channels = config.channels or [(dit.profile or {}).get("channels")]
+    profile = {} if config.channels else default_profile(dit) or {}
+    channels = config.channels or [profile.get("channels")]
     if channels == [None]:
         raise ValueError(f"channels are needed: {dit!r} has no profile that names them (dg.find_massive finds them)")
-    rhos = [None] if config.rhos is None else [float(rho) for rho in config.rhos]
+    doses = [profile.get("rho")] if config.rhos is None else config.rhos
+    if any(isinstance(rho, list | tuple) for rho in doses):
+        raise ValueError(f"the profile's dose is a schedule over sigma ({doses[0]}): name rhos, such as [0.5, 2.0]")
+    rhos = [None if rho is None else float(rho) for rho in doses]
     grid = [
         Setting("DG", float(s), float(w), block, tuple(c), (float(a), float(b)), rho)
         for block, c, rho, s, w, (a, b) in itertools.product(

@@ -12,6 +12,15 @@ from dg_tools.guidance.auto.choose import auto_profile
 from dg_tools.guidance.auto.measure import measured_on
 from dg_tools.guidance.auto.price import Forecast, forecast
 from dg_tools.guidance.auto.scan import scan_blocks
-from dg_tools.guidance.auto.store import cache_folder, known_profile
+from dg_tools.guidance.auto.store import cache_folder, default_profile, known_profile
 
-__all__ = ["Forecast", "auto_profile", "cache_folder", "forecast", "known_profile", "measured_on", "scan_blocks"]
+__all__ = [
+    "Forecast",
+    "auto_profile",
+    "cache_folder",
+    "default_profile",
+    "forecast",
+    "known_profile",
+    "measured_on",
+    "scan_blocks",
+]

@@ -10,7 +10,7 @@ import torch
 
 from dg_tools.guidance.auto import samples
 from dg_tools.guidance.auto.trial import sampled
-from dg_tools.guidance.from_profile import disruption
+from dg_tools.interventions import Disrupt
 from dg_tools.metrics.intervals import bootstrap_interval
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import pictures
@@ -46,7 +46,7 @@ def measured_on(
     Raises:
         ValueError: a profile without a block, or fewer than two prompts.
     """
-    edit, weight = disruption(profile, "auto"), float(profile["detail_guidance_scale"])
+    edit, weight = Disrupt.from_profile(profile), float(profile["detail_guidance_scale"])
     seeds = range(1000, 1000 + len(prompts)) if seeds is None else seeds
     if len(prompts) < 2 or len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds: pass at least two prompts, and a seed for each")

@@ -19,7 +19,6 @@ from dg_tools.models.provenance import weights_hash
 from dg_tools.paths import whole
 
 logger = logging.getLogger("dg_tools")
-SHIPPED = "weak_model.json"  # in a model's folder: what `auto` chose for it
 
 
 def cache_folder() -> Path:
@@ -35,6 +34,15 @@ def kept_at(dit: DiT) -> Path:
 def known_profile(dit: DiT) -> dict[str, Any] | None:
     """The choice for these weights that is there already, kept or shipped; None where `auto` has not chosen yet."""
     return stored_profile(dit, kept_at(dit)) or shipped_profile(dit)
+
+
+def default_profile(dit: DiT) -> dict[str, Any] | None:
+    """What a dose, a command or an explorer takes where nothing else is given; None: there is nothing.
+
+    The choice of `auto` for these weights, where it named a block; else the model's own profile.
+    """
+    known = stored_profile(dit, kept_at(dit))
+    return dit.profile if known is None or known["block"] is None else known
 
 
 def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
@@ -60,12 +68,13 @@ def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
 
 
 def shipped_profile(dit: DiT) -> dict[str, Any] | None:
-    """The choice that came with a model's folder, where it is about these very weights."""
-    file = Path(str(getattr(dit.pipeline, "name_or_path", ""))) / SHIPPED
-    if not file.is_file():
+    """The choice of `auto` that came with a model's folder, where it is about these very weights."""
+    folder = Path(str(getattr(dit.pipeline, "name_or_path", "")))
+    if not (folder / "profile.json").is_file():
         return None
-    profile = read_profile(file)
-    return profile if profile is not None and profile.get("weights") == weights_hash(dit) else None
+    profile = read_profile(folder)
+    chosen = profile is not None and "verdict" in profile and profile.get("weights") == weights_hash(dit)
+    return profile if chosen else None
 
 
 class Journal:
