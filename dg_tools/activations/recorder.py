@@ -14,8 +14,9 @@ import torch
 import xarray as xr
 
 from dg_tools.activations.raw import RawSelection
-from dg_tools.activations.reduce import CHANNEL, bite, mean_size, statistics
+from dg_tools.activations.reduce import CHANNEL, sizes, statistics
 from dg_tools.activations.store import RawStore
+from dg_tools.activations.together import Together
 from dg_tools.forward.call import NOTHING, Call
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
@@ -70,7 +71,7 @@ class Recorder:
         self._rows: list[tuple[int, int]] = []  # (branch, row) of it that are recorded, by row
         self._visits: set[tuple[int, str]] = set()  # (block, part) that this call has run
         self._chunks: dict[int, dict[str, torch.Tensor]] = {}  # AdaLN chunks by block
-        self._small: dict[tuple[str, torch.Size], list[tuple[int, torch.Tensor]]] = {}  # hidden states to be reduced
+        self._together = Together()  # hidden states to be reduced
         self._later: list[tuple[tuple[str, str], list[int], torch.Tensor]] = []  # key, blocks, values on the device
 
     # -- one call of the transformer ----------------------------------------------------------------------------------
@@ -82,6 +83,7 @@ class Recorder:
             return
         self._call = None
         self._visits = set()
+        self._together.clear()
         if call.step is None or call.branch == "other":
             return
         if self.steps is None:
@@ -113,9 +115,8 @@ class Recorder:
             for name in self._chunks[blocks[0]]:
                 kind, _, part = name.partition("_")
                 self.put(kind, part or "all", blocks, torch.stack([self._chunks[b][name] for b in blocks]))
-        for (name, _), held in self._small.items():
-            self.reduce(name, held)
-        self._small = {}
+        for batch in self._together.rest():
+            self.reduce(*batch)
         self._chunks = {}
         self.fetch(step)
         self.sigmas[step] = self._call.sigma
@@ -128,7 +129,7 @@ class Recorder:
     def recorded_rows(self, value: torch.Tensor) -> torch.Tensor:
         """The rows of a tensor that are recorded, as a view."""
         rows = [row for _, row in self._rows]
-        return value if len(rows) == len(value) else value[rows[0] : rows[-1] + 1 : (rows[-1] - rows[0]) or 1]
+        return value if len(rows) == value.shape[0] else value[rows[0] : rows[-1] + 1 : (rows[-1] - rows[0]) or 1]
 
     def put(self, variable: str, part: str, blocks: list[int], value: torch.Tensor) -> None:
         """Keep (blocks, rows, ...) of the rows that are recorded, until the call ends."""
@@ -154,8 +155,8 @@ class Recorder:
                 longer[:, :, :, : array.shape[3]] = array
                 array = self.values[key] = longer
             for row, (branch, _) in enumerate(self._rows):
-                target = array[branch, step]
-                (target[:, : inner[0]] if inner else target)[at] = value[:, row].float()
+                place = (branch, step, at, slice(inner[0])) if inner else (branch, step, at)
+                array[place] = value[:, row].to(torch.float32)
         self._later = []
 
     # -- what is recorded ---------------------------------------------------------------------------------------------
@@ -187,28 +188,18 @@ class Recorder:
                     self.keep(branch, call.step, block.index, self.raw.part_of(hidden[row]))
 
     def gather(self, name: str, block: int, hidden: torch.Tensor) -> None:
-        """A stream, or what a branch gives: reduced at once where it is large, else together with that of other blocks.
+        """A stream, or what a branch gives."""
+        if batch := self._together.add(name, block, hidden):
+            self.reduce(*batch)
 
-        On a small model a call of torch costs more than its arithmetic.
-        """
-        together = bite(hidden) // hidden.numel()
-        if together < 2:
-            self.reduce(name, [(block, hidden)])
-            return
-        held = self._small.setdefault((name, hidden.shape), [])
-        held.append((block, hidden.clone()))  # what comes next may change it in place
-        if len(held) == together:
-            self.reduce(name, self._small.pop((name, hidden.shape)))
-
-    def reduce(self, name: str, held: list[tuple[int, torch.Tensor]]) -> None:
-        """Statistics of hidden states (rows, tokens, channels) of some blocks, all of one shape."""
-        hidden = held[0][1] if len(held) == 1 else torch.cat([value for _, value in held])
-        blocks = [block for block, _ in held]
+    def reduce(self, name: str, blocks: list[int], hidden: torch.Tensor) -> None:
+        """Statistics of hidden states (blocks x rows, tokens, channels)."""
         if name in WRITES:
             gates = [self._chunks[b][self.gate(name, b)] for b in blocks]
-            size = mean_size(hidden).view(len(blocks), -1, hidden.shape[2])
+            size, largest = sizes(hidden)
+            size = size.view(len(blocks), -1, hidden.shape[2])
             self.put(name, "", blocks, torch.stack(gates).float().abs() * size)
-            self.put(LARGEST[WRITES.index(name)], "", blocks, hidden.abs().amax((1, 2)).view(len(blocks), -1))
+            self.put(LARGEST[WRITES.index(name)], "", blocks, largest.view(len(blocks), -1))
             return
         for variable, value in statistics(hidden, self.quantiles).items():
             self.put(variable, name, blocks, value.view(len(blocks), -1, *value.shape[1:]))

@@ -47,17 +47,17 @@ def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[st
     for part in bites(hidden):
         x = part.float()
         size = x.abs()
-        mean = x.mean(1)
+        mean = x.mean(1)  # comparisons in place give floats, in a fifth of the time that bools take
         parts.append(
             {
                 "mean": mean,
                 "abs_mean": size.mean(1),
                 "variance": (x - mean[:, None]).square_().mean(1),
-                "positive": (x > 0).float().mean(1),
+                "positive": x.clone().gt_(0).mean(1),
                 "abs_max": size.amax(1),
                 "token_norm": x.norm(dim=2),
                 "token_max": size.amax(2),
-                "within": (size < limit).sum((1, 2)),  # false for what is not finite
+                "within": size.clone().lt_(limit).sum((1, 2)).long(),  # 0 for what is not finite
             }
         )
         if bins is not None:
@@ -101,12 +101,18 @@ def largest(hidden: torch.Tensor, token_max: torch.Tensor) -> dict[str, torch.Te
     }
 
 
-def mean_size(hidden: torch.Tensor) -> torch.Tensor:
-    """Mean |x| over tokens of (rows, tokens, channels), by row and channel."""
-    parts = [(x.shape[1], x.float().abs().mean(1)) for x in bites(hidden)]
-    if len(parts) == 1:
-        return parts[0][1]
-    return (sum(n * p.double() for n, p in parts) / hidden.shape[1]).float()  # type: ignore[union-attr]
+def sizes(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean |x| over tokens of (rows, tokens, channels), by row and channel; the largest |x| by row."""
+    counts, means, largest = [], [], []
+    for part in bites(hidden):
+        size = part.float().abs()
+        counts.append(size.shape[1])
+        means.append(size.mean(1))
+        largest.append(size.amax((1, 2)))
+    if len(counts) == 1:
+        return means[0], largest[0]
+    mean = torch.stack([count * mean.double() for count, mean in zip(counts, means, strict=True)]).sum(0)
+    return (mean / sum(counts)).float(), torch.stack(largest).amax(0)
 
 
 def histogram(size: torch.Tensor, bins: torch.Tensor) -> None:

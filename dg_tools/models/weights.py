@@ -36,7 +36,7 @@ def acting_weights(transformer: torch.nn.Module) -> Iterator[tuple[str, torch.Te
         if hasattr(module, "weight_qtype"):  # quanto: before it is frozen, the weights do not say it
             yield f"{name}.qtype", f"{module.weight_qtype} {module.activation_qtype}"
     for name, value in transformer.state_dict(keep_vars=True).items():
-        own = name_without_adapters(name, tuned)
+        own = name_without_adapters(name, tuned) if tuned else name
         if own is None:
             continue
         if id(value) in files:
@@ -48,7 +48,9 @@ def acting_weights(transformer: torch.nn.Module) -> Iterator[tuple[str, torch.Te
 
 def plain(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor | str]]:
     """One entry of a state dict as the plain tensors that it is stored as, and its kind in words."""
-    if not isinstance(value, torch.Tensor):
+    if type(value) is torch.nn.Parameter and not hasattr(value, "quant_type"):  # most of them: the short way
+        yield name, value.detach()
+    elif not isinstance(value, torch.Tensor):
         yield name, repr(value)
     elif hasattr(value, "__tensor_flatten__"):  # torchao: a tensor that wraps several
         inner, facts = value.__tensor_flatten__()
