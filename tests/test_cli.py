@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 import typer
 from typer.testing import CliRunner
 
 import dg_tools as dg
 from dg_tools import cli, demo
+from dg_tools.metrics import amount_change
 from dg_tools.models.files import embedded
 
 runner = CliRunner()
@@ -33,28 +36,55 @@ def called(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return caught.value.code or 0, out, re.sub(r"[\s│]+", " ", error)
 
 
-@pytest.mark.parametrize("model", embedded())
-def test_demo_on_an_embedded_model(model, tmp_path, monkeypatch, capsys):
-    for name, value in (("STEPS", 2), ("MEASURED", 3), ("PROMPTS", demo.PROMPTS[:1])):
+@pytest.fixture
+def small_demo(monkeypatch):
+    for name, value in (("STEPS", 2), ("CAPTIONS", 3), ("DOSED", 2), ("SHOWN", 2), ("RHOS", (0.0, 1.0, 2.0))):
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "CONTROLS", 2)
+
+
+@pytest.mark.parametrize("model", embedded())
+def test_demo_on_an_embedded_model(model, tmp_path, small_demo, capsys):
+    """Its numbers are those of the library's own calls, on captions that were held out of training."""
     summary = demo.demo(tmp_path, model)
     kept = json.loads((tmp_path / "summary.json").read_text())
-    assert kept == json.loads(json.dumps(summary))
+    assert kept == json.loads(json.dumps(summary)) and kept["pictures"] == ["overview.png", "guidance.png"]
     for name in kept["pictures"]:
-        assert (tmp_path / name).stat().st_size > 5000, name
-    assert {"guidance.png", "surface.html", "disrupted.png", "one_step.png"} <= set(kept["pictures"])
-    printed = capsys.readouterr().out
+        assert (tmp_path / name).stat().st_size > 20000, name
+    printed, page = capsys.readouterr().out, (tmp_path / "index.html").read_text(encoding="utf-8")
     for figure in kept["figures"].values():
-        assert figure["sentence"] in printed
-    assert kept["verdict"] in printed and kept["limit_seconds"] == 90 and "seconds" in kept
+        assert figure["sentence"] in printed and html.escape(figure["sentence"]) in page
+    assert kept["verdict"] in printed and kept["limit_seconds"] == 90 and 'src="overview.png"' in page
+
+    dit, figures = dg.load(model), kept["figures"]
+    weak = dg.DetailGuidance.from_profile(dit.profile)
+    assert figures["weak model"]["value"] == json.loads(json.dumps(weak.disrupt.to_json()))
+    source = dg.references(dit)
+    known = [source.named(prompt) for prompt in figures["captions"]["value"]]
+    assert len(known) == 3 and all(reference.held_out for reference in known)
+    plain, guided = [], []
+    for i, reference in enumerate(known):
+        call = {"seed": 500 + i, "steps": 2, "progress": False}
+        pair = dg.generate(dit, reference.prompt, guidance=[None, weak], **call)
+        plain.append(pair.pictures[:1])
+        guided.append(pair.pictures[1:])
+    amount = amount_change(torch.cat(guided), torch.cat(plain), dit.vae_scale_factor)
+    measured, passes = figures["guidance"]["value"]["measured"], figures["guidance"]["value"]["passes"]
+    assert measured["DG"]["amount"][0] == pytest.approx(amount.mean().item(), abs=0.02)  # PIL rounds to 8 bits
+    depth = len(dit.blocks)
+    assert passes["cond"] == passes["gain"] == 1 and passes["CFG"] == 2
+    assert passes["DG"] == round(1 + (depth - 1 - dit.profile["block"]) / depth, 3)
+    rows = {(row["who"], row["rho"]): row["amount"] for row in figures["dose"]["value"]}
+    assert rows["massive", 1.0] == 0 and rows["massive", 0.0] > rows["massive", 2.0]  # less detail where it is louder
+    assert figures["acts"]["value"] >= 0.1 and "SD3.5" in figures["limits"]["sentence"]
 
 
-def test_demo_on_a_model_of_ones_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "STEPS", 2)
-    monkeypatch.setattr(demo, "PROMPTS", ("apple",))
+def test_demo_on_a_model_of_ones_own(tmp_path, small_demo):
     tiny.sd3().save_pretrained(tmp_path / "model")
     summary = demo.demo(tmp_path / "out", tmp_path / "model")
-    assert "No reference pictures" in summary["verdict"] and "guidance.png" in summary["pictures"]
+    assert "right" not in summary["figures"]["guidance"]["value"]["measured"]["DG"]
+    assert "no profile" in summary["figures"]["weak model"]["sentence"] and "overview.png" in summary["pictures"]
+    assert "no reference pictures" in summary["figures"]["limits"]["sentence"]
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="is a file"):
         demo.demo(tmp_path / "file")

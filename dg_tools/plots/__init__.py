@@ -28,6 +28,7 @@ from dg_tools.plots.dose import dose_figure
 from dg_tools.plots.guidance import direction_maps, guidance_figure
 from dg_tools.plots.lens import lens_figure
 from dg_tools.plots.origin import origin_figure
+from dg_tools.plots.overview import overview
 from dg_tools.plots.pictures import channel_map, guidance_overview, image_grid
 from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.timestep import timestep_figure
@@ -52,6 +53,7 @@ __all__ = [
     "magnitude_by_block",
     "magnitude_by_sigma",
     "origin_figure",
+    "overview",
     "sweep_map",
     "timestep_figure",
     "token_channel_surface",
