@@ -16,6 +16,7 @@ from dg_tools.guidance import auto
 from dg_tools.guidance.auto import choose, price, samples, scan, store, trial
 from dg_tools.guidance.auto.prompts import EMOJI, GENERAL, prompts_of
 from dg_tools.metrics import WeakModelRule, amount_change
+from dg_tools.models.journal import Journal
 from dg_tools.models.profiles import read_profile
 from dg_tools.onestep import conditions, velocity
 
@@ -365,17 +366,17 @@ def test_an_interrupted_choice_goes_on_from_what_is_done(planted, whole, anythin
 
 
 def test_a_journal_of_other_settings_is_begun_anew(tmp_path):
-    journal = store.Journal(tmp_path / "x.part", {"steps": 3})
+    journal = Journal(tmp_path / "x.part", {"steps": 3})
     journal["scan"] = [1.0, float("nan")]
     journal.keep_latents("a", torch.ones(2, 3))
-    assert store.Journal(tmp_path / "x.part", {"steps": 3})["scan"] == [1.0, None]
-    assert torch.equal(store.Journal(tmp_path / "x.part", {"steps": 3}).latents("a"), torch.ones(2, 3))
-    other = store.Journal(tmp_path / "x.part", {"steps": 4})
+    assert Journal(tmp_path / "x.part", {"steps": 3})["scan"] == [1.0, None]
+    assert torch.equal(Journal(tmp_path / "x.part", {"steps": 3}).latents("a"), torch.ones(2, 3))
+    other = Journal(tmp_path / "x.part", {"steps": 4})
     assert "scan" not in other and other.latents("a") is None
     (tmp_path / "x.part" / "a.safetensors").write_bytes(b"damaged")
-    assert store.Journal(tmp_path / "x.part", {"steps": 3}).latents("a") is None
+    assert Journal(tmp_path / "x.part", {"steps": 3}).latents("a") is None
     (tmp_path / "x.part" / "journal.json").write_bytes(b"{")
-    assert "scan" not in store.Journal(tmp_path / "x.part", {"steps": 3})
+    assert "scan" not in Journal(tmp_path / "x.part", {"steps": 3})
 
 
 @pytest.mark.parametrize(
@@ -414,9 +415,9 @@ def test_a_choice_that_cannot_be_kept_is_used(planted, tmp_path, caplog, monkeyp
     (tmp_path / "profiles").write_text("a file where the folder should be")
     profile = auto.auto_profile(planted, progress=False, **CALL)
     assert sorted(profile["channels"]) == [5, 20] and "could not be kept in" in caplog.text
-    journal = store.Journal(tmp_path / "profiles" / "x.part", {})
+    journal = Journal(tmp_path / "profiles" / "x.part", {})
     journal["scan"] = 1
-    assert journal["scan"] == 1 and "what is done of this choice cannot be kept" in caplog.text
+    assert journal["scan"] == 1 and "what is done cannot be kept" in caplog.text
 
 
 def test_an_attribute_that_was_changed_is_kept(planted, monkeypatch):

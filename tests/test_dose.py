@@ -13,8 +13,11 @@ import torch
 import dg_tools as dg
 from dg_tools.experiments import dose, open_result
 from dg_tools.experiments.dose_outcomes import assemble, strongest
+from dg_tools.experiments.dose_parts import journal_of
+from dg_tools.experiments.samples import Samples
+from dg_tools.guidance.auto import store
 
-CALL = {"max_sequence_length": 8, "progress": False}
+CALL = {"max_sequence_length": 8, "progress": False, "cache": False}
 CHANNELS, BLOCK, SIGMA = [5, 9], 1, 0.4
 
 
@@ -164,7 +167,7 @@ def test_samples_equal_the_pipeline_under_a_hook(measured):
 def test_result_is_whole(measured, tmp_path):
     dit, _, result = measured
     assert result.verdict == result.words and "block 1, one step" in result.words
-    assert "Massive at block 1: 5." in result.words
+    assert "Massive at block 1: 5; not massive there: 9." in result.words
     result.save(tmp_path)
     again = open_result(tmp_path)
     assert again.words == result.words and len(again.table) == len(result.table)
@@ -186,6 +189,48 @@ def test_one_line_without_pictures_on_another_family():
         "rho 1.5",
     ]
     result.plot()
+
+
+def test_an_interrupted_curve_goes_on_from_what_is_done(measured, tmp_path, monkeypatch, caplog):
+    dit, items, _ = measured
+    monkeypatch.setattr(store, "cache_folder", lambda: tmp_path)
+    call = {"rhos": (0, 1, 1.5), "sigmas": (SIGMA,), "controls": 2, "scales": (1.0, 3.0), "steps": 2, **CALL}
+    call |= {"channels": CHANNELS, "blocks": [1, 2], "block": BLOCK}
+    forwards, stop = [], [None]
+
+    def count(module, inputs):
+        forwards.append(1)
+        if len(forwards) == stop[0]:
+            raise KeyboardInterrupt
+
+    handle = dit.transformer.register_forward_pre_hook(count)
+    try:
+        whole = dose(dit, items, [0, 1], **call)
+        total, call["cache"] = len(forwards), True
+        for share, most in ((0.4, 0.9), (0.9, 0.5)):  # in one step, and in the samples
+            forwards.clear()
+            stop[0] = round(share * total)
+            with pytest.raises(KeyboardInterrupt):
+                dose(dit, items, [0, 1], **call)
+            assert "interrupted: what is done is kept in" in caplog.text and len(list(tmp_path.iterdir())) == 1
+            forwards.clear()
+            stop[0] = None
+            again = dose(dit, items, [0, 1], **call)
+            assert len(forwards) < most * total
+            pd.testing.assert_frame_equal(again.table, whole.table)
+            pd.testing.assert_frame_equal(again.tables["matching"], whole.tables["matching"])
+            pd.testing.assert_frame_equal(again.tables["pictures"], whole.tables["pictures"])
+            assert again.words == whole.words and not list(tmp_path.iterdir())
+    finally:
+        handle.remove()
+
+
+def test_a_journal_is_of_one_curve(measured):
+    dit, items, _ = measured
+    two, three, dimmed = {"rhos": [0, 1, 2]}, {"rhos": [0, 1, 3]}, [(prompt, x * 0.5) for prompt, x in items]
+    cases = [(items, two, 2), (items, three, 2), (items[::-1], two, 2), (dimmed, two, 2), (items, two, 3)]
+    names = {journal_of(Samples(dit, x, [0], steps=n), settings, False).folder for x, settings, n in cases}
+    assert len(names) == 5
 
 
 def made(curve: dict[float, float], draws: float, kept: float = 0.05, low: float = 0.99):
@@ -222,10 +267,10 @@ def test_verdict_of_a_falling_curve():
     }  # fmt: skip
     assert result.words.startswith("Detail falls monotonically with the dose (rho 0: +0.40, rho 1.5: -0.50")
     for part in (
-        "rho 1.5 lacks detail",
+        "Only rho 1.5 lacks detail",
         "39 of 39",
         "The low band stays",
-        "LayerNorm explains it: 5% of the change",
+        "LayerNorm explains it: with its clean statistics 5% of the change",
         "make 80%",
     ):
         assert part in result.words
@@ -235,8 +280,10 @@ def test_verdicts_of_other_curves():
     rising = made({rho: -amount for rho, amount in FALLING.items()}, draws=0.1, kept=0.9)
     assert rising.primary.status == "fails" and "Detail rises monotonically" in rising.words
     assert "rho 0 lacks detail" in rising.words and "39 of 39" in rising.words
-    assert "LayerNorm does not explain it: 90% of the change" in rising.words
+    assert "LayerNorm does not explain it: with its clean statistics 90% of the change" in rising.words
     bent = made({0.0: -0.3, 0.5: -0.1, 1.0: 0.0, 1.5: -0.7, 2.0: -0.2}, draws=0.1, low=0.8)
+    negative = made(FALLING, draws=0.1, kept=-0.05)
+    assert "with its clean statistics none of the change is left" in negative.words
     assert "but not monotonically" in bent.words and "rho 0 and rho 1.5 lack detail" in bent.words
     assert "The low band changes (correlation 0.800)" in bent.words
     alike = made(FALLING, draws=1.1)

@@ -9,17 +9,19 @@ the gain that the edit has; the largest other channels and random others, scaled
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
 from dg_tools.activations import capture
-from dg_tools.datasets.examples import Items, examples
+from dg_tools.datasets.examples import Example, Items, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments._detail import thumbnails
 from dg_tools.experiments.channel_sets import check_controls
 from dg_tools.experiments.dose_outcomes import assemble, strongest
+from dg_tools.experiments.dose_parts import Parts, journal_of
 from dg_tools.experiments.dose_runs import Doses, at_block, by_block, one_step_pictures, others_at, sample_rows
 from dg_tools.experiments.dose_step import channel_table
 from dg_tools.experiments.noised_pictures import NoisedPictures
@@ -29,6 +31,7 @@ from dg_tools.experiments.subject import check_channels
 from dg_tools.guidance.auto import default_profile
 from dg_tools.massive import find_massive
 from dg_tools.models.dit import DiT
+from dg_tools.models.journal import Journal
 from dg_tools.models.provenance import provenance
 from dg_tools.onestep import check_velocity
 from dg_tools.progress import progress_bar
@@ -56,6 +59,7 @@ def dose(
     steps: int = 10,
     batch: int = 16,
     folder: References | None = None,
+    cache: bool = True,
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
@@ -80,6 +84,8 @@ def dose(
         steps: of a sample.
         batch: pictures in one forward.
         folder: where `Reference`s have their pictures (default: the embedded model's).
+        cache: keep what is done until all is done, in the user's cache folder, by the weights' hash, the pictures and
+            the settings: after an interruption the same call goes on from there.
         **kwargs: passed to the pipeline's call.
 
     Returns:
@@ -113,42 +119,91 @@ def dose(
         scales = (1.0, 3.0) if dit.family.guidance_argument in dit.takes else (1.0,)
     if channels is not None:
         check_channels(dit, channels)
+    known = [int(c) for c in ((default_profile(dit) or {}).get("channels") or () if channels is None else channels)]
+    if known:
+        check_controls(dit, known, controls)
     samples = Samples(dit, items, seeds, steps=steps, batch=batch, **kwargs)
-    channels, how = (list(channels), "given") if channels is not None else massive_channels(samples, progress)
-    check_controls(dit, channels, controls)
+    settings: dict[str, Any] = {
+        "channels": known, "blocks": [int(b) for b in blocks], "block": block, "rhos": list(doses.rhos),
+        "below": doses.below, "above": doses.above, "sigmas": [float(s) for s in sigmas],
+        "scales": [float(s) for s in scales], "sampled": [int(b) for b in sampled or ()],
+        "controls": controls, "provenance": provenance(dit),
+    }  # fmt: skip
+    journal = journal_of(samples, settings, cache)
+    how = "given" if channels is not None else "the profile's"
+    try:
+        if not known:
+            if "channels" not in journal:
+                journal["channels"] = detected(samples, progress)
+            known, how = journal["channels"]
+            check_controls(dit, known, controls)
+        found = measured(samples, items, seeds, known, settings, doses, journal, progress, **kwargs)
+    except KeyboardInterrupt:
+        journal.interrupted()
+        raise
+    journal.close()
+    at = found.block
+    settings |= {
+        "channels": known, "how": how, "block": at, "sampled": list(sampled or [at]), "steps": steps,
+        "seeds": seeds, "test": [x.prompt for x in items], "truth": samples.truth is not None,
+        "cell": dit.vae_scale_factor,
+    }  # fmt: skip
+    return assemble(found.table, found.where, found.matching, thumbnails(found.shown), settings)
 
-    clean = samples.draw() if samples.truth is None or 1.0 in scales else None
-    if samples.truth is None:
-        noised = NoisedPictures(dit, list(zip(samples.prompts, clean, strict=True)), [0], batch=batch, **kwargs)  # type: ignore[arg-type]
-    else:
-        noised = NoisedPictures(dit, items, seeds, batch=batch, **kwargs)
-    where = channel_table(noised, channels, sigmas)
-    parts = len(sigmas) * len(noised.inputs)
-    runs = parts * (len(blocks) * (len(doses.rhos) - 1) + (len(channels) + 3) * (len(doses.rhos) - 1) + 2 * controls)
-    bar = progress_bar(progress, total=runs + len(scales) * len(sampled or [0]) * 2 * len(doses.rhos), desc="dose")
-    tables = [by_block(noised, samples, channels, blocks, doses, sigmas, bar.update)]
-    at = strongest(tables[0], doses.below, doses.above) if block is None else block
-    beside, matching = at_block(noised, samples, channels, at, where, doses, sigmas, controls, bar.update)
-    tables.append(beside)
-    others = others_at(where, at)
-    shown: dict[str, torch.Tensor] = {}
-    for scale in scales:
-        base = clean if scale == 1 and clean is not None else samples.draw(scale=scale)
-        for index in sampled or [at]:
-            drawn, rows = sample_rows(samples, channels, others, index, at, matching, doses, scale, base, bar.update)
-            tables.append(rows)
-            if index == (sampled or [at])[0]:
-                shown |= {f"rho {rho:g}, s {scale:g}": picture for rho, picture in drawn.items()}
-    bar.close()
+
+class Measured(NamedTuple):
+    """What was measured: all rows, the channels' shares, how controls were scaled, pictures, the controls' block."""
+
+    table: pd.DataFrame
+    where: pd.DataFrame
+    matching: pd.DataFrame
+    shown: dict[str, torch.Tensor]
+    block: int
+
+
+def measured(
+    samples: Samples, items: list[Example], seeds: list[int], channels: list[int], settings: dict[str, Any],
+    doses: Doses, journal: Journal, progress: bool, **kwargs: Any,
+) -> Measured:  # fmt: skip
+    """Everything of the curve that the journal does not have."""
+    dit, batch, scales, sigmas = samples.dit, samples.batch, settings["scales"], settings["sigmas"]
+    blocks, sampled, controls = settings["blocks"], settings["sampled"], settings["controls"]
+    noised_pictures = -(-len(samples) // batch)
+    runs = len(sigmas) * noised_pictures * ((len(blocks) + len(channels) + 3) * (len(doses.rhos) - 1) + 2 * controls)
+    runs += len(scales) * (len(sampled or [0]) * len(doses.rhos) + len(doses.rhos) - 1)
+    bar = progress_bar(progress, total=runs, desc="dose")
+    parts = Parts(journal, bar.update)
+    try:
+        clean = None
+        if samples.truth is None or 1.0 in scales:
+            clean = parts.pictures("clean samples at s 1.0", samples.draw)
+        if samples.truth is None:
+            assert clean is not None
+            own: Items = list(zip(samples.prompts, clean, strict=True))
+            noised = NoisedPictures(dit, own, [0], batch=batch, **kwargs)
+        else:
+            noised = NoisedPictures(dit, items, seeds, batch=batch, **kwargs)
+        where = channel_table(noised, channels, sigmas)
+        tables = [by_block(noised, samples, channels, blocks, doses, sigmas, parts)]
+        at = strongest(tables[0], doses.below, doses.above) if settings["block"] is None else settings["block"]
+        beside, matching = at_block(noised, samples, channels, at, where, doses, sigmas, controls, parts)
+        tables.append(beside)
+        others = others_at(where, at)
+        shown: dict[str, torch.Tensor] = {}
+        for scale in scales:
+            base = clean if scale == 1 else None
+            if base is None:
+                base = parts.pictures(f"clean samples at s {scale}", partial(samples.draw, scale=scale))
+            for index in sampled or [at]:
+                drawn, rows = sample_rows(samples, channels, others, index, at, matching, doses, scale, base, parts)
+                tables.append(rows)
+                if index == (sampled or [at])[0]:
+                    shown |= {f"rho {rho:g}, s {scale:g}": picture for rho, picture in drawn.items()}
+    finally:
+        bar.close()
     if not shown:
         shown = one_step_pictures(noised, channels, at, doses, sigmas)
-    settings = {
-        "channels": list(channels), "how": how, "block": at, "blocks": list(blocks), "rhos": list(doses.rhos),
-        "below": doses.below, "above": doses.above, "sigmas": list(sigmas), "scales": list(scales),
-        "sampled": list(sampled or [at]), "steps": steps, "seeds": seeds, "test": [x.prompt for x in items],
-        "truth": samples.truth is not None, "cell": dit.vae_scale_factor, "provenance": provenance(dit),
-    }  # fmt: skip
-    return assemble(pd.concat(tables, ignore_index=True), where, matching, thumbnails(shown), settings)
+    return Measured(pd.concat(tables, ignore_index=True), where, matching, shown, at)
 
 
 def check(rhos: Sequence[float], sigmas: Sequence[float], controls: int, scales: Sequence[float] | None) -> Doses:
@@ -175,15 +230,12 @@ def default_blocks(count: int) -> list[int]:
     return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 
 
-def massive_channels(samples: Samples, progress: bool) -> tuple[list[int], str]:
-    """The profile's channels, else those detected on the prompts; and which, in words.
+def detected(samples: Samples, progress: bool) -> tuple[list[int], str]:
+    """The channels that are massive on the prompts; and which, in words.
 
     Raises:
         ValueError: none is massive.
     """
-    known = (default_profile(samples.dit) or {}).get("channels")
-    if known:
-        return list(known), "the profile's"
     names = list(dict.fromkeys(samples.prompts))
     acts = capture(
         samples.dit, names, seeds=samples.seeds[:1], steps=samples.steps, progress=progress, **samples.kwargs

@@ -190,7 +190,11 @@ def words(outcomes: Sequence[Outcome], where: pd.DataFrame, settings: Mapping[st
     side = " and ".join(f"rho {r:g}" for r in lacking)
     sentences = [f"{curve} ({amounts} {UNIT}; block {block}, one step)"]
     sentences.append(
-        f"{side} lacks detail" if len(lacking) == 1 else f"{side} lack detail" if side else "No side lacks detail"
+        f"Only rho {lacking[0]:g} lacks detail"
+        if len(lacking) == 1
+        else f"Both {side} lack detail"
+        if side
+        else "No side lacks detail"
     )
     if span.null:
         beaten = span.rank if span.estimate < 0 else draws - span.rank
@@ -207,15 +211,22 @@ def words(outcomes: Sequence[Outcome], where: pd.DataFrame, settings: Mapping[st
             else "may explain"
         )
         sentences.append(
-            f"LayerNorm {verb} it: {kept:.0%} of the change is left with its clean statistics; a plain gain on the "
-            f"velocity makes {gained:.0%}"
+            f"LayerNorm {verb} it: with its clean statistics {share(kept)} of the change is left; a plain gain on the "
+            f"velocity makes {share(gained)} of it"
         )
-        others = named["others"].estimate
-        sentences.append(f"The largest other channels, scaled to move the velocity as much, make {others:.0%} of it")
-    for scale in settings["scales"]:
-        one = named[f"sample_span_s{scale:g}_block{settings['sampled'][0]}"]
-        sentences.append(f"In samples at s = {scale:g}: {one.estimate:+.2f} from rho {below:g} to {above:g}")
+        others = share(named["others"].estimate)
+        sentences.append(f"The largest other channels, scaled to move the velocity as much, make {others} of it")
+    drawn = {s: named[f"sample_span_s{s:g}_block{settings['sampled'][0]}"].estimate for s in settings["scales"]}
+    if drawn:
+        changes = ", ".join(f"{change:+.2f} at s = {scale:g}" for scale, change in drawn.items())
+        sentences.append(f"In whole samples it changes by {changes}, from rho {below:g} to rho {above:g}")
     rows = where[where["block"] == block]
-    massive = [str(c) for c in rows.loc[rows["massive"], "channel"]]
-    sentences.append(f"Massive at block {block}: {', '.join(massive) or 'none of the channels'}")
+    massive, other = (", ".join(map(str, rows.loc[rows["massive"] == it, "channel"])) for it in (True, False))
+    absent = f"; not massive there: {other}" if other else ""
+    sentences.append(f"Massive at block {block}: {massive or 'none'}{absent}")
     return ". ".join(sentences) + "."
+
+
+def share(value: float) -> str:
+    """A share of the change in words: `80%`; a small one of the other sign is none of it."""
+    return "none" if -HALF / 5 < value < 0.005 else f"{value:.0%}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
+from dg_tools.experiments.dose_parts import Parts
 from dg_tools.experiments.dose_step import OneStep, measures, step_rows
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.samples import RETRIEVAL_SIZE, Samples, small
@@ -36,72 +38,94 @@ def labels(samples: Samples, part: slice, **more: Any) -> dict[str, Any]:
 
 def by_block(
     noised: NoisedPictures, samples: Samples, channels: Sequence[int], blocks: Sequence[int], doses: Doses,
-    sigmas: Sequence[float], tick: Callable[[], Any],
+    sigmas: Sequence[float], parts: Parts,
 ) -> pd.DataFrame:  # fmt: skip
     """One step at every block, rho and noise level."""
+
+    def measured(step: Callable[[], OneStep], part: slice, block: int) -> list[pd.DataFrame]:
+        at, truth, tables = step(), noised.truth[noised.picture[part]], []
+        for rho in doses.rhos:
+            edit = Disrupt(channels, block, "scale", rho=rho)
+            predicted = at.clean if rho == 1 else at.velocity(edit)
+            more = labels(samples, part, who="massive", block=block, rho=rho, sigma=at.sigma)
+            tables.append(step_rows(at, predicted, truth, **more))
+        return [pd.concat(tables, ignore_index=True)]
+
     tables = []
     with noised.dit.running():
         for sigma in sigmas:
             for part, inputs in zip(noised.parts(), noised.inputs, strict=True):
-                at, truth = OneStep(noised, sigma, part, inputs), noised.truth[noised.picture[part]]
-                clean = at.pictures(at.clean)
+                step = cache(partial(OneStep, noised, sigma, part, inputs))
                 for block in blocks:
-                    for rho in doses.rhos:
-                        edit = Disrupt(channels, block, "scale", rho=rho)
-                        predicted = at.clean if rho == 1 else at.velocity(edit)
-                        more = labels(samples, part, who="massive", block=block, rho=rho, sigma=sigma)
-                        tables.append(step_rows(at, predicted, clean, truth, **more))
-                        if rho != 1:
-                            tick()
+                    name = f"block {block}, sigma {sigma}, pictures {part.start}"
+                    tables += parts.tables(name, len(doses.rhos) - 1, partial(measured, step, part, block))
     return pd.concat(tables, ignore_index=True)
 
 
 def at_block(
     noised: NoisedPictures, samples: Samples, channels: Sequence[int], block: int, where: pd.DataFrame, doses: Doses,
-    sigmas: Sequence[float], controls: int, tick: Callable[[], Any],
+    sigmas: Sequence[float], controls: int, parts: Parts,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """One step at one block: everything that stands beside the massive channels, and how the controls were scaled."""
-    tables, matched = [], []
     whole = Disrupt(channels, block, "scale")
     randoms = {f"control {i}": replace(whole, others=True, draw=i, control=True) for i in range(controls)}
     largest = replace(whole, channels=others_at(where, block), control=True)
+
+    def measured(step: Callable[[], OneStep], part: slice, number: int, rho: float) -> list[pd.DataFrame]:
+        at, truth = step(), noised.truth[noised.picture[part]]
+        tables, matched = [], []
+
+        def add(who: str, v: torch.Tensor) -> None:
+            more = labels(samples, part, who=who, block=block, rho=rho, sigma=at.sigma)
+            tables.append(step_rows(at, v, truth, **more))
+
+        massive = at.velocity(replace(whole, rho=rho))
+        for channel in channels:
+            add(f"{channel} alone", at.velocity(replace(whole, channels=[channel], rho=rho)))
+        add("norms kept", at.velocity(replace(whole, rho=rho, norms="clean")))
+        add("gain alone", at.gained(massive))
+        target = float(at.change(massive).mean())
+        factor = 1.0
+        for who, control in {"largest others": largest, **drawn(rho)}.items():
+            edit, factor, ratio = at.scaled(replace(control, rho=rho), target, factor)
+            add(who, at.velocity(edit))
+            row = {"who": who, "rho": rho, "sigma": at.sigma, "part": number}
+            matched.append({**row, "applied": edit.rho, "factor": factor, "reached": ratio})
+        return [pd.concat(tables, ignore_index=True), pd.DataFrame(matched)]
+
+    def drawn(rho: float) -> dict[str, Disrupt]:
+        return randoms if rho in (doses.below, doses.above) else {}
+
+    rows, matching = [], []
     with noised.dit.running():
         for sigma in sigmas:
             for number, (part, inputs) in enumerate(zip(noised.parts(), noised.inputs, strict=True)):
-                at, truth = OneStep(noised, sigma, part, inputs), noised.truth[noised.picture[part]]
-                clean = at.pictures(at.clean)
-
-                def add(who: str, rho: float, v: torch.Tensor) -> None:
-                    more = labels(samples, part, who=who, block=block, rho=rho, sigma=sigma)  # noqa: B023
-                    tables.append(step_rows(at, v, clean, truth, **more))  # noqa: B023
-                    tick()
-
-                for rho in doses.rhos:
-                    if rho == 1:
-                        continue
-                    massive = at.velocity(replace(whole, rho=rho))
-                    for channel in channels:
-                        add(f"{channel} alone", rho, at.velocity(replace(whole, channels=[channel], rho=rho)))
-                    add("norms kept", rho, at.velocity(replace(whole, rho=rho, norms="clean")))
-                    add("gain alone", rho, at.gained(massive))
-                    target = float(at.change(massive).mean())
-                    factor = 1.0
-                    drawn = randoms if rho in (doses.below, doses.above) else {}
-                    for who, control in {"largest others": largest, **drawn}.items():
-                        edit, factor, ratio = at.scaled(replace(control, rho=rho), target, factor)
-                        add(who, rho, at.velocity(edit))
-                        row = {"who": who, "rho": rho, "sigma": sigma, "part": number}
-                        matched.append({**row, "applied": edit.rho, "factor": factor, "reached": ratio})
-    return pd.concat(tables, ignore_index=True), pd.DataFrame(matched)
+                step = cache(partial(OneStep, noised, sigma, part, inputs))
+                for rho in [r for r in doses.rhos if r != 1]:
+                    name = f"beside, block {block}, sigma {sigma}, pictures {part.start}, rho {rho}"
+                    make = partial(measured, step, part, number, rho)
+                    table, matched = parts.tables(name, len(channels) + 3 + len(drawn(rho)), make)
+                    rows.append(table)
+                    matching.append(matched)
+    return pd.concat(rows, ignore_index=True), pd.concat(matching, ignore_index=True)
 
 
 def sample_rows(
     samples: Samples, channels: Sequence[int], others: Sequence[int], block: int, at: int, matching: pd.DataFrame,
-    doses: Doses, scale: float, clean: torch.Tensor, tick: Callable[[], Any],
+    doses: Doses, scale: float, clean: torch.Tensor, parts: Parts,
 ) -> tuple[dict[float, torch.Tensor], pd.DataFrame]:  # fmt: skip
     """Whole samples at every rho and one block, of the massive channels, and at `at` of the largest others as scaled in
     one step; the first picture at each rho, and the rows.
     """
+    truth = samples.truth if samples.truth is not None else clean
+    cell = samples.dit.vae_scale_factor
+
+    def measured(drawn: Callable[[], torch.Tensor], who: str, rho: float) -> list[pd.DataFrame]:
+        pictures = drawn()
+        more = {"kind": "sample", "who": who, "block": block, "rho": rho, "scale": scale}
+        columns = {**more, "prompt": samples.prompts, "seed": samples.seeds, **margins(samples, pictures, clean)}
+        return [pd.DataFrame({**columns, **measures(pictures, clean, truth, cell)})]
+
     tables, shown = [], {}
     for rho in doses.rhos:
         edits = {"massive": Disrupt(channels, block, "scale", rho=rho)}
@@ -110,14 +134,11 @@ def sample_rows(
             points = schedule.groupby("sigma")["applied"].mean()
             edits["largest others"] = Disrupt(others, block, "scale", rho=tuple(points.items()), control=True)
         for who, edit in edits.items():
-            pictures = clean if rho == 1 else samples.draw([edit], scale)
+            drawn = cache(partial(samples.draw, [edit], scale)) if rho != 1 else lambda: clean
+            name = f"samples at s {scale}, block {block}, rho {rho}, {who}"
+            tables += parts.tables(name, 1, partial(measured, drawn, who, rho))
             if who == "massive":
-                shown[rho] = pictures[0]
-            truth = samples.truth if samples.truth is not None else clean
-            more = {"kind": "sample", "who": who, "block": block, "rho": rho, "scale": scale}
-            columns = {**more, "prompt": samples.prompts, "seed": samples.seeds, **margins(samples, pictures, clean)}
-            tables.append(pd.DataFrame({**columns, **measures(pictures, clean, truth, samples.dit.vae_scale_factor)}))
-            tick()
+                shown[rho] = parts.pictures(name, lambda: drawn()[:1])[0]  # noqa: B023  (called here)
     return shown, pd.concat(tables, ignore_index=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,22 @@ class OneStep:
         self.call = Call.at(sigma, image_tokens=dit.family.image_tokens(dit.transformer, self.z))
         partial = why_not(dit.family, inputs) is None
         blocks = range(len(dit.blocks)) if partial else ()
+        self._kept: tuple[Disrupt, torch.Tensor] | None = None
         self._restarts = [Restart(dit.transformer, dit.family, b, ENDLESS) for b in blocks]
         with ExitStack() as stack:
             for restart in self._restarts:
                 stack.enter_context(restart.keeping())
             self.clean = velocity(dit, self.z, sigma, inputs)
 
+    @cached_property
+    def clean_pictures(self) -> torch.Tensor:
+        """The clean x0 as pictures, (N, 3, H, W) in [-1, 1]."""
+        return self.pictures(self.clean)
+
     def velocity(self, edit: Disrupt) -> torch.Tensor:
         """The velocity under an edit, (N, C, h, w)."""
+        if self._kept is not None and edit == self._kept[0]:
+            return self._kept[1]
         if not self._restarts or edit.why_whole is not None:
             return velocity(self.dit, self.z, self.sigma, self.inputs, [edit])
         record = self.dit.block(edit.block).record
@@ -85,6 +94,7 @@ class OneStep:
     def scaled(self, control: Disrupt, target: float, start: float = 1.0) -> tuple[Disrupt, float, float]:
         """A control whose mean ||v - v_d|| is `target`; its factor on the dose, and what it reached over the target.
 
+        Its velocity is kept until the next one is scaled: `velocity` of it needs no further forward.
         `control` is of mode scale; what is searched is the factor on rho - 1.
 
         Raises:
@@ -94,11 +104,16 @@ class OneStep:
             raise RuntimeError(f"{control.sentence()}: the dose changes the velocity by {target}; name another block")
         step = float(control.retention(self.sigma)) - 1
 
+        tried: dict[float, torch.Tensor] = {}
+
         def reached(factor: float) -> float:
-            return float(self.change(self.velocity(replace(control, rho=1 + factor * step))).mean())
+            tried[factor] = self.velocity(replace(control, rho=1 + factor * step))
+            return float(self.change(tried[factor]).mean())
 
         factor, value = solve(reached, target, SEARCH, LARGEST, start)
-        return replace(control, rho=1 + factor * step), factor, value / target
+        edit = replace(control, rho=1 + factor * step)
+        self._kept = edit, tried[factor]
+        return edit, factor, value / target
 
 
 def measures(x: torch.Tensor, clean: torch.Tensor, reference: torch.Tensor, cell: int) -> dict[str, np.ndarray]:
@@ -120,11 +135,9 @@ def measures(x: torch.Tensor, clean: torch.Tensor, reference: torch.Tensor, cell
     return {name: value.double().numpy() for name, value in columns.items()}
 
 
-def step_rows(
-    at: OneStep, predicted: torch.Tensor, clean: torch.Tensor, truth: torch.Tensor, **labels: Any
-) -> pd.DataFrame:
+def step_rows(at: OneStep, predicted: torch.Tensor, truth: torch.Tensor, **labels: Any) -> pd.DataFrame:
     """One row per picture: `measures`, the gain of v (<v, v_d> / <v, v>) and ||v - v_d|| / ||v||."""
-    columns = measures(at.pictures(predicted), clean, truth, at.dit.vae_scale_factor)
+    columns = measures(at.pictures(predicted), at.clean_pictures, truth, at.dit.vae_scale_factor)
     columns["gain"] = gain(predicted, at.clean).cpu().numpy()
     size = at.clean.double().flatten(1).norm(dim=1)
     columns["change"] = (at.change(predicted) / size).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -43,7 +44,7 @@ def dose_figure(result: Any) -> Figure:
             if not row:
                 axis.set_title(f"rho {rho:g}", fontsize=9, color=MASSIVE if rho == 1 else INK)
             if not i:
-                axis.set_ylabel(name, fontsize=8)
+                axis.set_ylabel(re.sub(r"^(s|sigma) ", r"\1 = ", name), fontsize=8)
     curve, low = left.add_subplot(grid[len(rows), :]), left.add_subplot(grid[len(rows) + 1, :])
     draw_curves(curve, table, settings, place)
     draw_low(low, table, settings, place)
@@ -99,7 +100,7 @@ def draw_curves(axis: Any, table: pd.DataFrame, settings: dict[str, Any], place:
     axis.set_xticks([])
     axis.set_xlim(-0.5, len(place) - 0.5)
     axis.set_ylabel("detail at equal contrast,\ndoublings against clean", fontsize=8)
-    axis.legend(fontsize=6.5, frameon=False, ncols=2, loc="upper center")
+    axis.legend(fontsize=6.5, frameon=False, ncols=3, loc="upper center")
 
 
 def with_clean(places: list[int], values: list[float], clean: int) -> tuple[list[int], list[float]]:

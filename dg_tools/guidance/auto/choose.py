@@ -16,6 +16,7 @@ from dg_tools.guidance.auto.trial import sampled
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive
 from dg_tools.models.dit import DiT
+from dg_tools.models.journal import Journal
 from dg_tools.models.pictures import pictures
 from dg_tools.models.profiles import write_profile
 from dg_tools.models.provenance import provenance
@@ -81,14 +82,11 @@ def auto_profile(
     words = list(prompts_of(dit) if prompts is None else prompts)[: price.SCANNED]
     about = provenance(dit)
     settings = {"prompts": words, "call": {k: repr(v) for k, v in sorted(kwargs.items())}, "objective": OBJECTIVE}
-    journal = store.Journal(file.with_suffix(".part"), settings | {"weights": about["weights"]}, cache)
+    journal = Journal(file.with_suffix(".part"), settings | {"weights": about["weights"]}, cache)
     try:
         profile = {"model": about["model"], **chosen(dit, words, journal, progress, chunk, **kwargs)}
     except KeyboardInterrupt:
-        if journal.kept:
-            logger.warning(
-                "interrupted: what is done is kept in %s, and the same call goes on from there", journal.folder
-            )
+        journal.interrupted()
         raise
     profile |= {"weights": about["weights"], "dtype": about["dtype"]}
     print(f"auto: {profile['verdict']}")
@@ -101,9 +99,7 @@ def auto_profile(
     return profile
 
 
-def chosen(
-    dit: DiT, words: list[str], journal: store.Journal, progress: bool, chunk: int, **kwargs: Any
-) -> dict[str, Any]:
+def chosen(dit: DiT, words: list[str], journal: Journal, progress: bool, chunk: int, **kwargs: Any) -> dict[str, Any]:
     """The choice on some prompts, as a profile without the model's own facts."""
     expected = price.forecast(dit, words[0], chunk=chunk, **kwargs)
     print(f"auto: {expected}")
@@ -134,7 +130,7 @@ def chosen(
 
 
 def scanned(
-    dit: DiT, words: list[str], journal: store.Journal, spend: Any, chunk: int, **kwargs: Any
+    dit: DiT, words: list[str], journal: Journal, spend: Any, chunk: int, **kwargs: Any
 ) -> tuple[torch.Tensor, Massive, pd.DataFrame]:
     """The pictures' latents, the massive channels, and the scan's table.
 
@@ -180,7 +176,7 @@ def sampled_rows(
     table: pd.DataFrame,
     number: int,
     finalist: dict[str, Any],
-    journal: store.Journal,
+    journal: Journal,
     spend: Any,
     chunk: int,
     **kwargs: Any,
