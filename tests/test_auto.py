@@ -17,8 +17,9 @@ from dg_tools.guidance.auto import choose, price, samples, scan, store, trial
 from dg_tools.guidance.auto.prompts import EMOJI, GENERAL, prompts_of
 from dg_tools.metrics import WeakModelRule, amount_change
 from dg_tools.models.journal import Journal
-from dg_tools.models.profiles import read_profile
+from dg_tools.models.profiles import read_profile, write_profile
 from dg_tools.onestep import conditions, velocity
+from training import weak_model
 
 CALL = {**tiny.SIZE, "max_sequence_length": 8, "steps": 3}
 ANY = WeakModelRule(score=-99.0, high=99.0, low_correlation=-1.0, change=0.0, kept=-99.0, gain=-99.0)
@@ -490,3 +491,39 @@ def test_what_a_choice_is_worth_on_other_prompts(whole):
     assert made["beyond"][0] == pytest.approx(np.mean(amounts) - np.mean(alone), abs=0.04)
     with pytest.raises(ValueError, match="pass at least two prompts"):
         auto.measured_on(dit, profile, ["x"])
+
+
+def test_the_file_that_training_writes_is_a_profile(whole, tmp_path, monkeypatch):
+    """`training.weak_model`: the choice, measured on held-out captions only, as a file that a guidance takes."""
+    dit, profile, *_ = whole
+    monkeypatch.setattr(weak_model, "auto_profile", lambda *args, **kwargs: dict(profile))
+    asked = []
+
+    def measured_on(dit, profile, captions, **kwargs):
+        asked.extend(captions)
+        return auto.measured_on(dit, profile, captions, chunk=2, **{**CALL, **kwargs})
+
+    monkeypatch.setattr(weak_model, "measured_on", measured_on)
+    source = dg.references()
+    made = weak_model.chosen(dit, source, 2, otherwise=[3], progress=False)
+    assert len(asked) == 2 and all(source.named(caption).held_out for caption in asked)
+    file = write_profile(tmp_path / "profile.json", made)
+    again = read_profile(file)
+    assert (
+        again["measured"]["prompts"] == 2
+        and again["channels"] == profile["channels"] == read_profile(tmp_path)["channels"]
+    )
+    weak = dg.Disrupt(profile["channels"], profile["block"], "scale", rho=profile["rho"])
+    guider = dg.DetailGuidance(1.0, 0.5, disrupt=str(file))
+    assert guider.disrupt == weak
+    assert dg.generate(dit, "x", guidance=guider, progress=False, **CALL).guided[0].mean_push > 0
+
+    def none_is_massive(*args, **kwargs):
+        raise RuntimeError("no massive channel")
+
+    monkeypatch.setattr(weak_model, "auto_profile", none_is_massive)
+    made = weak_model.chosen(dit, source, 2, otherwise=[3], progress=False)
+    file = write_profile(tmp_path / "none.json", made)
+    assert read_profile(file)["channels"] == [3] and "no massive channel" in made["verdict"] and len(asked) == 2
+    with pytest.raises(ValueError, match="no block"):
+        dg.DetailGuidance(1.0, 0.5, disrupt=str(file))
