@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dg_tools import metrics
+from dg_tools.metrics.cell_bands import pixel_band, pixel_bands
 
 
 def waves(cycles: float, size=(64, 96), amplitude: float = 1.0) -> torch.Tensor:
@@ -107,3 +108,11 @@ def test_the_margin_moves_where_the_rank_does_not():
     assert metrics.retrieval_margin(references[:1], references, torch.tensor([0])) == pytest.approx([1.0])
     with pytest.raises(ValueError, match="at least two references"):
         metrics.retrieval_margin(near, references[:1], torch.tensor([0, 0]))
+
+
+def test_bands_fixed_in_pixels_say_what_they_are_in_cells():
+    for cell, edges in ((4, ("1/4", "1/2")), (8, ("1/2", "1"))):
+        words = pixel_bands(cell)
+        for part in (f"(below {edges[0]} per", f"({edges[0]} to {edges[1]} per", f"(above {edges[1]} per"):
+            assert part in words
+    assert pixel_band("mid") == "1/16 to 1/8 cycle per pixel"

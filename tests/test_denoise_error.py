@@ -91,7 +91,8 @@ def test_table_is_whole(result):
     clean = table[table["edit"] == "clean"]
     assert (clean["detail_axis"].fillna(0) == 0).all()
     assert [made.roles[e.sentence()] for e in edits] == ["edit", "control", "control"]
-    assert len(made.plot().axes) == 3
+    axes = made.plot().axes
+    assert len(axes) == 3 and axes[2].get_title() == "high: above 1/8 cycle per pixel\n(above 1/4 per latent cell)"
 
 
 def test_summary_on_known_numbers():

@@ -22,6 +22,7 @@ from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.selectivity import AgainstControls, by_sigma, log_ratios, shares
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control, Disrupt, variance_matched
+from dg_tools.metrics.cell_bands import pixel_bands
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 
@@ -116,6 +117,7 @@ def denoise(
         kind=kind,
         match=match,
         batch=batch,
+        cell=dit.vae_scale_factor,
     )
 
 
@@ -217,6 +219,7 @@ def assemble(
             outcomes.append(against_variance(against.ratios.xs("zero")["total"], clusters, list(alike["total"])))
         rows = small.reset_index().assign(role=np.where(small.index.str.startswith(VARIANCE), VARIANCE, "dose"))
         variants = pd.concat([variants, rows], ignore_index=True)
+    notes.append(pixel_bands(settings["cell"]))
     tables = {"variants": variants, "by_sigma": by_sigma(table), "search": search}
     tables["edits"] = pd.DataFrame(sentences.items(), columns=["variant", "sentence"])
     question = "Does zeroing the massive channels cost detail in one denoising step, more than any damage of that size?"

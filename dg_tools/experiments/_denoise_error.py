@@ -38,11 +38,13 @@ class DenoiseError:
             part (along the reference: a wrong amount) and `incoherent` rest, and `detail_axis`, the share of the change
             from the clean prediction along shaded - flat.
         edits: sentences in the order given; the clean run is `clean`.
+        cell: pixels of a latent cell, to say what a band is; None: not known.
     """
 
     table: pd.DataFrame = field(repr=False)
     edits: list[str]
     roles: dict[str, str] = field(repr=False)
+    cell: int | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """The table, a copy."""
@@ -95,7 +97,7 @@ class DenoiseError:
         """Relative error by band and sigma, the edit against its controls."""
         from dg_tools.plots import denoise_error_figure
 
-        return denoise_error_figure(self.ratios())
+        return denoise_error_figure(self.ratios(), cell=self.cell)
 
 
 def denoise_error(
@@ -166,7 +168,7 @@ def denoise_error(
                     bar.update()
     bar.close()
     roles = {"clean": "clean"} | {e.sentence(): "control" if e.control else "edit" for e in edits}
-    return DenoiseError(pd.DataFrame(rows), names[1:], roles)
+    return DenoiseError(pd.DataFrame(rows), names[1:], roles, dit.vae_scale_factor)
 
 
 def measure(

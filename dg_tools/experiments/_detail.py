@@ -25,6 +25,7 @@ from dg_tools.experiments.result import CONTROLS, Direction, Outcome, Result
 from dg_tools.experiments.samples import Samples, Score
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control
+from dg_tools.metrics.cell_bands import pixel_bands
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 
@@ -158,6 +159,7 @@ def detail(
         seeds=list(seeds),
         steps=steps,
         kind=kind,
+        cell=dit.vae_scale_factor,
     )
 
 
@@ -195,6 +197,7 @@ def assemble(
             else:
                 notes.append(f"{name}: not defined on these pictures")
         outcomes.append(layout(part, controls, "layout" + ("" if first else f"_s{scale:g}"), scale))
+    notes.append(pixel_bands(settings["cell"]))
     tables = {"search": search, "pictures": thumbnails(shown)}
     if losses is not None:
         outcomes += local_outcomes(losses)

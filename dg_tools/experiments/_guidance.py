@@ -32,6 +32,7 @@ from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.baselines.registry import beside
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive
+from dg_tools.metrics.cell_bands import pixel_bands
 from dg_tools.models.dit import DiT
 
 WEIGHT = 0.5  # w where neither the caller nor a profile says it
@@ -179,7 +180,7 @@ def guidance(
     if baselines:
         tables["search"] = searched_baselines.search_table(data.table, data.runs, plan, whole)
         notes += searched_baselines.sentences(tables["search"])
-    notes += left_out
+    notes += [*left_out, pixel_bands(dit.vae_scale_factor)]
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
         notes.append("no control matched in variance over tokens: it takes a detection, or like=")

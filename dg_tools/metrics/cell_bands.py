@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import torch
 
-from dg_tools.metrics.bands import Bands, same_shape, spectrum
+from dg_tools.metrics.bands import BANDS, Bands, same_shape, spectrum
 
 CELL_BANDS: Bands = {
     "below 1/16": (0.0, 1 / 16),
@@ -38,6 +38,26 @@ def band_name(band: tuple[float, float], cell: int = 1) -> str:
     """
     cells = f"{between(*band)} cycle per latent cell"
     return cells if cell == 1 else f"{cells} ({between(*(edge / cell for edge in band))} per pixel)"
+
+
+def pixel_band(name: str, cell: int | None = None) -> str:
+    """The edges of a band of `bands.BANDS`, which is fixed in pixels; per latent cell too where its pixels are known.
+
+    Example:
+        >>> pixel_band("high", cell=4)
+        'above 1/8 cycle per pixel (above 1/2 per latent cell)'
+    """
+    words = f"{between(*BANDS[name])} cycle per pixel"
+    return words if cell is None else f"{words} ({between(*(edge * cell for edge in BANDS[name]))} per latent cell)"
+
+
+def pixel_bands(cell: int) -> str:
+    """The bands of `bands.BANDS` in one sentence, for the notes of a result.
+
+    `cell`: pixels of a latent cell; a frequency above 1/2 cycle per cell is made by the VAE's decoder.
+    """
+    words = "; ".join(f"{name} {pixel_band(name, cell)}" for name in BANDS)
+    return f"bands: {words}; above 1/2 per cell a picture is the VAE decoder's"
 
 
 def between(low: float, high: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from dg_tools.plots.denoise_error import band_title
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
 
 EDIT: dict[str, Any] = {"color": MASSIVE, "marker": "o", "ms": 5}
@@ -27,7 +28,8 @@ def denoise_figure(result: Any) -> Figure:
             for _, rows in curves[(curves["role"] == role) & (curves["band"] == band)].groupby("variant", sort=False):
                 axis.plot(rows["sigma"], rows["log_ratio"], **style)
         axis.axhline(0, color=INK, lw=0.8)
-        axis.set(title=f"{band} band", xlabel="sigma")
+        axis.set_xlabel("sigma")
+        axis.set_title(band_title(band, result.settings.get("cell")), fontsize=9)
         axis.sharey(axes[0, 0])
     axes[0, 0].set_ylabel("log(x0 error / clean error)")
     axes[0, 2].plot([], [], **EDIT, label="massive channels zeroed")
