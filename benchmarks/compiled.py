@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import dg_tools as dg
+from benchmarks.turns import in_turns, table
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "red apple on blue"
@@ -55,7 +56,7 @@ def variants(dit: dg.DiT, steps: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(rounds: int, steps: int) -> dict[str, dict[str, float]]:
+def measure(rounds: int, steps: int) -> dict[str, dict[str, Any]]:
     """Ratios to compiled CFG, medians of the rounds; printed."""
     dit = dg.load()
     began = time.perf_counter()
@@ -66,18 +67,8 @@ def measure(rounds: int, steps: int) -> dict[str, dict[str, float]]:
         for once in todo.values():
             once()
         print(f"compiled blocks: {time.perf_counter() - began:.0f} s to compile")
-        seconds: dict[str, list[float]] = {name: [] for name in todo}
-        for _ in range(rounds):
-            for name, once in todo.items():
-                began = time.perf_counter()
-                once()
-                seconds[name].append(time.perf_counter() - began)
-    rows = {}
-    for name, values in seconds.items():
-        low, middle, high = np.quantile(np.array(values) / np.array(seconds["CFG"]), [0.25, 0.5, 0.75])
-        rows[name] = {"seconds": round(float(np.median(values)), 3), "ratio": round(float(middle), 3)}
-        print(f"compiled: {name:16} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})")
-    return rows
+        seconds = in_turns(todo, rounds, warm_up=False)
+    return table(seconds)
 
 
 # -- every family -----------------------------------------------------------------------------------------------------

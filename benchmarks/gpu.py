@@ -21,16 +21,17 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 import typer
 
 import dg_tools as dg
 from benchmarks.layouts import three_rows
+from benchmarks.turns import in_turns, table
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.passes import Passes
 
@@ -133,32 +134,17 @@ def call_of(call: dict[str, Any]) -> dict[str, Any]:
 def timed(todo: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, dict[str, Any]]:
     """Seconds, ratios to the first and peak memory of every variant; printed."""
     cuda = torch.device(device).type == "cuda"
-    seconds: dict[str, list[float]] = {name: [] for name in todo}
     peaks: dict[str, float] = {}
-    for round_ in range(rounds + 1):
-        for name, once in todo.items():
-            if cuda:
-                torch.cuda.reset_peak_memory_stats()
-                before = torch.cuda.memory_allocated()
-            began = time.perf_counter()
-            once()
-            if cuda:
-                torch.cuda.synchronize()
-                peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**20
-            if round_:  # the first warms up
-                seconds[name].append(time.perf_counter() - began)
-    rows, first = {}, np.array(next(iter(seconds.values())))
-    for name, values in seconds.items():
-        low, middle, high = (round(float(q), 3) for q in np.quantile(np.array(values) / first, [0.25, 0.5, 0.75]))
-        rows[name] = {"seconds": round(float(np.median(values)), 4), "ratio": middle, "quartiles": [low, high]}
-        memory = ""
-        if cuda:
-            rows[name]["peak_MiB"] = round(peaks[name], 1)
-            memory = f"   {peaks[name]:7.0f} MiB above the model"
-        print(
-            f"  {name:44} {rows[name]['seconds']:8.3f} s  {middle:5.2f} x ({low:.2f} to {high:.2f}){memory}", flush=True
-        )
-    return rows
+
+    def on_gpu(name: str) -> None:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        todo[name]()
+        torch.cuda.synchronize()
+        peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**20
+
+    seconds = in_turns({name: partial(on_gpu, name) for name in todo} if cuda else todo, rounds)
+    return table(seconds, next(iter(todo)), peaks, digits=4)
 
 
 def main(

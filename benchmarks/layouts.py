@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 import dg_tools as dg
+from benchmarks.turns import in_turns, table
 from dg_tools.forward.call import Call
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.passes import Passes
@@ -186,29 +186,11 @@ def measure(layout: str, rounds: int) -> dict[str, Any]:
     """Seconds, ratios to plain CFG and peak memory of every path; printed."""
     dit = model(layout)
     todo = paths(layout, dit)
-    seconds: dict[str, list[float]] = {name: [] for name in todo}
-    for round_ in range(rounds + 1):
-        for name, call in todo.items():
-            began = time.perf_counter()
-            call()
-            if round_:
-                seconds[name].append(time.perf_counter() - began)
+    seconds = in_turns(todo, rounds)
     peaks = memory(layout, list(todo))
-    rows: dict[str, Any] = {}
     print(f"\n{layout} layout: {BLOCKS} blocks of width {HEADS * HEAD}, disrupted after block {BLOCK}, {STEPS} steps")
+    rows: dict[str, Any] = table(seconds, peaks=peaks)
     plain = np.array(seconds["CFG"])
-    for name, values in seconds.items():
-        low, middle, high = np.quantile(np.array(values) / plain, [0.25, 0.5, 0.75])
-        rows[name] = {
-            "seconds": round(float(np.median(values)), 3),
-            "ratio": round(float(middle), 3),
-            "quartiles": [round(float(low), 3), round(float(high), 3)],
-            "peak_MiB": peaks[name],
-        }
-        print(
-            f"{name:26} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})   "
-            f"{peaks[name]:6.0f} MiB above the model"
-        )
     bound = (BLOCKS - BLOCK - 1) / BLOCKS + 0.05
     extra = (np.array(seconds["CFG + DG, fork"]) - plain) / (np.array(seconds["CFG + DG, three rows"]) - plain)
     rows["fork over three rows"] = {"ratio": round(float(np.median(extra)), 3), "goal": bound}

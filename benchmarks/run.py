@@ -13,11 +13,9 @@ import importlib.metadata
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import typer
 
@@ -26,6 +24,7 @@ from benchmarks.compiled import measure as on_compiled
 from benchmarks.explorer import measure as first_picture
 from benchmarks.layouts import measure
 from benchmarks.limit import measure as over_limit
+from benchmarks.turns import in_turns, table
 
 GOAL = 1.5  # seconds for one picture, 20 steps with CFG, on two cores
 
@@ -71,24 +70,7 @@ def main(
 ) -> None:
     """Time each variant once a round."""
     dit = dg.load()
-    todo = variants(dit, steps)
-    seconds: dict[str, list[float]] = {name: [] for name in todo}
-    for round_ in range(rounds + 1):
-        for name, run in todo.items():
-            began = time.perf_counter()
-            run()
-            if round_:  # the first warms up
-                seconds[name].append(time.perf_counter() - began)
-    rows = {}
-    for name, values in seconds.items():
-        ratio = np.array(values) / np.array(seconds["CFG"])
-        low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
-        rows[name] = {
-            "seconds": round(float(np.median(values)), 3),
-            "ratio": round(float(middle), 3),
-            "quartiles": [round(float(low), 3), round(float(high), 3)],
-        }
-        print(f"{name:15} {rows[name]['seconds']:7.3f} s   {middle:5.2f} x CFG   ({low:.2f} to {high:.2f})")
+    rows = table(in_turns(variants(dit, steps), rounds))
     plain = rows["CFG"]["seconds"]
     print(f"one picture, {steps} steps with CFG: {plain:.2f} s (goal on two cores: {GOAL} s)")
     layouts = {name: measure(name, rounds) for name in ("sd3", "flux")}
