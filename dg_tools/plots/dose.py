@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, wrap
 
@@ -148,6 +149,7 @@ def draw_shares(axis: Any, channels: pd.DataFrame, settings: dict[str, Any]) -> 
         axis.plot(rows["block"], rows["energy_share"], f"{mark}-", color=MASSIVE, mfc="white", lw=0.8, ms=5)
         axis.plot(massive["block"], massive["energy_share"], mark, color=MASSIVE, ms=5, label=f"channel {channel}")
     axis.set_ylim(0, None)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("block", fontsize=8)
     axis.set_ylabel("share of energy", fontsize=8)
     axis.set_title("share of the stream's energy (filled: massive)", fontsize=9)
