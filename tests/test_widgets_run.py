@@ -203,12 +203,15 @@ def test_guidance_pictures_code_and_exports(dit, tmp_path):
     made = GuidanceExplorer(dit, steps=3, **SIZE)
     made.window.value = (0.3, 1.0)
     press(made.runner)
-    assert list(made.images) == ["cond", "CFG", "DG", "DG + CFG"]
+    assert list(made.images) == ["cond", "CFG", "DG", "DG + CFG", "gain"]
     assert "CFG 3 + DG 0.5" in made.captions["DG + CFG"].value
     scope = {"dg": dg, "dit": dit}
     exec(made.code.value, scope)
-    for image, own in zip(scope["made"].images, made.images.values(), strict=True):
+    for image, own in zip(scope["made"].images + scope["louder"].images, made.images.values(), strict=True):
         assert same(image, own), "the code gives the same pictures"
+    report = scope["made"].guided[2]
+    gains = [1 + 0.5 * (1 - g) for g in report.gain]
+    assert f"gain {min(gains):.4g} to {max(gains):.4g}" in made.captions["gain"].value and len(gains) == 2
     assert made.slide.png == made.pictures["CFG"].png and made.slide.after == made.pictures["DG + CFG"].png
     made.pictures["cond"].set_state({"clicks": 1})
     assert made.after == made.after_field.value == "cond" and made.slide.after == made.pictures["cond"].png
@@ -244,10 +247,43 @@ def test_a_dose_in_the_guidance_explorer(dit):
     weak = dg.Disrupt([5, 20], 2, "scale", rho=1.5)
     assert settings.guider(3.0).disrupt == weak and "block=2, mode='scale', rho=1.5)" in made.code.value
     assert dg.DetailGuidance.from_profile(profile_of(dit, settings, run)).disrupt == weak
+    made.rho_slider.value = 1.0
+    assert "rho 1 is the model as it is" in made.messages.text
     made.rho = 0.0
-    assert made.state.guider(1.0).disrupt == dg.Disrupt([5, 20], 2) and "block=2)" in made.code.value
+    assert (
+        made.messages.text == ""
+        and made.state.guider(1.0).disrupt == dg.Disrupt([5, 20], 2)
+        and "block=2)" in made.code.value
+    )
     with pytest.raises(traitlets.TraitError):
         made.rho = -1.0
+
+
+def test_the_knob_begins_where_the_profile_says(dit, monkeypatch):
+    """From 0 to 3, with a mark at 1; w and window too; channels of the reader's own are zeroed."""
+    dose = {"mode": "scale", "rho": 2.0, "detail_guidance_scale": 0.8, "window": [0.0, 0.7]}
+    monkeypatch.setattr(dit, "profile", {**dit.profile, **dose})
+    edits, guided = InterventionExplorer(dit, steps=3, **SIZE), GuidanceExplorer(dit, steps=3, **SIZE)
+    weak = dg.Disrupt([5, 20], 2, "scale", rho=2.0)
+    assert edits.state.edits()[0] == weak and not edits.rho_field.disabled
+    assert guided.state.guider(1.0).config == dg.DetailGuidance(1.0, 0.8, weak, 0.0, 0.7).config
+    for field in (edits.rho_field, guided.rho_slider):
+        assert (field.min, field.max, field.value) == (0, 3, 2.0) and "1 clean" in field.description
+        assert "dg-knob" in field._dom_classes
+    for made in (edits, guided):
+        assert "The profile: channels 5, 20 x 2 after block 2, w 0.8; from planted." in made.origin.value
+    own = GuidanceExplorer(dit, channels=[7], steps=3, **SIZE)
+    assert own.rho == 0.0 and own.weight == 0.5 and "profile" not in own.origin.value
+    assert InterventionExplorer(dit, massive=[7], steps=3, **SIZE).mode == "zero"
+    monkeypatch.setattr(dit, "profile", {**dit.profile, "rho": [[0.3, 1.0], [0.7, 2.0]]})
+    assert GuidanceExplorer(dit, steps=3, **SIZE).rho == 1.5  # of a schedule, the dose in the middle
+
+
+def test_a_dose_of_one_is_the_clean_picture(dit):
+    made = InterventionExplorer(dit, steps=3, **SIZE)
+    made.mode, made.rho = "scale", 1.0
+    made.run()
+    assert same(made.images["disrupted"], made.images["clean"])
 
 
 def test_exported_pictures_are_made_again_by_the_command_line(tmp_path, monkeypatch, capsys):
@@ -256,14 +292,14 @@ def test_exported_pictures_are_made_again_by_the_command_line(tmp_path, monkeypa
     made = GuidanceExplorer(dg.load(model), channels=[5], block=1, steps=2, **SIZE)
     made.run()
     *pictures, _ = made.export(tmp_path / "out")
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     for picture in pictures:
         order = ["generate", "--from", picture, "-m", model, "-o", tmp_path / "again", "--json"]
         code, printed, error = called(monkeypatch, capsys, *order)
         assert code == 0 and json.loads(printed)["same"], error
     assert [p.name for p in made.export(tmp_path / "out")][:2] == ["cond-2.png", "cfg-2.png"], "no file is replaced"
     said = [read_picture(picture)[1].get("guided") for picture in pictures]
-    assert said[:2] == [None, None] and [(s["guided"], s["planned"]) for s in said[2:]] == [(2, 2), (2, 2)]
+    assert said[:2] == [None, None] and [(s["guided"], s["planned"]) for s in said[2:]] == [(2, 2)] * 3
 
 
 def test_guidance_bad_input(dit, tmp_path):

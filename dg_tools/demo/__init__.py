@@ -40,11 +40,12 @@ from dg_tools.paths import check_folder
 
 DETECTION = ("banana on green", "horse face on purple", "soccer ball on brown", "mushroom on black")
 DRAW = 11  # seed of the captions' draw from the held-out ones; the first SHOWN of them are drawn
-CAPTIONS, DOSED, SHOWN = 12, 6, 3  # measured under guidances, under doses; drawn
+CAPTIONS, DOSED, SHOWN = 12, 5, 3  # measured under guidances, under doses; drawn
 STEPS, SCALE = 10, 2.0  # steps of each run, and CFG's s: set beforehand, the same for every model
 WEIGHT, RHO = 0.5, 2.0  # where no profile says them
 RHOS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
-CONTROLS = 3  # sets of other channels
+CONTROLS = 3  # sets of other channels, at these doses and in Detail Guidance; at the further doses one
+CONTROLLED = (0.0, 0.5, 1.5, 2.0)
 LIMIT = 90  # seconds on two cores, after the install
 
 
@@ -141,7 +142,7 @@ def dosed(bench: Bench, weak: Disrupt, story: Story) -> tuple[dict[str, dict[flo
     """Samples over the dose, of the channels and of others that move the velocity as much: a strip, and the curve."""
     knob = Disrupt(weak.channels, weak.block, "scale", rho=0.0)
     doses = [rho for rho in RHOS if rho != 1]
-    controls = bench.controls(knob, CONTROLS, doses)
+    controls = bench.controls(knob, {rho: CONTROLS if rho in CONTROLLED else 1 for rho in doses})
     count = min(DOSED, len(bench.prompts))
     strips = {"massive": {1.0: shown(bench.clean[0])}, "others": {1.0: shown(bench.clean[0])}}
     rows = [{"who": who, "rho": 1.0, "amount": 0.0, "low": 0.0, "high": 0.0, "low_band": 1.0}
@@ -178,7 +179,7 @@ def guided(
     drawn = {"cond": Drawn(bench.clean, 1.0), "weak model": bench.draw([weak])}
     drawn["DG"] = bench.draw(guidance=guider)
     zeroed = away_from(Disrupt(weak.channels, weak.block))
-    edits = bench.controls(weak, CONTROLS, [rho])[rho]
+    edits = bench.controls(weak, {rho: CONTROLS})[rho]
     controls = [away_from(edit) for edit in edits]
     drawn["same"] = away_from(bench.others(weak))
     drawn |= {"others": controls[0]} if controls else {}

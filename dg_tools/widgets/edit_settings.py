@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dg_tools.interventions import MODES, Disrupt
+from dg_tools.interventions.modes import at_sigma
 from dg_tools.widgets.run_fields import RunSettings
 
 EDIT_MODES = [
     m for m in MODES if m not in ("shift", "shift_direction", "random", "transport")
 ]  # edits that need no more
+MIDDLE = 0.5  # the sigma at which a knob shows a dose that is a schedule
 CONTROL_KINDS = ("shift", "shift_direction", "random")
 NAMES = ("clean", "disrupted", "control")
 
@@ -45,6 +48,11 @@ class EditSettings:
         """The edit, and its control."""
         off = Disrupt(**self.arguments())
         return off, off.controls(1, self.kind, seed=self.draw)[0]  # type: ignore[arg-type]
+
+
+def dose_of(profile: Mapping[str, Any]) -> float:
+    """The rho of a profile; 0 where it zeroes, and of a schedule over sigma its value in the middle."""
+    return float(at_sigma(profile.get("rho", 0.0), MIDDLE))
 
 
 def code(settings: EditSettings, run: RunSettings) -> str:

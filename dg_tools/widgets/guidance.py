@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import traitlets as t
+from diffusers.guiders import BaseGuidance
 
 from dg_tools.generation._generate import Generation, Interrupted, generate, name_of
+from dg_tools.guidance.auto import default_profile
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
+from dg_tools.models.profiles import profile_words
+from dg_tools.widgets.edit_settings import dose_of
 from dg_tools.widgets.guidance_page import GuidancePage
-from dg_tools.widgets.guidance_settings import VARIANTS, GuidanceSettings, code, export, render
+from dg_tools.widgets.guidance_settings import GAIN, GUIDED, VARIANTS, GuidanceSettings, code, export, render
 from dg_tools.widgets.parts import check_range, parse_numbers, set_text
 from dg_tools.widgets.run_fields import RunSettings
 from dg_tools.widgets.runner import guarded
@@ -23,12 +27,15 @@ FIELDS = ("weight", "channels", "block", "rho", "start", "stop")
 
 
 class GuidanceExplorer(GuidancePage):
-    """Turn CFG and Detail Guidance up and down on one prompt; four pictures from the same noise.
+    """Turn CFG and Detail Guidance up and down on one prompt; five pictures from the same noise.
+
+    The last is the gain that Detail Guidance contains, alone: what one pass gives without a weak model.
 
     Args:
         dit: from `load`; None is the embedded model.
-        channels, block, rho: to disrupt, and by which factor on the channels (0: zeroed); those of the model's profile
-            where None.
+        channels, block, rho: to disrupt, and the factor on the channels (0: zeroed, 1: clean). All None: those of the
+            default profile, with its w and window, which the page says. Your own channels or block are zeroed where rho
+            is None.
         steps: denoising steps to begin with.
         height, width: of the pictures, in pixels; the pipeline's default where None.
 
@@ -63,11 +70,16 @@ class GuidanceExplorer(GuidancePage):
         super().__init__(dit, self._generate, steps, height, width)
         self.dit = dit
         self._connect()
-        profile = dit.profile or {}
+        profile = default_profile(dit) or {}
+        own = channels is not None or block is not None
         profile_block = profile.get("block")
         self.block = block if block is not None else len(dit.blocks) // 2 if profile_block is None else profile_block
         self.channels = list(channels if channels is not None else profile.get("channels", []))
-        self.rho = profile.get("rho", 0.0) if rho is None else rho
+        self.rho = rho if rho is not None else 0.0 if own else dose_of(profile)
+        if profile and not own and rho is None:
+            self.weight = profile.get("detail_guidance_scale", self.weight)
+            self.start, self.stop = profile.get("window", (self.start, self.stop))
+            set_text(self.origin, f"The profile: {profile_words(profile)}.")
         check = guarded(self.messages, lambda change: self.check())
         self.observe(check, names=list(FIELDS))
         self.run_fields.observe(check)
@@ -119,23 +131,35 @@ class GuidanceExplorer(GuidancePage):
         settings, run = self.check()
         self.run_fields.warn(self.messages)
         guidances = settings.guidances(run.scale)
+        draw = partial(generate, self.dit, run.prompt, **run.call, progress=False)
+        made: list[Generation] = []
         try:
-            with watched(self.dit, across(tick, len(guidances))):
-                generation = generate(self.dit, run.prompt, **run.call, guidance=guidances, progress=False)
+            with watched(self.dit, across(tick, len(VARIANTS))):
+                made.append(draw(guidance=guidances))
+                guidances.append(settings.own_gain(made[0].guided[GUIDED]))
+                made.append(draw(guidance=guidances[-1]))
         except Interrupted as stopped:
-            if stopped.kept.images:
-                self._show(stopped.kept, settings, run)
+            made += [stopped.kept] if stopped.kept.images else []
+            if made:
+                self._show(made, guidances, settings, run)
             raise
-        self._show(generation, settings, run)
+        self._show(made, guidances, settings, run)
 
-    def _show(self, generation: Generation, settings: GuidanceSettings, run: RunSettings) -> None:
-        """Put the pictures of a run on the page; a run that was cancelled has fewer than four."""
-        self.last = generation, settings, run
-        self.images = dict(zip(VARIANTS, generation.images, strict=False))
+    def _show(
+        self,
+        made: list[Generation],
+        guidances: list[BaseGuidance | None],
+        settings: GuidanceSettings,
+        run: RunSettings,
+    ) -> None:
+        """Put the pictures of a run on the page; a run that was cancelled has fewer than five."""
+        self.last = made, guidances, settings, run
+        self.images = dict(zip(VARIANTS, [image for part in made for image in part.images], strict=False))
         pngs, _ = self.render()
-        for name, guidance in zip(VARIANTS, settings.guidances(run.scale), strict=True):
+        for i, name in enumerate(VARIANTS):
             self.pictures[name].png = pngs.get(name, b"")
-            set_text(self.captions[name], name_of(guidance) if name in pngs else f"{name}: not drawn", "title")
+            title = f"{name}: not drawn" if name not in pngs else name_of(guidances[i])
+            set_text(self.captions[name], f"DG's own: {title}" if name == GAIN and name in pngs else title, "title")
         self._compare()
         self.below.layout.display = ""
 

@@ -1,4 +1,4 @@
-"""The page of the guidance explorer: its controls, four pictures, and how they stand beside each other."""
+"""The page of the guidance explorer: its controls, five pictures, and how they stand beside each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 from dg_tools.models.dit import DiT
 from dg_tools.widgets.guidance_settings import VARIANTS
-from dg_tools.widgets.parts import control, panel, panels, row, slider, text_block
+from dg_tools.widgets.parts import control, knob, panel, panels, row, slider, text_block
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.run_fields import RunFields
 from dg_tools.widgets.runner import Messages, Runner
@@ -58,6 +58,7 @@ class GuidancePage(widgets.VBox):
             self.run_fields.row,
             row(self.weight_slider, self.window),
             row(self.channels_field, self.block_slider, self.rho_slider),
+            self.origin,
             self.runner,
             self.messages,
             self.below,
@@ -80,16 +81,15 @@ class GuidancePage(widgets.VBox):
             value=(0, 1),
             continuous_update=False,
         )
-        self.rho_slider = control(
-            widgets.FloatSlider, "rho (0: zeroed)", "260px", min=0, max=3, step=0.05, value=0, continuous_update=False
-        )
+        self.rho_slider = knob(0.0)
         self.links = {"weight": self.weight_slider, "block": self.block_slider, "rho": self.rho_slider}
+        self.origin = text_block("")
         self.zoom = control(widgets.IntSlider, "Zoom (pixels wide)", "320px", min=100, max=1000, step=10, value=210)
         self.before_field = control(widgets.Dropdown, "Left", "170px", options=VARIANTS)
         self.after_field = control(widgets.Dropdown, "Right", "170px", options=VARIANTS)
         self.folder = control(widgets.Text, "Export to", "260px", value="guided")
         self.export_button = widgets.Button(description="PNG and profile", icon="download", layout={"width": "160px"})
-        self.code = control(widgets.Textarea, "Code", "100%", rows=6)
+        self.code = control(widgets.Textarea, "Code", "100%", rows=7)
 
     def _build_pictures(self) -> None:
         self.captions = {name: text_block(name, "title") for name in VARIANTS}

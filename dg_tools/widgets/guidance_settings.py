@@ -1,7 +1,8 @@
-"""Four pictures of one prompt as settings, as code, and as files that say how they were made."""
+"""Five pictures of one prompt as settings, as code, and as files that say how they were made."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from diffusers.guiders import BaseGuidance
 
 from dg_tools.generation._generate import Generation
 from dg_tools.generation.recipes import recipe, write_picture
+from dg_tools.guidance.baselines.gain import Gain
 from dg_tools.guidance.cfg import CFG
 from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.models.profiles import write_profile
@@ -19,7 +22,9 @@ from dg_tools.paths import free
 from dg_tools.widgets.png import picture_png
 from dg_tools.widgets.run_fields import RunSettings
 
-VARIANTS = ("cond", "CFG", "DG", "DG + CFG")
+GAIN = "gain"  # what one pass gives without a weak model, as much as DG contains
+VARIANTS = ("cond", "CFG", "DG", "DG + CFG", GAIN)
+GUIDED = VARIANTS.index("DG")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,13 @@ class GuidanceSettings:
     rho: float = 0.0
 
     def disrupt(self) -> Disrupt:
-        """The disruption: zero, or a dose."""
+        """The disruption: zero, or a dose.
+
+        Raises:
+            ValueError: a dose of 1.
+        """
+        if self.rho == 1:
+            raise ValueError("rho 1 is the model as it is, so there is nothing to steer away from: move rho")
         if not self.rho:
             return Disrupt(self.channels, self.block)
         return Disrupt(self.channels, self.block, "scale", rho=self.rho)
@@ -47,22 +58,38 @@ class GuidanceSettings:
         return DetailGuidance(scale, self.weight, self.disrupt(), self.start, self.stop)
 
     def guidances(self, scale: float) -> list[BaseGuidance | None]:
-        """Of the four pictures, in the order of `VARIANTS`."""
+        """Of the pictures but the last, whose gain is known when DG has run; in the order of `VARIANTS`."""
         return [None, CFG(scale), self.guider(1.0), self.guider(scale)]
+
+    def own_gain(self, report: Report | None) -> BaseGuidance | None:
+        """The gain that a run of DG contained, in its window; None where it guided in no step (w = 0).
+
+        Raises:
+            ValueError: it is not above 0.
+        """
+        if report is None or not report.gain:
+            return None
+        return Gain(1.0, gain=report.own_gain(self.weight), start=self.start, stop=self.stop)
 
 
 def code(settings: GuidanceSettings, run: RunSettings) -> str:
-    """The same four pictures in the library's own words."""
+    """The same pictures in the library's own words."""
     window = ""
     if (settings.start, settings.stop) != (0.0, 1.0):
         window = f", detail_guidance_start={settings.start:g}, detail_guidance_stop={settings.stop:g}"
     dose = f", mode='scale', rho={settings.rho:g}" if settings.rho else ""
     dg = f"{settings.weight:g}, disrupt=off{window})"
+    louder = ""
+    if settings.weight:
+        acting = f", start={settings.start:g}, stop={settings.stop:g}" if window else ""
+        gain = f"gain=made.guided[{GUIDED}].own_gain({settings.weight:g})"
+        louder = f"louder = dg.generate({run.code()}, guidance=dg.baselines.Gain({gain}{acting}))\n"
     return (
         f"off = dg.Disrupt({list(settings.channels)}, block={settings.block}{dose})\n"
         f"both = [dg.DetailGuidance(1.0, {dg}, dg.DetailGuidance({run.scale:g}, {dg}]\n"
         f"guidance = [None, dg.CFG({run.scale:g}), *both]\n"
         f"made = dg.generate({run.code()}, guidance=guidance)\n"
+        f"{louder}"
         "made.grid()"
     )
 
@@ -73,7 +100,14 @@ def render(images: dict[str, Any], after: str) -> tuple[dict[str, bytes], bytes]
     return pngs, pngs.get(after, b"")
 
 
-def export(folder: Path, dit: DiT, generation: Generation, settings: GuidanceSettings, run: RunSettings) -> list[Path]:
+def export(
+    folder: Path,
+    dit: DiT,
+    made: Sequence[Generation],
+    guidances: Sequence[BaseGuidance | None],
+    settings: GuidanceSettings,
+    run: RunSettings,
+) -> list[Path]:
     """Write each picture as PNG with its recipe, and the guidance as `profile.json`; the paths.
 
     Raises:
@@ -83,10 +117,10 @@ def export(folder: Path, dit: DiT, generation: Generation, settings: GuidanceSet
         raise ValueError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    guidances = settings.guidances(run.scale)
-    for i, (image, call) in enumerate(zip(generation.images, generation.settings, strict=False)):
-        file = folder / f"{VARIANTS[i].replace(' + ', '_').lower()}.png"
-        paths.append(write_picture(image, file, recipe(dit, call, guidances[i], generation.guided[i])))
+    drawn = [x for part in made for x in zip(part.images, part.settings, part.guided, strict=False)]
+    for name, guidance, (image, call, report) in zip(VARIANTS, guidances, drawn, strict=False):
+        file = folder / f"{name.replace(' + ', '_').lower()}.png"
+        paths.append(write_picture(image, file, recipe(dit, call, guidance, report)))
     profile = free(folder / "profile.json")
     write_profile(profile, profile_of(dit, settings, run))
     return [*paths, profile]

@@ -14,12 +14,14 @@ import traitlets as t
 
 from dg_tools.activations import capture
 from dg_tools.generation._generate import generate
+from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.cfg import CFG
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import find_massive
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
-from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES, EditSettings, code
+from dg_tools.models.profiles import profile_words
+from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES, EditSettings, code, dose_of
 from dg_tools.widgets.intervention_page import InterventionPage
 from dg_tools.widgets.parts import check_range, parse_numbers, set_text
 from dg_tools.widgets.picture_changes import PictureChanges, compare_pictures
@@ -35,7 +37,8 @@ class InterventionExplorer(InterventionPage):
 
     Args:
         dit: from `load`; None is the embedded model.
-        massive: channels to offer; those of the model's profile where None, and a button detects them.
+        massive: channels to offer; those of the default profile where None, with its block and its dose, which the page
+            says; a button detects them.
         steps: denoising steps to begin with.
         height, width: of the pictures, in pixels; the pipeline's default where None.
 
@@ -70,9 +73,13 @@ class InterventionExplorer(InterventionPage):
         self.lock = RLock()
         self._clean: tuple[RunSettings, Any] | None = None
         self._connect()
-        profile = dit.profile or {}
+        profile = default_profile(dit) or {}
         block = profile.get("block")
         self.block = len(dit.blocks) // 2 if block is None else block
+        if massive is None and profile.get("mode") in EDIT_MODES:
+            self.mode, self.rho = profile["mode"], dose_of(profile)
+        if massive is None and profile:
+            set_text(self.origin, f"The profile: {profile_words(profile)}.")
         self.offer(list(massive) if massive is not None else list(profile.get("channels", [])))
         check = guarded(self.messages, lambda change: self.check())
         self.observe(check, names=list(FIELDS))

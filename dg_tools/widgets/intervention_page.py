@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from dg_tools.models.dit import DiT
 from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES
-from dg_tools.widgets.parts import control, panel, panels, row, set_text, slider, table, text_block
+from dg_tools.widgets.parts import control, knob, panel, panels, row, set_text, slider, table, text_block
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.picture_changes import PictureChanges
 from dg_tools.widgets.png import draw, picture_png
@@ -72,6 +72,7 @@ class InterventionPage(widgets.VBox):
             row(self.block_slider, self.mode_field, self.rho_field),
             row(self.step_range, self.kind_field, self.draw_field),
             self.words,
+            self.origin,
             self.runner,
             self.messages,
             self.below,
@@ -83,7 +84,7 @@ class InterventionPage(widgets.VBox):
         self.offered = control(widgets.SelectMultiple, "Detected", "170px", options=[], rows=2)
         self.block_slider = slider("Block", blocks - 1)
         self.mode_field = control(widgets.Dropdown, "Mode", "150px", options=EDIT_MODES)
-        self.rho_field = control(widgets.FloatSlider, "rho", "220px", min=0, max=2, step=0.05, value=0.5)
+        self.rho_field = knob(0.5)
         self.rho_field.disabled = True  # `scale` is the one mode that reads it
         self.step_range = control(
             widgets.IntRangeSlider,
@@ -99,6 +100,7 @@ class InterventionPage(widgets.VBox):
         self.everywhere = widgets.Button(description="All tokens", layout={"width": "110px"})
         self.region = text_block("Edit acts on all tokens.")
         self.words = text_block("")
+        self.origin = text_block("")
         self.code = control(widgets.Textarea, "Code", "100%", rows=6)
         self.links: dict[str, Any] = {
             "block": self.block_slider,

@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 from traitlets import TraitError
 
+MOST_RHO = 3  # the mark in style.css stands at a third of the track
 WIDE = {"description_width": "initial"}
 
 
@@ -19,6 +20,16 @@ def control(kind: type, label: str, width: str = "auto", **settings: Any) -> Any
 def slider(label: str, most: int, value: int = 0, width: str = "260px") -> Any:
     """A whole number from 0; the keyboard moves it by one."""
     return control(widgets.IntSlider, label, width, min=0, max=most, value=value, continuous_update=False)
+
+
+def knob(value: float) -> Any:
+    """The dose rho from 0 (zeroed) to 3; a mark on the track shows 1, where the model is as it is."""
+    field = control(
+        widgets.FloatSlider, "rho (0 zero, 1 clean)", "340px", min=0, max=MOST_RHO, step=0.05, value=value,
+        continuous_update=False,
+    )  # fmt: skip
+    field.add_class("dg-knob")
+    return field
 
 
 def row(*children: Any) -> Any:

@@ -141,10 +141,22 @@ def test_a_run_can_be_cancelled(notebook):
     assert notebook.ask("acts.activations.data.sizes['step']") == "4", "what was there stays"
 
 
+def turn_knob(notebook, explorer, name: str) -> None:
+    """It stands where the profile says, its mark stands at 1 of 3, and the keyboard moves it."""
+    explorer.get_by_text("The profile: channels 55 x 2 after block 3, w 1;").wait_for(timeout=SECONDS)
+    knob = explorer.locator(".dg-knob")
+    share = "(x) => parseFloat(getComputedStyle(x, '::after').left) / x.getBoundingClientRect().width"
+    assert abs(knob.locator(".noUi-target").evaluate(share) - 1 / 3) < 0.01
+    assert notebook.ask(f"{name}.rho") == "2.0"
+    knob.locator(".noUi-handle").press("ArrowLeft")
+    notebook.until(f"{name}.rho", "1.95")
+
+
 def test_intervention_explorer(notebook):
     notebook.run(2)
     explorer = notebook.explorer("intervention")
     press_run(notebook, explorer, "Run", "edits")
+    turn_knob(notebook, explorer, "edits")
     clean, code = stage(explorer, "clean picture"), explorer.get_by_label("Code", exact=True)
     assert "tokens" not in code.input_value()
     clean.scroll_into_view_if_needed()
@@ -176,8 +188,9 @@ def test_guidance_explorer(notebook):
     explorer = notebook.explorer("guidance")
     press_run(notebook, explorer, "Run", "guided")
     explorer.locator(".widget-slider", has_text="DG weight").locator(".noUi-handle").press("ArrowRight")
-    notebook.until("guided.weight", "0.6")
-    assert "dg.DetailGuidance(3, 0.6" in explorer.get_by_label("Code", exact=True).input_value()
+    notebook.until("guided.weight", "1.1")
+    assert "dg.DetailGuidance(3, 1.1" in explorer.get_by_label("Code", exact=True).input_value()
+    turn_knob(notebook, explorer, "guided")
     edge = stage(explorer, "arrow keys move the edge")
     edge.press("ArrowLeft")
     notebook.until("round(guided.slide.split, 2)", "0.48")
