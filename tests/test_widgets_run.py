@@ -376,4 +376,4 @@ def test_unknown_words_are_told_and_the_picture_is_drawn():
     made = GuidanceExplorer(dg.load(), steps=1)
     made.run_fields.text.value = "red appel"
     press(made.runner)
-    assert made.messages.kind == "warning" and "'appel'" in made.messages.text and len(made.images) == 4
+    assert made.messages.kind == "warning" and "'appel'" in made.messages.text and len(made.images) == 5
