@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import tiny
 
 import dg_tools as dg
+from dg_tools import experiments
 from dg_tools.experiments.subject import choose
 
 
@@ -38,3 +41,51 @@ def test_bad_input_is_refused_before_the_detection_run(dits):
             choose(dit, **{"prompts": ["apple", "tree", "sun"], "seeds": [0], **arguments})
     with pytest.raises(ValueError, match="no massive channel on 1 prompts"):
         choose(dit, ["apple", "tree", "sun"], [0], **tiny.CALL, progress=False)
+
+
+def test_the_disruption_is_the_profiles_or_of_channels_that_are_massive_there(monkeypatch):
+    """A channel counts at a block only where it is massive: 3 is planted after block 1, 9 after block 2."""
+    pipeline = tiny.sd3()
+    tiny.plant(pipeline, 1, [3], 500.0)
+    tiny.plant(pipeline, 2, [9], 500.0)
+    dit, prompts = dg.load(pipeline), ["apple", "tree", "house", "fish"]
+    quick = {**tiny.CALL, "progress": False}
+    for block, here in ((1, {3}), (2, {3, 9})):
+        made = choose(dit, prompts, [0], block=block, **quick)
+        assert set(made.channels) == {3, 9} and set(made.disruption.channels) == here
+        assert made.disruption == made.zeroed and made.zeroed.block == block and made.zeroed.mode == "zero"
+    with pytest.raises(ValueError, match="no channel is massive at block 0 .massive: .*3 from block 1 on"):
+        choose(dit, prompts, [0], block=0, **quick)
+    profile = {
+        "channels": [9],
+        "block": 2,
+        "mode": "scale",
+        "rho": 2.0,
+        "source": "a test",
+        "detail_guidance_scale": 0.7,
+    }
+    monkeypatch.setattr(dit, "profile", profile)
+    made = choose(dit, prompts, [0], **quick)
+    assert made.disruption == dg.Disrupt([9], 2, "scale", rho=2.0) and made.zeroed == dg.Disrupt([9], 2)
+    assert made.block == 2 and "channels 9 x 2 after block 2, w 0.7; from a test" in made.how
+    assert choose(dit, prompts, [0], channels=[5]).disruption == dg.Disrupt([5], 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "weight", "scales"),
+    [({}, 0.7, (0.35, 1.4)), ({"block": 1}, 0.5, (0.25, 1.0)), ({"weight": 2.0}, 2.0, (1.0, 4.0))],
+)
+def test_the_weight_of_the_guidance_experiment_is_the_profiles(monkeypatch, given, weight, scales):
+    dit = dg.load(tiny.sd3())
+    dit.profile = {"channels": [9], "block": 2, "source": "a test", "detail_guidance_scale": 0.7}
+
+    class Reached(Exception):
+        pass
+
+    def seen(dit, own, window, blur, steps, *others):
+        raise Reached(own, steps)
+
+    monkeypatch.setattr(sys.modules["dg_tools.experiments._guidance"], "check_sweep", seen)
+    with pytest.raises(Reached) as caught:
+        experiments.guidance(dit, ["apple", "tree"], **given)
+    assert caught.value.args == (pytest.approx(weight), pytest.approx(scales))

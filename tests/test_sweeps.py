@@ -446,3 +446,19 @@ def test_command(settings, dit, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 1 and "no sweep file" in capsys.readouterr().err
+
+
+def test_channels_that_are_left_out_are_the_profiles_with_its_dose(dit, monkeypatch):
+    """Channels of the caller's own are zeroed; `rhos` has the last word; a schedule needs it."""
+    monkeypatch.setattr(dit, "profile", {"channels": [3], "block": 1, "mode": "scale", "rho": 2.0, "source": "a test"})
+    small = {"folder": "f", "prompts": ["a", "b", "c"], "detail_guidance_scales": [0.5], "blocks": [1], "baselines": []}
+    for more, wanted in (
+        ({}, dg.Disrupt([3], 1, "scale", rho=2.0)),
+        ({"channels": [5]}, dg.Disrupt([5], 1)),
+        ({"rhos": [1.5]}, dg.Disrupt([3], 1, "scale", rho=1.5)),
+    ):
+        setting = next(s for s in settings_of(read_config({**small, **more}), dit) if s.guidance == "DG")
+        assert setting.disruption() == wanted
+    monkeypatch.setattr(dit, "profile", {**dit.profile, "rho": [[0.3, 1.5], [0.7, 2.0]]})
+    with pytest.raises(ValueError, match="the profile's dose is a schedule over sigma"):
+        settings_of(read_config(small), dit)

@@ -19,7 +19,7 @@ from tools.compare_evidence import differences
 
 ROOT = Path(__file__).parents[1]
 MEGABYTES = 60  # what travels to another machine must stay below 64 MiB
-IGNORED = {".git", ".venv", "build", "demo", "dist", "runs", "__pycache__"}
+IGNORED = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
 
 
 def tracked() -> dict[str, int]:
@@ -29,7 +29,8 @@ def tracked() -> dict[str, int]:
     if listed and listed.returncode == 0:
         files = [ROOT / name for name in listed.stdout.split("\0") if name]
     else:
-        files = [p for p in ROOT.rglob("*") if not IGNORED & set(p.parts) and "_cache" not in str(p)]
+        inside = {p: p.relative_to(ROOT).parts for p in ROOT.rglob("*") if "_cache" not in str(p)}
+        files = [p for p, parts in inside.items() if not IGNORED & set(p.parts) and parts[0] != "demo"]
     return {str(p.relative_to(ROOT)): p.stat().st_size for p in files if p.is_file()}
 
 

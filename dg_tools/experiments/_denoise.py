@@ -68,7 +68,8 @@ def denoise(
             the object's coverage. Without masks the object and the background are not told apart; without a second
             style there is no detail axis.
         seeds: of the noise; each picture is noised with each.
-        channels, block: what to zero and where; None: as `subject.choose` finds them, on a part of the prompts.
+        channels, block: what to zero and where; None: those of the default profile, else as `subject.choose` finds
+            them, on a part of the prompts. A dose other than zero: `experiments.dose`.
         sigmas: noise levels, between 0 and 1.
         controls: draws.
         kind: of `Disrupt.controls`: one that has a strength, `shift` or `shift_direction`.

@@ -95,7 +95,8 @@ def detail(
         prompts: `Reference`s, (prompt, picture) pairs or `Example`s, which give each sample its truth; or strings: then
             the clean sample is the reference, and what needs a truth is left out and named in the notes.
         seeds: of the noise; each prompt is sampled from each.
-        channels, block: what to zero and where; None: as `subject.choose` finds them, on a part of the prompts.
+        channels, block: what to zero and where; None: those of the default profile, else as `subject.choose` finds
+            them, on a part of the prompts. A dose other than zero: `experiments.dose`.
         steps: of each run.
         scales: CFG scales s (1: off), distinct; the verdict is at the first.
         controls: draws, scaled to the edit's mean ||v - v_clean|| on the clean samples, noised to three sigmas.

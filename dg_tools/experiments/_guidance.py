@@ -160,6 +160,7 @@ def guidance(
     data = measure(dit, plan, sources, words, noise_seeds, truth, call, progress)
     comparison = compare(data.table, plan)
     settings = subject.settings(
+        disruption=off.to_json(),
         steps=steps,
         scale=scale,
         weight=weight,

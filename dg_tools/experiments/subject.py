@@ -62,7 +62,6 @@ class Subject:
         return {
             "channels": list(self.channels),
             "block": self.block,
-            "disruption": self.disruption.to_json(),
             "how": self.how,
             "test": prompts_of(self.test),
             "detection": prompts_of(self.detection),
