@@ -73,14 +73,13 @@ docs: install
 bench: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error TQDM_DISABLE=1 $(BIN)/python -m benchmarks.run
 
-# The paper's claims, recomputed for every embedded model (MODEL=name for one); EVIDENCE.md from what came out. Some 35
-# minutes a model on two cores; QUICK=1: five, into build/evidence. RESUME=1 goes on after a run that was stopped.
+# The evidence, recomputed for both embedded models and the two controls (MODEL=name for one column); EVIDENCE.md and its
+# pages from what came out. Under 45 minutes a model on one core; QUICK=1: five, into build/evidence. What is done is kept.
 evidence: install
 	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.run \
-		$(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--size quick) $(if $(RESUME),--resume)
+		$(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--size quick)
 
-# Three seeds of a small model and a variant of it, from pictures to EVIDENCE.md's section across models and seeds: about
-# an hour of one core; goes on where it stopped. ICONS=folder: where the icon packages are, see training/README.md.
+# Three seeds of a small model and a variant of it, from pictures to docs/evidence/seeds.md: about an hour of one core; goes on where it stopped. ICONS=folder: where the icon packages are, see training/README.md.
 seeds: install
 	$(BIN)/python -m pip install --quiet --requirement training/requirements.txt
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m evidence.seeds \

@@ -28,6 +28,9 @@ root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
     "docs/api/*.md",
+    "docs/evidence/*.md",
+    "evidence/rules.md",
+    "evidence/results-weak-model/README.md",
     "notebooks/*.ipynb",
     "README.md",
     "CONTRIBUTING.md",

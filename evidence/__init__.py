@@ -1,9 +1,14 @@
-"""The paper's claims, recomputed on every embedded model: `make evidence`, which writes EVIDENCE.md.
+"""The paper's claims, tested on both embedded models, a positive control and a null: `make evidence`.
 
-`plan` says which experiments run on which pictures, `claims` which sentence of the paper each of them answers, `run`
-runs and stores them, `report` writes what came out, cell by cell as in `cells`. `seeds` makes several small models
-(`make seeds`), `across` compares them with the embedded ones, `growth` their training logs. No number is typed:
-EVIDENCE.md is made from the stored results.
+`rules` says what is asked, and was committed before anything was run. `columns` loads the four models, `channels` and
+`samples` measure, `channel_rows` and `sample_rows` judge (arrays in, rows out), `column` does one model, `run` is
+the command. `report`, `summary`, `pages` and `figure` make EVIDENCE.md and its pages of what is kept.
+`seeds` makes several small models (`make seeds`), `across` and `growth` tell of them. `dose_check` and
+`weak_model_table` are tables of their own.
+
+    from evidence.kept import load_all                       # all columns as they are kept, for tables and figures
+    rows = load_all(RESULTS)["emoji-sd3-planted"].rows       # by key: "zero a", "zero b", "auto b" ...
+    dit = evidence.columns.load("null")                      # a column's model; evidence.column.judge_samples measures
 """
 
 from dg_tools.threads import wait_passively

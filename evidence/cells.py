@@ -1,87 +1,60 @@
-"""How is an outcome written in a cell of EVIDENCE.md? Verdict, effect, interval, bound, controls, from it alone."""
+"""How is a row written in a cell? Verdict, number, interval, and why, from the row alone; and tables in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
-from dg_tools.experiments.result import Outcome, Result
-from evidence.claims import Claim
-
-WORDS = {
-    "holds": "holds",
-    "fails": "does not hold",
-    "undecided": "undecided",
-    "no more than controls": "not shown: controls do the same",
-    "too few controls": "not shown: too few controls",
-}
-BOUND = {"above": ">", "below": "<", "within": "within ±"}
-
-Results = dict[str, dict[str, Result]]  # model -> part -> result
+from dg_tools.metrics import bootstrap_interval
+from evidence.verdict import NOT_TESTED, REPORTED, Interval, Row
 
 
-def number(value: float) -> str:
-    """Three digits, a real minus sign left out for plain text."""
-    return "-" if not np.isfinite(value) else f"{value:.3g}"
+def number(value: float, signed: bool = False) -> str:
+    """Three digits, none of them below a thousandth."""
+    if not np.isfinite(value):
+        return "-"
+    value = round(value, 3) or 0.0  # no minus zero
+    text = f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}".rstrip("0").rstrip(".")
+    return f"+{text}" if signed and value > 0 else text
 
 
-def bound(outcome: Outcome) -> str:
-    """The bound that was set beforehand: `> 0.95`."""
-    return f"{BOUND[outcome.direction]}{' ' if outcome.direction != 'within' else ''}{number(outcome.margin)}"
+def interval(values: Interval, signed: bool = False) -> str:
+    """`0.99 (0.98, 1)`."""
+    middle, low, high = (number(x, signed) for x in values)
+    return f"{middle} ({low}, {high})"
 
 
-def effect(outcome: Outcome) -> str:
-    """Effect, unit, interval and bound."""
-    interval = f"({number(outcome.low)} to {number(outcome.high)})"
-    return f"{number(outcome.estimate)} {outcome.unit} {interval}; asked {bound(outcome)}"
-
-
-def draws(outcome: Outcome) -> str:
-    """The null distribution's median, and the effect's rank in it."""
-    less = f"{outcome.rank} of {len(outcome.null)} less extreme"
-    return f"median {number(float(np.median(outcome.null)))}; {less}"
-
-
-def controls(outcome: Outcome) -> str:
-    """What the controls are, null distribution and rank."""
-    if not outcome.null:
-        return f"no draws ({outcome.control.removeprefix('none: ')})" if outcome.control != "none" else "none"
-    return f"{outcome.control}: {draws(outcome)}"
-
-
-def find(claim: Claim, parts: dict[str, Result]) -> Outcome | None:
-    """A claim's outcome, None where its part was not run or says in a note that there was nothing to measure."""
-    outcomes = parts[claim.part].outcomes if claim.part in parts else []
-    return next((o for o in outcomes if o.name == claim.outcome), None)
-
-
-def claim_row(claim: Claim, results: Results) -> list[str]:
-    """A claim's row of the main table: what is asked and what the controls are, then one short cell per model.
-
-    What is not the same for all models stands in their own cells.
-    """
-    outcomes = [find(claim, parts) for parts in results.values()]
-    some = [o for o in outcomes if o is not None]
-    head = claim.text
-    kinds = {o.control for o in some if o.null}
-    if some:
-        head += f"<br>Asked: {bound(some[0])} {some[0].unit}."
-        head += f"<br>Controls: {kinds.copy().pop()}." if len(kinds) == 1 else ""
-    return [claim.section, head, f"[{claim.part}](#{claim.part})", *(cell(o, kinds) for o in outcomes)]
-
-
-def cell(outcome: Outcome | None, kinds: set[str]) -> str:
-    """A model's entry; `kinds` of controls that the row names already."""
-    if outcome is None:
-        return "not measured"
-    beside = draws(outcome) if outcome.null and len(kinds) == 1 else controls(outcome)
-    interval = f"{number(outcome.estimate)} ({number(outcome.low)} to {number(outcome.high)})"
-    return f"**{WORDS[outcome.status]}**<br>{interval}<br>controls: {beside}"
+def cell(row: Row | None, *, long: bool = False) -> str:
+    """A column's entry; `long` with the parts and what was asked."""
+    if row is None:
+        return ""
+    if row.status == NOT_TESTED:
+        said = f"{number(row.number[0])} {row.unit}" if row.number else ""
+        reason = row.why if long or not said else row.why.split(";")[0].split(":")[0]
+        return f"not tested ({'; '.join(x for x in (reason, said) if x)})"
+    assert row.number is not None
+    words = [] if row.status == REPORTED else [f"**{row.status}**" + (" (exploratory)" if row.exploratory else "")]
+    words.append(interval(row.number, signed=row.section in ("3", "4")))
+    if row.why and (long or row.section != "2"):
+        words.append(row.why)
+    elif row.why:
+        words.append(row.why.split(":")[0])
+    if row.draws:
+        words.append(f"{row.extreme} of {row.draws} controls as extreme")
+    if long:
+        words += [f"{name} {interval(value, signed=True)}" for name, value in row.parts.items()]
+    return "; ".join(words)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    head, *body = [[c.replace("|", "\\|").replace("\n", " ") for c in row] for row in (header, *rows)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(x.replace("|", r"\|") for x in line) + " |" for line in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def change(one: pd.DataFrame, base: pd.DataFrame, column: str) -> str:
+    """A run's mean change from the base, with its interval over captions."""
+    values = one[column].to_numpy() - base[column].to_numpy()[: len(one)]
+    return interval(bootstrap_interval(values), signed=True)

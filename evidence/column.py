@@ -86,13 +86,13 @@ def weak_models(
     if profile is None:
         known.append(Weak("auto", why="auto names no weak model for these weights"))
         return known, edits
-    rho, w, block = profile["rho"], profile["detail_guidance_scale"], profile["block"]
-    edit = dg.Disrupt(profile["channels"], block, "scale", rho=rho)
+    edit, w = dg.Disrupt.from_profile(profile), profile["detail_guidance_scale"]
+    rho = edit.rho if edit.mode == "scale" else 0.0
     if "auto" not in chosen:
         chosen["auto"] = samples.effect(steps, edit)
         kept.write()
     edits["auto"] = (edit, w)
-    text = f"channels {profile['channels']} x {rho:g} after block {block}, w {w:g}"
+    text = f"channels {profile['channels']} x {rho:g} after block {profile['block']}, w {w:g}"
     known.append(Weak("auto", text, chosen["auto"]["acts"]))
     return known, edits
 
@@ -153,7 +153,7 @@ def measure(name: str, size: Size, out: Path = RESULTS) -> dict[str, Any]:
         "steps": rules.STEPS,
         "split_seed": SEED,
         "captions": [r.prompt for r in parts["held_out"]],
-        "profile": {k: profile.get(k) for k in ("channels", "block", "rho", "detail_guidance_scale")},
+        "profile": {k: profile.get(k) for k in ("channels", "block", "mode", "rho", "detail_guidance_scale")},
     }
     folder = out / Path(name).name
     kept = samples.Kept(folder / "samples.json", about)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 import dg_tools as dg
-from dg_tools.guidance.auto.store import shipped_profile
 from dg_tools.models.dit import DiT
 from dg_tools.models.files import DEFAULT, ZOO, embedded
 
@@ -43,9 +42,6 @@ def null(seed: int = SEED) -> DiT:
 
 
 def weak_model(dit: DiT) -> dict[str, Any] | None:
-    """What auto chose for these weights, from the model's profile: channels, block, rho, detail_guidance_scale.
-
-    None where nothing was chosen.
-    """
-    profile = dit.profile if "rho" in (dit.profile or {}) else shipped_profile(dit)
-    return profile if profile is not None and profile["block"] is not None else None
+    """The model's profile, where it names a weak model (a block) and w; else None."""
+    profile = dit.profile or {}
+    return profile if profile.get("block") is not None and profile.get("detail_guidance_scale") else None

@@ -7,6 +7,7 @@ level.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from dg_tools.massive import RATIO
 from dg_tools.models.files import ZOO
-from evidence.cells import Results, number, table
+from evidence.cells import number, table
 
 FIGURE = "growth.png"
 SIGMA = 0.5  # the middle of the noise levels that a training logs
@@ -25,7 +26,7 @@ COLOURS = ("#1f4e79", "#2e86c1", "#85c1e9", "#d68910", "#c0392b", "#6c3483", "#1
 Logs = dict[str, pd.DataFrame]  # model -> its training's log
 
 
-def logs(seeds: Path, shipped: Results) -> Logs:
+def logs(seeds: Path, shipped: Sequence[str]) -> Logs:
     """Logs by model: the small ones' beside their digests, then the shipped ones'."""
     files = {p.stem: p for p in sorted(seeds.glob("*.csv"))}
     files |= {name: ZOO / name / "outliers.csv" for name in shipped if (ZOO / name / "outliers.csv").is_file()}
@@ -67,7 +68,7 @@ def since(top: pd.DataFrame) -> int:
 
 def section(logs: Logs, picture: str) -> str:
     """The section's text: figure, table, and what they say."""
-    lines = ["### How outlier channels grow", ""]
+    lines = ["## How outlier channels grow", ""]
     if not logs:
         return "\n".join([*lines, "No training's log is stored."])
     lines += [f"![growth of outlier channels]({picture})", ""]

@@ -2,11 +2,11 @@
 
 Data, VAE, training, export, claims, digest, page: each step is a command of `training/` or `evidence/`, and what is
 done is kept, so that the same command goes on after a stop. Run folders, weights and whole results stay in `runs/`;
-digests and training logs go into `evidence/results-seeds`, from which EVIDENCE.md is written.
+digests and training logs go into `evidence/results-seeds`, from which docs/evidence/seeds.md is written.
 
     python -m evidence.seeds --icons runs/icons     all of it, about an hour of one core
     python -m evidence.seeds --only small-1         one model
-    python -m evidence.seeds --report               what is stored, what is missing, and EVIDENCE.md again
+    python -m evidence.seeds --report               what is stored, what is missing, and the pages again
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from typing import Any
 import torch
 import typer
 
-import dg_tools as dg
-from dg_tools.experiments.result import open_result
 from dg_tools.models.files import DEFAULT, ZOO
-from evidence import across, report, run, store
-from evidence.plan import Size, run_at
+from evidence import across, report, rules, run
+from evidence.column import RESULTS, measure
 from training import data, dit, export, vae
 from training.recipe import Recipe, write_safely
 
@@ -49,21 +47,20 @@ JOBS = (Job("small", 0), Job("small", 1), Job("small", 2), Job("small-medium", 0
 
 @dataclass(frozen=True)
 class Chain:
-    """The jobs and their places: `runs` for weights and whole results, `places` for digests and the page.
+    """The jobs and their places.
 
     Attributes:
-        icons: where npm put the icons; take: the model folder whose VAE is used.
-        size: of the evidence; parts: of the plan, all of that size where empty.
+        runs: run folders, weights and whole results. icons: where npm put the icons.
+        take: the model folder whose VAE is used.
+        digests: where they go. size: of the evidence.
     """
 
     jobs: tuple[Job, ...]
     runs: Path
     icons: Path
     take: Path
-    places: run.Places
-    size: Size = "seeds"
-    parts: tuple[str, ...] = ()
-    progress: bool = True
+    digests: Path
+    size: rules.Size = rules.SMALL
 
     @property
     def data(self) -> Path:
@@ -72,11 +69,6 @@ class Chain:
 
     def exported(self, job: Job) -> Path:
         return self.runs / "export" / job.name
-
-    @property
-    def part_names(self) -> list[str]:
-        """Parts of the evidence."""
-        return [p.name for p in run_at(self.size) if not self.parts or p.name in self.parts]
 
 
 def check(jobs: tuple[Job, ...]) -> None:
@@ -123,12 +115,10 @@ def train(chain: Chain, job: Job) -> None:
 
 
 def claims(chain: Chain, job: Job) -> None:
-    """Every part of the evidence, then the digest with the training's log beside it."""
-    own = run.Places(chain.size, chain.runs)
-    store.check_space(own.results)
-    model = dg.load(chain.exported(job))
-    run.run_model(job.name, model, chain.size, own, only=chain.part_names, resume=True, progress=chain.progress)
-    parts = {name: open_result(own.results / job.name / name) for name in ("subject", *chain.part_names)}
+    """The evidence on one model, then the digest with the training's log beside it."""
+    folder = chain.runs / "results"
+    run.check_space(folder)
+    record = measure(str(chain.exported(job)), chain.size, folder)
     settings, log = Recipe.load(job.recipe), chain.runs / job.name
     steps, history = state(log)
     last = json.loads((log / "validation.jsonl").read_text(encoding="utf-8").splitlines()[-1])
@@ -140,24 +130,22 @@ def claims(chain: Chain, job: Job) -> None:
         "seconds": sum(r["seconds"] for r in history),
         "validation": {k: round(last[k], 4) for k in ("trained", "held_out")},
     }
-    record = across.digest(job.name, parts, training)
-    text = json.dumps(record, indent=0, ensure_ascii=False)
-    write_safely(chain.places.seeds / f"{job.name}.json", lambda p: p.write_text(text + "\n", encoding="utf-8"))
-    write_safely(chain.places.seeds / f"{job.name}.csv", lambda p: shutil.copy(log / "outliers.csv", p))
+    text = json.dumps(across.digest(job.name, record, training), indent=0, ensure_ascii=False)
+    write_safely(chain.digests / f"{job.name}.json", lambda p: p.write_text(text + "\n", encoding="utf-8"))
+    write_safely(chain.digests / f"{job.name}.csv", lambda p: shutil.copy(log / "outliers.csv", p))
 
 
 def missing(chain: Chain) -> list[str]:
-    """Sentences about jobs without a digest, or with one that lacks parts."""
-    stored = {s.name: s.parts for s in across.load(chain.places.seeds)}
+    """Sentences about jobs without a digest, or with one that lacks rows."""
+    stored = {s.name: s for s in across.load(chain.digests)}
     sentences = []
     for job in chain.jobs:
         steps, total = state(chain.runs / job.name)[0], Recipe.load(job.recipe).dit.steps
         training = "trained" if steps >= total else f"trained to step {steps} of {total}" if steps else "not trained"
-        lacks = [name for name in ("subject", *chain.part_names) if name not in stored.get(job.name, {})]
         if job.name not in stored:
-            sentences.append(f"{job.name}: {training} in {chain.runs}, no claims stored")
-        elif lacks:
-            sentences.append(f"{job.name}: {training}, not run: {', '.join(lacks)}")
+            sentences.append(f"{job.name}: {training} in {chain.runs}, no digest stored")
+        elif lacks := [claim.key for claim in rules.CHANNELS if claim.key not in stored[job.name].rows]:
+            sentences.append(f"{job.name}: {training}, not measured: {', '.join(lacks)}")
     return sentences
 
 
@@ -167,8 +155,9 @@ def follow(chain: Chain, only: list[str]) -> None:
     prepare(chain)
     for job in chain.jobs:
         if not only or job.name in only:
-            train(chain, job)
-            claims(chain, job)
+            if any(sentence.startswith(f"{job.name}:") for sentence in missing(chain)):
+                train(chain, job)
+                claims(chain, job)
 
 
 def main(
@@ -177,23 +166,22 @@ def main(
     take: Path = typer.Option(ZOO / DEFAULT, help="the model whose VAE is used"),
     only: list[str] = typer.Option([], help="models to make (default: all), such as small-1"),
     report_only: bool = typer.Option(False, "--report", help="only write the page, and say what is missing"),
-    progress: bool = typer.Option(True, help="show bars"),
 ) -> None:
     """Train, test the claims, report."""
     known = [job.name for job in JOBS]
     if wrong := [name for name in only if name not in known]:
         raise SystemExit(f"--only {', '.join(wrong)}: there are {', '.join(known)}")
-    chain = Chain(JOBS, runs, icons, take, run.Places("full", None), progress=progress)
+    chain = Chain(JOBS, runs, icons, take, run.SEEDS)
     try:
         if not report_only:
             follow(chain, only)
-    except (KeyboardInterrupt, store.DiskFull) as stop:
-        raise SystemExit(f"\nStopped ({stop or 'interrupted'}). The same command goes on from here.") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nStopped. The same command goes on from here.") from None
     finally:
         for sentence in missing(chain):
             print(f"missing: {sentence}")
-    report.write(chain.places.results, chain.places.figures, chain.places.page, chain.places.seeds)
-    print(f"{chain.places.page.name} written")
+    report.write(RESULTS, chain.digests)
+    print("EVIDENCE.md and its pages written")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_result_is_whole(planted, tmp_path):
     assert made.primary.name == "selectivity" and len(made.primary.null) <= 3
     assert set(made.to_frame()["prompt"]) == {p for p, *_ in items} and set(made.to_frame()["seed"]) == {4, 9}
     names = {"extra_high", "incoherent_share", "foreground", "mean_no_op", "norms_share", "rescale_share"}
-    assert names <= {o.name for o in made.outcomes} and "detail_axis" not in {o.name for o in made.outcomes}
+    assert names <= {o.name for o in made.outcomes} and "style_axis" not in {o.name for o in made.outcomes}
     assert any("no axis" in n for n in made.notes)
     small = made.tables["variants"].set_index("variant")
     assert {"1 channels, 1 layers", "2 channels, 2 layers", "like variance 2"} <= set(small.index)
@@ -150,7 +150,7 @@ def test_references_have_an_axis():
         dit, small, [0], channels=[3], block=1, sigmas=(0.5,), controls=2, further=False, folder=source,
         progress=False,
     )  # fmt: skip
-    assert made.outcome("detail_axis").unit == "of the way from flat to shaded"
+    assert made.outcome("style_axis").unit == "of the way from flat to shaded"
     assert not made.to_frame()["foreground"].isna().any()
 
 

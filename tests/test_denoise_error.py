@@ -77,7 +77,7 @@ def test_pictures_of_ones_own(dits):
             (p, torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(i)) * 2 - 1) for i, p in enumerate("abc")
         ]
         made = dg.denoise_error(dit, pairs, [dg.Disrupt([3], 1)], sigmas=[0.5], progress=False)
-        assert len(made.table) == 2 * 3 * 3 and made.table["detail_axis"].isna().all()
+        assert len(made.table) == 2 * 3 * 3 and made.table["style_axis"].isna().all()
         assert made.summary()["ratio"].iloc[0] != 1
     with pytest.raises(ValueError, match="no references"):
         dg.denoise_error(dit, [], [dg.Disrupt([3], 1)])
@@ -89,7 +89,7 @@ def test_table_is_whole(result):
     assert len(table) == 4 * 2 * 5 * 3 and not table["error"].isna().any()
     assert np.allclose(table["error"], table["coherent"] + table["incoherent"])
     clean = table[table["edit"] == "clean"]
-    assert (clean["detail_axis"].fillna(0) == 0).all()
+    assert (clean["style_axis"].fillna(0) == 0).all()
     assert [made.roles[e.sentence()] for e in edits] == ["edit", "control", "control"]
     axes = made.plot().axes
     assert len(axes) == 3 and axes[2].get_title() == "high: above 1/8 cycle per pixel\n(above 1/4 per latent cell)"

@@ -1,25 +1,25 @@
-"""The evidence: the page is what the stored results say; the whole chain runs on a tiny model and survives stops."""
+"""The evidence: the pages say what is kept; the chain runs on a tiny model and keeps what is done when it stops."""
 
 from __future__ import annotations
 
-import errno
 import json
-import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import toy_model
 
 import dg_tools as dg
-from dg_tools.experiments.result import Outcome, Result
 from dg_tools.models.files import embedded
-from evidence import plan, report, run, splits, store
-from evidence.claims import CLAIMS, PAPER, QUESTIONS
+from evidence import column, columns, figure, kept, report, rules, run, samples, splits
+from evidence.verdict import HOLDS, NOT_TESTED
 
 ROOT = Path(__file__).parents[1]
-RESULTS, FIGURES, PAGE = ROOT / "evidence" / "results", ROOT / "docs" / "evidence", ROOT / "EVIDENCE.md"
-SEEDS = ROOT / "evidence" / "results-seeds"
+RESULTS, SEEDS = column.RESULTS, run.SEEDS
+SAMPLE_ROWS = {"capable", "curve"} | {
+    f"{weak} {row}" for weak in ("zero", "auto") for row in ("a", "stays", "b", "c", "d", "b, CFG 1.5")
+}
+KEYS = {claim.key for claim in rules.CHANNELS} | SAMPLE_ROWS
 
 
 @pytest.fixture(scope="module")
@@ -29,159 +29,145 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chain(model, tmp_path_factory):
-    """The whole chain at toy size: places, and the page's text."""
-    places = run.Places("toy", tmp_path_factory.mktemp("out"))
-    run.run_model("toy", dg.load(model), "toy", places, only=[], resume=False, progress=False)
-    return places, report.write(places.results, places.figures, places.page, places.seeds)
+    """One column at toy size, of a model that counts as able: where it is kept, and its record."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "CAPABLE", -1.0)
+        patch.setattr(rules, "ACTS", 0.0)
+        patch.setattr(rules, "LACKS", 1e9)
+        record = column.measure(str(model), rules.TOY, out)
+    return out, record
 
 
-def test_the_page_is_what_the_stored_results_say():
-    assert report.page_text(report.load_all(RESULTS), FIGURES, PAGE, SEEDS) == PAGE.read_text(encoding="utf-8")
+# -- what is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_stored_evidence_is_whole_and_small():
-    results = report.load_all(RESULTS)
-    assert set(results) == set(embedded())
-    for model, parts in results.items():
-        assert set(parts) == {"subject", *(p.name for p in plan.PLAN)}
-        assert {r.settings["evidence"]["size"] for r in parts.values()} == {"full"}
-        drawn = parts["subject"].settings["evidence"]["splits"]
-        measured = {x for name, r in parts.items() if name != "subject" for x in r.settings["test"]}
-        assert not measured & {*drawn["detection"], *drawn["development"]}, model
-    text = sum(p.stat().st_size for p in RESULTS.rglob("*") if p.is_file())
-    pictures = sum(p.stat().st_size for p in FIGURES.rglob("*.png"))
-    assert text < 1.5e6 and pictures < 1e6
+def test_the_pages_are_what_is_kept():
+    made = report.texts(kept.load_all(RESULTS), SEEDS)
+    for path, text in made.items():
+        assert (ROOT / path).read_text(encoding="utf-8") == text, path
+    assert len(made["EVIDENCE.md"].encode()) <= report.LIMIT
+    assert len([x for x in made["EVIDENCE.md"].splitlines() if x[:1].isdigit()]) == 10, "ten lines of result"
 
 
-def test_every_claim_is_answered(chain):
-    places, text = chain
-    parts = report.load_all(places.results)["toy"]
-    assert set(parts) == {"subject", *(p.name for p in plan.PLAN)}
-    for claim in CLAIMS:
-        assert claim.source in (PAPER, QUESTIONS)
-        assert report.find(claim, parts) is not None, claim
-    assert "not measured" not in text and "nan" not in text.lower().split()
-    for name in parts:
-        if name != "subject":
-            assert (places.figures / "toy" / f"{name}.png").stat().st_size < 150_000
+def test_what_is_kept_is_whole_and_small():
+    every = kept.load_all(RESULTS)
+    assert list(every) == columns.names()
+    source = dg.references()
+    for name, one in every.items():
+        assert set(one.rows) == KEYS, name
+        size = rules.SIZES[one.record["about"]["size"]]
+        assert size.name == ("full" if name in embedded() else "small")
+        parts = splits.split(source, size.splits)
+        assert one.record["about"]["captions"] == [r.prompt for r in parts["held_out"]]
+        assert all(r.held_out for r in parts["held_out"])
+        assert {len(t) for n, t in one.tables.items() if not n.startswith("control")} == {size.splits.held_out}
+    kept_bytes = sum(p.stat().st_size for p in RESULTS.rglob("*") if p.is_file())
+    assert kept_bytes < 1.5e6 and (ROOT / "docs" / "evidence" / report.FIGURE).stat().st_size < 300_000
 
 
-def test_the_tables_have_a_column_for_every_shipped_model(chain):
-    places, _ = chain
-    parts = report.load_all(places.results)["toy"]
-    other = [replace(o, control="none: another", null=()) for o in parts["detail"].outcomes]
-    results = {"toy": parts, "other": {**parts, "detail": replace(parts["detail"], outcomes=other)}}
-    text = report.page_text(results, places.figures, places.page, places.seeds)
-    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
-    for table in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table[0]
-    claims = [table for table in tables if table[0] == "|  | claim | experiment | `toy` | `other` |"]
-    rows = {claim.text: row for claim, row in zip(CLAIMS, [r for t in claims for r in t[2:]], strict=True)}
-    assert "<br>Controls: as many of the channels nearest in energy. | " in rows["They have one sign."]
-    assert rows["They have one sign."].split(" | ")[3] + " |" == rows["They have one sign."].split(" | ")[4]
-    assert "no draws (another)" in rows["Samples get blurred."].split(" | ")[4]
-    assert text.count("disagrees with the paper** in") == 2
+def test_the_instrument_sees_what_is_there_and_nothing_else():
+    every = kept.load_all(RESULTS)
+    planted, null = every[columns.PLANTED], every[columns.NULL]
+    assert planted.rows["zero a"].status == planted.rows["zero b"].status == HOLDS
+    assert {null.rows[key].status for key in SAMPLE_ROWS - {"capable"}} == {NOT_TESTED}
+    assert null.rows["capable"].number[0] < 0.1
 
 
-def test_a_result_says_what_made_it(chain):
-    places, _ = chain
-    for name, result in report.load_all(places.results)["toy"].items():
-        made = result.settings["evidence"]
-        assert made["size"] == "toy" and len(made["weights"]) == 16 and made["machine"]["threads"] >= 1, name
-        assert result.settings["provenance"]["versions"].keys() >= {"torch", "diffusers", "nnsight"}
+# -- the chain --------------------------------------------------------------------------------------------------------
 
 
-def test_resume_takes_what_is_there_and_reruns_what_changed(model, chain, monkeypatch, capsys):
-    places, _ = chain
-    calls = []
-    monkeypatch.setattr(run, "run_part", lambda part, *a: calls.append(part.name) or pytest.fail(part.name))
-    dit = dg.load(model)
-    run.run_model("toy", dit, "toy", places, only=[], resume=True, progress=False)
-    assert not calls and capsys.readouterr().out.count("kept from before") == len(plan.PLAN) + 1
-    first = plan.PLAN[0]
-    made = json.loads((places.results / "toy" / first.name / "result.json").read_text())["settings"]["evidence"]
-    assert store.is_done(places.results / "toy", first.name, {"weights": made["weights"], "size": "toy"})
-    assert not store.is_done(places.results / "toy", first.name, {"weights": "another", "size": "toy"})
+def test_every_row_is_there_and_every_page_is_made(chain, tmp_path):
+    out, record = chain
+    assert {row["key"] for row in record["rows"]} == KEYS
+    report.write(out, SEEDS, tmp_path)
+    pages = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.md")}
+    assert pages == {
+        "EVIDENCE.md",
+        *(f"docs/evidence/{n}.md" for n in ("channels", "weak_models", "guidance", "seeds")),
+    }
+    text = (tmp_path / "EVIDENCE.md").read_text(encoding="utf-8")
+    assert "`toy` was measured at size `toy`" in text and "nan" not in text.lower().split()
+    for line in [x for x in text.splitlines() if x.startswith("|")]:
+        assert line.endswith("|")
+    assert (tmp_path / "docs" / "evidence" / report.FIGURE).stat().st_size < 300_000
+
+
+def test_a_run_that_is_done_is_not_done_again(model, chain, monkeypatch):
+    out, record = chain
+    monkeypatch.setattr(rules, "CAPABLE", -1.0)
+    monkeypatch.setattr(rules, "ACTS", 0.0)
+    monkeypatch.setattr(rules, "LACKS", 1e9)
+    monkeypatch.setattr(samples.Captions, "measured", lambda *a: pytest.fail("what was done is done again"))
+    again = column.measure(str(model), rules.TOY, out)
+    assert again["rows"] == record["rows"] and again["seconds"][0] > record["seconds"][0]
 
 
 def test_a_stopped_run_keeps_what_is_done_and_says_so(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "models", lambda _: [str(model)])
+    measured = samples.Captions.measured
 
-    def stop(*args):
-        raise KeyboardInterrupt
+    def stop(self, number, setting):
+        if number == 1:
+            raise KeyboardInterrupt
+        return measured(self, number, setting)
 
-    monkeypatch.setattr(run, "run_part", stop)
-    with pytest.raises(SystemExit, match=r"Stored: toy: subject\. Go on with --resume"):
-        run.main(model=None, size="toy", only=[], resume=False, out=tmp_path, report_only=False, progress=False)
-    assert store.stored(tmp_path / "results" / "toy") == ["subject"]
-
-
-def small_result(estimate: float = 1.0) -> Result:
-    import pandas as pd
-
-    outcome = Outcome("x", "x grows", estimate, 0.5, 1.5, "1", "above", 0.0, primary=True)
-    return Result("x", "Does x grow?", pd.DataFrame({"x": [estimate]}), [outcome], {})
+    monkeypatch.setattr(samples.Captions, "measured", stop)
+    with pytest.raises(SystemExit, match=r"Stopped\. Whole: none\. The same command goes on"):
+        run.main(model=str(model), size="toy", out=tmp_path, report_only=False)
+    values = json.loads((tmp_path / "results" / model.name / "samples.json").read_text())
+    assert len(values["runs"]["cond"]) == 1
+    fresh = samples.Kept(tmp_path / "results" / model.name / "samples.json", {"other": "settings"})
+    assert fresh.values["runs"] == {}, "of other settings: begun anew"
 
 
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
-    store.save(small_result(), tmp_path, "x")
-    before = (tmp_path / "x" / "result.json").read_text()
-
-    def full(self, folder):
-        Path(folder).mkdir(parents=True)
-        (Path(folder) / "table.csv").write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Result, "save", full)
-    with pytest.raises(store.DiskFull, match=r"no space left while storing 'x'; kept in .*: x\. .*--resume"):
-        store.save(small_result(2.0), tmp_path, "x")
-    assert (tmp_path / "x" / "result.json").read_text() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+def test_a_model_that_cannot_draw_is_not_tested(model, tmp_path):
+    record = column.measure(str(model), rules.TOY, tmp_path)
+    rows = {row["key"]: row for row in record["rows"]}
+    assert {rows[key]["status"] for key in SAMPLE_ROWS - {"capable"}} == {NOT_TESTED}
+    assert set(kept.load_all(tmp_path)[model.name].tables) == {"cond"}, "nothing else was run"
+    assert "no run but `cond`" in report.texts(kept.load_all(tmp_path), SEEDS)["docs/evidence/guidance.md"]
 
 
-def test_long_tables_are_stored_as_means_and_say_so(monkeypatch):
-    import pandas as pd
-
-    rows = [(p, s, b, 0.5, float(p + s)) for p in range(3) for s in range(2) for b in range(2)]
-    table = pd.DataFrame(rows, columns=["prompt", "seed", "block", "sigma", "value"])
-    short, pixels = table.head(4), pd.DataFrame({"y": range(99), "r": 0.5})
-    monkeypatch.setattr(store, "CELLS", 16)
-    assert store.thinned(table, 99).equals(table)
-    seeds = store.thinned(table, 30)
-    assert list(seeds) == ["prompt", "block", "sigma", "value"] and seeds["value"].tolist() == [
-        0.5,
-        0.5,
-        1.5,
-        1.5,
-        2.5,
-        2.5,
-    ]
-    both = store.thinned(table, 16)
-    assert both.to_dict("list") == {"block": [0, 1], "sigma": [0.5, 0.5], "value": [1.5, 1.5]}
-    result = small_result()
-    result.table, result.tables = short, {"pixels": pixels}
-    kept = store.slim(result)
-    assert list(kept.tables) == [] and "too long to store: pixels" in kept.notes[-1] and result.tables
+def test_the_null_has_other_weights_of_the_same_spread():
+    null, own = columns.null(), dg.load()
+    pairs = list(zip(null.transformer.parameters(), own.transformer.parameters(), strict=True))
+    large = [(a, b) for a, b in pairs if b.numel() > 10_000]
+    for a, b in large:
+        assert not torch.equal(a, b) and float(a.std()) == pytest.approx(float(b.std()), rel=0.05)
+    assert columns.weak_model(null) is None and dg.references(null).names == dg.references().names
+    again = columns.null()
+    assert all(
+        torch.equal(a, b) for a, b in zip(null.transformer.parameters(), again.transformer.parameters(), strict=True)
+    )
 
 
-def test_a_model_without_massive_channels_says_so(tmp_path):
-    model = toy_model.write(tmp_path, family="sd35-medium")
-    places = run.Places("toy", tmp_path / "out")
-    run.run_model("toy", dg.load(model), "toy", places, only=["tokens"], resume=False, progress=False)
-    text = report.write(places.results, places.figures, places.page, places.seeds)
-    assert "(outliers, not massive)" in text and "stand in for them" in text
+def test_zero_goes_where_it_changes_detail_most_and_the_picture_stays():
+    effects = {
+        0: {"acts": 0.05, "amount": 3.0, "low": 0.99},  # hardly acts
+        1: {"acts": 0.2, "amount": 0.4, "low": 0.99},
+        2: {"acts": 0.3, "amount": -0.6, "low": 0.98},
+        3: {"acts": 0.9, "amount": 2.0, "low": 0.5},  # another picture
+    }
+    assert samples.zero_block(effects) == 2
+    assert samples.zero_block({b: {**e, "low": 0.1} for b, e in effects.items()}) == 3, "else where it acts most"
 
 
 def test_too_little_space_is_said_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "LEAST_FREE", 2**62)
-    with pytest.raises(store.DiskFull, match="nothing was run"):
-        store.check_space(tmp_path / "not" / "there")
+    monkeypatch.setattr(run, "LEAST_FREE", 2**62)
+    with pytest.raises(SystemExit, match="nothing was run"):
+        run.check_space(tmp_path / "not" / "there")
+
+
+def test_a_page_that_is_too_long_is_refused(chain, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "LIMIT", 100)
+    with pytest.raises(ValueError, match="at most 100 are allowed"):
+        report.write(chain[0], SEEDS, tmp_path)
 
 
 def test_no_name_is_in_two_parts():
     source = dg.references()
-    for sizes in plan.SIZES.values():
-        parts = splits.split(source, sizes)
+    for size in rules.SIZES.values():
+        parts = splits.split(source, size.splits)
         names = [r.name for part in parts.values() for r in part]
         assert len(set(names)) == len(names)
         assert all(r.held_out == (part == "held_out") for part, refs in parts.items() for r in refs)
@@ -189,23 +175,21 @@ def test_no_name_is_in_two_parts():
         splits.split(source, splits.Sizes(test=600))
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_are_refused(tmp_path):
+    given = {"model": None, "size": "toy", "out": tmp_path, "report_only": False}
     for arguments, words in (
-        ({"model": "no-such-model"}, "neither an embedded model"),
-        ({"size": "huge"}, "there are full, quick, seeds, toy"),
-        ({"only": ["nothing"]}, "--only nothing: there are"),
+        ({"model": "no-such-model"}, "neither a column nor a model's folder; there are emoji-sd3, emoji-flux"),
+        ({"size": "huge"}, "there are full, small, quick, toy"),
     ):
-        given = {"model": None, "size": "toy", "only": [], "resume": False, "out": None, "report_only": False}
         with pytest.raises(SystemExit, match=words):
-            run.main(**{**given, **arguments}, progress=False)
+            run.main(**{**given, **arguments})
+    with pytest.raises(FileNotFoundError, match="no evidence in .*make evidence"):
+        run.main(**{**given, "report_only": True})
 
 
-def test_the_page_says_so_where_results_were_not_made_alike(chain):
-    places, _ = chain
-    results = report.load_all(places.results)
-    assert report.inconsistencies(results) == []
-    results["toy"]["subject"].settings["evidence"]["weights"] = "another"
-    assert "more than one weights" in report.inconsistencies(results)[0]
-    results["toy"].pop(plan.PLAN[0].name)
-    assert f"not run: {plan.PLAN[0].name}" in " ".join(report.inconsistencies(results))
-    assert "not measured" in report.page_text(results, places.figures, places.page, places.seeds)
+def test_the_figure_shows_only_columns_with_a_curve(chain):
+    every = kept.load_all(chain[0])
+    bare = kept.Column("bare", {}, {}, {"cond": every["toy"].tables["cond"]}, {})
+    shown = figure.draw({**every, "bare": bare})
+    has_curve = "rho 0" in every["toy"].tables
+    assert len(shown.axes) == 2 and (shown.axes[0].get_title() == "toy") == has_curve

@@ -1,9 +1,8 @@
-"""Claims across models: trained, measured, digested and reported at toy size; what is stored is whole and small."""
+"""Other seeds: trained, measured, digested and reported at toy size; what is stored is whole and small."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,21 +10,20 @@ import pandas as pd
 import pytest
 import test_training
 
-from dg_tools.experiments.result import Outcome, Result
 from dg_tools.models.files import DEFAULT
-from evidence import across, growth, plan, report, run, seeds, store
-from evidence.claims import CLAIMS
+from evidence import across, figure, growth, rules, seeds, splits
+from evidence.verdict import HOLDS
 from training import data, dit, export, vae
 from training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 STORED, FIGURE = ROOT / "evidence" / "results-seeds", ROOT / "docs" / "evidence" / growth.FIGURE
-PART = "tokens"
+MINI = replace(rules.TOY, splits=splits.Sizes(2, 2, 4, 4), channel_seeds=2)
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """Two seeds of a toy recipe, through every step but the VAE's `take`; one part of the evidence."""
+    """Two seeds of a toy recipe, through every step but the VAE's `take`."""
     place = tmp_path_factory.mktemp("seeds")
     colours = ("red", "blue", "green", "pink", "teal", "gold", "navy", "gray")
     with pytest.MonkeyPatch.context() as patch:
@@ -34,8 +32,7 @@ def chain(tmp_path_factory):
     recipe = place / "mini.toml"
     recipe.write_text((ROOT / "training" / "recipes" / "toy.toml").read_text().replace("names = 12", "names = 24"))
     jobs = (seeds.Job(str(recipe), 0), seeds.Job(str(recipe), 1))
-    places = run.Places("toy", place / "out")
-    made = seeds.Chain(jobs, place / "runs", icons, place, places, size="toy", parts=(PART,), progress=False)
+    made = seeds.Chain(jobs, place / "runs", icons, place, place / "digests", MINI)
     assert len(seeds.missing(made)) == 2 and "mini-0: not trained" in seeds.missing(made)[0]
     data.main(recipe=str(recipe), icons=icons, run=made.data)
     vae.main(recipe=str(recipe), run=made.data, take=None)
@@ -43,83 +40,50 @@ def chain(tmp_path_factory):
     return made
 
 
-def outcome(estimate: float, low: float, high: float, null: tuple = ()) -> Outcome:
-    return Outcome("x", "x", estimate, low, high, "of y", "above", 0.5, null=null, primary=True)
-
-
 def test_every_step_is_done_once(chain, monkeypatch):
     def again(*args, **kwargs):
         pytest.fail("what was done is done again")
 
-    for module, name in ((data, "main"), (vae, "main"), (dit, "main"), (export, "main"), (run, "run_part")):
+    for module, name in ((data, "main"), (vae, "main"), (dit, "main"), (export, "main"), (seeds, "measure")):
         monkeypatch.setattr(module, name, again)
-    before = (chain.places.seeds / "mini-1.json").read_bytes()
+    before = (chain.digests / "mini-1.json").read_bytes()
     seeds.follow(chain, [])
-    assert (chain.places.seeds / "mini-1.json").read_bytes() == before
+    assert (chain.digests / "mini-1.json").read_bytes() == before and seeds.missing(chain) == []
 
 
-def test_a_digest_says_what_the_results_say(chain):
-    small = across.load(chain.places.seeds)
+def test_a_digest_has_the_rows_on_channels_and_none_on_samples(chain):
+    small = across.load(chain.digests)
     made = [(s.name, s.recipe, s.seed, s.steps) for s in small]
     assert made == [("mini-0", "mini", 0, 12), ("mini-1", "mini", 1, 12)]
-    weights = {s.parts["subject"].settings["provenance"]["weights"] for s in small}
-    assert small[0].found is None and len(weights) == 2 and small[0].validation != small[1].validation
-    whole = report.open_result(chain.runs / "results" / "mini-0" / PART)
-    for kept, full in zip(small[0].parts[PART].outcomes, whole.outcomes, strict=True):
-        assert (kept.name, kept.status, kept.rank) == (full.name, full.status, full.rank)
-        assert kept.low == pytest.approx(full.low, rel=1e-5)
-    log = pd.read_csv(chain.places.seeds / "mini-0.csv")
+    assert small[0].found == 0 and small[0].validation != small[1].validation
+    whole = json.loads((chain.runs / "results" / "mini-0" / "column.json").read_text())
+    assert set(small[0].rows) == {claim.key for claim in rules.CHANNELS}
+    for row in whole["rows"]:
+        if row["section"] in ("1", "2"):
+            assert small[0].rows[row["key"]].to_json() == row
+    log = pd.read_csv(chain.digests / "mini-0.csv")
     assert log.equals(pd.read_csv(chain.runs / "mini-0" / "outliers.csv")) and log["step"].max() == 12
 
 
 def test_the_section_of_the_page(chain):
-    small = across.load(chain.places.seeds)
-    shipped = {"other": dict(small[1].parts)}
-    text = across.section(small, shipped)
-    rows = [line for line in text.splitlines() if re.match(r"\| (1|2|3|4|5\.)", line)]
-    assert len(rows) == len(CLAIMS) and "`mini-0` | `mini-1` | `other` | holds on |" in text
-    for claim, row in zip(CLAIMS, rows, strict=True):
-        cells = row.split(" | ")
-        assert cells[3] == cells[4]  # `other` is `mini-1`
-        assert (cells[2] == "-") == (report.find(claim, small[0].parts) is None)
-        assert claim.part in ("subject", PART) or cells[2] == "-"
-    same = re.search(r"one and the same verdict on (\d+) of \d+ rows", text)
-    assert f"`other` has the seeds' verdict on {same[1]}, another one on 0." in text and int(same[1]) > 5
-    logs = growth.logs(chain.places.seeds, {DEFAULT: {}})
+    text = across.section(across.load(chain.digests))
+    assert "The best finds 0%: **none of them draws what it is asked" in text
+    assert "| row | `mini-0` | `mini-1` |" in text and "zero a" not in text and "capable" not in text
+    logs = growth.logs(chain.digests, [DEFAULT])
     assert list(logs) == ["mini-0", "mini-1", DEFAULT]
-    store.save_figure(growth.draw(logs), chain.places.figures / growth.FIGURE)
-    assert (chain.places.figures / growth.FIGURE).stat().st_size < 80_000
+    figure.save(growth.draw(logs), chain.runs / growth.FIGURE)
+    assert (chain.runs / growth.FIGURE).stat().st_size < 80_000
     assert growth.section(logs, "growth.png").count("\n| `") == 3
-    assert "`make seeds` does it" in across.section([], shipped)
+    assert "`make seeds` does it" in across.section([])
 
 
-def test_a_part_that_was_not_run_is_named(chain, tmp_path):
-    places = run.Places("toy", tmp_path)
-    places.seeds.mkdir()
-    record = json.loads((chain.places.seeds / "mini-0.json").read_text())
-    record["parts"].pop(PART)
-    (places.seeds / "mini-0.json").write_text(json.dumps(record))
-    found = seeds.missing(seeds.Chain(chain.jobs, chain.runs, chain.icons, chain.take, places, "toy", (PART,)))
-    assert found[0] == f"mini-0: trained, not run: {PART}"
-    assert found[1] == f"mini-1: trained in {chain.runs}, no claims stored"
-
-
-def test_samples_that_are_found_are_counted_on_clean_ones():
-    table = pd.DataFrame({"role": ["clean", "clean", "edit", "control"], "found": [1, 0, 0, 0]})
-    result = Result("detail", "?", table, [outcome(1, 0, 2)], {})
-    assert across.share_found({"detail": result}) == 0.5 and across.share_found({}) is None
-
-
-def test_the_last_column_counts_models():
-    holds, fails, unclear = outcome(1, 0.8, 1.2), outcome(0.1, 0, 0.2), outcome(0.5, 0.3, 0.7)
-    assert across.holds_on([holds, holds, holds], [holds] * 5) == "all 5"
-    assert across.holds_on([fails, unclear, None], [fails, unclear, None, fails]) == "none"
-    assert across.holds_on([holds, fails, holds], [holds, fails, holds, holds, None]) == "2 of 3 seeds, 3 of 5 models"
-    assert across.holds_on([holds, holds], [holds, holds, fails]) == "2 of 2 seeds, 2 of 3 models"
-    assert across.holds_on([fails, fails], [fails, fails, holds]) == "0 of 2 seeds, 1 of 3 models"
-    assert across.cell(outcome(1, 0.8, 1.2, null=(2.0,) * 20)) == "≈ 1 [0.8, 1.2]"
-    assert across.cell(outcome(1, 0.8, 1.2, null=(0.1,) * 3)) == "? 1 [0.8, 1.2]"
-    assert across.cell(fails) == "○ 0.1 [0, 0.2]" and across.cell(None) == "-"
+def test_rows_that_were_not_measured_are_named(chain, tmp_path):
+    record = json.loads((chain.digests / "mini-0.json").read_text())
+    record["rows"] = [row for row in record["rows"] if row["key"] != "gate peaks"]
+    (tmp_path / "mini-0.json").write_text(json.dumps(record))
+    found = seeds.missing(replace(chain, digests=tmp_path))
+    assert found[0] == "mini-0: trained, not measured: gate peaks"
+    assert found[1] == f"mini-1: trained in {chain.runs}, no digest stored"
 
 
 def test_growth_takes_the_block_where_the_ratio_is_largest():
@@ -135,22 +99,11 @@ def test_what_is_stored_is_whole_and_small():
     small = across.load(STORED)
     assert [s.name for s in small] == [job.name for job in seeds.JOBS]
     for model in small:
-        assert set(model.parts) == {"subject", *(p.name for p in plan.run_at("seeds"))}
-        assert {r.settings["evidence"]["size"] for r in model.parts.values()} == {"seeds"}
-        assert len({r.settings["evidence"]["weights"] for r in model.parts.values()}) == 1
-        for claim in [c for c in CLAIMS if report.find(c, model.parts) is None]:
-            factor = claim.outcome.removeprefix("same over ")
-            assert any(f"no stability over {factor}" in note for note in model.parts[claim.part].notes), claim
-        assert model.found is not None and 0 <= model.found <= 1
+        assert model.rows["stands out"].status == HOLDS or not model.channels
+        assert 0 <= model.found < rules.CAPABLE and not {r.section for r in model.rows.values()} & {"", "3", "4"}
         assert model.steps == Recipe.load(model.recipe).dit.steps
         assert pd.read_csv(STORED / f"{model.name}.csv")["step"].max() == model.steps
     assert sum(p.stat().st_size for p in STORED.iterdir()) < 5e5 and FIGURE.stat().st_size < 8e4
-
-
-def test_every_claim_is_in_the_size_for_seeds():
-    assert {c.part for c in CLAIMS} == {"subject", *(p.name for p in plan.run_at("seeds"))}
-    with pytest.raises(KeyError, match="detail-held-out is not run at size 'seeds'"):
-        next(p for p in plan.PLAN if p.name == "detail-held-out").settings("seeds")
 
 
 def test_the_variant_differs_in_its_second_attention_alone():
@@ -166,7 +119,7 @@ def test_bad_input(tmp_path):
         seeds.check((seeds.Job("small", 0), seeds.Job(str(other), 0)))
     given = {"icons": tmp_path, "runs": tmp_path / "runs", "take": tmp_path, "only": [], "report_only": False}
     with pytest.raises(SystemExit, match="--only small-9: there are small-0, small-1, small-2, small-medium-0"):
-        seeds.main(**{**given, "only": ["small-9"]}, progress=False)
+        seeds.main(**{**given, "only": ["small-9"]})
     with pytest.raises(SystemExit, match="npm install"):
-        seeds.main(**given, progress=False)
+        seeds.main(**given)
     assert not (tmp_path / "runs").exists()

@@ -1,8 +1,8 @@
 """Data: Fluent Emoji, shaded and flat, as sprites with names, a split and captions.
 
-Every name is drawn twice (with and without shading), so there is a ground truth for every prompt and a ground-truth
-*axis* of detail: shaded minus flat. One name in five has one of its two styles held out of training: one tenth of
-the name x style pairs. The model sees such a name in the other style only, and is asked for the missing one.
+Every name is drawn twice (with and without shading), so there is a ground truth for every prompt. One name in five has
+one of its two styles held out of training: one tenth of the name x style pairs. The model sees such a name in the other
+style only, and is asked for the missing one.
 
     python -m training.data --recipe cpu --icons runs/icons --run runs/cpu
 """

@@ -145,7 +145,7 @@ def outlier_channels(dit: DiT, wanted: list[Reference], plan: Plan) -> tuple[Mas
 
 
 def one_step(dit: DiT, source: References, wanted: list[Reference], channels: list[int], plan: Plan) -> pd.DataFrame:
-    """(d) By block and band: error relative to clean with its interval and rank among the controls; detail axis."""
+    """(d) By block and band: error relative to clean with its interval and rank among the controls; style axis."""
     rows = []
     for block in range(len(dit.blocks)):
         off = dg.Disrupt(channels, block)
@@ -153,7 +153,7 @@ def one_step(dit: DiT, source: References, wanted: list[Reference], channels: li
         table = result.table
         mine, clean = table[table["edit"] == off.sentence()], table[table["edit"] == "clean"]
         others = table[table["edit"].map(result.roles) == "control"]
-        axis = interval(mine[mine["band"] == "high"].groupby("picture")["detail_axis"].mean().dropna())
+        axis = interval(mine[mine["band"] == "high"].groupby("picture")["style_axis"].mean().dropna())
         for row in result.summary().to_dict("records"):
             band = row["band"]
             pick = [t[t["band"] == band] for t in (mine, clean, others)]
@@ -168,9 +168,9 @@ def one_step(dit: DiT, source: References, wanted: list[Reference], channels: li
                     "coherent": pick[0]["coherent"].mean() / pick[1]["error"].mean(),
                     "incoherent": pick[0]["incoherent"].mean() / pick[1]["error"].mean(),
                     "clean_coherent": pick[1]["coherent"].mean() / pick[1]["error"].mean(),
-                    "detail_axis": axis["mean"],
-                    "detail_axis_low": axis["low"],
-                    "detail_axis_high": axis["high"],
+                    "style_axis": axis["mean"],
+                    "style_axis_low": axis["low"],
+                    "style_axis_high": axis["high"],
                 }
             )
     return pd.DataFrame(rows)

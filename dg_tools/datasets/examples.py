@@ -1,4 +1,4 @@
-"""A prompt with its true picture, mask and axis of detail: the one type for prompts and pictures.
+"""A prompt with its true picture, mask and axis of style: the one type for prompts and pictures.
 
 A string, a `Reference`, a pair of prompt and picture (a tensor, PIL, a path) becomes an `Example` here, checked once.
 """
@@ -25,7 +25,7 @@ class Example:
         prompt: the words.
         picture: (3, H, W) in [-1, 1]; PIL, a path and arrays become this.
         mask: (H, W), 0 to 1, how much of each pixel the object covers; a greyscale picture becomes this.
-        axis: (3, H, W), the direction in which this picture gains detail: shaded minus flat.
+        axis: (3, H, W), from one style to the other: shaded minus flat.
         reference, references: which of an embedded model's pictures it is, and of which set; None for others.
     """
 

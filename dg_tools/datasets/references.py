@@ -1,7 +1,8 @@
 """The pictures that an embedded model was trained on: a ground truth for every prompt, in two styles.
 
-Every name is drawn shaded and flat, so shaded minus flat is a ground-truth axis of detail. `names.json`, beside the
-sprites and their licence, says which pairs of name and style were held out of training.
+Every name is drawn in two styles, shaded and flat. Shaded minus flat is an axis of style, and none of detail: most
+shaded pictures have less high-band power than the flat ones. `names.json`, beside the sprites and their licence, says
+which pairs of name and style were held out of training.
 """
 
 from __future__ import annotations

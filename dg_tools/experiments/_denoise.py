@@ -66,7 +66,7 @@ def denoise(
         prompts: what to denoise: `Reference`s (`dg.references(dit).sample(24)`), (prompt, picture), (prompt, picture,
             mask) or `Example`s: pictures of one size, PIL, paths or tensors (3, H, W) in [-1, 1], masks (H, W) 0..1,
             the object's coverage. Without masks the object and the background are not told apart; without a second
-            style there is no detail axis.
+            style there is no style axis.
         seeds: of the noise; each picture is noised with each.
         channels, block: what to zero and where; None: those of the default profile, else as `subject.choose` finds
             them, on a part of the prompts. A dose other than zero: `experiments.dose`.
@@ -205,7 +205,7 @@ def assemble(
         outcomes.append(against.foreground())
     else:
         notes.append("object and background are not told apart: no masks were given")
-    if table["detail_axis"].notna().any():
+    if table["style_axis"].notna().any():
         outcomes += against.axis()
     else:
         notes.append("no axis shaded - flat: these pictures have no second style")

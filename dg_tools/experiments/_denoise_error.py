@@ -35,7 +35,7 @@ class DenoiseError:
 
     Attributes:
         table: one row for each edit, sigma, picture and band: `error` (mean square, pixels in [-1, 1]), its `coherent`
-            part (along the reference: a wrong amount) and `incoherent` rest, and `detail_axis`, the share of the change
+            part (along the reference: a wrong amount) and `incoherent` rest, and `style_axis`, the share of the change
             from the clean prediction along shaded - flat.
         edits: sentences in the order given; the clean run is `clean`.
         cell: pixels of a latent cell, to say what a band is; None: not known.
@@ -119,7 +119,7 @@ def denoise_error(
         dit: any DiT.
         references: what to denoise: a `References`, from which `pictures` are drawn with `seed`, a list of `Reference`,
             or for a model of your own a list of (prompt, picture) or of `Example`s, pictures of one size: PIL, paths
-            or tensors (3, H, W) in [-1, 1]; without a second style `detail_axis` is NaN.
+            or tensors (3, H, W) in [-1, 1]; without a second style `style_axis` is NaN.
         edits: edits and controls; `Disrupt.controls` marks its own.
         sigmas: noise levels, 0 to 1.
         folder: where a list of `Reference` has its pictures (default: the embedded ones).
@@ -192,7 +192,7 @@ def measure(
             "error": coherent[i] + incoherent[i],
             "coherent": coherent[i],
             "incoherent": incoherent[i],
-            "detail_axis": along[i],
+            "style_axis": along[i],
         }
         for band, (coherent, incoherent) in ((b, [part.tolist() for part in split]) for b, split in splits.items())
         for i in range(len(picture))

@@ -126,8 +126,8 @@ class NoisedPictures:
                 "coherent": splits[band].coherent.numpy(),
                 "incoherent": splits[band].incoherent.numpy(),
                 **{name: errors[band].numpy() for name, errors in regions.items()},
-                "detail_axis": along.projection.numpy(),
-                "detail_cosine2": along.cosine2.numpy(),
+                "style_axis": along.projection.numpy(),
+                "style_cosine2": along.cosine2.numpy(),
             }
             tables.append(pd.DataFrame({**labels, **columns}))
         return pd.concat(tables, ignore_index=True)

@@ -161,24 +161,24 @@ class AgainstControls:
         )
 
     def axis(self) -> list[Outcome]:
-        """The change of x0 along shaded - flat: how far, and what share of it."""
+        """The change of x0 along the axis of style, shaded - flat: how far, and what share of it."""
         once = self.table[self.table["band"] == "high"]
-        mean = once.groupby(["variant", "picture"], sort=False)[["detail_axis", "detail_cosine2"]].mean()
+        mean = once.groupby(["variant", "picture"], sort=False)[["style_axis", "style_cosine2"]].mean()
         mean = mean.drop("clean", level="variant").dropna()
         return [
             self.outcome(
-                "detail_axis",
+                "style_axis",
                 "zeroing the massive channels moves x0 from shaded towards flat",
-                mean["detail_axis"],
+                mean["style_axis"],
                 unit="of the way from flat to shaded",
                 direction="below",
                 margin=0.0,
                 control=EQUAL,
             ),
             self.outcome(
-                "detail_axis_share",
+                "style_axis_share",
                 "a larger share of the change lies along shaded - flat than of the controls' changes",
-                mean["detail_cosine2"],
+                mean["style_cosine2"],
                 unit="squared cosine",
                 direction="above",
                 margin=0.0,

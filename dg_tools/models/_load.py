@@ -12,9 +12,10 @@ import torch
 
 from dg_tools._lazy import quiet_imports
 from dg_tools.families import Family
+from dg_tools.models.adapters import FACTORS, add_factors
 from dg_tools.models.devices import check_offload, place, placement
 from dg_tools.models.dit import DiT
-from dg_tools.models.files import DEFAULT, ZOO, card_call, check_folder, source_of
+from dg_tools.models.files import DEFAULT, ZOO, adapter_folder, base_of, card_call, check_folder, source_of
 from dg_tools.models.profiles import read_profile
 
 
@@ -32,6 +33,7 @@ def load(
     Args:
         model: None (the embedded default), a name of `embedded()`, the path of a diffusers folder, a Hub id such as
             `stabilityai/stable-diffusion-3.5-medium` (this, and nothing else, may download), or a diffusers pipeline.
+            `emoji-sd3-planted` is the positive control of the evidence: the default model with an adapter.
         dtype: a torch dtype, or its name; "auto" is float32 on a CPU and bfloat16 on an accelerator. Ignored for a
             loaded pipeline.
         device: where to put the pipeline; None is the accelerator of this machine (cuda, mps, xpu) where there is one,
@@ -67,7 +69,8 @@ def load(
             f"a {type(model).__name__} is no model: pass a name, a folder, a Hub id or a diffusers pipeline"
         )
     name = DEFAULT if model is None else str(model)
-    source = source_of(name)
+    adapter = adapter_folder(name)
+    source = source_of(base_of(adapter) if adapter else name)
     if isinstance(source, Path):
         check_folder(source)
         kwargs["local_files_only"] = True
@@ -84,9 +87,12 @@ def load(
             "and safetensors weights"
         ) from error
     pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
+    if adapter:
+        add_factors(pipeline.transformer, adapter / FACTORS)
+        pipeline.register_to_config(_name_or_path=str(adapter))
     pipeline = place(pipeline, where, offload)
     call = card_call(source) if isinstance(source, Path) else None
-    return DiT(pipeline, family, call=call, profile=read_profile(source))
+    return DiT(pipeline, family, call=call, profile=read_profile(adapter or source))
 
 
 @contextmanager

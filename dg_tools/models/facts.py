@@ -13,7 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from dg_tools.families import Family, family_named
-from dg_tools.models.files import cached, card_call, check_folder, parameters, read_json, source_of
+from dg_tools.models.files import (
+    adapter_folder,
+    base_of,
+    cached,
+    card_call,
+    check_folder,
+    parameters,
+    read_json,
+    source_of,
+)
 from dg_tools.models.profiles import check_profile, read_profile
 
 COPIES = 16  # of the streams in one block: residual, normed, q, k, v, attention, the MLP's fourfold inside twice
@@ -71,7 +80,8 @@ def facts(model: str | Path | None = None) -> Facts:
         FileNotFoundError: no such model, no pipeline folder, or a Hub id that is not in the cache.
         ValueError: a transformer without a family record, or one that is not what its record is about.
     """
-    source = source_of(model)
+    adapter = adapter_folder(model)
+    source = source_of(base_of(adapter) if adapter else model)
     folder = source if isinstance(source, Path) else cached(source)
     check_folder(folder)
     index = read_json(folder / "model_index.json")
@@ -91,7 +101,7 @@ def facts(model: str | Path | None = None) -> Facts:
     pixels = default_pixels(family, config, side, card_call(folder))
     step = side * family.patch(transformer)
     grid = (pixels[0] // step, pixels[1] // step)
-    profile = read_profile(source)
+    profile = read_profile(adapter or source)
     if profile is not None:
         check_profile(profile, sites, width)
     text = text_tokens(family, folder)

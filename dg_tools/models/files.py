@@ -14,6 +14,7 @@ from typing import Any
 
 ZOO = Path(__file__).parents[1] / "zoo"
 DEFAULT = "emoji-sd3"
+ADAPTER = "adapter.json"  # of a model that ships as an adapter on an embedded one
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HEADER = 100 * 2**20  # most bytes of a safetensors header, by the format's own rule
 
@@ -21,6 +22,24 @@ HEADER = 100 * 2**20  # most bytes of a safetensors header, by the format's own 
 def embedded() -> list[str]:
     """Names of the models that ship with the package."""
     return sorted(p.parent.name for p in ZOO.glob("*/model_index.json"))
+
+
+def adapter_folder(model: str | Path | None) -> Path | None:
+    """The folder of an adapter that ships with the package, by name (see `dg_tools.models.adapters`); None: none."""
+    folder = ZOO / str(model)
+    return folder if model is not None and (folder / ADAPTER).is_file() else None
+
+
+def base_of(adapter: Path) -> str:
+    """The embedded model that an adapter's folder is for.
+
+    Raises:
+        ValueError: its record names no base.
+    """
+    base = read_json(adapter / ADAPTER).get("base")
+    if not isinstance(base, str):
+        raise ValueError(f"{adapter / ADAPTER} names no base: the name of an embedded model is needed")
+    return base
 
 
 def source_of(model: str | Path | None) -> str | Path:
