@@ -9,7 +9,7 @@ from evidence.splits import Sizes
 
 DRAWS = 39  # controls; one of them may be as extreme
 ODD = 1
-CAPABLE = 0.5  # lower bound of `found` on clean samples
+CAPABLE = 0.25  # lower bound of `found` on clean samples; was 0.5, see *Amended* in rules.md
 ACTS = 0.10  # median ||v_d - v|| / ||v||
 LACKS = -0.1  # doublings of amt: a base below it lacks detail
 SIGMAS = (0.3, 0.5, 0.7)  # of one step, where an edit is judged
