@@ -127,6 +127,10 @@ def measure_samples(
         ):
             if row.status != "not tested" or row.why != "its controls were not run":
                 continue
+            twin = run.replace("auto", "zero")
+            if twin in controls and edits[weak.name] == edits["zero"]:
+                controls[run] = controls[twin]
+                continue
             for key, control in samples.matched_controls(kept, steps, f"control {weak.name}", edit, size.draws):
                 guided = run.startswith("DG")
                 name = f"{key}, {'DG' if guided else 'weak'}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dg_tools.metrics import bootstrap_interval
 from evidence import figure, growth, pages, rules, summary
 from evidence.across import load as load_seeds
-from evidence.cells import cell, table
+from evidence.cells import cell, interval, table
 from evidence.kept import Column, Columns, load_all, models
 
 ROOT = Path(__file__).parents[1]
@@ -17,14 +18,14 @@ HEAD = """# Evidence
 
 What do massive activations do on both embedded models, and what does Detail Guidance (DG) made from them buy? Made
 by `make evidence` from [evidence/results](evidence/results); no number here is typed. The rules were committed before
-the first run: [evidence/rules.md](evidence/rules.md).
+the first run, and amended once: [evidence/rules.md](evidence/rules.md).
 
 ## The result in ten lines
 """
 
 WORDS = """*amt_c*: the amount of detail, in doublings of high-band over low-band power (at equal contrast). *right*,
 *low*: change of the correlation with the reference, in the high and the low band. *margin*: change of the retrieval
-margin, in line 7 as a share of the base's. In brackets: 95% intervals over captions.
+margin, in "What DG buys" as a share of the base's. In brackets: 95% intervals over captions.
 """
 
 CLAIMS = f"""A claim **holds** where the whole interval is past its bound and at most one of {rules.DRAWS} controls is
@@ -81,9 +82,16 @@ def made_table(columns: Columns) -> str:
 
 
 def notes(columns: Columns) -> list[str]:
-    """Sentences about what was measured at less than the full size."""
+    """Sentences about what was measured at less than the full size, and about margins that say nothing."""
     small = [name for name, column in columns.items() if column.record["about"]["size"] != rules.FULL.name]
     said = [f"`{name}` was measured at size `{columns[name].record['about']['size']}`." for name in small]
+    for name, column in models(columns).items():
+        margin = bootstrap_interval(column.tables["cond"]["margin"])
+        if margin[1] <= 0:
+            said.append(
+                f"`{name}`: the base's mean margin is {interval(margin)}, near 0. A share of it has an interval that "
+                "says nothing, and (b) is undecided for it."
+            )
     return [f"- {sentence}" for sentence in said]
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import typer
 
-from dg_tools.models.files import embedded
 from evidence import report, rules
 from evidence.column import RESULTS, measure
-from evidence.columns import names
+from evidence.columns import NULL, PLANTED, names
 
 SEEDS = Path(__file__).parent / "results-seeds"
 LEAST_FREE = 20 * 2**20  # bytes on the disk, checked before any work
@@ -44,7 +43,7 @@ def size_of(name: str, size: str) -> rules.Size:
     """
     if size not in rules.SIZES:
         raise SystemExit(f"--size {size}: there are {', '.join(rules.SIZES)}")
-    return rules.SIZES["small" if size == "full" and name not in embedded() else size]
+    return rules.SIZES["small" if size == "full" and name in (PLANTED, NULL) else size]
 
 
 def check_space(folder: Path) -> None:

@@ -224,8 +224,11 @@ def all_runs(
     kept: Kept, captions: Captions, weak: dict[str, tuple[dg.Disrupt, float]], size: Size, lacking_cfg: bool
 ) -> None:
     """Every run of a column that can do the task, but for the controls."""
-    count = size.splits.held_out
-    for name, setting in settings(weak).items():
+    count, runs = size.splits.held_out, settings(weak)
+    for name, setting in runs.items():
+        twin = name.replace("auto", "zero")  # a planted model's profile is its zeroing: nothing is run twice
+        if name != twin and twin in runs and weak["auto"] == weak["zero"]:
+            kept.values["runs"][name] = kept.values["runs"][twin]
         add(kept, captions, name, setting, count)
     if "auto" in weak:
         for name, setting in curve(weak["auto"][0]).items():

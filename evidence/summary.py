@@ -28,6 +28,8 @@ def lines(columns: Columns) -> list[str]:
         ("**Would we have seen it?** ", instrument(columns)),
         ("**Not tested, and not said.** ", unsaid(shown)),
     ]  # fmt: skip
+    if "not all as it must" in made[8][1]:  # the rules: an instrument that misses is told first
+        made.insert(0, made.pop(8))
     return [f"{i}. {head}{text}" for i, (head, text) in enumerate(made, 1)]
 
 
@@ -144,10 +146,10 @@ def instrument(columns: Columns) -> str:
     said = []
     if (planted := columns.get(PLANTED)) is not None:
         keys = ("zero a", "zero b")
-        good = all(planted.rows[key].status == HOLDS for key in keys)
-        words = "as it must" if good else "**the instrument misses an effect that is there**"
+        missed = [shortfall(planted.rows[key]) for key in keys if planted.rows[key].status != HOLDS]
+        words = f"**not all as it must: {'; '.join(missed)}**" if missed else "as it must"
         said.append(
-            "the planted model, whose detail hangs on the channel: "
+            "The planted model, whose detail hangs on the channel: "
             + ", ".join(f"({key[-1]}) {verdict(planted.rows[key])}" for key in keys)
             + f": {words}."
         )
@@ -156,6 +158,12 @@ def instrument(columns: Columns) -> str:
         count = sum(row.status == NOT_TESTED for row in about)
         said.append(f"The null, random weights: not tested in {count} of {len(about)} rows about samples.")
     return " ".join(said) or "no control column is kept."
+
+
+def shortfall(row: Row) -> str:
+    """What a row of the planted model is short of."""
+    parts = [f"{name} {interval(value)}" for name, value in row.parts.items() if name in row.why]
+    return f"({row.key[-1]}) {row.why} ({'; '.join([*parts, f'asked {row.bound}'])})"
 
 
 def unsaid(shown: Columns) -> str:
