@@ -411,6 +411,21 @@ def test_a_choice_by_an_earlier_objective_is_read_as_a_profile_and_made_again(pl
     assert "an earlier version of auto chose it" in caplog.text
 
 
+def test_a_profile_of_other_weights_is_taken_with_a_warning(planted, monkeypatch, caplog):
+    """A folder with other weights and the old profile.json; another dtype is another hash, and no other model."""
+    hash_, dtype = store.weights_hash(planted), "float32"
+    for profile, warned in (
+        ({**KEPT, "weights": hash_, "dtype": dtype}, False),
+        ({**KEPT, "weights": "0" * 16, "dtype": "bfloat16"}, False),
+        (KEPT, False),
+        ({**KEPT, "weights": "0" * 16, "dtype": dtype}, True),
+    ):
+        monkeypatch.setattr(planted, "profile", profile)
+        assert store.default_profile(planted) == profile
+        assert ("was made for other weights (0000000000000000; these are " + hash_ in caplog.text) is warned
+        assert warned or not caplog.text
+
+
 def test_a_choice_that_cannot_be_kept_is_used(planted, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(choose, "chosen", lambda *a, **k: {**KEPT, "channels": [5, 20]})
     (tmp_path / "profiles").write_text("a file where the folder should be")

@@ -314,6 +314,16 @@ def test_the_strongest_block_keeps_the_low_band():
         ({"channels": [tiny.WIDTH]}, IndexError, "32"),
         ({"seeds": [0]}, ValueError, "two pictures"),
         ({"prompts": []}, ValueError, "prompt"),
+        ({"prompts": None}, TypeError, "prompts=None; a prompt, or several, is needed"),
+        ({"seeds": [3, 3]}, ValueError, "distinct seeds"),
+        ({"seeds": "0"}, TypeError, "seeds='0'; whole numbers"),
+        ({"rhos": 2.0}, TypeError, "rhos=2.0; several numbers"),
+        ({"rhos": (0, 1, math.nan)}, ValueError, "rhos=nan; a finite number"),
+        ({"sigmas": 0.5}, TypeError, "sigmas=0.5; several numbers"),
+        ({"scales": 3.0}, TypeError, "scales=3.0; several numbers"),
+        ({"blocks": []}, ValueError, "blocks is empty"),
+        ({"channels": "5"}, TypeError, "channels='5'; whole numbers"),
+        ({"batch": 0}, ValueError, "batch=0; at least one picture"),
     ],
 )
 def test_bad_input_is_refused_before_any_forward(measured, changed, error, words):
@@ -328,3 +338,8 @@ def test_bad_input_is_refused_before_any_forward(measured, changed, error, words
     finally:
         handle.remove()
     assert not count
+
+
+def test_a_pipeline_in_the_place_of_a_model_is_named(measured):
+    with pytest.raises(TypeError, match="dit is a StableDiffusion3Pipeline; a DiT is needed: pass dg.load"):
+        dose(measured[0].pipeline, "apple")

@@ -40,6 +40,16 @@ def test_what_a_profile_does_not_say_is_not_guessed(tmp_path):
         dg.DetailGuidance.from_profile({**FOUND, **CHOSEN, "block": None})
     with pytest.raises(ValueError, match="no profile"):
         dg.DetailGuidance.from_profile(tmp_path / "none.json")
+    with pytest.raises(
+        ValueError, match="says no detail_guidance_scale"
+    ):  # null is what a number that is not known becomes
+        dg.DetailGuidance.from_profile({**FOUND, "detail_guidance_scale": None})
+    with pytest.raises(ValueError, match="has no block, channels"):
+        dg.Disrupt.from_profile({"source": "a test"})
+    assert tuple(dg.DetailGuidance.from_profile({**FOUND, **CHOSEN, "window": None}).window) == (0, 1)
+    for window in ([0.2], 0.2):
+        with pytest.raises(ValueError, match="has window=.*start, stop., fractions"):
+            dg.DetailGuidance.from_profile({**FOUND, **CHOSEN, "window": window})
 
 
 def test_the_disruption_of_a_profile_has_its_dose():

@@ -45,7 +45,9 @@ def selectivity_sentence(table: pd.DataFrame, block: int) -> str:
     verdict = "more" if mine > null else "no more"
     return (
         f"High-band over low-band error ratio: {mine:.2f} for the channels, {null:.2f} for the controls "
-        f"(medians): zeroing them is {verdict} selective of detail than shifts of that norm elsewhere, at this block."
+        f"(medians): zeroing them is {verdict} selective of detail than shifts of that norm elsewhere, at this block. "
+        "Such shifts print one dot per token, high-band damage of another kind, so this comparison decides nothing "
+        "about detail: e does."
     )
 
 

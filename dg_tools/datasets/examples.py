@@ -15,6 +15,7 @@ from dg_tools.datasets.pictures import as_mask, as_picture, stack
 from dg_tools.datasets.references import Reference, References
 from dg_tools.datasets.references import references as embedded_references
 from dg_tools.models.dit import DiT
+from dg_tools.numbers import is_several
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,10 @@ def as_items(items: Items) -> list[Item]:
         return [items]
     if isinstance(items, tuple) and len(items) > 1 and isinstance(items[0], str):
         return list(items) if isinstance(items[1], str | Reference | Example | tuple) else [items]
+    if not is_several(items):
+        raise TypeError(
+            f"prompts={items!r}; a prompt, or several, is needed: strings, References, (prompt, picture) pairs"
+        )
     return list(items)
 
 

@@ -33,6 +33,7 @@ from dg_tools.massive import find_massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.journal import Journal
 from dg_tools.models.provenance import provenance
+from dg_tools.numbers import integer, integers, is_several, number
 from dg_tools.onestep import check_velocity
 from dg_tools.progress import progress_bar
 
@@ -96,21 +97,31 @@ def dose(
         (massive where, share of the energy), matching (how controls were scaled), pictures. `words`: the verdict.
 
     Raises:
-        ValueError: no prompts or seeds, one picture, doses without 1 or on one side of it, a sigma outside 0..1, fewer
-            than 2 controls, scales below 1.
+        TypeError: something else than a DiT, prompts, or numbers.
+        ValueError: no prompts, blocks or seeds, a seed twice, one picture, doses without 1 or on one side of it, a
+            sigma outside 0..1, fewer than 2 controls, scales below 1.
         IndexError: channels or a block that this model does not have.
 
     Example:
         >>> dg.dose(dit, "red apple").plot()                # doctest: +SKIP
         >>> dg.dose(dit, dg.references(dit).sample(8), scales=()).words   # one step only   # doctest: +SKIP
     """
+    if not isinstance(dit, DiT):
+        raise TypeError(f"dit is a {type(dit).__name__}; a DiT is needed: pass dg.load(...)")
     doses = check(rhos, sigmas, controls, scales)
     check_velocity(dit)
     items = examples(dit, prompts, folder)
-    seeds = list(range(SEEDS if len(items) == 1 else 1) if seeds is None else seeds)
+    seeds = list(range(SEEDS if len(items) == 1 else 1)) if seeds is None else list(integers(seeds, "seeds"))
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds={seeds}; distinct seeds are needed: a picture that is there twice adds nothing")
+    if integer(batch, "batch") < 1:
+        raise ValueError(f"batch={batch}; at least one picture in a forward is needed")
     if len(items) * len(seeds) < 2:
         raise ValueError(f"{len(items)} prompt(s) and {len(seeds)} seed(s): an interval needs at least two pictures")
-    blocks = default_blocks(len(dit.blocks)) if blocks is None else list(blocks)
+    blocks = default_blocks(len(dit.blocks)) if blocks is None else list(integers(blocks, "blocks"))
+    if not blocks:
+        raise ValueError("blocks is empty: name at least one, or pass None for all of them")
+    sampled = None if sampled is None else list(integers(sampled, "sampled"))
     for index in (*blocks, *(sampled or ()), *([block] if block is not None else [])):
         dit.block(index)
     if block is not None and block not in blocks:
@@ -118,6 +129,7 @@ def dose(
     if scales is None:
         scales = (1.0, 3.0) if dit.family.guidance_argument in dit.takes else (1.0,)
     if channels is not None:
+        channels = integers(channels, "channels")
         check_channels(dit, channels)
     known = [int(c) for c in ((default_profile(dit) or {}).get("channels") or () if channels is None else channels)]
     if known:
@@ -210,8 +222,14 @@ def check(rhos: Sequence[float], sigmas: Sequence[float], controls: int, scales:
     """The doses, in order.
 
     Raises:
+        TypeError: something else than several numbers.
         ValueError: settings out of range.
     """
+    for name, values in {"rhos": rhos, "sigmas": sigmas, "scales": () if scales is None else scales}.items():
+        if not is_several(values):
+            raise TypeError(f"{name}={values!r}; several numbers are needed, such as (0.5, 1, 1.5)")
+        for one in values:
+            number(one, name)
     ordered = tuple(sorted({float(r) for r in rhos}))
     if 1.0 not in ordered or ordered[0] == 1 or ordered[-1] == 1:
         raise ValueError(f"rhos={list(rhos)}; 1 (the model as it is) and at least one value on each side are needed")

@@ -47,11 +47,14 @@ def settings_of(source: str | Path | dict[str, Any]) -> dict[str, Any]:
         source: a JSON file, a model folder, or a mapping.
 
     Raises:
-        TypeError: something else. ValueError: no profile, or one without a block.
+        TypeError: something else. ValueError: no profile, one without a block, or a window that is not [start, stop].
     """
     profile, _ = profile_of(source)
     stated = {**profile.get("guidance", {}), **profile}
-    settings = {name: stated[name] for name in (*SCALES, *WINDOW) if name in stated}
-    if "window" in stated:
-        settings |= dict(zip(WINDOW, stated["window"], strict=True))
+    settings = {name: stated[name] for name in (*SCALES, *WINDOW) if stated.get(name) is not None}
+    window = stated.get("window")
+    if window is not None:
+        if not isinstance(window, list | tuple) or len(window) != 2:
+            raise ValueError(f"this profile has window={window!r}; [start, stop], fractions of the steps, is needed")
+        settings |= dict(zip(WINDOW, window, strict=True))
     return {**settings, "disrupt": Disrupt.from_profile(source)}

@@ -65,9 +65,12 @@ def profile_of(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], 
     """A profile and its name: a mapping as it is, else what `read_profile` finds.
 
     Raises:
-        TypeError: something else, such as None. ValueError: there is no profile of that name.
+        TypeError: something else, such as None.
+        ValueError: there is no profile of that name, or a mapping without channels or block.
     """
     if isinstance(source, Mapping):
+        if missing := {"channels", "block"} - set(source):
+            raise ValueError(f"this profile has no {', '.join(sorted(missing))}: a profile names channels and a block")
         return dict(source), str(source.get("model", "the given mapping"))
     if not isinstance(source, str | Path):
         raise TypeError(f"a {type(source).__name__} is no profile: pass dit.profile, a JSON file or a model folder")

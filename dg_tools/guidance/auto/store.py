@@ -35,10 +35,21 @@ def known_profile(dit: DiT) -> dict[str, Any] | None:
 def default_profile(dit: DiT) -> dict[str, Any] | None:
     """What a dose, a command or an explorer takes where nothing else is given; None: there is nothing.
 
-    The choice of `auto` for these weights, where it named a block; else the model's own profile.
+    The choice of `auto` for these weights, where it named a block; else the model's own profile. One that was made for
+    other weights is taken with a warning.
     """
     known = stored_profile(dit, kept_at(dit))
-    return dit.profile if known is None or known["block"] is None else known
+    if known is not None and known["block"] is not None:
+        return known
+    profile, dtype = dit.profile or {}, str(dit.transformer.dtype).removeprefix("torch.")
+    made_for = profile.get("weights")
+    # the same weights have another hash in another dtype
+    if made_for is not None and profile.get("dtype", dtype) == dtype and made_for != weights_hash(dit):
+        logger.warning(
+            "the profile of %r was made for other weights (%s; these are %s): run disrupt='auto', or dg.dose, on these",
+            dit, made_for, weights_hash(dit),
+        )  # fmt: skip
+    return dit.profile
 
 
 def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
