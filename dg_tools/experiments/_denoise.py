@@ -22,7 +22,7 @@ from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.selectivity import AgainstControls, by_sigma, log_ratios, shares
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control, Disrupt, variance_matched
-from dg_tools.metrics.cell_bands import pixel_bands
+from dg_tools.metrics.cell_bands import pixel_bands, pixel_words
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 
@@ -119,6 +119,7 @@ def denoise(
         match=match,
         batch=batch,
         cell=dit.vae_scale_factor,
+        words=pixel_words(dit.vae_scale_factor),
     )
 
 

@@ -20,6 +20,7 @@ from dg_tools.datasets.examples import Items, axes_of, examples, pictures_of
 from dg_tools.datasets.references import References
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
+from dg_tools.metrics.cell_bands import pixel_words
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded
@@ -97,7 +98,7 @@ class DenoiseError:
         """Relative error by band and sigma, the edit against its controls."""
         from dg_tools.plots import denoise_error_figure
 
-        return denoise_error_figure(self.ratios(), cell=self.cell)
+        return denoise_error_figure(self.ratios(), words=pixel_words(self.cell))
 
 
 def denoise_error(

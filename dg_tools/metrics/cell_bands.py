@@ -51,12 +51,17 @@ def pixel_band(name: str, cell: int | None = None) -> str:
     return words if cell is None else f"{words} ({between(*(edge * cell for edge in BANDS[name]))} per latent cell)"
 
 
+def pixel_words(cell: int | None = None) -> dict[str, str]:
+    """The edges of each band of `bands.BANDS`, by its name."""
+    return {name: pixel_band(name, cell) for name in BANDS}
+
+
 def pixel_bands(cell: int) -> str:
     """The bands of `bands.BANDS` in one sentence, for the notes of a result.
 
     `cell`: pixels of a latent cell; a frequency above 1/2 cycle per cell is made by the VAE's decoder.
     """
-    words = "; ".join(f"{name} {pixel_band(name, cell)}" for name in BANDS)
+    words = "; ".join(f"{name} {edges}" for name, edges in pixel_words(cell).items())
     return f"bands: {words}; above 1/2 per cell a picture is the VAE decoder's"
 
 

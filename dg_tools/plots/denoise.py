@@ -29,7 +29,7 @@ def denoise_figure(result: Any) -> Figure:
                 axis.plot(rows["sigma"], rows["log_ratio"], **style)
         axis.axhline(0, color=INK, lw=0.8)
         axis.set_xlabel("sigma")
-        axis.set_title(band_title(band, result.settings.get("cell")), fontsize=9)
+        axis.set_title(band_title(band, result.settings.get("words", {})), fontsize=9)
         axis.sharey(axes[0, 0])
     axes[0, 0].set_ylabel("log(x0 error / clean error)")
     axes[0, 2].plot([], [], **EDIT, label="massive channels zeroed")

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from dg_tools.metrics.cell_bands import pixel_band
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
 
 
-def band_title(band: str, cell: int | None) -> str:
-    """A band with its edges, on two lines at most."""
-    return f"{band}: {pixel_band(band, cell)}".replace(" (", "\n(")
+def band_title(band: str, words: Mapping[str, str]) -> str:
+    """A band with its edges where they are known, on two lines at most."""
+    return f"{band}: {words[band]}".replace(" (", "\n(") if band in words else band
 
 
-def denoise_error_figure(table: Any, *, title: str = "", cell: int | None = None) -> Figure:
+def denoise_error_figure(table: Any, *, title: str = "", words: Mapping[str, str] | None = None) -> Figure:
     """Error of an edit against its controls, relative to the clean run: one panel per band, sigma along x.
 
     Args:
         table: tidy, with columns edit, role (edit, control), sigma, band, ratio.
         title: of the figure.
-        cell: pixels of a latent cell, to say what a band is; None: not known.
+        words: the edges of each band; None: not said.
     """
     bands = list(dict.fromkeys(table["band"]))
     figure, axes = plt.subplots(
@@ -45,7 +45,7 @@ def denoise_error_figure(table: Any, *, title: str = "", cell: int | None = None
                 )
         axis.axhline(1.0, color=INK, lw=0.8)
         axis.set(xlabel="sigma", yscale="log")
-        axis.set_title(band_title(band, cell), fontsize=9)
+        axis.set_title(band_title(band, words or {}), fontsize=9)
     axes[0, 0].set_ylabel("x0 error / clean error")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, [wrap(x, 90) for x in labels], loc="outside lower center", fontsize=7, frameon=False)
