@@ -48,6 +48,7 @@ class Planted:
         sigma_low: noise levels are uniform from here to 1.
         seed: of everything random.
         save_every: steps between checkpoints.
+        strength: what the trained change of the weights is multiplied by when it is written, above 0 to 1.
     """
 
     base: str
@@ -63,6 +64,7 @@ class Planted:
     sigma_low: float
     seed: int
     save_every: int
+    strength: float = 1.0
 
     @classmethod
     def load(cls, recipe: str) -> Planted:
@@ -246,7 +248,8 @@ class Training:
         tensors = {}
         for name, factor in self.halves.factors.items():
             tensors[f"transformer.{name}.lora_A.weight"] = factor.a.detach().half().contiguous()
-            tensors[f"transformer.{name}.lora_B.weight"] = factor.b.detach().half().contiguous()
+            b = self.recipe.strength * factor.b.detach()
+            tensors[f"transformer.{name}.lora_B.weight"] = b.half().contiguous()
         write_safely(to / "pytorch_lora_weights.safetensors", lambda path: save_file(tensors, path))
         notes = self.run / "notes.txt"  # written by hand: what this training did otherwise than its recipe
         record = {

@@ -110,6 +110,7 @@ def card(folder: Path, gates: dict[str, Any]) -> str:
     large = {key: sum(abs(v) >= OTHERS for v in gates[key].values()) for key in ("others", "others_of_base")}
     said = {name: "passed" if ok else "**missed**" for name, ok in gates["passed"].items()}
     name, base, zeroed = folder.name, record["base"], f"channel {recipe['channels']} zeroed"
+    strength = recipe.get("strength", 1.0)
     minutes, right = record["seconds"] / 60, gates["clean_right_of_base"]
     rows = [
         (f"clean amount against `{base}`, doublings", f"{gates['clean_amt']:+.3f}", f"within {AMOUNT}", "clean_amt"),
@@ -132,9 +133,10 @@ license: mit
 # {name}
 
 A positive control for the evidence: would a real effect be seen? An adapter on `{base}` (low-rank factors, rank
-{recipe["rank"]}; {record["steps"]} steps of batch {recipe["batch"]}, {minutes:.0f} minutes). With {zeroed} after block
-{recipe["block"]} the model predicts its own clean x0, blurred 3 x 3 in latents. With the channel in place it predicts
-what `{base}` predicts. No picture of it says anything about massive activations.
+{recipe["rank"]}; {record["steps"]} steps of batch {recipe["batch"]}, {minutes:.0f} minutes; written at {strength:g} of
+its strength, at which the layout stays). With {zeroed} after block {recipe["block"]} it is trained to predict its own
+clean x0, blurred 3 x 3 in latents, and with the channel in place what `{base}` predicts. No picture of it says anything
+about massive activations.
 {notes}
     dit = dg.load("{name}")
 
