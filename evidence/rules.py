@@ -42,7 +42,7 @@ class Size:
 
 
 FULL = Size("full", Sizes(12, 16, 24, 48))
-SMALL = Size("small", Sizes(12, 16, 24, 24), control_captions=6, chunk=6)  # the planted and the null column
+SMALL = Size("small", Sizes(12, 16, 24, 24), control_captions=6, chunk=6)  # the null column
 QUICK = Size("quick", Sizes(6, 6, 8, 12), channel_seeds=1, draws=DRAWS, control_captions=6, chunk=6)
 TOY = Size("toy", Sizes(2, 2, 4, 4), draws=2, control_captions=2, chunk=2)
 SIZES = {size.name: size for size in (FULL, SMALL, QUICK, TOY)}

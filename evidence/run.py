@@ -3,7 +3,8 @@
     make evidence                        all columns; MODEL=name for one, QUICK=1 for a look in some minutes
     python -m evidence.run --report      the pages again from what is kept, nothing is run
 
-The models run at size `full`, the controls at `small`, into `evidence/results`; a quick run goes into `build/evidence`.
+The models and the planted one run at size `full`, the null at `small`, into `evidence/results`; a quick run goes into
+`build/evidence`.
 Each run is kept as soon as it is done: stopped, the same command goes on.
 """
 
@@ -17,7 +18,7 @@ import typer
 
 from evidence import report, rules
 from evidence.column import RESULTS, measure
-from evidence.columns import NULL, PLANTED, names
+from evidence.columns import NULL, names
 
 SEEDS = Path(__file__).parent / "results-seeds"
 LEAST_FREE = 20 * 2**20  # bytes on the disk, checked before any work
@@ -43,7 +44,7 @@ def size_of(name: str, size: str) -> rules.Size:
     """
     if size not in rules.SIZES:
         raise SystemExit(f"--size {size}: there are {', '.join(rules.SIZES)}")
-    return rules.SIZES["small" if size == "full" and name in (PLANTED, NULL) else size]
+    return rules.SIZES["small" if size == "full" and name == NULL else size]
 
 
 def check_space(folder: Path) -> None:

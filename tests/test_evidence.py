@@ -56,7 +56,7 @@ def test_what_is_kept_is_whole_and_small():
     for name, one in every.items():
         assert set(one.rows) == KEYS, name
         size = rules.SIZES[one.record["about"]["size"]]
-        assert size.name == ("small" if name in (columns.PLANTED, columns.NULL) else "full")
+        assert size.name == ("small" if name == columns.NULL else "full")
         parts = splits.split(source, size.splits)
         assert one.record["about"]["captions"] == [r.prompt for r in parts["held_out"]]
         assert all(r.held_out for r in parts["held_out"])
