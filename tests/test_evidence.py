@@ -11,7 +11,7 @@ import toy_model
 
 import dg_tools as dg
 from evidence import column, columns, figure, kept, report, rules, run, samples, splits
-from evidence.verdict import HOLDS, NOT_TESTED, UNDECIDED
+from evidence.verdict import HOLDS, NOT_TESTED
 
 ROOT = Path(__file__).parents[1]
 RESULTS, SEEDS = column.RESULTS, run.SEEDS
@@ -69,9 +69,8 @@ def test_the_instrument_sees_what_is_there_and_nothing_else():
     every = kept.load_all(RESULTS)
     planted, null = every[columns.PLANTED], every[columns.NULL]
     lost, given = planted.rows["zero a"], planted.rows["zero b"]
+    assert lost.status == HOLDS and lost.draws >= 19
     assert given.status == HOLDS and given.draws >= 19
-    assert lost.number[2] < rules.WEAK  # (a) as a whole may be undecided: the blur's low band is near its bound
-    assert lost.status in (HOLDS, UNDECIDED) and set(lost.parts) == {"low with clean"}
     assert {null.rows[key].status for key in SAMPLE_ROWS - {"capable"}} == {NOT_TESTED}
     assert null.rows["capable"].number[0] < 0.1
 
