@@ -31,12 +31,14 @@ import dg_tools as dg
 from dg_tools.datasets.references import caption
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
-from training.recipe import RECIPES, append_json, write_safely
+from training.recipe import append_json, write_safely
+
+RECIPE = Path(__file__).with_suffix(".toml")
 
 
 @dataclass(frozen=True)
 class Planted:
-    """The recipe, `recipes/planted.toml`.
+    """The recipe, `planted.toml`.
 
     Attributes:
         base: an embedded model of SD3's class.
@@ -68,9 +70,8 @@ class Planted:
 
     @classmethod
     def load(cls, recipe: str) -> Planted:
-        """A recipe by name, or by the path of a TOML file."""
-        path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
-        return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
+        """A recipe, by the path of a TOML file."""
+        return cls(**tomllib.loads(Path(recipe).read_text(encoding="utf-8")))
 
 
 class LowRank(torch.nn.Module):
@@ -264,7 +265,7 @@ class Training:
 
 
 def main(
-    recipe: str = typer.Option("planted", help="a recipe's name, or a TOML file"),
+    recipe: str = typer.Option(str(RECIPE), help="a TOML file"),
     run: Path = typer.Option(Path("runs/planted"), help="run folder"),
     to: Path = typer.Option(None, help="folder of the adapter, such as dg_tools/zoo/emoji-sd3-planted"),
 ) -> None:
