@@ -71,7 +71,7 @@ class Recorder:
         self._rows: list[tuple[int, int]] = []  # (branch, row) of it that are recorded, by row
         self._visits: set[tuple[int, str]] = set()  # (block, part) that this call has run
         self._chunks: dict[int, dict[str, torch.Tensor]] = {}  # AdaLN chunks by block
-        self._together = Together()  # hidden states to be reduced
+        self._together = Together(len(dit.blocks))  # hidden states to be reduced
         self._later: list[tuple[tuple[str, str], list[int], torch.Tensor]] = []  # key, blocks, values on the device
 
     # -- one call of the transformer ----------------------------------------------------------------------------------

@@ -19,9 +19,13 @@ class Together:
     """Tensors (rows, tokens, channels) by name and block; those of one kind come back as one.
 
     A batch is a view of the buffer: it is good until the next `add`.
+
+    Args:
+        blocks: most tensors of one kind, so that a buffer for tiny ones has no places that nothing takes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int) -> None:
+        self._blocks = blocks
         self._waiting: dict[Kind, list[int]] = {}  # blocks
         self._buffers: dict[Kind, tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = {}  # each with its places
 
@@ -29,7 +33,7 @@ class Together:
         """What is to be reduced now, if anything: this tensor where it is large, or a full buffer."""
         kind = (name, hidden.shape, hidden.dtype, hidden.device)
         if kind not in self._buffers:
-            buffer = hidden.new_empty(bite(hidden) // hidden.numel(), *hidden.shape)
+            buffer = hidden.new_empty(min(bite(hidden) // hidden.numel(), self._blocks), *hidden.shape)
             self._buffers[kind] = buffer, buffer.unbind()
         places = self._buffers[kind][1]
         if len(places) < 2:

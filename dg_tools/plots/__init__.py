@@ -29,7 +29,7 @@ from dg_tools.plots.guidance import direction_maps, guidance_figure
 from dg_tools.plots.lens import lens_figure
 from dg_tools.plots.origin import origin_figure
 from dg_tools.plots.overview import overview
-from dg_tools.plots.pictures import channel_map, guidance_overview, image_grid
+from dg_tools.plots.pictures import channel_map, image_grid
 from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.timestep import timestep_figure
 from dg_tools.plots.tokens import tokens_figure
@@ -46,7 +46,6 @@ __all__ = [
     "dose_figure",
     "gates",
     "guidance_figure",
-    "guidance_overview",
     "headroom",
     "image_grid",
     "lens_figure",

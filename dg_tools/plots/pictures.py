@@ -1,4 +1,4 @@
-"""Pictures in a grid, alone or beside the surface of their hidden states; a channel laid over its picture."""
+"""Pictures in a grid; a channel laid over its picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.activations import draw_surface
 from dg_tools.plots.style import INK, finish, wrap
 
 
@@ -33,42 +32,6 @@ def image_grid(
             if captions is not None:
                 axis.set_title(wrap(captions[i]), fontsize=7, color=INK)
     figure.suptitle(title, fontsize=10)
-    return finish(figure)
-
-
-def guidance_overview(
-    images: Sequence[Any],
-    names: Sequence[str],
-    prompts: Sequence[str],
-    hidden: np.ndarray,
-    massive: Sequence[int],
-    *,
-    title: str = "",
-) -> Figure:
-    """Left, hidden states as a surface, massive channels marked; right, one row per prompt, one column per guidance.
-
-    Args:
-        images: prompts outermost, then guidances; the same noise along a row.
-        names: of the guidances.
-        prompts: of the rows.
-        hidden: (tokens, channels) of one block and step.
-        massive: the channels that the guidances disrupt.
-        title: of the surface.
-    """
-    figure = plt.figure(figsize=(12.4, 5.6), layout="constrained")
-    sides: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
-    left, right = sides
-    surface = left.add_subplot(projection="3d")
-    draw_surface(surface, hidden, massive)
-    surface.set_title(wrap(title, 60), fontsize=10, color=INK)
-    axes = right.subplots(len(prompts), len(names), squeeze=False)
-    for i, axis in enumerate(axes.flat):
-        axis.imshow(np.asarray(images[i]), interpolation="nearest")
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(wrap(name), fontsize=10, color=INK)
-    for axis, prompt in zip(axes[:, 0], prompts, strict=True):
-        axis.set_ylabel(wrap(prompt, 18), fontsize=9, color=INK)
     return finish(figure)
 
 
