@@ -1,8 +1,8 @@
 """The paper's claims, tested on both embedded models, a positive control and a null: `make evidence`.
 
-`rules` says what is asked, and was committed before anything was run. `columns` loads the four models, `channels` and
-`samples` measure, `channel_rows` and `sample_rows` judge (arrays in, rows out), `column` does one model, `run` is
-the command. `report`, `summary`, `pages` and `figure` make EVIDENCE.md and its pages of what is kept.
+`rules.md` says what is asked, and was committed before anything was run. What measures and judges one model is
+`dg_tools.report`. Here: `columns` loads the four models, `column` measures one of them by name, `run` is the command.
+`report`, `summary`, `pages` and `figure` make EVIDENCE.md and its pages of what is kept.
 `seeds` makes several small models (`make seeds`), `across` and `growth` tell of them. `dose_check` and
 `weak_model_table` are tables of their own.
 
@@ -14,3 +14,7 @@ the command. `report`, `summary`, `pages` and `figure` make EVIDENCE.md and its 
 from dg_tools.threads import wait_passively
 
 wait_passively()  # before one of these modules imports torch
+
+from dg_tools.report import cells, rules, samples  # noqa: E402, as tutorial 10 imports them
+
+__all__ = ["cells", "rules", "samples"]

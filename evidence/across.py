@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evidence.cells import cell, number, table
-from evidence.verdict import Row
+from dg_tools.report.cells import cell, number, table
+from dg_tools.report.verdict import Row
 
 SECTIONS = ("1", "2")  # of the rows that a digest keeps
 

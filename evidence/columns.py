@@ -6,8 +6,6 @@ dit = load("null")                       # or "emoji-sd3-planted", or any embedd
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 import dg_tools as dg
@@ -39,9 +37,3 @@ def null(seed: int = SEED) -> DiT:
     dit.pipeline.register_to_config(_name_or_path=str(ZOO / NULL))
     dit.profile = None
     return dit
-
-
-def weak_model(dit: DiT) -> dict[str, Any] | None:
-    """The model's profile, where it names a weak model (a block) and w; else None."""
-    profile = dit.profile or {}
-    return profile if profile.get("block") is not None and profile.get("detail_guidance_scale") else None

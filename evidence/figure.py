@@ -12,8 +12,9 @@ from PIL import Image
 
 from dg_tools.metrics import bootstrap_interval
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
-from evidence import rules
-from evidence.kept import Column, Columns
+from dg_tools.report import rules
+from dg_tools.report.kept import Column
+from evidence.kept import Columns
 
 COLOURS = 64  # of a stored figure
 BASELINE = "#2e86c1"

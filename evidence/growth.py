@@ -17,7 +17,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from dg_tools.massive import RATIO
 from dg_tools.models.files import ZOO
-from evidence.cells import number, table
+from dg_tools.report.cells import number, table
 
 FIGURE = "growth.png"
 SIGMA = 0.5  # the middle of the noise levels that a training logs

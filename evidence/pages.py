@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evidence import across, growth, rules
+from dg_tools.report import rules
+from dg_tools.report.cells import cell, change, number, table
+from dg_tools.report.kept import Column
+from evidence import across, growth
 from evidence.across import Small
-from evidence.cells import cell, change, number, table
-from evidence.kept import Column, Columns, models
+from evidence.kept import Columns, models
 
 TITLES = {
     "channels.md": "The channels: what they are, where they come from, block by block",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from dg_tools.metrics import bootstrap_interval
-from evidence import figure, growth, pages, rules, summary
+from dg_tools.report import rules
+from dg_tools.report.cells import cell, interval, table
+from dg_tools.report.kept import Column
+from evidence import figure, growth, pages, summary
 from evidence.across import load as load_seeds
-from evidence.cells import cell, interval, table
-from evidence.kept import Column, Columns, load_all, models
+from evidence.kept import Columns, load_all, models
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 25_000  # bytes of EVIDENCE.md

@@ -10,13 +10,15 @@ Each run is kept as soon as it is done: stopped, the same command goes on.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from pathlib import Path
 
 import typer
 
-from evidence import report, rules
+from dg_tools.report import rules
+from evidence import report
 from evidence.column import RESULTS, measure
 from evidence.columns import NULL, names
 
@@ -83,4 +85,6 @@ def main(
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("dg_tools").setLevel(logging.INFO)  # one line for each run that is kept
     typer.run(main)

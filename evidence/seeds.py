@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ import torch
 import typer
 
 from dg_tools.models.files import DEFAULT, ZOO
-from evidence import across, report, rules, run
+from dg_tools.report import rules
+from evidence import across, report, run
 from evidence.column import RESULTS, measure
 from training import data, dit, export, vae
 from training.recipe import Recipe, write_safely
@@ -185,4 +187,6 @@ def main(
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("dg_tools").setLevel(logging.INFO)  # one line for each run that is kept
     typer.run(main)

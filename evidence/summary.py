@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from evidence import rules
-from evidence.cells import change, interval, number
+from dg_tools.report import rules
+from dg_tools.report.cells import change, interval, number
+from dg_tools.report.kept import Column
+from dg_tools.report.verdict import FAILS, HOLDS, NOT_TESTED, Row
 from evidence.columns import NULL, PLANTED
-from evidence.kept import Column, Columns, models
-from evidence.verdict import FAILS, HOLDS, NOT_TESTED, Row
+from evidence.kept import Columns, models
 
 
 def lines(columns: Columns) -> list[str]:

@@ -37,8 +37,8 @@ from dg_tools.models.files import embedded
 from dg_tools.models.pictures import pictures as decoded
 from dg_tools.models.pictures import spatial
 from dg_tools.models.provenance import weights_hash
+from dg_tools.report.splits import FULL, Sizes, split
 from evidence import weak_model_page as page
-from evidence.splits import FULL, Sizes, split
 
 FOLDER = Path(__file__).parent / "results-weak-model"
 STEPS = 10

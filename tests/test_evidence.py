@@ -10,8 +10,11 @@ import torch
 import toy_model
 
 import dg_tools as dg
-from evidence import column, columns, figure, kept, report, rules, run, samples, splits
-from evidence.verdict import HOLDS, NOT_TESTED
+from dg_tools.report import rules, samples, splits
+from dg_tools.report.column import weak_model
+from dg_tools.report.kept import Column
+from dg_tools.report.verdict import HOLDS, NOT_TESTED
+from evidence import column, columns, figure, kept, report, run
 
 ROOT = Path(__file__).parents[1]
 RESULTS, SEEDS = column.RESULTS, run.SEEDS
@@ -135,7 +138,7 @@ def test_the_null_has_other_weights_of_the_same_spread():
     large = [(a, b) for a, b in pairs if b.numel() > 10_000]
     for a, b in large:
         assert not torch.equal(a, b) and float(a.std()) == pytest.approx(float(b.std()), rel=0.05)
-    assert columns.weak_model(null) is None and dg.references(null).names == dg.references().names
+    assert weak_model(null) is None and dg.references(null).names == dg.references().names
     again = columns.null()
     assert all(
         torch.equal(a, b) for a, b in zip(null.transformer.parameters(), again.transformer.parameters(), strict=True)
@@ -190,7 +193,7 @@ def test_wrong_arguments_are_refused(tmp_path):
 
 def test_the_figure_shows_only_columns_with_a_curve(chain):
     every = kept.load_all(chain[0])
-    bare = kept.Column("bare", {}, {}, {"cond": every["toy"].tables["cond"]}, {})
+    bare = Column("bare", {}, {}, {"cond": every["toy"].tables["cond"]}, {})
     shown = figure.draw({**every, "bare": bare})
     has_curve = "rho 0" in every["toy"].tables
     assert len(shown.axes) == 2 and (shown.axes[0].get_title() == "toy") == has_curve

@@ -11,8 +11,9 @@ import pytest
 import test_training
 
 from dg_tools.models.files import DEFAULT
-from evidence import across, figure, growth, rules, seeds, splits
-from evidence.verdict import HOLDS
+from dg_tools.report import rules, splits
+from dg_tools.report.verdict import HOLDS
+from evidence import across, figure, growth, seeds
 from training import data, dit, export, vae
 from training.recipe import Recipe
 

@@ -35,6 +35,7 @@ LAYERS = [
     ["generation.recipes", "generation._compare", "activations"],
     ["experiments"],
     ["sweeps"],
+    ["report"],
     ["widgets"],
     ["demo"],
     ["cli"],

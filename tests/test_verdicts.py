@@ -6,10 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evidence import channel_rows, rules, sample_rows
-from evidence.channels import NAMES, Stream, found
-from evidence.sample_rows import Measured, Weak
-from evidence.verdict import CONTROLS, FAILS, HOLDS, NOT_TESTED, REPORTED, SOME, UNDECIDED, Row, against, by_block
+from dg_tools.report import channel_rows, rules, sample_rows
+from dg_tools.report.channels import NAMES, Stream, found
+from dg_tools.report.sample_rows import Measured, Weak
+from dg_tools.report.verdict import (
+    CONTROLS,
+    FAILS,
+    HOLDS,
+    NOT_TESTED,
+    REPORTED,
+    SOME,
+    UNDECIDED,
+    Row,
+    against,
+    by_block,
+)
 
 COUNT = 16
 WEAK = [Weak("zero", "channel 3 x 0 after block 1", 0.3), Weak("auto", "channel 3 x 2 after block 1", 0.3)]

@@ -9,9 +9,9 @@ import toy_model
 
 import dg_tools as dg
 from dg_tools.metrics import band_correlation
+from dg_tools.report.splits import TOY
 from evidence import weak_model_page as page
 from evidence import weak_model_table as table
-from evidence.splits import TOY
 
 CHOICE = {"channels": toy_model.CHANNELS, "block": 1, "rho": 2.0, "detail_guidance_scale": 0.5}
 SIZE = {"prompts": 6, "control_prompts": 6, "draws": 2, "sizes": TOY}

@@ -10,9 +10,9 @@ import numpy as np
 from dg_tools.experiments.timestep_outcomes import bootstrapped, shares, slopes
 from dg_tools.massive import constant
 from dg_tools.metrics import bootstrap_interval
-from evidence.channels import Found, Stream
-from evidence.rules import CHANNELS, DRAWS, Claim
-from evidence.verdict import Row, by_block, judged, not_tested
+from dg_tools.report.channels import Found, Stream
+from dg_tools.report.rules import CHANNELS, DRAWS, Claim
+from dg_tools.report.verdict import Row, by_block, judged, not_tested
 
 TIME, PROMPT = 0, 1  # of `shares`
 

@@ -1,11 +1,12 @@
 """Samples of held-out captions from the same noise, run by run, kept as soon as each is done.
 
-One column's numbers lie in one file of plain JSON: stopped, the same call goes on. `evidence.sample_rows` judges them.
+One column's numbers lie in one file of plain JSON: stopped, the same call goes on. `sample_rows` judges them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +15,28 @@ from typing import Any
 import pandas as pd
 import torch
 
-import dg_tools as dg
 from dg_tools.datasets.references import Reference
 from dg_tools.experiments.dose_outcomes import EQUAL
 from dg_tools.experiments.dose_step import OneStep
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.samples import RETRIEVAL_SIZE, Samples, small
 from dg_tools.generation.sampling import run
+from dg_tools.guidance.baselines import DetailDaemon, Gain
+from dg_tools.guidance.cfg import CFG
+from dg_tools.guidance.detail import DetailGuidance
+from dg_tools.interventions import Disrupt
 from dg_tools.metrics import amount_change, band_correlation, band_power, low_correlation, retrieval_margin
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import pictures as decoded
 from dg_tools.models.pictures import spatial
-from evidence import rules
-from evidence.rules import Size
+from dg_tools.report import rules
+from dg_tools.report.rules import Size
+
+logger = logging.getLogger("dg_tools")
 
 FIRST_SEED = 500  # of the noise; each caption has its own
 
-Setting = tuple[tuple[dg.Disrupt, ...], Any]  # edits, guidance
+Setting = tuple[tuple[Disrupt, ...], Any]  # edits, guidance
 
 
 class Kept:
@@ -124,7 +130,7 @@ def add(kept: Kept, captions: Captions, name: str, setting: Setting, count: int)
     for number in range(len(done), count // captions.chunk):
         done.append(captions.measured(number, setting))
         kept.write()
-        print(f"{kept.file.parent.name}: {name}, chunk {number}", flush=True)
+        logger.info("%s: %s, chunk %d", kept.file.parent.name, name, number)
 
 
 def one_steps(dit: DiT, references: Sequence[Reference]) -> list[OneStep]:
@@ -134,7 +140,7 @@ def one_steps(dit: DiT, references: Sequence[Reference]) -> list[OneStep]:
     return [OneStep(noised, sigma, every, noised.inputs[0]) for sigma in rules.SIGMAS]
 
 
-def effect(steps: Sequence[OneStep], edit: dg.Disrupt) -> dict[str, float]:
+def effect(steps: Sequence[OneStep], edit: Disrupt) -> dict[str, float]:
     """What an edit does to one step: acts (median ||v_d - v|| / ||v||), amount (mean amt_c of x0) and low (mean
     correlation of its low band), against the clean x0.
     """
@@ -163,8 +169,8 @@ def zero_block(effects: dict[int, dict[str, float]]) -> int:
 
 
 def matched_controls(
-    kept: Kept, steps: Sequence[OneStep], name: str, edit: dg.Disrupt, draws: int
-) -> list[tuple[str, dg.Disrupt]]:
+    kept: Kept, steps: Sequence[OneStep], name: str, edit: Disrupt, draws: int
+) -> list[tuple[str, Disrupt]]:
     """As many other channels a draw, scaled at each noise level to the mean ||v - v_d|| of the edit.
 
     Those that do not get there within `EQUAL` are left out.
@@ -191,37 +197,37 @@ def matched_controls(
     return result
 
 
-def settings(weak: dict[str, tuple[dg.Disrupt, float]]) -> dict[str, Setting]:
+def settings(weak: dict[str, tuple[Disrupt, float]]) -> dict[str, Setting]:
     """The runs by name, but for the controls and the curve. `weak`: by name, the edit and its w."""
     runs: dict[str, Setting] = {}
     for name, (edit, w) in weak.items():
         runs[f"weak, {name}"] = ((edit,), None)
-        runs[f"DG, {name}"] = ((), dg.DetailGuidance(1.0, w, edit))
+        runs[f"DG, {name}"] = ((), DetailGuidance(1.0, w, edit))
     if "auto" in weak:
         edit, w = weak["auto"]
-        runs["DG, auto, half w"] = ((), dg.DetailGuidance(1.0, w / 2, edit))
-    runs |= {f"gain {gain:g}": ((), dg.baselines.Gain(1.0, gain=gain)) for gain in rules.GAINS}
-    runs["daemon"] = ((), dg.baselines.DetailDaemon(1.0, amount=rules.DAEMON))
-    return runs | {f"CFG {scale:g}": ((), dg.CFG(scale)) for scale in rules.SCALES}
+        runs["DG, auto, half w"] = ((), DetailGuidance(1.0, w / 2, edit))
+    runs |= {f"gain {gain:g}": ((), Gain(1.0, gain=gain)) for gain in rules.GAINS}
+    runs["daemon"] = ((), DetailDaemon(1.0, amount=rules.DAEMON))
+    return runs | {f"CFG {scale:g}": ((), CFG(scale)) for scale in rules.SCALES}
 
 
-def curve(edit: dg.Disrupt) -> dict[str, Setting]:
+def curve(edit: Disrupt) -> dict[str, Setting]:
     """The knob at each dose but 1."""
     doses = [rho for rho in rules.RHOS if rho != 1]
     return {f"rho {rho:g}": ((replace(edit, mode="scale", rho=rho),), None) for rho in doses}
 
 
-def best_weight(captions: Captions, edit: dg.Disrupt, count: int) -> tuple[float, dict[str, float]]:
+def best_weight(captions: Captions, edit: Disrupt, count: int) -> tuple[float, dict[str, float]]:
     """Of `rules.WEIGHTS`, the w whose samples have amt_c nearest to 0 on development captions; and all of them."""
     amounts = {}
     for w in rules.WEIGHTS:
-        chunks = [captions.measured(i, ((), dg.DetailGuidance(1.0, w, edit))) for i in range(count // captions.chunk)]
+        chunks = [captions.measured(i, ((), DetailGuidance(1.0, w, edit))) for i in range(count // captions.chunk)]
         amounts[w] = sum(sum(c["amt_c"]) for c in chunks) / (count // captions.chunk * captions.chunk)
     return min(amounts, key=lambda w: abs(amounts[w])), {f"{w:g}": a for w, a in amounts.items()}
 
 
 def all_runs(
-    kept: Kept, captions: Captions, weak: dict[str, tuple[dg.Disrupt, float]], size: Size, lacking_cfg: bool
+    kept: Kept, captions: Captions, weak: dict[str, tuple[Disrupt, float]], size: Size, lacking_cfg: bool
 ) -> None:
     """Every run of a column that can do the task, but for the controls."""
     count, runs = size.splits.held_out, settings(weak)
@@ -236,4 +242,4 @@ def all_runs(
     if lacking_cfg:
         scale = rules.SCALES[0]
         for name, (edit, w) in weak.items():
-            add(kept, captions, f"CFG {scale:g} and DG, {name}", ((), dg.DetailGuidance(scale, w, edit)), count)
+            add(kept, captions, f"CFG {scale:g} and DG, {name}", ((), DetailGuidance(scale, w, edit)), count)

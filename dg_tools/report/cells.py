@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.metrics import bootstrap_interval
-from evidence.verdict import NOT_TESTED, REPORTED, Interval, Row
+from dg_tools.report.verdict import NOT_TESTED, REPORTED, Interval, Row
 
 
 def number(value: float, signed: bool = False) -> str:

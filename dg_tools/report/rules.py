@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from evidence.splits import Sizes
+from dg_tools.report.splits import Sizes
 
 DRAWS = 39  # controls; one of them may be as extreme
 ODD = 1

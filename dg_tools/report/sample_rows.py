@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from dg_tools.metrics import bootstrap_interval, bootstrap_ratio
-from evidence import rules
-from evidence.verdict import (
+from dg_tools.report import rules
+from dg_tools.report.verdict import (
     FAILS,
     HOLDS,
     NOT_TESTED,

@@ -1,6 +1,6 @@
 """What is there to know of the residual stream's channels? Measured on pictures under noise, all channels at once.
 
-Arrays out; `evidence.channel_rows` judges them.
+Arrays out; `dg_tools.report.channel_rows` judges them.
 """
 
 from __future__ import annotations
