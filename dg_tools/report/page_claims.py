@@ -1,0 +1,109 @@
+"""The claims on the page: a table with one row per claim, whose verdict leads to its number in report.json."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+
+from dg_tools.report.cells import interval, number
+from dg_tools.report.verdict import CONTROLS, FAILS, FEW, HOLDS, NOT_TESTED, REPORTED, SOME, UNDECIDED, Row
+
+ORDER = (HOLDS, SOME, FAILS, UNDECIDED, CONTROLS, FEW, REPORTED, NOT_TESTED)
+KINDS = {HOLDS: "holds", SOME: "holds", FAILS: "fails", NOT_TESTED: "untested", REPORTED: "untested"}
+COUNTED = {HOLDS: "hold", FAILS: "do not hold", SOME: "hold at some blocks"}  # of several
+GROUPS = {"": "Whether anything can be tested", "1": "What they are", "2": "Where they come from"}
+GROUPS |= {"3": "What they do", "4": "What guidance buys"}
+BOUND = re.compile(r"([<>]) ([-+]?[\d.]+(?:e[-+]?\d+)?)")
+SIGNED = ("3", "4")  # sections of the paper whose numbers are changes
+
+
+def claims_table(claims: Sequence[tuple[str, Row]]) -> str:
+    """All claims, in groups of the paper's sections.
+
+    Args:
+        claims: each with its id.
+    """
+    lines = [
+        '<div class="sheet"><table class="claims">',
+        '<thead><tr><th scope="col">verdict</th><th scope="col">claim</th><th scope="col">effect, 95% interval</th>'
+        '<th scope="col">controls as extreme</th></tr></thead>',
+    ]
+    for section, group in groupby(claims, key=lambda claim: claim[1].section):
+        title = GROUPS.get(section, f"Section {section}")
+        lines += ["<tbody>", f'<tr class="group"><th colspan="4" scope="rowgroup">{escape(title)}</th></tr>']
+        lines += [claim_row(name, row) for name, row in group]
+        lines.append("</tbody>")
+    return "\n".join([*lines, "</table></div>"])
+
+
+def claim_row(name: str, row: Row) -> str:
+    """One claim: verdict, what is claimed and why it is judged so, the number with what is asked, the controls."""
+    place = f"claims/{name}"
+    kind = KINDS.get(row.status, "undecided")
+    verdict = f'<a class="verdict {kind}" href="#{place}">{escape(row.status)}</a>'
+    exploratory = '<span class="more">exploratory</span>' if row.exploratory else ""
+    why = f'<p class="more">{escape(row.why)}</p>' if row.why else ""
+    controls = f"<td>{row.extreme} of {row.draws}</td>" if row.draws else '<td class="none">–</td>'
+    source = f'<a class="source" href="report.json#{place}">report.json#{place}</a>'
+    return (
+        f'<tr id="{place}"><td>{verdict}{exploratory}</td><td>{escape(row.text)}{why}{parts_list(row)}{source}</td>'
+        f"<td>{effect(row)}</td>{controls}</tr>"
+    )
+
+
+def effect(row: Row) -> str:
+    """The number, its interval, its unit, what is asked, and all of that drawn."""
+    if row.number is None:
+        return "–"
+    said = f'<span class="effect">{interval(row.number, signed=row.section in SIGNED)}</span>'
+    unit = f' <span class="more">{escape(row.unit)}</span>' if row.unit else ""
+    asked = f'<span class="more asked">asked: {escape(row.bound)}</span>' if row.bound else ""
+    return f"{said}{unit}{mark(row)}{asked}"
+
+
+def parts_list(row: Row) -> str:
+    """The parts of a claim, to be unfolded."""
+    if not row.parts:
+        return ""
+    items = "".join(f"<li>{escape(k)}: {interval(v, signed=True)}</li>" for k, v in row.parts.items())
+    return f"<details><summary>{len(row.parts)} parts</summary><ul>{items}</ul></details>"
+
+
+def mark(row: Row) -> str:
+    """The interval as a line beside the bound, the side that is asked shaded; empty where there is no such bound."""
+    bound = BOUND.match(row.bound)
+    if row.number is None or bound is None or not all(map(math.isfinite, row.number)):
+        return ""
+    middle, low, high = row.number
+    limit = float(bound[2])
+    first, last = min(low, limit), max(high, limit)
+    room = 0.15 * (last - first) or 1.0
+
+    def place(x: float) -> float:
+        return round(100 * (x - first + room) / (last - first + 2 * room), 2)
+
+    at, left, right = place(limit), place(low), place(high)
+    start, width = (at, 100 - at) if bound[1] == ">" else (0, at)
+    kind = KINDS.get(row.status, "undecided")
+    words = f"{number(middle)}, from {number(low)} to {number(high)}; asked: {row.bound}"
+    return (
+        f'<svg class="mark {kind}" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(words)}"><rect class="asks" x="{start:g}" y="0" width="{width:g}" height="10"/>'
+        f'<path class="bound" d="M{at:g} 0V10"/><path class="range" d="M{left:g} 5H{max(right, left + 0.5):g}"/>'
+        f'<path class="middle" d="M{place(middle):g} 2V8"/></svg>'
+    )
+
+
+def count_words(status: str, count: int) -> str:
+    """`3 hold`, `1 does not hold`, `2 are undecided`."""
+    if status in COUNTED:
+        one = {HOLDS: "holds", SOME: "holds at some blocks"}.get(status, status)
+        return f"{count} {one if count == 1 else COUNTED[status]}"
+    joined = {CONTROLS: "have controls that do the same", FEW: "have too few controls"}
+    alone = {CONTROLS: "has controls that do the same", FEW: "has too few controls"}
+    if status in joined:
+        return f"{count} {alone[status] if count == 1 else joined[status]}"
+    return f"{count} {'is' if count == 1 else 'are'} {status}"
