@@ -22,7 +22,7 @@ PAPER = "#ffffff"  # inside of an open mark
 WIDTH = 7.0  # inches: one column of text
 BARS = 384  # most bars that a column can show
 HEAT = LinearSegmentedColormap.from_list("massive", ["#f4f1ee", "#e0a899", MASSIVE, "#4f130c"])
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -52,7 +52,7 @@ def quiet(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @wraps(draw)
     def styled(*args: Any, **kwargs: Any) -> Figure:
-        with plt.rc_context(STYLE):  # type: ignore[arg-type]
+        with plt.rc_context(STYLE):
             return finish(draw(*args, **kwargs))
 
     return styled
@@ -71,6 +71,10 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 
         ends: where each line ends in y, its name, its colour.
         gap: between two names, as a share of the axis' height.
     """
+    axis.get_ylim()  # which brings the scale up to date
+    ends = [end for end in ends if np.isfinite(end[0])]
+    if not ends:
+        return
     places = axis.transAxes.inverted().transform(axis.transData.transform([(0, y) for y, _, _ in ends]))[:, 1]
     order = np.argsort(places, kind="stable")
     wanted = places[order]
@@ -224,7 +228,7 @@ def gates_figure(gate: Sequence[float | None], massive: Sequence[int], at: str, 
         rank = 1 + int((values > values[channel]).sum())
         axis.vlines(channel + 0.5, 0, values[channel], color=MASSIVE, lw=1.6)
         words, right = f"{channel}, rank {rank}", channel > 0.85 * len(values)
-        side = {"ha": "right" if right else "left", "va": "bottom", "color": MASSIVE}
+        side: dict[str, Any] = {"ha": "right" if right else "left", "va": "bottom", "color": MASSIVE}
         axis.annotate(words, (channel + 0.5, values[channel]), (0, 2), textcoords="offset points", **side)
     axis.set(xlim=(0, len(values)), ylim=(0, high * 1.15), xlabel="channel", ylabel=f"|gate| of {part}, block {at}")
     return figure

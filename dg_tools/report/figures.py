@@ -18,7 +18,10 @@ from dg_tools.plots.report import PAPER, WIDTH
 from dg_tools.plots.style import INK, MASSIVE, QUIET
 from dg_tools.report.parts import Figure, jsonable
 
-SETTINGS = {"svg.fonttype": "none", "svg.image_inline": True}  # text stays text: it can be searched and read aloud
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.image_inline": True,
+}  # text stays text: it can be searched and read aloud
 DPI = 160  # of what is drawn as pixels in an SVG
 POINTS = 72 * WIDTH  # a column's width
 SMALL = 256  # pixels: a picture up to this side is kept without loss

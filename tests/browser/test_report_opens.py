@@ -1,0 +1,105 @@
+"""The page of a report in Chromium, without a network: it is whole, asks nobody, and can be read wide, narrow, dark."""
+
+from __future__ import annotations
+
+import json
+
+import hand_report
+import pytest
+from conftest import SCREENSHOTS
+
+from dg_tools.report.cells import interval
+from dg_tools.report.sections import KEYS
+
+CONTRAST = """() => {
+    const light = (text) => {
+        const [r, g, b] = text.match(/[\\d.]+/g).map((x) => {
+            const c = x / 255;
+            return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const paper = light(getComputedStyle(document.body).backgroundColor);
+    const ratio = (node, colour) => {
+        const ink = light(getComputedStyle(node)[colour]);
+        return [(Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05), node.outerHTML.slice(0, 90)];
+    };
+    const words = [...document.querySelectorAll('h1, h2, p, td, th, a, figcaption, li')];
+    const drawn = [...document.querySelectorAll('.drawing text')];
+    return [...words.map((n) => ratio(n, 'color')), ...drawn.map((n) => ratio(n, 'fill'))];
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    hand_report.report().save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("scheme, width, height", [("light", 1280, 800), ("dark", 1280, 800), ("light", 360, 740)])
+def test_a_report_opens_offline(folder, chromium, scheme, width, height):
+    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context.set_offline(True)
+    page, asked, problems = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    try:
+        address = (folder / "index.html").as_uri()
+        page.goto(address, wait_until="load")
+        record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        for section in record["sections"]:
+            place = page.locator(f"section#{section['key']}")
+            filled = place.locator(".drawing svg, tbody tr")
+            if section["missing"]:
+                assert section["missing"] in place.inner_text() and not filled.count()
+            else:
+                assert filled.count() and all(f.is_visible() for f in filled.all()), section["key"]
+        for name, claim in record["claims"].items():
+            row = page.locator(f"[id='claims/{name}']")
+            verdict = row.locator("a.verdict")
+            assert verdict.inner_text() == claim["status"]
+            verdict.click()
+            assert page.url == f"{address}#claims/{name}"
+            assert row.evaluate("row => row.matches(':target')")
+            assert row.locator(".source").get_attribute("href") == f"report.json#claims/{name}"
+            if claim["number"] is not None:
+                words = interval(tuple(claim["number"]), signed=claim["section"] in ("3", "4"))
+                assert row.locator(".effect").inner_text() == words
+        for key in KEYS:
+            page.locator(f"nav a[href='#{key}']").click()
+            assert 0 <= page.locator(f"section#{key} h2").bounding_box()["y"] < height
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{wide} pixels wide"
+        small = page.evaluate(
+            "[...document.querySelectorAll('.drawing text')].map(t => t.getBoundingClientRect().height)"
+        )
+        assert min(small) > 9, "words in a drawing that cannot be read"
+        pale = [(round(ratio, 2), node) for ratio, node in page.evaluate(CONTRAST) if ratio < 3]
+        assert not pale, pale
+        assert asked == [a for a in asked if a.startswith(("file:", "data:"))] and not problems, (asked, problems)
+        assert {a.split("#")[0] for a in asked if a.startswith("file:")} == {address}
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.goto(address)
+        page.screenshot(path=SCREENSHOTS / f"report_{scheme}_{width}.png", full_page=True)
+    finally:
+        context.close()
+
+
+def test_a_report_prints(folder, chromium):
+    """On paper the whole of it, in dark ink, whatever the screen's colours."""
+    context = chromium.new_context(color_scheme="dark")
+    page = context.new_page()
+    try:
+        page.goto((folder / "index.html").as_uri())
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        hidden = "[...document.querySelectorAll('.sheet, .drawing')].filter(n => n.scrollHeight > n.clientHeight + 1)"
+        assert page.evaluate(f"{hidden}.length") == 0
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        paper = page.pdf(path=SCREENSHOTS / "report.pdf", format="A4")
+        assert paper.startswith(b"%PDF") and len(paper) > 20_000
+    finally:
+        context.close()

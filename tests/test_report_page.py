@@ -1,0 +1,229 @@
+"""A report as it is kept and as a page: nothing is lost, nothing is markup that was not meant, nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import hand_report
+import numpy as np
+import pytest
+
+from dg_tools.plots.report import gates_figure
+from dg_tools.report import figures
+from dg_tools.report.cells import interval
+from dg_tools.report.sections import KEYS, Figure, Report, Section, Table, anchor
+from dg_tools.report.verdict import Row
+
+
+@pytest.fixture(scope="module")
+def made() -> Report:
+    return hand_report.report()
+
+
+@pytest.fixture(scope="module")
+def kept(made, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("kept") / "report"
+    assert made.save(folder) == folder / "index.html"
+    return folder
+
+
+class Page(HTMLParser):
+    """Tags, attributes and words of a page, and the words of each row by its id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.values: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+        self.rows: dict[str, str] = {}
+        self.row = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.values += [(tag, name, value or "") for name, value in attrs]
+        if tag == "tr":
+            self.row = dict(attrs).get("id", "")
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.row:
+            self.rows[self.row] = self.rows.get(self.row, "") + data
+
+
+def refused(name: str) -> float:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_nothing_is_lost(made, kept):
+    record = json.loads((kept / "report.json").read_text(encoding="utf-8"), parse_constant=refused)
+    again = Report.open(kept)
+    assert again.to_json() == made.to_json() == record
+    assert again.sections == made.sections and again.claims == made.claims and again.html() == made.html()
+    assert record["provenance"]["nan"] is None and record["sections"][1]["tables"][0]["rows"][4][3] is None
+    assert json.loads((kept / "profile.json").read_text(encoding="utf-8")) == made.profile
+    drawn = [f for s in record["sections"] for f in s["figures"]]
+    assert len(drawn) == 7 and all((kept / f["file"]).is_file() and f["numbers"] for f in drawn)
+    nothing = replace(made, profile=None)
+    nothing.save(kept)
+    assert not (kept / "profile.json").exists()
+    made.save(kept)
+    broken = replace(made, claims=[*made.claims[:-1], Row("x", "1", "x", "undecided", (float("nan"),) * 3)])
+    broken.save(kept)
+    assert np.isnan(Report.open(kept).claims[-1].number).all() and "- (-, -)" in broken.html()
+    made.save(kept)
+
+
+def test_what_is_missing_or_damaged_is_named(made, kept, tmp_path):
+    with pytest.raises(FileNotFoundError, match="dg-tools report MODEL"):
+        Report.open(tmp_path)
+    made.save(tmp_path)
+    (tmp_path / "figures" / "dose.svg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks figures/dose\.svg"):
+        Report.open(tmp_path)
+    with pytest.raises(FileExistsError, match="a report on 'tiny-sd3', and this is one on 'other'"):
+        replace(made, model="other").save(kept)
+    assert Report.open(kept).model == "tiny-sd3"
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="pass a folder for the report"):
+        made.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"sections": lambda s: s[1:]}, "in this order"),
+        ({"sections": lambda s: [replace(s[0], tables=()), *s[1:]]}, "'facts' shows nothing and gives no reason"),
+        ({"sections": lambda s: [replace(s[0], missing="gone"), *s[1:]]}, "'facts' shows something and says"),
+        ({"claims": lambda c: ()}, "'claims' shows nothing"),
+        ({"claims": lambda c: [*c, replace(c[0], key="Capable!")]}, "claims of a report are named capable"),
+        ({"sections": lambda s: [replace(s[0], figures=s[1].figures), *s[1:]]}, "figures of a report are named"),
+    ],
+)
+def test_a_report_that_is_not_whole_is_refused(made, changed, words):
+    with pytest.raises(ValueError, match=words):
+        replace(made, **{name: change(getattr(made, name)) for name, change in changed.items()})
+
+
+def test_tables_and_numbers_are_plain():
+    rows = Table("t", ["a", "b"], [[np.int64(3), np.float32("nan")], ["x", np.float64(0.5)]]).rows
+    assert rows == ((3, None), ("x", 0.5)) and type(rows[0][0]) is int and type(rows[1][1]) is float
+    with pytest.raises(ValueError, match="row 1 has 1 values, and there are 2 columns"):
+        Table("t", ["a", "b"], [[1, 2], [1]])
+    for wrong in (True, [1], object()):
+        with pytest.raises(TypeError, match="str, int, float and None are allowed"):
+            Table("t", ["a"], [[wrong]])
+    figure = Figure("a-b", "t", "<svg/>", {"x": np.array([1.0, np.inf]), 3: np.float32(2)})
+    assert figure.numbers == {"x": [1.0, None], "3": 2.0}
+    with pytest.raises(TypeError, match="numbers of figure 'a'"):
+        Figure("a", "t", "<svg/>", {"x": object()})
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<script/>",
+        "<foreignObject/>",
+        "<g onload='x'/>",
+        "<image href='http://a.b/c.png'/>",
+        "<use href='other.svg#x'/>",
+        "<g style='fill: url(http://a.b)'/>",
+        "<g fill='url( \"//a.b\")'/>",
+        "<style>@import 'x.css';</style>",
+    ],
+)
+def test_a_drawing_loads_and_runs_nothing(inside):
+    good = "<image href='data:image/png;base64,AA'/><g clip-path='url(#a)'/><use href='#a'/>"
+    assert Figure("a", "t", f"<svg>{good}</svg>")
+    with pytest.raises(ValueError, match="runs or loads something"):
+        Figure("a", "t", f"<svg>{good}{inside}</svg>")
+
+
+def test_other_drawings_are_refused():
+    for name, svg, words in (
+        ("A b", "<svg/>", "small letters"),
+        ("a", "<p/>", "an SVG is needed"),
+        ("a", "<", "not an"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Figure(name, "t", svg)
+
+
+def test_the_same_numbers_give_the_same_bytes(made):
+    again = hand_report.report()
+    for one, other in zip(made.sections, again.sections, strict=True):
+        assert one.figures == other.figures
+    assert made.html() == again.html()
+    svg = figures.svg_text(gates_figure([0.1, 2.0, 0.3], [1], "3", "the MLP"), "gates")
+    assert svg.startswith("<svg") and "<text" in svg and ">1, rank 1</text>" in svg and "dc:date" not in svg
+    ids = [re.findall(r'\sid="([^"]+)"', f.svg) for s in made.sections for f in s.figures]
+    every = [i for own in ids for i in own]
+    assert len(set(every)) == len(every), "two drawings of one page share an id"
+    for f in (f for s in made.sections for f in s.figures):
+        used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', f.svg))
+        assert used <= set(re.findall(r'\sid="([^"]+)"', f.svg)), f.name
+
+
+def test_captions_are_words_and_not_markup(made):
+    page = Page(made.html())
+    assert not {"script", "img", "iframe", "link rel"} & set(page.tags)
+    assert page.tags.count("title") == 1 and "alert(1)" in "".join(page.words)
+    assert not [v for _, name, v in page.values if name.startswith("on")]
+    for tag, name, value in page.values:
+        if name in ("href", "src", "xlink:href"):
+            assert value.startswith(("#", "data:", "report.json")), (tag, value)
+        assert "url(http" not in value
+    policy = next(v for tag, name, v in page.values if tag == "meta" and "default-src" in v)
+    assert policy.startswith("default-src 'none'") and "script-src" not in policy
+    whole = replace(made, model="<b>bold</b>", settings={"<i>": "<i>", "list": ["<u>"]})
+    assert not {"b", "i", "u"} & set(Page(whole.html()).tags)
+
+
+def test_each_verdict_leads_to_its_number(made, kept):
+    record = json.loads((kept / "report.json").read_text(encoding="utf-8"))
+    page = Page(made.html())
+    links = [value for tag, name, value in page.values if tag == "a" and name == "href"]
+    assert [*record["claims"]] == [anchor(row.key) for row in made.claims] and len(page.rows) == len(made.claims)
+    for name, claim in record["claims"].items():
+        words = page.rows[f"claims/{name}"]
+        assert links.count(f"#claims/{name}") == 1 and links.count(f"report.json#claims/{name}") == 1
+        assert claim["status"] in words and claim["text"] in words
+        if claim["number"] is not None:
+            assert interval(tuple(claim["number"]), signed=claim["section"] in ("3", "4")) in words
+    assert (
+        "not tested" in page.rows["claims/zero-b-cfg-1-5"] and "lacks no detail" in page.rows["claims/zero-b-cfg-1-5"]
+    )
+    assert "Of 7 claims 2 hold, 1 holds at some blocks, 1 does not hold, 1 is undecided" in "".join(page.words)
+
+
+def test_each_section_is_filled_or_says_why_not(made):
+    page = Page(made.html())
+    ids = [value for _, name, value in page.values if name == "id"]
+    links = [value for tag, name, value in page.values if tag == "a" and name == "href"]
+    assert [i for i in ids if i in KEYS] == list(KEYS) and [x[1:] for x in links if x[1:] in KEYS][-10:] == list(KEYS)
+    assert hand_report.WHY_NOT in "".join(page.words) and ids.count("figure-gates") == 0
+    assert len([i for i in ids if i.startswith("figure-") and "_" not in i]) >= 7
+    assert Page(hand_report.report(gates=True).html()).tags.count("figure") == 8
+    assert Section("facts", "t", tables=[Table("t", ["a"], [])]).tables[0].rows == ()
+
+
+def test_colours_follow_the_page(made):
+    """A drawing keeps its own colours in its file, and takes the page's on the page."""
+    dose = made.section("dose").figures[0].svg
+    assert "#c0392b" in dose and "var(" not in dose
+    themed = figures.themed(dose)
+    assert "#c0392b" not in themed and "var(--massive)" in themed and themed in made.html()
+
+
+def test_strips_are_checked():
+    picture = np.zeros((8, 12, 3), np.uint8)
+    assert figures.strip("a", "t", [picture] * 5, list("abcde")).svg.count("<image") == 5
+    large = figures.strip("a", "t", [np.zeros((300, 200, 3), np.uint8)], ["a"]).svg
+    assert "image/webp" in large and "pixelated" not in large
+    for pictures, titles, notes in (([], [], ()), ([picture], [], ()), ([picture], ["a"], ["b", "c"])):
+        with pytest.raises(ValueError, match="titles"):
+            figures.strip("a", "t", pictures, titles, notes)
