@@ -197,7 +197,7 @@ def test_each_verdict_leads_to_its_number(made, kept):
     assert (
         "not tested" in page.rows["claims/zero-b-cfg-1-5"] and "lacks no detail" in page.rows["claims/zero-b-cfg-1-5"]
     )
-    assert "Of 7 claims 2 hold, 1 holds at some blocks, 1 does not hold, 1 is undecided" in "".join(page.words)
+    assert "Of 7 claims, 2 hold, 1 holds at some blocks, 1 does not hold, 1 is undecided" in "".join(page.words)
 
 
 def test_each_section_is_filled_or_says_why_not(made):

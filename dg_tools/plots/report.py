@@ -21,7 +21,7 @@ from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, side_by_side
 PAPER = "#ffffff"  # inside of an open mark
 WIDTH = 7.0  # inches: one column of text
 BARS = 384  # most bars that a column can show
-HEAT = LinearSegmentedColormap.from_list("massive", ["#f4f1ee", "#e0a899", MASSIVE, "#4f130c"])
+HEAT = LinearSegmentedColormap.from_list("massive", ["#f4f1ee", "#e0a899", MASSIVE])
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
@@ -139,6 +139,7 @@ def channels_figure(
     left.set_ylabel("mean |x| over image tokens")
     left.set_title("By block")
     right.set_xlabel("noise level sigma (1 is noise)")
+    right.xaxis.set_major_formatter("{x:g}")
     right.set_title(f"By noise level, after block {at}")
     right.invert_xaxis()
     ends = [(floats(v)[-1], f"channel {c}", MASSIVE) for c, v in by_sigma.items()]

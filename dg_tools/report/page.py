@@ -70,7 +70,7 @@ def opening(model: str, settings: Mapping[str, Any], claims: Sequence[tuple[str,
     if claims:
         counts = Counter(row.status for _, row in claims)
         found = ", ".join(count_words(status, counts[status]) for status in ORDER if counts[status])
-        lines.append(f'<p>Of {len(claims)} claims {found}: <a href="#claims">see them</a>.</p>')
+        lines.append(f'<p>Of {len(claims)} claims, {found}: <a href="#claims">see them</a>.</p>')
     for name, values in settings.items():
         if isinstance(values, list | dict) and values:
             items = values if isinstance(values, list) else [f"{k}: {v}" for k, v in values.items()]
