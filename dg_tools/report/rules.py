@@ -28,6 +28,12 @@ DAEMON = 1.0
 NOISE = (0.1, 0.3, 0.5, 0.7, 0.9)  # levels at which the channels are looked at
 CONTROL_CAPTIONS = 12
 
+# a model without references: see *A model of your own* in rules.md
+DENOISED = 0.5  # share of ||noise - x||^2 that one step leaves, less than
+COARSER = -2.0  # doublings of high over low band, clean samples against decoded noise, less than
+BEYOND = 0.05  # (c) doublings of amt_c beyond the guidance's own gain, more than
+OWN_CFG = 3.0  # (d), and the base with guidance
+
 
 @dataclass(frozen=True)
 class Size:
