@@ -68,14 +68,19 @@ def stored_bytes(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous().flatten().view(torch.uint8)
 
 
+def model_name(dit: DiT) -> str:
+    """The model's name, without its folder's place on this machine."""
+    path = str(getattr(dit.pipeline, "name_or_path", "") or "")
+    return Path(path).name if path and Path(path).is_dir() else path or type(dit.pipeline).__name__
+
+
 def provenance(dit: DiT) -> dict[str, Any]:
     """Model, transformer class, family, weights' hash, dtype and versions, as plain JSON.
 
     The model is named without its folder's place on this machine.
     """
-    path = str(getattr(dit.pipeline, "name_or_path", "") or "")
     return {
-        "model": Path(path).name if path and Path(path).is_dir() else path or type(dit.pipeline).__name__,
+        "model": model_name(dit),
         "transformer": type(dit.transformer).__name__,
         "family": dit.family.name,
         "weights": weights_hash(dit),

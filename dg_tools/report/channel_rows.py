@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from dg_tools.report.rules import CHANNELS, DRAWS, Claim
 from dg_tools.report.verdict import Row, by_block, judged, not_tested
 
 TIME, PROMPT = 0, 1  # of `shares`
+GATES = ("gate peaks", "gate makes it")  # rows that need AdaLN gates
 
 
 def rows(stream: Stream, found: Found, gone: np.ndarray | None, *, draws: int = DRAWS) -> list[Row]:
@@ -23,7 +25,7 @@ def rows(stream: Stream, found: Found, gone: np.ndarray | None, *, draws: int = 
     Args:
         stream: of the test captions. found: on the detection captions.
         gone: (1 + draws, prompt): the share of the final size that is gone without the gates, the massive channels
-            first, then the controls; None where there are no channels.
+            first, then the controls; None where there are no channels, or no gates.
         draws: of the controls.
     """
     return [row_of(claim, stream, found, gone, draws) for claim in CHANNELS]
@@ -37,8 +39,10 @@ def row_of(claim: Claim, stream: Stream, found: Found, gone: np.ndarray | None, 
         values = stream.ratio[:, :, level, block, channel].mean(1)
         return judged(row, values, stream.prompts, claim.direction, claim.margin)
     if not found.channels:
-        top = bootstrap_interval(stream.ratio.max((2, 3, 4)).mean(1), stream.prompts)
+        top = bootstrap_interval(stream.ratio.max((2, 3, 4)).mean(1), np.array(stream.prompts))
         return not_tested(row, "no channel is massive: the largest ratio to the median is given", top, "x the median")
+    if claim.key in GATES and not stream.gates:
+        return not_tested(row, "the blocks have no AdaLN gate")
     if claim.by_block:
         numbers = BY_BLOCK[claim.key](stream, found)
         return by_block(row, numbers, claim.direction, claim.margin)
@@ -86,6 +90,8 @@ def gate_ranks(stream: Stream, found: Found, draws: int) -> Iterator[np.ndarray]
             there = gate[:, :, :, block]
             if np.isfinite(there).all():
                 ranks.append((there < there[..., channel : channel + 1]).mean(-1).mean((1, 2)) * there.shape[-1])
+        if not ranks:  # a block without a gate
+            return np.full(len(stream.prompts), np.nan)
         return np.max(ranks, axis=0) / (stream.ratio.shape[-1] - 1)
 
     yield np.mean([rank(c) for c in found.channels], axis=0)
@@ -156,11 +162,11 @@ def slopes_by_block(stream: Stream, found: Found) -> dict[int, tuple[float, floa
     for block, channels in at_each_block(found):
         size = np.log2(np.maximum(stream.values["size"][..., block, :][..., channels], 1e-12))
         values = np.mean([slopes(size[..., i], stream.sigmas) for i in range(len(channels))], axis=0)
-        result[block] = bootstrap_interval(values, stream.prompts)
+        result[block] = bootstrap_interval(values, np.array(stream.prompts))
     return result
 
 
-def by_block_table(stream: Stream, found: Found) -> list[dict[str, float]]:
+def by_block_table(stream: Stream, found: Found) -> list[dict[str, Any]]:
     """For the page: by block, the largest ratio, shares of the variance and the slope, of the massive channels."""
     made = []
     for block, channels in at_each_block(found):

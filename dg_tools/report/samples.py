@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from dg_tools.datasets.examples import Items
 from dg_tools.datasets.references import Reference
 from dg_tools.experiments.dose_outcomes import EQUAL
 from dg_tools.experiments.dose_step import OneStep
@@ -133,9 +134,9 @@ def add(kept: Kept, captions: Captions, name: str, setting: Setting, count: int)
         logger.info("%s: %s, chunk %d", kept.file.parent.name, name, number)
 
 
-def one_steps(dit: DiT, references: Sequence[Reference]) -> list[OneStep]:
-    """One step of development captions at each noise level where edits are judged."""
-    noised = NoisedPictures(dit, list(references), [0])
+def one_steps(dit: DiT, items: Items) -> list[OneStep]:
+    """One step of some pictures, such as development captions', at each noise level where edits are judged."""
+    noised = NoisedPictures(dit, items, [0])
     every = slice(0, len(noised))
     return [OneStep(noised, sigma, every, noised.inputs[0]) for sigma in rules.SIGMAS]
 
@@ -179,22 +180,46 @@ def matched_controls(
     targets: list[float] = []
     for draw in range(draws):
         key = f"{name} {draw}"
-        control = replace(edit, rho=1.5, mode="scale", others=True, draw=draw, control=True)
         done = kept.values["controls"]
         if key not in done:
-            points, ratios, factor = [], [], 1.0
-            for i, at in enumerate(steps):
-                with at.dit.running(), torch.no_grad():
-                    if len(targets) <= i:
-                        targets.append(float(at.change(at.velocity(edit)).mean()))
-                    scaled, factor, ratio = at.scaled(control, targets[i], factor)
-                points.append([at.sigma, scaled.rho])
-                ratios.append(ratio)
-            done[key] = {"rho": points, "reached": ratios}
+            targets = targets or moved(steps, edit)
+            done[key] = matched(steps, control_of(edit, draw), targets)
             kept.write()
-        if max(abs(ratio - 1) for ratio in done[key]["reached"]) <= EQUAL:
-            result.append((key, replace(control, rho=tuple(map(tuple, done[key]["rho"])))))
+        if (control := as_matched(control_of(edit, draw), done[key])) is not None:
+            result.append((key, control))
     return result
+
+
+def control_of(edit: Disrupt, draw: int) -> Disrupt:
+    """A draw of as many other channels, whose dose is to be found."""
+    return replace(edit, rho=1.5, mode="scale", others=True, draw=draw, control=True)
+
+
+def moved(steps: Sequence[OneStep], edit: Disrupt) -> list[float]:
+    """The mean ||v - v_d|| of an edit at each noise level."""
+    amounts = []
+    for at in steps:
+        with at.dit.running(), torch.no_grad():
+            amounts.append(float(at.change(at.velocity(edit)).mean()))
+    return amounts
+
+
+def matched(steps: Sequence[OneStep], control: Disrupt, targets: Sequence[float]) -> dict[str, Any]:
+    """The dose of a control by noise level, and what it reached over the target; plain JSON."""
+    points, ratios, factor = [], [], 1.0
+    for at, target in zip(steps, targets, strict=True):
+        with at.dit.running(), torch.no_grad():
+            scaled, factor, ratio = at.scaled(control, target, factor)
+        points.append([at.sigma, scaled.rho])
+        ratios.append(ratio)
+    return {"rho": points, "reached": ratios}
+
+
+def as_matched(control: Disrupt, found: Mapping[str, Any]) -> Disrupt | None:
+    """The control at the dose that `matched` found; None where it did not get there."""
+    if max(abs(ratio - 1) for ratio in found["reached"]) > EQUAL:
+        return None
+    return replace(control, rho=tuple(map(tuple, found["rho"])))
 
 
 def settings(weak: dict[str, tuple[Disrupt, float]]) -> dict[str, Setting]:

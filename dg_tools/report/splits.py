@@ -7,8 +7,10 @@ held-out pairs, which the model never saw: on trained pairs fine detail is recal
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dg_tools.datasets.references import Reference, References
+if TYPE_CHECKING:  # the sizes are read without torch
+    from dg_tools.datasets.references import Reference, References
 
 SEED = 4
 

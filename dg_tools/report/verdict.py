@@ -117,10 +117,10 @@ def by_block(row: Row, numbers: dict[int, Interval], direction: Literal["above",
     there = [block for block, status in statuses.items() if status == HOLDS]
     whole = HOLDS if len(there) == len(numbers) else SOME if there else together([*statuses.values()])
     sign = ">" if direction == "above" else "<"
-    middle = np.median(np.array(list(numbers.values())), axis=0)
+    middle, low, high = (float(np.median(ends)) for ends in zip(*numbers.values(), strict=True))
     return replace(
         row,
-        number=tuple(float(x) for x in middle),
+        number=(middle, low, high),
         bound=f"{sign} {margin:g}",
         status=whole,
         why=f"holds at {len(there)} of {len(numbers)} blocks" + (f": {', '.join(map(str, there))}" if there else ""),

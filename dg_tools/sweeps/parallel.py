@@ -1,4 +1,4 @@
-"""How do several processes share a sweep? Each takes every n-th cell that is missing; they meet between the stages."""
+"""How do several processes share long work? Each takes every n-th missing piece; they meet between the stages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ logger = logging.getLogger("dg_tools")
 class Workers:
     """The processes of this run: one, or those that `accelerate launch` started.
 
+    Args:
+        work: what they do together. piece: what each of them does at a time.
+
     Attributes:
         rank: this process among `count`.
         device: where this process computes; None: this is the only process, and the model's own device is used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, work: str = "sweep", piece: str = "cell") -> None:
+        self.work = work
+        self.piece = piece
         self.rank = 0
         self.count = 1
         self.device: torch.device | None = None
@@ -36,7 +41,8 @@ class Workers:
         elif "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
             logger.warning(
                 "`accelerate launch --cpu` starts several processes under MPI only, so this is one; without MPI: "
-                "`accelerate launch --multi_gpu --num_processes 2 -m dg_tools.cli sweep ...`, on a CPU too"
+                "`accelerate launch --multi_gpu --num_processes 2 -m dg_tools.cli %s ...`, on a CPU too",
+                work,
             )
 
     def share(self, things: Sequence[Any]) -> list[Any]:
@@ -55,6 +61,6 @@ class Workers:
             self._state.wait_for_everyone()
         except RuntimeError as error:
             raise ChildProcessError(
-                f"another process of this sweep stopped while {doing}: the cells that are done are kept, and the "
-                "missing ones are done on the next start"
+                f"another process of this {self.work} stopped while {doing}: the {self.piece}s that are done are kept, "
+                "and the missing ones are done on the next start"
             ) from error

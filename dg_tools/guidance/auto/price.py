@@ -75,6 +75,21 @@ def sample_rows(dit: DiT, blocks: list[int], steps: int, gain_runs: int) -> floa
     return SAMPLED * steps * (guided + gain_runs)
 
 
+def tried_blocks(dit: DiT) -> list[int]:
+    """The blocks of a scan where channels are massive at all of them."""
+    count = len(dit.blocks)
+    return [round(i * (count - 1) / max(1, BLOCKS - 1)) for i in range(min(BLOCKS, count))]
+
+
+def at_most(dit: DiT, steps: int) -> tuple[float, float, int]:
+    """What a choice costs at most: row-forwards of the scan, those of the guided samples, and decoded pictures."""
+    tried = tried_blocks(dit)
+    trials = len(SIGMAS) * len(RHOS) * sum(share_after(dit, b) for b in tried)
+    scan = SCANNED * (steps + 2 * len(SIGMAS) + min(trials, max(0.0, scan_room(dit, steps))))
+    samples = sample_rows(dit, tried[:1] * FINALISTS, steps, FINALISTS)
+    return scan, samples, SAMPLED * (1 + FINALISTS * (len(WEIGHTS) + 1))
+
+
 def timed(dit: DiT, function: Callable[[], Any]) -> float:
     """Seconds of the second of two calls: the first one also prepares."""
     seconds = 0.0
@@ -106,12 +121,7 @@ def forecast(dit: DiT, prompt: str, *, chunk: int = 2, **kwargs: Any) -> Forecas
     forward = timed(dit, lambda: velocity(dit, z, 0.5, inputs))
     with dit.running():
         decoding = timed(dit, lambda: decode(dit, z, output_type="pt"))
-    count = len(dit.blocks)
-    tried = [round(i * (count - 1) / max(1, BLOCKS - 1)) for i in range(min(BLOCKS, count))]
-    trials = len(SIGMAS) * len(RHOS) * sum(share_after(dit, b) for b in tried)
-    scan = SCANNED * (steps + 2 * len(SIGMAS) + min(trials, max(0.0, scan_room(dit, steps))))
-    samples = sample_rows(dit, tried[:1] * FINALISTS, steps, FINALISTS)
-    decodes = SAMPLED * (1 + FINALISTS * (len(WEIGHTS) + 1))
+    scan, samples, decodes = at_most(dit, steps)
     unit = picture_rows(dit) * forward + decoding
     pictures = min((scan * forward) / unit, SCAN_PICTURES)
     pictures += min((samples * forward + decodes * decoding) / unit, SAMPLE_PICTURES)
@@ -122,6 +132,6 @@ def forecast(dit: DiT, prompt: str, *, chunk: int = 2, **kwargs: Any) -> Forecas
         for tensor in part.parameters()
     )
     rows, columns = dit.grid(*size)
-    kept = chunk * len(tried) * rows * columns * dit.width * dit.dtype.itemsize
+    kept = chunk * len(tried_blocks(dit)) * rows * columns * dit.width * dit.dtype.itemsize
     seconds = (scan + samples) * forward + decodes * decoding
     return Forecast(scan + samples, decodes, pictures, seconds, weights + kept, forward, decoding)

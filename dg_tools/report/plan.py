@@ -1,0 +1,221 @@
+"""What will a report cost? Said before anything long: forwards, decoded pictures, seconds, memory and disk, by stage.
+
+Counts are upper bounds: controls are drawn only where they can change a verdict, and a run that would repeat another
+one is not drawn. Seconds come from one timed forward and one timed decode of one picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from dg_tools.datasets.examples import Items
+from dg_tools.guidance.auto import price
+from dg_tools.models.dit import DiT
+from dg_tools.models.facts import COPIES
+from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.provenance import model_name
+from dg_tools.onestep import check_velocity, first_call, velocity, without_state
+from dg_tools.report import rules
+from dg_tools.report.extent import Extent, extent_of
+from dg_tools.report.memory import peak
+from dg_tools.report.own_runs import MATCHED
+from dg_tools.report.subjects import Subjects, subjects
+
+TRIES = 4  # forwards in which a control's dose is found, on average
+ALONE = 4  # channels that are tried alone: how many are massive is not known yet
+KINDS = 6  # AdaLN gates and statistics that are kept of a channel, beside its five statistics
+PAGE = 20 * 2**20  # bytes of the page and what lies beside it, and of what is small
+BATCH = 4  # pictures in one forward
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a report costs at most.
+
+    Attributes:
+        model, size: the model's name, and the size of the report.
+        prompts: on which is chosen, and on which is measured. steps: of a sample. pixels: height and width.
+        stages: by stage, forwards (of one picture through the whole transformer) and decodes.
+        forward_seconds, decode_seconds: of one picture, timed.
+        memory: bytes, estimated. disk: bytes.
+
+    Example:
+        >>> plan = Forecast("m", "quick", (4, 8), 16, (512, 512), {"samples": (1000.0, 50.0)}, 0.03, 0.01, 6e9, 2e8)
+        >>> print(plan)
+        report of size quick on m: 4 prompts to choose on, 8 to measure on, 512 x 512 pixels, 16 steps
+        at most 1000 forwards and 50 decoded pictures: about 31 s here, 6 GB of memory, 0.2 GB of disk
+    """
+
+    model: str
+    size: str
+    prompts: tuple[int, int]
+    steps: int
+    pixels: tuple[int, int]
+    stages: Mapping[str, tuple[float, float]]
+    forward_seconds: float
+    decode_seconds: float
+    memory: float
+    disk: float
+
+    @property
+    def forwards(self) -> float:
+        """Of all stages."""
+        return sum(forwards for forwards, _ in self.stages.values())
+
+    @property
+    def decodes(self) -> float:
+        """Of all stages."""
+        return sum(decodes for _, decodes in self.stages.values())
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages, in one process."""
+        return self.forwards * self.forward_seconds + self.decodes * self.decode_seconds
+
+    def stage_seconds(self, stage: str) -> float:
+        """Of one stage."""
+        forwards, decodes = self.stages[stage]
+        return forwards * self.forward_seconds + decodes * self.decode_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, with the sums."""
+        sums = {name: getattr(self, name) for name in ("forwards", "decodes", "seconds")}
+        return {**asdict(self), "stages": {k: list(v) for k, v in self.stages.items()}, **sums}
+
+    def __str__(self) -> str:
+        choice, test = self.prompts
+        return (
+            f"report of size {self.size} on {self.model}: {choice} prompts to choose on, {test} to measure on, "
+            f"{self.pixels[0]} x {self.pixels[1]} pixels, {self.steps} steps\n"
+            f"at most {self.forwards:.0f} forwards and {self.decodes:.0f} decoded pictures: about "
+            f"{lasting(self.seconds)} here, {self.memory / 1e9:.2g} GB of memory, {self.disk / 1e9:.1g} GB of disk"
+        )
+
+
+def lasting(seconds: float) -> str:
+    """A time in words: `31 s`, `8 min`, `2.5 h`."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def forecast(
+    dit: DiT,
+    items: Items | None = None,
+    *,
+    size: str | Extent = "standard",
+    steps: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    batch: int = BATCH,
+) -> Forecast:
+    """What `measure` would cost with the same arguments. Two forwards and two decodes are run.
+
+    Raises:
+        ValueError: as `measure`.
+
+    Example:
+        >>> print(forecast(dg.load(), size="quick"))    # doctest: +SKIP
+    """
+    extent = extent_of(size)
+    return expected(dit, subjects(dit, items, extent, height, width), extent, steps_of(dit, extent, steps), batch)
+
+
+def steps_of(dit: DiT, extent: Extent, steps: int | None) -> int:
+    """Steps of a sample.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps}; at least 1 is needed")
+    return steps or min(dit.default_steps, extent.steps)
+
+
+def expected(dit: DiT, given: Subjects, extent: Extent, steps: int, batch: int) -> Forecast:
+    """The forecast for these prompts."""
+    check_velocity(dit)
+    size = {"height": given.height, "width": given.width}
+    first = first_call(dit, [given.test[0].prompt], seed=0, steps=1, **size)
+    z, inputs = spatial(dit, first["hidden_states"], given.height, given.width), without_state(first)
+    forward = price.timed(dit, lambda: velocity(dit, z, 0.5, inputs))
+    with dit.running(), torch.no_grad():
+        decoding = price.timed(dit, lambda: decode(dit, z, output_type="pt"))
+    guided = dit.family.guidance_argument in dit.takes
+    stages = counts(given, extent, steps, len(dit.blocks), guided)
+    scan, samples, decodes = price.at_most(dit, steps)
+    stages["auto"] = (
+        scan + samples + 2,
+        decodes + price.SAMPLED + 2,
+    )  # its own forecast; plain pictures for each finalist
+    return Forecast(
+        model=model_name(dit),
+        size=extent.name,
+        prompts=(len(given.choice), len(given.test)),
+        steps=steps,
+        pixels=(given.height, given.width),
+        stages=stages,
+        forward_seconds=forward,
+        decode_seconds=decoding,
+        memory=memory(dit, given, batch),
+        disk=disk(dit, given, extent),
+    )
+
+
+def counts(given: Subjects, extent: Extent, steps: int, blocks: int, guided: bool) -> dict[str, tuple[float, float]]:
+    """Forwards and decodes by stage but `auto`, at most; a partial forward counts as one half."""
+    choice, test, levels = len(given.choice), len(given.test), len(rules.SIGMAS)
+    dosed = min(extent.blocks + 1, blocks)
+    others = len(extent.rhos) - 1
+    controls = min(extent.control_prompts + BATCH - 1, test)
+    drawn = 2 * (1 + 2 + 1) + (2 + 2 * 3) * guided + len(rules.RHOS) - 1  # forwards of one prompt's step, in all runs
+    runs = 2 * 3 + 3 * guided + len(rules.RHOS) - 1
+    beside = 1 / 2 + ALONE / 2 + 2 + TRIES / 2  # massive, each alone, norms kept (a clean pass too), largest others
+    one_step = levels * (2 + dosed * others / 2 + others * beside + 2 * extent.draws * TRIES / 2)
+    shown = levels * (3 + dosed * (others + 1) + others * (ALONE + 3) + 2 * extent.draws)
+    return {
+        "base": ((choice + test) * steps, choice + test),
+        "channels": ((choice + extent.seeds * test) * len(rules.NOISE) + 1, choice + test),
+        "gates": (test * levels * (2 + extent.draws), 0),
+        "drawing": (test * levels, test),
+        "headroom": (steps, 1),
+        "zeroing": (choice * levels * (1 + blocks / 2), choice * levels * 2 * blocks),
+        "w of zeroing": (choice * steps * 2 * len(rules.WEIGHTS), choice * len(rules.WEIGHTS)),
+        "dose": (test * one_step, test * shown),
+        "samples": (test * steps * drawn, test * (runs + 1)),
+        "controls": (
+            2 * extent.draws * (MATCHED * levels * TRIES / 2 + controls * steps * 3),
+            2 * extent.draws * controls * 2,
+        ),
+    }
+
+
+def weight_bytes(dit: DiT) -> int:
+    """Of all components, as they are stored."""
+    parts = [part for part in dit.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(x.numel() * x.element_size() for part in parts for x in part.parameters())
+
+
+def memory(dit: DiT, given: Subjects, batch: int) -> float:
+    """Bytes at a time: the weights, what a forward of a batch holds, and what is kept of every block in one step."""
+    rows, columns = dit.grid(given.height, given.width)
+    stream = rows * columns * dit.width * dit.dtype.itemsize
+    kept = max(batch, len(given.choice)) * stream * len(dit.blocks) * 1.5  # the text stream beside it
+    return max(float(peak(dit.device)), weight_bytes(dit)) + kept + COPIES * 3 * batch * stream
+
+
+def disk(dit: DiT, given: Subjects, extent: Extent) -> float:
+    """Bytes of what is kept: mostly the statistics of every channel."""
+    pictures = len(given.choice) + extent.seeds * len(given.test)
+    one = 4 * len(rules.NOISE) * len(dit.blocks) * dit.width * (5 + KINDS)
+    side = dit.vae_scale_factor
+    latents = 4 * 16 * (given.height // side) * (given.width // side)
+    return pictures * one + 40 * latents * len(given.test) + PAGE

@@ -1,0 +1,270 @@
+"""A report on a model without references: what is planted is found, noise is not judged, a stopped report goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+
+import pytest
+import tiny
+import tiny_wan
+import torch
+
+import dg_tools as dg
+from dg_tools.guidance.auto import samples as auto_samples
+from dg_tools.guidance.auto import scan, store
+from dg_tools.metrics import WeakModelRule
+from dg_tools.models.profiles import read_profile
+from dg_tools.report import Report, forecast, measure, own_rows, rules
+from dg_tools.report.sections import KEYS
+from dg_tools.report.stages import FOLDER, Stages
+from dg_tools.report.subjects import chunks
+from dg_tools.report.verdict import NOT_TESTED, REPORTED
+
+CHANNELS, BLOCK, VALUE = [5, 20], 1, 400.0
+PROMPTS = ["a red apple", "an owl", "a house", "a tree", "a fish", "the sun", "a boat", "a key"]
+TOY = {"size": "toy", "batch": 2, "progress": False}
+WEAK_ROWS = {
+    f"{weak} {row}" for weak in ("zero", "auto") for row in ("a", "stays", "b", "c", "d", f"b, {own_rows.CFG}")
+}
+SAMPLE_ROWS = WEAK_ROWS | {"curve", "capable"}
+
+
+def anything_counts(patch, folder):
+    """Random weights draw noise and lack detail by chance only: here every model can draw, and every edit acts."""
+    any_rule = WeakModelRule(score=-99.0, high=99.0, low_correlation=-1.0, change=0.0, kept=-99.0, gain=-99.0)
+    patch.setattr(scan, "RULE", any_rule)
+    patch.setattr(auto_samples, "LOW_KEPT", -1.0)
+    patch.setattr(store, "cache_folder", lambda: folder / "profiles")
+    for name, value in {"DENOISED": 1e9, "COARSER": 1e9, "ACTS": 0.0}.items():
+        patch.setattr(rules, name, value)
+
+
+def loaded(pipeline=None, **call):
+    if pipeline is None:
+        pipeline = tiny.sd3(seed=0)
+        tiny.plant(pipeline, BLOCK, CHANNELS, VALUE)
+    dit = dg.load(pipeline)
+    dit.call = {**tiny.SIZE, "max_sequence_length": 8, **call}
+    return dit
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A report at toy size on a model with planted channels: the model, the report, its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    dit = loaded()
+    with pytest.MonkeyPatch.context() as patch:
+        anything_counts(patch, folder)
+        made = measure(dit, PROMPTS, out=folder / "report", **TOY)
+    return dit, made, folder / "report"
+
+
+def values(report):
+    """Everything of a report but its times."""
+    record = report.to_json()
+    del record["cost"]
+    if record["profile"] is not None:
+        record["profile"] = {**record["profile"], "price": None}  # in pictures, by the time that one takes
+    record["sections"] = [s for s in record["sections"] if s["key"] != "cost"]
+    return record
+
+
+def test_what_is_planted_is_found_and_every_section_is_filled(whole):
+    dit, made, _ = whole
+    assert tuple(s.key for s in made.sections) == KEYS and not [s.key for s in made.sections if s.missing]
+    rows = {row[0]: row for row in made.section("channels").tables[0].rows}
+    assert sorted(rows) == CHANNELS and {row[1] for row in rows.values()} == {dit.sites[BLOCK]}
+    assert {row[2] for row in rows.values()} == {dit.sites[BLOCK]}, "written where they are planted"
+    gates = made.section("gates").tables[0].rows
+    assert {row[0] for row in gates} == set(CHANNELS) and {row[1] for row in gates} == {dit.sites[BLOCK]}
+    assert {row.key for row in made.claims} == {claim.key for claim in rules.CHANNELS} | SAMPLE_ROWS
+    assert not {row.key for row in made.claims if row.key in WEAK_ROWS and "not run" in row.why}
+    assert next(row for row in made.claims if row.key == "auto d").status == REPORTED
+    titles = made.section("strip").figures[0].numbers["titles"]
+    assert titles[:4] == ["cond", "weak model", "DG", "its gain alone"] and titles[-2] == "DG, other channels"
+    assert {own_rows.CFG, f"{own_rows.CFG} + DG"} < set(titles) and titles[-1].startswith("knob, rho ")
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in dit.transformer.modules())
+
+
+def test_the_folder_holds_the_page_the_numbers_and_a_profile(whole):
+    _, made, folder = whole
+    assert {p.name for p in folder.iterdir()} == {
+        "index.html", "report.json", "profile.json", "figures", FOLDER
+    }  # fmt: skip
+    assert values(Report.open(folder)) == values(made)
+    profile = read_profile(folder / "profile.json")
+    assert sorted(profile["channels"]) == CHANNELS
+    guider = dg.DetailGuidance(2.0, 0.5, str(folder / "profile.json"))
+    assert guider.disrupt.block == profile["block"]
+
+
+def test_the_forecast_is_an_upper_bound_and_stands_beside_what_was_measured(whole):
+    _, made, _ = whole
+    expected, spent = made.cost["forecast"], made.cost["measured"]
+    assert 0 < spent["forwards"] <= expected["forwards"] and 0 < spent["decodes"]
+    table = made.section("cost").tables[0]
+    for stage, at_most, _, _, forwards, _, _ in table.rows:
+        assert 0 < forwards <= at_most, stage
+    assert sum(row[4] for row in table.rows[:-1]) == pytest.approx(table.rows[-1][4])
+
+
+def test_what_is_done_is_not_done_again(whole, monkeypatch, tmp_path):
+    dit, made, folder = whole
+    anything_counts(monkeypatch, tmp_path)
+    monkeypatch.setattr(Stages, "made", lambda *a: pytest.fail("what was done is done again"))
+    again = measure(dit, PROMPTS, out=folder, **TOY)
+    assert again.to_json() == made.to_json()
+
+
+def test_a_stopped_report_goes_on(whole, monkeypatch, tmp_path):
+    dit, made, _ = whole
+    anything_counts(monkeypatch, tmp_path)
+    own, done = Stages.made, []
+
+    def stopping(self, make):
+        if len(done) == 20:
+            raise KeyboardInterrupt
+        done.append(make)
+        return own(self, make)
+
+    monkeypatch.setattr(Stages, "made", stopping)
+    out = tmp_path / "report"
+    with pytest.raises(KeyboardInterrupt, match="what is done is kept"):
+        measure(dit, PROMPTS, out=out, **TOY)
+    kept = {p: p.stat().st_mtime_ns for p in (out / FOLDER).iterdir()}
+    assert len(kept) == 21 and not (out / "report.json").exists()  # with about.json
+    monkeypatch.setattr(Stages, "made", own)
+    again = measure(dit, PROMPTS, out=out, **TOY)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert values(again) == values(made)
+
+
+def worker(rank, port, dit, out, folder):
+    """One of two processes, as a launcher starts them."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({k: str(v) for k, v in (where | ranks).items()})
+    with pytest.MonkeyPatch.context() as patch:
+        anything_counts(patch, folder)
+        made = measure(dit, PROMPTS, out=out, **TOY)
+    (folder / f"units{rank}").write_text(json.dumps(sorted(made.cost["stages"])))
+
+
+def test_two_processes_give_what_one_gives(whole, tmp_path):
+    dit, made, _ = whole
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    pair = [fork.Process(target=worker, args=(r, port, dit, tmp_path / "report", tmp_path)) for r in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(240)
+    assert [process.exitcode for process in pair] == [0, 0]
+    assert values(Report.open(tmp_path / "report")) == values(made)
+    assert (tmp_path / "units0").read_text() == (tmp_path / "units1").read_text()
+
+
+def test_a_model_that_draws_noise_is_not_tested(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "profiles")
+    made = measure(loaded(), PROMPTS, out=tmp_path / "report", **TOY)
+    rows = {row.key: row for row in made.claims}
+    assert {rows[key].status for key in SAMPLE_ROWS - {"capable"}} == {NOT_TESTED}
+    assert all("it is not shown that the model draws pictures" in rows[key].why for key in SAMPLE_ROWS - {"capable"})
+    assert rows["capable"].number[1] > rules.DENOISED, "random weights do not denoise"
+    assert rows["stands out"].status != NOT_TESTED, "the channels are judged all the same"
+    assert made.profile is None and not (tmp_path / "report" / "profile.json").exists()
+    assert "Not measured" in made.section("dose").missing
+    assert made.section("strip").figures[0].numbers["titles"] == ["cond"]
+
+
+def test_an_edit_that_does_not_act_is_not_tested(tmp_path, monkeypatch):
+    anything_counts(monkeypatch, tmp_path)
+    monkeypatch.setattr(rules, "ACTS", 1e9)
+    made = measure(loaded(), PROMPTS, out=tmp_path / "report", **TOY)
+    rows = {row.key: row for row in made.claims}
+    assert {rows[key].status for key in WEAK_ROWS} == {NOT_TESTED}
+    assert all("the edit hardly acts" in rows[f"{weak} a"].why for weak in ("zero", "auto"))
+
+
+def test_another_models_folder_is_refused(whole, monkeypatch, tmp_path):
+    _, _, folder = whole
+    other = loaded(tiny.sd3(seed=1))
+    with pytest.raises(FileExistsError, match=r"holds a report on .*pass another folder"):
+        measure(other, PROMPTS, out=folder, **TOY)
+
+
+def test_bad_input_is_refused_before_any_run(whole, tmp_path, monkeypatch):
+    dit, _, _ = whole
+    monkeypatch.setattr(dit.transformer, "forward", lambda *a, **k: pytest.fail("a forward was run"))
+    for arguments, words in (
+        ({"items": PROMPTS[:5]}, "5 different prompts; at least 6 are needed"),
+        ({"items": PROMPTS, "size": "huge"}, "allowed: quick, standard, full"),
+        ({"items": PROMPTS, "batch": 1}, "at least 2 prompts in one forward"),
+        ({"items": PROMPTS, "steps": 0}, "steps=0"),
+        ({"items": PROMPTS, "height": 33}, "multiples of 4 pixels"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            measure(dit, out=tmp_path / "report", **{**TOY, **arguments})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        measure(dit, PROMPTS, out=tmp_path / "file", **TOY)
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_forecast_alone_runs_next_to_nothing(whole, tmp_path):
+    dit, _, _ = whole
+    rows = []
+    handle = dit.blocks[0].module.register_forward_hook(lambda m, a, output: rows.append(len(output[1])))
+    try:
+        small, large = (forecast(dit, size=size) for size in ("quick", "standard"))
+    finally:
+        handle.remove()
+    assert len(rows) == 4 and small.forwards < large.forwards and small.seconds > 0
+    assert "at most" in str(small) and json.dumps(small.to_json())
+
+
+def test_pictures_that_are_given_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "profiles")
+    pictures = torch.rand(len(PROMPTS), 3, *tiny.SIZE.values(), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    items = list(zip(PROMPTS, pictures, strict=True))
+    made = measure(loaded(), items, out=tmp_path / "report", **TOY)
+    assert made.settings["pictures"] is not None and not made.section("channels").missing
+    with pytest.raises(ValueError, match="the pictures are 32 x 48"):
+        measure(loaded(), items, out=tmp_path / "other", height=64, **TOY)
+
+
+def plant_wan(pipeline, block, channels, value):
+    """A constant written by this block's MLP, through a gate of its own."""
+    target, time = pipeline.transformer.blocks[block], pipeline.transformer.condition_embedder.time_proj
+    with torch.no_grad():
+        for c in channels:
+            time.weight[5 * tiny.WIDTH + c] = time.bias[5 * tiny.WIDTH + c] = 0
+            target.scale_shift_table[0, 5, c] = 1
+            target.ffn.net[2].weight[c], target.ffn.net[2].bias[c] = 0, value
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_other_families(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "profiles")
+    pipeline, call = tiny.flux(), {}
+    if family == "wan":
+        pipeline, call = tiny_wan.pipeline(), {**tiny_wan.STOCK, **tiny_wan.SIZE}
+        plant_wan(pipeline, BLOCK, CHANNELS, VALUE)
+    else:
+        tiny.plant(pipeline, BLOCK, CHANNELS, VALUE)
+    dit = loaded(pipeline, **call)
+    made = measure(dit, PROMPTS, out=tmp_path / "report", **TOY)
+    assert sorted(row[0] for row in made.section("channels").tables[0].rows) == CHANNELS
+    assert {row[2] for row in made.section("channels").tables[0].rows} == {dit.sites[BLOCK]}
+
+
+def test_chunks_are_of_nearly_equal_size():
+    for count in range(2, 30):
+        for batch in range(2, 9):
+            sizes = [c.stop - c.start for c in chunks(count, batch)]
+            assert sum(sizes) == count and min(sizes) >= 2 and max(sizes) <= max(batch, 3)
