@@ -11,10 +11,10 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.datasets.prompts import EMOJI, GENERAL, prompts_for
 from dg_tools.forward.restart import Stored
 from dg_tools.guidance import auto
 from dg_tools.guidance.auto import choose, price, samples, scan, store, trial
-from dg_tools.guidance.auto.prompts import EMOJI, GENERAL, prompts_of
 from dg_tools.metrics import WeakModelRule, amount_change
 from dg_tools.models.journal import Journal
 from dg_tools.models.profiles import read_profile, write_profile
@@ -462,7 +462,7 @@ def test_names_of_profiles():
 
 
 def test_captions_for_the_embedded_models_and_general_prompts_for_others(dits):
-    assert prompts_of(dg.load()) == EMOJI and prompts_of(dits("sd3")) == GENERAL
+    assert prompts_for(dg.load()) == EMOJI and prompts_for(dits("sd3")) == GENERAL
     assert len(set(GENERAL)) == len(GENERAL) >= 7
 
 

@@ -61,8 +61,8 @@ def test_pictures_in_every_form(dits, tmp_path):
 
 def test_what_is_no_picture_or_noise_level(dits):
     for image, sigma, error, message in (
-        (torch.zeros(3, 33, 48), 0.5, ValueError, "multiples of"),
-        ([picture(), torch.zeros(3, 48, 48)], 0.5, ValueError, "one size"),
+        (torch.full((3, 33, 48), -0.5), 0.5, ValueError, "multiples of"),
+        ([picture(), torch.full((3, 48, 48), -0.5)], 0.5, ValueError, "one size"),
         (picture() * 3, 0.5, ValueError, r"must lie in \[-1, 1\]"),
         (np.zeros((32, 48), np.uint8), 0.5, ValueError, "not a picture"),
         ("apple.png", 0.5, FileNotFoundError, "apple.png: there is no such picture file"),

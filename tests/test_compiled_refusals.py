@@ -10,6 +10,7 @@ from compilers import compile_blocks
 import dg_tools as dg
 from dg_tools.onestep import velocity
 
+GREY = torch.full((3, 32, 48), -0.5)
 OFF = dg.Disrupt([3], 1)
 CALL = {**tiny.CALL, "progress": False}
 
@@ -52,7 +53,9 @@ USES = {
     "generate": lambda dit: dg.generate(dit, "apple", **CALL),
     "guided": lambda dit: dg.generate(dit, "apple", guidance=dg.DetailGuidance(1.0, 0.5, OFF), **CALL),
     "capture": lambda dit: dg.capture(dit, "apple", **CALL),
-    "capture_image": lambda dit: dg.capture_image(dit, torch.zeros(3, 32, 48), progress=False, max_sequence_length=8),
+    "capture_image": lambda dit: dg.capture_image(
+        dit, torch.full((3, 32, 48), -0.5), progress=False, max_sequence_length=8
+    ),
     "trace": lambda dit: dit.trace("apple", **tiny.CALL),
     "velocity": lambda dit: velocity(dit, torch.zeros(1, 4, 16, 24), 0.5, {}),
     "edits": lambda dit: OFF.on(dit).__enter__(),

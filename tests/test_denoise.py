@@ -11,6 +11,7 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.datasets.examples import Example
 from dg_tools.experiments import denoise, open_result
 from dg_tools.experiments.selectivity import AgainstControls, shares
 
@@ -23,6 +24,10 @@ def pictures(n: int, masks: bool = True) -> list[tuple]:
     left = torch.zeros(32, 48)
     left[:, :24] = 1
     return [(*x, left) for x in made] if masks else made
+
+
+def grey(n: int) -> list[Example]:
+    return [Example(f"thing {i}", torch.full((3, 32, 48), 0.3), span=(-1, 1)) for i in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def test_controls_do_the_same_harm():
     """Where zeroing does harm the controls do as much; where it does none, they move the velocity by as much."""
     pipeline = tiny.sd3()
     tiny.plant(pipeline, 1, [5], 60.0)
-    dit, items = dg.load(pipeline), [(f"thing {i}", torch.full((3, 32, 48), 0.3)) for i in range(3)]
+    dit, items = dg.load(pipeline), grey(3)
     settings = {"channels": [3], "block": 1, "sigmas": (0.3, 0.8), "controls": 2, "further": False, **CALL}
     made = denoise(dit, items, [0], **settings)
     search = made.tables["search"].set_index(["sigma", "control"])
@@ -214,7 +219,7 @@ def test_bad_input_is_refused_before_any_forward(dits):
         denoise(dit, items, [0], dose=[(1, 4)], **settings)
     with pytest.raises(ValueError, match="masks for 3 pictures"):
         denoise(dit, [items[0], *(x[:2] for x in items[1:])], [0], **settings)
-    with pytest.raises(ValueError, match="one shape"):
-        denoise(dit, [*items, ("wide", torch.zeros(3, 32, 64))], [0], **settings)
+    with pytest.raises(ValueError, match="could be a picture in 0..1, or a bright one"):
+        denoise(dit, [*items, ("bright", torch.zeros(3, 32, 48))], [0], **settings)
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
-        denoise(dit, [(p, torch.zeros(3, 30, 48)) for p in "ab"], [0], **settings)
+        denoise(dit, [(p, torch.full((3, 30, 48), -0.5)) for p in "ab"], [0], **settings)

@@ -11,6 +11,7 @@ from PIL import Image
 import dg_tools as dg
 from dg_tools import experiments
 from dg_tools.datasets.examples import Example, axes_of, examples, masks_of, pictures_of, prompts_of
+from dg_tools.datasets.pictures import as_picture, as_pictures
 
 CALL = {"max_sequence_length": 8, "progress": False}
 SETTINGS = {"channels": [3], "block": 1, **CALL}
@@ -74,14 +75,14 @@ def test_one_item_is_a_list_of_one(dits, forms):
 
 def test_what_does_not_fit_is_refused(dits, forms):
     dit, items = dits("sd3"), forms["tensor"]
-    wide = ("wide", torch.zeros(3, 32, 64))
     for given, error, words in (
         ([items[0][:2], "owl"], ValueError, "'owl' has no picture, and other prompts have one"),
         ([items[0], items[1][:2]], ValueError, "1 masks for 2 pictures"),
-        ([items[0][:2], wide], ValueError, "one shape"),
+        ([items[0][:2], ("bright", torch.zeros(3, *SIZE))], ValueError, r"could be a picture in 0..1, or a bright one"),
+        ([Example("wide", torch.zeros(3, 32, 64), span=(0, 2))], ValueError, r"span=\(0, 2\): pass \(-1, 1\)"),
         ([(*items[0][:2], torch.zeros(8, 8))], ValueError, r"masks of \(8, 8\)"),
         ([(*items[0][:2], torch.full(SIZE, 2.0))], ValueError, "values 0 to 1"),
-        ([("odd", torch.zeros(3, 30, 48))], ValueError, "multiples of 4 pixels"),
+        ([("odd", torch.full((3, 30, 48), -0.5))], ValueError, "multiples of 4 pixels"),
         ([("far", torch.full((3, *SIZE), 3.0))], ValueError, r"must lie in \[-1, 1\]"),
         ([("owl", 5)], TypeError, "not a picture"),
         ([("owl", "no-such.png")], FileNotFoundError, r"no-such\.png"),
@@ -93,6 +94,96 @@ def test_what_does_not_fit_is_refused(dits, forms):
             examples(dit, given)
     with pytest.raises(ValueError, match="needs the truth"):
         examples(dit, ["owl"], truth=True)
+
+
+def wanted(array):
+    return torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def test_what_a_picture_is_by_its_values():
+    array = np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
+    first = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    last = array.astype(np.float64)
+    for image in (
+        first,  # bytes
+        first.numpy(),
+        torch.from_numpy(array),  # the channels last
+        first.to(torch.int64),
+        first.to(torch.float16),  # 0..255
+        last,
+        last / 255,  # 0..1, as scikit-image and matplotlib have it
+        torch.from_numpy(last / 255),
+        last / 127.5 - 1,
+        first.double() / 127.5 - 1,
+    ):
+        assert torch.allclose(as_picture(image), wanted(array), atol=1e-6)
+    unit = first.float() / 255
+    for image in (unit, unit.numpy(), unit - 0.05):  # resizing takes 0..1 below 0
+        with pytest.raises(ValueError, match=r"could be a picture in 0\.\.1, or a bright one in -1\.\.1"):
+            as_picture(image)
+    assert torch.allclose(as_picture(unit, span=(0, 1)), wanted(array), atol=1e-6)
+    assert torch.equal(as_picture(unit, span=(-1, 1)), unit)
+    assert torch.allclose(as_picture(first.float() * 0.05, span=(0, 255)), (wanted(array) + 1) * 0.05 - 1, atol=1e-6)
+    stack = torch.stack([unit, -unit])
+    assert torch.equal(as_pictures(stack), stack)  # one scale: the second says which
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (torch.zeros(3, 4, 4, dtype=torch.bool), "torch.bool is not a picture"),
+        (np.zeros((4, 4, 4), np.uint8), r"an array \(4, 4, 4\)"),
+        (np.zeros((4, 4, 3), complex), "complex128 is not a picture"),
+        (torch.full((3, 4, 4), torch.nan), "must lie in"),
+        (np.full((4, 5, 3), 60000, np.uint16), r"run from 60000 to 60000; they must lie in \[0, 255\]"),
+        (torch.full((3, 4, 4), 3.0), r"must lie in \[-1, 1\]"),
+        (torch.zeros(3, 0, 4), "is empty"),
+        (Image.new("F", (4, 4)), "more than 8 bits"),
+        (Image.new("I", (4, 4)), "more than 8 bits"),
+    ],
+)
+def test_what_is_refused_as_a_picture(image, words):
+    with pytest.raises(ValueError, match=words):
+        as_picture(image)
+
+
+def test_transparent_parts_are_over_white():
+    clear = Image.new("RGBA", (4, 2), (0, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 0, 0, 255))
+    made = as_picture(clear)
+    assert made[:, 0, 0].tolist() == [1, -1, -1] and (made[:, 0, 1:] == 1).all()
+
+
+def test_bright_pictures_stay_what_they_are_when_read_again(dits):
+    bright = Image.new("RGB", (48, 32), (250, 200, 180))
+    once = examples(dits("sd3"), [("a", bright), ("b", bright)])
+    again = examples(dits("sd3"), once)
+    assert torch.equal(pictures_of(again), pictures_of(once)) and pictures_of(once).min() > 0
+
+
+def test_mixed_sizes_become_the_models_own(dits, caplog):
+    """With their masks and axes; against PIL's own crop and resize."""
+    dit, chance = dits("sd3"), np.random.default_rng(0)
+    coarse = Image.fromarray(chance.integers(0, 256, (5, 7, 3), np.uint8))
+    height, width = dit.size()
+    items = []
+    for tall, wide in ((80, 120), (64, 40), (height, width)):
+        picture = coarse.resize((wide, tall), Image.Resampling.BICUBIC)
+        half = torch.zeros(tall, wide)
+        half[:, : wide // 2] = 1
+        items.append(Example(f"{tall}", picture, half, torch.full((3, tall, wide), 0.5)))
+    made = examples(dit, items)
+    assert f"pictures of 3 sizes: each is cropped around its centre and resized to {height} x {width}" in caplog.text
+    assert pictures_of(made).shape == (3, 3, height, width) and (axes_of(made) == 0.5).all()
+    assert masks_of(made).mean((1, 2)).tolist() == pytest.approx([0.5] * 3, abs=0.01)
+    for item, example in zip(items, made, strict=True):
+        shown, side = item.picture, min(item.picture.width / width, item.picture.height / height)
+        wide, tall = round(side * width), round(side * height)
+        left, top = (shown.width - wide) // 2, (shown.height - tall) // 2
+        inner = shown.crop((left, top, left + wide, top + tall)).resize((width, height), Image.Resampling.BICUBIC)
+        assert (example.picture - wanted(np.array(inner))).abs().max() < 0.03
+    with pytest.raises(ValueError, match="masks of"):
+        examples(dit, [items[0], Example("b", items[1].picture, items[0].mask)])
 
 
 def test_a_file_that_does_not_hold_a_picture(dits, tmp_path):

@@ -152,7 +152,7 @@ def test_refused_before_any_forward(case, dits):
 
 def test_sizes_and_predictions_that_do_not_fit(dits):
     with pytest.raises(ValueError, match="multiples of 4"):
-        dg.features(dits("sd3"), torch.zeros(3, 30, 48), block=1, sigma=SIGMA, recipe="raw", **CALL)
+        dg.features(dits("sd3"), torch.full((3, 30, 48), -0.5), block=1, sigma=SIGMA, recipe="raw", **CALL)
     noise = dg.load(tiny.families()["pixart"].pipeline())
     with pytest.raises(ValueError, match="predicts noise"):
         dg.features(noise, pictures(), block=1, sigma=SIGMA, recipe="raw")

@@ -5,17 +5,20 @@ A string, a `Reference`, a pair of prompt and picture (a tensor, PIL, a path) be
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from dg_tools.datasets.pictures import as_mask, as_picture, stack
+from dg_tools.datasets.pictures import SPAN, as_mask, as_picture, fitted, stack
 from dg_tools.datasets.references import Reference, References
 from dg_tools.datasets.references import references as embedded_references
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import is_several
+
+logger = logging.getLogger("dg_tools")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +27,12 @@ class Example:
 
     Attributes:
         prompt: the words.
-        picture: (3, H, W) in [-1, 1]; PIL, a path and arrays become this.
+        picture: (3, H, W) in [-1, 1]; PIL, a path, arrays and tensors become this, as `pictures.as_picture` says.
         mask: (H, W), 0 to 1, how much of each pixel the object covers; a greyscale picture becomes this.
         axis: (3, H, W), from one style to the other: shaded minus flat.
         reference, references: which of an embedded model's pictures it is, and of which set; None for others.
+        span: the values of black and white in a picture that is an array or a tensor: (-1, 1), (0, 1) or (0, 255);
+            None: its values say which; where they could be two of these it is refused.
     """
 
     prompt: str
@@ -36,6 +41,7 @@ class Example:
     axis: Any = None
     reference: Reference | None = None
     references: References | None = field(default=None, repr=False)
+    span: tuple[float, float] | None = None
 
 
 Item = str | Reference | Example | tuple[Any, ...]  # (prompt, picture) or (prompt, picture, mask)
@@ -45,6 +51,9 @@ Items = Item | Sequence[Item]
 def examples(dit: DiT, items: Items, folder: References | None = None, *, truth: bool = False) -> list[Example]:
     """Examples of prompts and pictures in any form, checked: all of them have a picture, or none.
 
+    Pictures of several sizes are cropped around their centre and resized to the model's default size, and their masks
+    and axes with them; the log says so. Those of one size keep it.
+
     Args:
         dit: the model whose picture sizes and embedded references count.
         items: one or several: a string, a `Reference`, (prompt, picture), (prompt, picture, mask) or an `Example`.
@@ -52,8 +61,8 @@ def examples(dit: DiT, items: Items, folder: References | None = None, *, truth:
         truth: whether every one needs a picture.
 
     Raises:
-        TypeError, ValueError: an item of another kind; pictures for some only, or for none where they are needed; sizes
-            that differ or do not fit the model; masks for some only, or of another size than their picture.
+        TypeError, ValueError: an item of another kind; pictures for some only, or for none where they are needed; a
+            size that does not fit the model; masks for some only, or of another size than their picture.
         FileNotFoundError: no file at a path, or a `Reference` where there are no references.
     """
     checked = [example_of(dit, item, folder) for item in as_items(items)]
@@ -66,9 +75,34 @@ def examples(dit: DiT, items: Items, folder: References | None = None, *, truth:
     if without and len(without) < len(checked):
         raise ValueError(f"{without[0].prompt!r} has no picture, and other prompts have one: pass one kind")
     if checked and not without:
+        checked = of_one_size(dit, checked)
         dit.size(*pictures_of(checked).shape[-2:])
         masks_of(checked)
     return checked
+
+
+def of_one_size(dit: DiT, several: list[Example]) -> list[Example]:
+    """Examples whose pictures differ in size, at the model's default size; others as they are."""
+    sizes = {tuple(x.picture.shape[1:]) for x in several}
+    if len(sizes) < 2:
+        return several
+    check_masks(several)
+    height, width = dit.size()
+    logger.warning(
+        "pictures of %d sizes: each is cropped around its centre and resized to %d x %d, the model's default "
+        "(an enlarged one lacks fine detail); read_folder reads them at another size",
+        len(sizes),
+        height,
+        width,
+    )
+    return [at_size(x, height, width) for x in several]
+
+
+def at_size(example: Example, height: int, width: int) -> Example:
+    """An example with its picture, mask and axis cropped around their centre and resized."""
+    mask = None if example.mask is None else fitted(example.mask[None], height, width)[0]
+    axis = None if example.axis is None else fitted(example.axis, height, width)
+    return replace(example, picture=fitted(example.picture, height, width), mask=mask, axis=axis)
 
 
 def as_items(items: Items) -> list[Item]:
@@ -116,12 +150,17 @@ def example_of(dit: DiT, item: Item, folder: References | None = None) -> Exampl
     example = item if isinstance(item, Example) else Example(prompt, *item[1:])
     if example.picture is None:
         return example
-    picture = as_picture(example.picture)
+    picture = as_picture(example.picture, example.span)
     mask = None if example.mask is None else as_mask(example.mask)
     axis = None if example.axis is None else torch.as_tensor(example.axis).float()
     if axis is not None and axis.shape != picture.shape:
         raise ValueError(f"an axis of {tuple(axis.shape)}; the shape of its picture, {tuple(picture.shape)}, is needed")
-    return replace(example, picture=picture, mask=mask, axis=axis)
+    return replace(example, picture=picture, mask=mask, axis=axis, span=SPAN)
+
+
+def with_pictures(prompts: Sequence[str], pictures: torch.Tensor) -> list[Example]:
+    """Prompts with pictures (N, 3, H, W) in [-1, 1] that a model drew for them."""
+    return [Example(prompt, picture, span=SPAN) for prompt, picture in zip(prompts, pictures, strict=True)]
 
 
 def of_reference(reference: Reference, source: References) -> Example:
@@ -129,7 +168,7 @@ def of_reference(reference: Reference, source: References) -> Example:
     picture = source.picture(reference)
     axis = picture - source.picture(reference.other_style)
     axis = -axis if reference.style == "flat" else axis  # always shaded minus flat
-    return Example(reference.prompt, picture, source.foreground(reference), axis, reference, source)
+    return Example(reference.prompt, picture, source.foreground(reference), axis, reference, source, SPAN)
 
 
 def pictures_of(several: Sequence[Example]) -> torch.Tensor:
@@ -152,12 +191,16 @@ def masks_of(several: Sequence[Example]) -> torch.Tensor | None:
     Raises:
         ValueError: masks for some pictures only, or of another size than their picture.
     """
+    check_masks(several)
     masks = [x.mask for x in several if x.mask is not None]
-    if not masks:
-        return None
-    if len(masks) != len(several):
-        raise ValueError(f"{len(masks)} masks for {len(several)} pictures: pass one for each, or none")
-    for mask, example in zip(masks, several, strict=True):
-        if mask.shape != example.picture.shape[1:]:
-            raise ValueError(f"masks of {tuple(mask.shape)}; (H, W) of the pictures is needed, values 0 to 1")
-    return torch.stack(masks)
+    return torch.stack(masks) if masks else None
+
+
+def check_masks(several: Sequence[Example]) -> None:
+    """Raise ValueError where only some pictures have a mask, or a mask is of another size than its picture."""
+    masked = [x for x in several if x.mask is not None]
+    if masked and len(masked) != len(several):
+        raise ValueError(f"{len(masked)} masks for {len(several)} pictures: pass one for each, or none")
+    for example in masked:
+        if example.mask.shape != example.picture.shape[1:]:
+            raise ValueError(f"masks of {tuple(example.mask.shape)}; (H, W) of the pictures is needed, values 0 to 1")

@@ -23,11 +23,11 @@ import torch
 from dg_tools import plots
 from dg_tools.activations import capture
 from dg_tools.datasets.examples import Example, examples
+from dg_tools.datasets.prompts import general_prompts
 from dg_tools.datasets.references import references
 from dg_tools.demo import words
 from dg_tools.demo.bench import Bench, Drawn
 from dg_tools.guidance.auto import default_profile
-from dg_tools.guidance.auto.prompts import GENERAL
 from dg_tools.guidance.baselines.gain import Gain
 from dg_tools.guidance.cfg import CFG
 from dg_tools.guidance.detail import DetailGuidance
@@ -134,7 +134,7 @@ def captions(dit: DiT) -> list[Example]:
     try:
         known = references(dit)
     except FileNotFoundError:
-        return examples(dit, GENERAL[:CAPTIONS])
+        return examples(dit, general_prompts(CAPTIONS))
     return examples(dit, known.sample(CAPTIONS, seed=DRAW, held_out=True), known)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers.guiders import BaseGuidance
 
-from dg_tools.datasets.examples import Example
+from dg_tools.datasets.examples import Example, with_pictures
 from dg_tools.experiments.dose_step import OneStep, channel_table
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.generation.sampling import run
@@ -104,7 +104,7 @@ class Bench:
     def noised(self) -> NoisedPictures:
         """The first plain pictures, to be noised: where controls are scaled."""
         count = min(MATCHED, self.chunk)  # one forward
-        shown = [Example(p, x) for p, x in zip(self.prompts[:count], self.clean, strict=False)]
+        shown = with_pictures(self.prompts[:count], self.clean[:count])
         return NoisedPictures(self.dit, shown, [0])
 
     def others(self, edit: Disrupt) -> Disrupt:

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from dg_tools.datasets.prompts import prompts_for
 from dg_tools.guidance.auto import price, samples, scan, store
-from dg_tools.guidance.auto.prompts import prompts_of
 from dg_tools.guidance.auto.trial import sampled
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive
@@ -79,7 +79,7 @@ def auto_profile(
     file = store.kept_at(dit)
     kwargs = {k: v for k, v in kwargs.items() if k not in OWN}
     kwargs["steps"] = min(kwargs.get("steps") or dit.default_steps, dit.default_steps)
-    words = list(prompts_of(dit) if prompts is None else prompts)[: price.SCANNED]
+    words = list(prompts_for(dit) if prompts is None else prompts)[: price.SCANNED]
     about = provenance(dit)
     settings = {"prompts": words, "call": {k: repr(v) for k, v in sorted(kwargs.items())}, "objective": OBJECTIVE}
     journal = Journal(file.with_suffix(".part"), settings | {"weights": about["weights"]}, cache)
