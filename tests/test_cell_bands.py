@@ -71,6 +71,19 @@ def test_amount_is_told_at_equal_contrast():
     assert metrics.fineness(torch.ones(1, 3, 32, 32)).isnan().all()
 
 
+def test_the_change_of_a_band_is_signed_and_at_equal_contrast():
+    """Coarse, middle and fine waves; the middle made twice as strong, the fine one half, then all three times."""
+    size, cell = (64, 256), 4
+    coarse, middle, fine = (waves(c / cell, size) for c in (3 / 32, 3 / 16, 3 / 8))
+    clean, other = coarse + middle + fine, 3 * (coarse + 2 * middle + fine / 2) + 1
+    changed = metrics.band_changes(
+        other, clean, cell, {k: v for k, v in metrics.CELL_BANDS.items() if "1/8" in k or "1/4" in k}
+    )
+    assert list(changed) == ["1/16 to 1/8", "1/8 to 1/4", "1/4 to 1/2"]
+    for value, expected in zip(changed.values(), (0, 2, -2), strict=True):
+        assert value.tolist() == pytest.approx([expected] * 2, abs=1e-9)
+
+
 def test_correlation_and_error_by_band_against_an_explicit_sum():
     x, y = noise(seed=0), noise(seed=1) + noise(seed=0)
     masks = metrics.cell_masks(x.shape[-2:], 4)

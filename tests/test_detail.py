@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import score_folders
 import tiny
 import torch
 
 import dg_tools as dg
 from dg_tools import metrics
 from dg_tools.experiments import detail, open_result
-from dg_tools.experiments._detail import DETAIL, SEMANTICS, outcome
+from dg_tools.experiments._detail import outcome
+from dg_tools.experiments.detail_measures import DETAIL, SEMANTICS
 from dg_tools.experiments.local_detail import local_outcomes
-from dg_tools.experiments.samples import Samples, Score
+from dg_tools.experiments.samples import Samples
+from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.models.pictures import decode
 
 CALL = {"max_sequence_length": 8, "progress": False, "steps": 2}
@@ -99,15 +102,75 @@ def test_result_is_whole(result, tmp_path):
     assert len(once.plot().axes) == 3 + 2
 
 
-def test_strings_have_the_clean_sample_as_reference(dits):
-    made = detail(
-        dits("flux"), ["apple", "tree"], [0], channels=[3], block=2, controls=2, scales=(1.0,), height=32, width=48,
-        **CALL,
-    )  # fmt: skip
-    assert made.primary.name == "high_power" and "low_correlation" not in {o.name for o in made.outcomes}
-    assert any("clean sample is the reference" in n for n in made.notes)
+def amount(x: torch.Tensor, clean: torch.Tensor, cell: int) -> float:
+    """amt_c of one picture by an explicit sum over frequencies."""
+
+    def ratio(picture: torch.Tensor) -> float:
+        power = np.abs(np.fft.fft2(picture[0].double().numpy())) ** 2
+        low = high = 0.0
+        for i, fy in enumerate(np.fft.fftfreq(x.shape[-2])):
+            for j, fx in enumerate(np.fft.fftfreq(x.shape[-1])):
+                cycles = cell * np.hypot(fy, fx)
+                low += power[:, i, j].sum() * (0 < cycles < 1 / 8)
+                high += power[:, i, j].sum() * (cycles >= 1 / 4)
+        return float(np.log2(high / low))
+
+    return ratio(x) - ratio(clean)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Prompts without pictures, on FLUX, with CLIP and DINO in folders."""
+    root, words = tmp_path_factory.mktemp("scores"), ["apple", "tree"]
+    scores = semantic_scores(words, clip=score_folders.clip(root / "clip"), dino=score_folders.dino(root / "dino"))
+    dit = dg.load(tiny.flux())
+    settings = {"channels": [3], "block": 2, "controls": 2, "height": 32, "width": 48, **CALL}
+    return dit, settings, scores, detail(dit, words, [0, 1], scales=(1.0,), scores=scores, **settings)
+
+
+def test_prompts_alone_are_compared_with_the_clean_sample_at_equal_contrast(alone):
+    """By the pipeline's own call and a plain hook."""
+    dit, _, scores, made = alone
+
+    def zero(module, inputs, output):
+        (output[1] if isinstance(output, tuple) else output)[..., [3]] = 0
+
+    def picture(hook=None):
+        handle = dit.blocks[2].module.register_forward_hook(hook) if hook else None
+        latents = dit.pipeline(
+            "tree", height=32, width=48, num_inference_steps=2, guidance_scale=1.0, output_type="pt",
+            generator=torch.Generator().manual_seed(1), max_sequence_length=8,
+        ).images  # fmt: skip
+        if handle:
+            handle.remove()
+        return latents * 2 - 1
+
+    row = made.table.query("variant == 'zero' and prompt == 'tree' and seed == 1")
+    ours, clean = picture(zero), picture()
+    assert row["amount"].item() == pytest.approx(amount(ours, clean, dit.vae_scale_factor), abs=2e-3)
+    assert row["dino"].item() == pytest.approx(scores["dino"].of(ours, ["tree"], clean).item(), abs=1e-4)
+    assert "high_power" not in made.table and {"amount 1/4 to 1/2", "amount above 1/2"} <= set(made.table)
     clean = made.table[made.table["variant"] == "clean"]
-    assert np.allclose(clean["low_correlation_clean"], 1) and (clean["found"] == 1).all()
+    assert (clean["amount"] == 0).all() and np.allclose(clean["low_band"], 1) and (clean["found"] == 1).all()
+
+
+def test_the_verdict_on_prompts_alone_says_what_it_rests_on(alone, tmp_path):
+    dit, settings, _, made = alone
+    assert made.primary.name == "amount" and made.primary.unit == "doublings at equal contrast"
+    assert {"low_band", "clip margin", "dino margin", "amount 1/8 to 1/4"} <= {o.name for o in made.outcomes}
+    assert made.verdict.startswith(made.primary.sentence()) and "Semantics rests on CLIP's margin" in made.verdict
+    assert made.verdict.endswith(made.outcome("clip margin").sentence())
+    assert "no reference pictures" in made.notes[0] and not any("cycle per pixel" in n for n in made.notes)
+    bare = detail(dit, ["apple", "tree"], [0], scales=(1.0,), scores={}, local=False, **settings)
+    assert "Semantics rests on the correlation of the low band" in bare.words
+    assert bare.words.endswith(bare.outcome("low_band").sentence())
+    made.save(tmp_path)
+    assert open_result(tmp_path).verdict == made.verdict and len(open_result(tmp_path).plot().axes) == 5 + 3
+
+
+def test_pictures_too_small_for_a_low_band_are_refused(dits):
+    with pytest.raises(ValueError, match="8 x 8 latent cells: too small"):
+        detail(dits("flux"), ["a", "b"], [0], channels=[3], block=2, controls=2, height=16, width=16, **CALL)
 
 
 def test_retrieval_among_references_of_the_same_style_and_background():

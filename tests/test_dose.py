@@ -15,6 +15,7 @@ from dg_tools.experiments import dose, open_result
 from dg_tools.experiments.dose_outcomes import assemble, strongest
 from dg_tools.experiments.dose_parts import journal_of
 from dg_tools.experiments.samples import Samples
+from dg_tools.experiments.semantics import Score
 from dg_tools.guidance.auto import store
 
 CALL = {"max_sequence_length": 8, "progress": False, "cache": False}
@@ -189,6 +190,26 @@ def test_one_line_without_pictures_on_another_family():
         "rho 1.5",
     ]
     result.plot()
+
+
+def test_strings_say_what_semantics_rests_on():
+    dit, words = dg.load(tiny.flux()), ["apple", "tree", "owl"]
+    settings = {"height": 32, "width": 48, "channels": [3], "rhos": (0, 1, 1.5), "sigmas": (0.5,), "steps": 1, **CALL}
+    settings |= {"blocks": [0], "controls": 2, "scales": (1.0,)}
+    bare = dg.dose(dit, words, scores={}, **settings)
+    low = bare.table[(bare.table["kind"] == "sample") & (bare.table["rho"] == 1.5) & (bare.table["who"] == "massive")]
+    effect = bare.outcome("semantics_above_s1")
+    assert effect.estimate == pytest.approx((low["low correlation"] - 1).mean()) and effect.direction == "within"
+    assert "Semantics rests on the correlation of the low band" in bare.words
+    score = Score(lambda pictures, prompts, clean: pictures.mean((1, 2, 3)), 0.25)
+    made = dg.dose(dit, words, scores={"clip margin": score}, **settings)
+    drawn = made.table[(made.table["kind"] == "sample") & (made.table["who"] == "massive")]
+    mean = drawn.groupby("rho")["clip margin"].mean()
+    effect = made.outcome("semantics_below_s1")
+    assert effect.estimate == pytest.approx(mean[0.0] - mean[1.0]) and effect.margin == 0.25
+    assert "Semantics rests on CLIP's margin of the own prompt over the nearest other: it stays at rho 0" in made.words
+    with pytest.raises(ValueError, match="too small for a band"):
+        dg.dose(dit, words, **{**settings, "height": 16, "width": 16})
 
 
 def test_an_interrupted_curve_goes_on_from_what_is_done(measured, tmp_path, monkeypatch, caplog):

@@ -10,12 +10,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 import dg_tools as dg
-from dg_tools.experiments import guidance_outcomes, open_result
+from dg_tools import metrics
+from dg_tools.experiments import guidance_alone, guidance_outcomes, open_result
 from dg_tools.experiments._guidance import guidance
 from dg_tools.experiments.directions import GuidanceRule, gaussian_blur, noised_copy
 from dg_tools.experiments.guidance_plan import block_calls, equal_steps, runs
 from dg_tools.experiments.perception_distortion import Truth, distortion, judgement, perception
 from dg_tools.experiments.sampling_loop import sample
+from dg_tools.experiments.semantics import Score
 
 OFF = dg.Disrupt([3, 7], 1)
 S, W = 3.0, 0.5
@@ -251,6 +253,70 @@ def test_amount_counts_doublings(dits):
     assert np.allclose(distortion(truth.pictures / 2, truth)["amount_error"], 2)
 
 
+# -- prompts without pictures ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(dits):
+    settings = {"channels": [3, 7], "block": 1, "steps": 2, "controls": 2, "windows": [(0.5, 1.0)], "scales": [1.0]}
+    seen = Score(lambda pictures, prompts, clean: -(pictures - clean).abs().mean((1, 2, 3)), 0.5)
+    settings |= {"scores": {"clip margin": seen}, **tiny.SIZE}
+    return guidance(dits("sd3"), ["apple", "tree"], [0, 1], progress=False, max_sequence_length=8, **settings)
+
+
+def test_prompts_alone_are_compared_with_the_plain_sample(alone, dits):
+    """Detail against the sample without guidance; the low band and scores against the run that DG is added to."""
+    call = {"seed": [0, 1], "progress": False, "max_sequence_length": 8, "steps": 2, **tiny.SIZE}
+    rules = (None, dg.CFG(S), dg.DetailGuidance(S, W, disrupt=OFF))
+    plain, cfg, dg_cfg = (dg.generate(dits("sd3"), ["apple", "tree"], guidance=rule, **call).pictures for rule in rules)
+    rows = alone.table[alone.table["rule"] == "CFG 3 + DG 0.5"]
+    amounts = metrics.amount_change(dg_cfg, plain, 2)
+    assert np.allclose(rows["amount"], amounts, atol=0.05)  # generate's are 8-bit
+    assert np.allclose(rows["low_band"], metrics.low_correlation(dg_cfg, cfg, 2), atol=1e-3)
+    assert np.allclose(rows["clip margin"], -(dg_cfg - cfg).abs().mean((1, 2, 3)), atol=0.01)
+    base = alone.table[alone.table["role"] == "base"]
+    assert np.allclose(base["low_band"], 1) and (base[base["rule"] == "cond"]["amount"] == 0).all()
+
+
+def test_the_result_on_prompts_alone_is_whole(alone, tmp_path):
+    names = {o.name for o in alone.outcomes}
+    assert alone.primary.name == "amount" and len(alone.primary.null) == 2
+    assert {"amount, beside gain 1.1", "amount, without CFG", "amount, 1/4 to 1/2", "low_band", "hidden CFG"} <= names
+    assert {"clip margin", "amount, CFG direction removed"} <= names and not any("rightness" in n for n in names)
+    mean = alone.table.groupby("rule")["amount"].mean()
+    gain = alone.outcome("amount, beside gain 1.1")
+    assert gain.estimate == pytest.approx(mean["CFG 3 + DG 0.5"] - mean["CFG 3 + gain 1.1"])
+    margin = alone.outcome("clip margin")
+    assert margin.direction == "above" and margin.margin == -0.5
+    assert "Semantics rests on CLIP's margin" in alone.verdict and alone.verdict.startswith(alone.primary.sentence())
+    assert "plane" not in alone.tables and "no reference pictures" in alone.notes[0]
+    alone.save(tmp_path)
+    again = open_result(tmp_path)
+    assert again.verdict == alone.verdict and len(again.plot().axes) == 6
+
+
+@pytest.mark.parametrize(
+    ("more", "drawn", "kept", "opening"),
+    [
+        (0.3, 0.0, 0.99, ("Holds", "Holds")),
+        (-0.3, 0.0, 0.5, ("Does not hold", "Does not hold")),
+        (0.3, 0.4, 0.99, ("Not shown, matched controls do the same", "Holds")),
+    ],
+)
+def test_the_verdict_on_prompts_alone_can_come_out_either_way(more, drawn, kept, opening):
+    table, directions, plan = built()
+    ours = {r.name for r in plan if r.role in ("DG", "part of DG")}
+    draws = {r.name for r in plan if r.draw >= 0}
+    chance = np.random.default_rng(0)
+    amount = np.select([table["rule"].isin(ours), table["rule"].isin(draws)], [more, drawn], 0.0)
+    table = table.assign(amount=amount + 0.01 * chance.standard_normal(len(table)), low_band=kept)
+    effects = guidance_alone.outcomes(table, directions, plan, {})
+    said = guidance_alone.verdict(effects)
+    assert said.startswith(opening[0]) and f"not on this machine. {opening[1]}: DG keeps the low band" in said
+    line = guidance_alone.sentences(guidance_alone.compare(table, plan), "a model")[0]
+    assert ("more detail" if more > 0 else "less detail") in line and f"correlates by {kept:.3f}" in line
+
+
 # -- verdicts ---------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +378,9 @@ def test_bad_input_is_refused_before_any_forward(dits):
     good = {"channels": [3], "progress": False}
     for message, change in (
         ("empty list of prompts", {"prompts": []}),
-        ("has no picture", {"prompts": ["apple", "tree"]}),
+        ("has no picture, and other prompts have one", {"prompts": ["owl", pairs(1)[0]]}),
+        ("so pictures are needed", {"prompts": ["a", "b"], "baselines": ["PAG"]}),
+        ("too small for a band", {"prompts": ["a", "b"], "height": 16, "width": 16}),
         ("at least 2", {"prompts": pairs(1)}),
         ("given twice", {"prompts": [pairs(1)[0], pairs(1)[0]]}),
         ("none twice", {"seeds": []}),

@@ -1,59 +1,105 @@
-"""Scores by large networks, on tiny ones with random weights; and what is said where a package is missing."""
+"""Scores by large networks, on tiny ones with random weights in folders; and what is said where none is there."""
 
 from __future__ import annotations
 
 import pytest
-import tiny
+import score_folders
 import torch
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, Dinov2Config, Dinov2Model
 
+from dg_tools.experiments import semantics
 from dg_tools.metrics import learned
 
 PICTURES = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+PROMPTS = ["red apple", "a tree", "b"]
 
 
-def images() -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scores")
+    return {"clip": score_folders.clip(root / "clip"), "dino": score_folders.dino(root / "dino")}
 
 
-def test_clip_score_is_the_cosine():
-    tokenizer = tiny.clip_tokenizer()
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
-    text = {**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 16, **ids}
-    config = CLIPConfig(text_config=text, vision_config={**shape, "image_size": 32, "patch_size": 8}, projection_dim=8)
-    torch.manual_seed(0)
-    model = CLIPModel(config)
-    score = learned.ClipScore(model=model, processor=CLIPProcessor(images(), tokenizer))
-    prompts = ["red apple", "a tree", "b"]
-    made = score(PICTURES, prompts)
-    assert made.shape == (3,)
-    given = score.processor(text=[prompts[1]], images=learned.as_images(PICTURES)[1], return_tensors="pt")
+@pytest.fixture(scope="module")
+def clip(folders):
+    return learned.ClipScore(folders["clip"])
+
+
+@pytest.fixture(scope="module")
+def dino(folders):
+    return learned.DinoSimilarity(folders["dino"])
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path):
+    """A machine with nothing in its caches."""
+    import huggingface_hub.constants
+    import transformers.utils.hub
+
+    for module in (huggingface_hub.constants, transformers.utils.hub):
+        for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+
+def alone(score, picture, prompt):
+    """One cosine by the model's own forward."""
+    given = score.processor(text=[prompt], images=learned.as_images(picture[None])[0], return_tensors="pt")
     with torch.no_grad():
-        alone = model(**given)
-    cosine = (alone.image_embeds * alone.text_embeds).sum() / alone.image_embeds.norm() / alone.text_embeds.norm()
-    assert made[1].item() == pytest.approx(100 * cosine.item(), abs=1e-3)
+        made = score.model(**given)
+    return (
+        100 * ((made.image_embeds * made.text_embeds).sum() / made.image_embeds.norm() / made.text_embeds.norm()).item()
+    )
+
+
+def test_clip_score_is_the_cosine_and_its_margin_is_over_the_nearest_other_prompt(clip):
+    made, margin = clip(PICTURES, PROMPTS), clip.margin(PICTURES, PROMPTS)
+    table = [[alone(clip, x, p) for p in PROMPTS] for x in PICTURES]
+    assert made.tolist() == pytest.approx([table[i][i] for i in range(3)], abs=1e-3)
+    nearest = [max(row[:i] + row[i + 1 :]) for i, row in enumerate(table)]
+    assert margin.tolist() == pytest.approx([table[i][i] - nearest[i] for i in range(3)], abs=1e-3)
+    twice = clip.margin(PICTURES, ["b", "red apple", "b"])  # the same prompt is no other
+    assert twice[0].item() == pytest.approx(table[0][2] - table[0][0], abs=1e-3)
+    assert clip.margin(PICTURES, ["b"] * 3).isnan().all()
     with pytest.raises(ValueError, match="2 prompts for 3 pictures"):
-        score(PICTURES, prompts[:2])
+        clip(PICTURES, PROMPTS[:2])
 
 
-def test_dino_similarity_is_one_for_a_copy():
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8)
-    score = learned.DinoSimilarity(model=Dinov2Model(config), processor=images())
-    assert torch.allclose(score(PICTURES, [], PICTURES), torch.ones(3))
-    assert (score(PICTURES, [], PICTURES.flip(0))[[0, 2]] < 1 - 1e-4).all()
+def test_dino_similarity_is_one_for_a_copy_and_its_margin_is_over_other_prompts_samples(dino):
+    assert torch.allclose(dino(PICTURES, [], PICTURES), torch.ones(3))
+    assert (dino(PICTURES, [], PICTURES.flip(0))[[0, 2]] < 1 - 1e-4).all()
+    similar = torch.stack([dino(PICTURES, [], x.expand(3, -1, -1, -1)) for x in PICTURES])  # [clean, picture]
+    margin = dino.margin(PICTURES, ["a", "b", "a"], PICTURES)
+    assert margin.tolist() == pytest.approx(
+        [(1 - similar[1, 0]).item(), (1 - max(similar[0, 1], similar[2, 1])).item(), (1 - similar[1, 2]).item()],
+        abs=1e-5,
+    )
+    assert dino.margin(PICTURES, ["a"] * 3, PICTURES).isnan().all()
     with pytest.raises(ValueError, match="equal needed"):
-        score(PICTURES, [], PICTURES[:2])
+        dino(PICTURES, [], PICTURES[:2])
 
 
-@pytest.mark.parametrize(
-    ("score", "package"),
-    [(learned.hpsv2, "hpsv2"), (learned.image_reward, "image-reward"), (learned.aesthetic, "simple-aesthetics")],
-)
-def test_missing_packages_say_how_to_install_them(score, package):
-    with pytest.raises(ImportError, match=f"pip install {package}"):
-        score(PICTURES, ["a", "b", "c"])
+def test_many_pictures_are_taken_in_parts(clip, dino, monkeypatch):
+    whole = clip(PICTURES, PROMPTS), dino(PICTURES, [], PICTURES.flip(0))
+    monkeypatch.setattr(learned, "BATCH", 2)
+    parts = clip(PICTURES, PROMPTS), dino(PICTURES, [], PICTURES.flip(0))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole, parts, strict=True))
+
+
+def test_what_is_at_hand(folders, bare, tmp_path):
+    made = semantics.semantic_scores(PROMPTS, **folders)
+    assert list(made) == ["clip", "clip margin", "dino", "dino margin"]
+    assert semantics.rests_on(made) == "clip margin" and "CLIP's margin" in semantics.basis("clip margin")
+    assert list(semantics.semantic_scores(["a", "a"], **folders)) == ["clip", "dino"]
+    assert semantics.rests_on(semantics.semantic_scores(PROMPTS, dino=folders["dino"])) == "dino margin"
+    assert semantics.semantic_scores(PROMPTS) == {} and semantics.rests_on({}) == "low_band"
+    assert "not on this machine" in semantics.basis("low_band")
+    with pytest.raises(FileNotFoundError, match=r"no-such is neither a folder .* pass a folder"):
+        semantics.semantic_scores(PROMPTS, clip=tmp_path / "no-such")
+    with pytest.raises(FileNotFoundError, match="download=True"):
+        learned.DinoSimilarity()
+    with pytest.raises(FileNotFoundError, match="LPIPS needs torchvision"):
+        learned.PerceptualDistance()
 
 
 def test_pictures_are_checked():

@@ -17,12 +17,14 @@ from dg_tools.experiments._origin import origin
 from dg_tools.experiments._timestep import timestep
 from dg_tools.experiments._tokens import tokens
 from dg_tools.experiments.result import Outcome, Result, open_result
+from dg_tools.experiments.semantics import Score, semantic_scores
 
 __all__ = [
     "DenoiseError",
     "Lens",
     "Outcome",
     "Result",
+    "Score",
     "correspondence",
     "denoise",
     "denoise_error",
@@ -32,6 +34,7 @@ __all__ = [
     "lens",
     "open_result",
     "origin",
+    "semantic_scores",
     "timestep",
     "tokens",
 ]

@@ -2,68 +2,40 @@
 
 Whole sampling runs from the same noise: clean, with the massive channels zeroed, and with controls that move the
 prediction by as much at the same z_t. Detail is measured as power that is coherent with a reference, with the
-incoherent rest, noise and contrast-normalised forms beside it, because energy alone counts speckle. "Keeps its meaning"
+incoherent rest, noise and contrast-normalised forms beside it, because energy alone counts speckle. Where prompts stand
+alone it is the signed change from the clean sample, by band and at equal contrast. "Keeps its meaning"
 is a claim of equivalence: a difference within a margin that is set here, before anything is measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from dg_tools.datasets.examples import Items, examples
+from dg_tools.datasets.examples import Items, examples, with_pictures
 from dg_tools.datasets.references import References
+from dg_tools.experiments import prompts_alone
+from dg_tools.experiments.detail_measures import Measure, measures_of
 from dg_tools.experiments.error_matching import TOLERANCE, matched_controls
 from dg_tools.experiments.local_detail import local_losses, local_outcomes
 from dg_tools.experiments.noised_pictures import NoisedPictures
-from dg_tools.experiments.result import CONTROLS, Direction, Outcome, Result
-from dg_tools.experiments.samples import Samples, Score
+from dg_tools.experiments.result import CONTROLS, Outcome, Result
+from dg_tools.experiments.samples import Samples
+from dg_tools.experiments.semantics import Score, basis, rests_on, semantic_scores
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control
 from dg_tools.metrics.cell_bands import pixel_bands
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 
-TENTH = 0.1  # of the clean power: less would not be reported as a loss of detail
-NEAR = 0.05  # of a correlation: a twentieth of its range from unrelated to the same
-POINTS = 0.1  # of the pictures: one in ten
 LAYOUT = 0.9  # correlation with the clean sample's low band above which the layout is the same
 MATCHED_AT = (0.3, 0.6, 0.9)  # sigmas at which controls are matched; between them their strength is interpolated
 THUMBNAIL = 96  # largest side of the pictures that a result keeps
-
-
-class Measure(NamedTuple):
-    """How a column of the table becomes an outcome: the change from the clean sample of the same prompt and seed."""
-
-    column: str
-    claim: str
-    direction: Direction
-    margin: float
-    relative: bool  # to the mean of the clean samples
-    truth: bool = False  # only where there is one
-
-
-DETAIL = (
-    Measure("high_power", "disrupted samples have less high-band power", "below", -TENTH, True),
-    Measure("high_coherent", "disrupted samples have less high-band power that is coherent with the reference", "below",
-            -TENTH, True),
-    Measure("high_incoherent", "disrupted samples have more high-band power that is not the reference's", "above",
-            TENTH, True),
-    Measure("high_correlation", "the high band correlates less with the reference", "below", -NEAR, False, True),
-    Measure("flat_noise", "disrupted samples have more noise where the reference is flat", "above", TENTH, True),
-    Measure("normalised_laplacian_variance", "disrupted samples have less Laplacian variance at the same contrast",
-            "below", -TENTH, True),
-    Measure("blur", "disrupted samples are more blurred (Crete 2007)", "above", NEAR, False),
-)  # fmt: skip
-SEMANTICS = (
-    Measure("found", "the right picture is retrieved as often", "within", POINTS, False),
-    Measure("low_correlation", "the low band correlates as well with the reference", "within", NEAR, False, True),
-)
 
 
 def detail(
@@ -86,14 +58,15 @@ def detail(
 ) -> Result:
     """Sample with the massive channels zeroed, beside the clean run and beside matched controls.
 
-    Primary: the change of the high-band power that is coherent with the reference, at the first of `scales`; without
-    references the change of all high-band power. Cost: (2 + controls + 2 if local) sampling runs of all test prompts
-    and seeds for the first scale, (2 + controls) for each other; rows double under CFG.
+    Primary: the change of the high-band power that is coherent with the reference, at the first of `scales`; where
+    prompts stand alone, the change of detail at equal contrast from the clean sample (`metrics.amount_change`), and the
+    verdict says what its sentence on semantics rests on. Cost: (2 + controls + 2 if local) sampling runs of all
+    test prompts and seeds for the first scale, (2 + controls) for each other; rows double under CFG.
 
     Args:
         dit: any DiT.
         prompts: `Reference`s, (prompt, picture) pairs or `Example`s, which give each sample its truth; or strings: then
-            the clean sample is the reference, and what needs a truth is left out and named in the notes.
+            each sample is compared with the clean one, in bands per latent cell.
         seeds: of the noise; each prompt is sampled from each.
         channels, block: what to zero and where; None: those of the default profile, else as `subject.choose` finds
             them, on a part of the prompts. A dose other than zero: `experiments.dose`.
@@ -105,7 +78,8 @@ def detail(
         batch: pictures a sampling run.
         folder: where `Reference`s have their pictures (default: the embedded model's).
         scores: further scores by name, with the margin within which a change counts as none:
-            `{"clip": Score(metrics.learned.ClipScore(), 1.0)}`, for real models.
+            `{"clip": Score(metrics.learned.ClipScore(), 1.0)}`, for real models. None: where prompts stand alone,
+            `semantics.semantic_scores`: CLIP and DINO, if their weights are on this machine; else no others.
         **kwargs: passed to the pipeline's call.
 
     Raises:
@@ -117,9 +91,14 @@ def detail(
         raise ValueError(f"controls={controls} of kind {kind!r}; at least 2, of kind 'shift' or 'shift_direction'")
     if prompts and seeds:  # what is wrong with them shows before the detection run
         prompts = examples(dit, prompts, folder)
-        kwargs = Samples(dit, prompts, list(seeds), steps=steps, batch=batch, **kwargs).kwargs
+        whole = Samples(dit, prompts, list(seeds), steps=steps, batch=batch, **kwargs)
+        kwargs = whole.kwargs
+        if whole.truth is None:
+            prompts_alone.check_size(whole.height, whole.width, dit.vae_scale_factor)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
     samples = Samples(dit, subject.test, list(seeds), steps=steps, batch=batch, scores=scores, **kwargs)
+    if samples.truth is None and scores is None:
+        samples.scores = semantic_scores(samples.prompts)
     off = subject.zeroed
     off.check(dit, None, samples.height, samples.width)
 
@@ -127,7 +106,7 @@ def detail(
     bar = progress_bar(progress, total=total, desc="detail")
     clean = samples.draw(scale=scales[0])
     bar.update()
-    first = list(zip(samples.prompts, clean, strict=True))[:batch]
+    first = with_pictures(samples.prompts[:batch], clean[:batch])
     noised = NoisedPictures(dit, first, [0], batch=batch, **kwargs)
     matched = matched_controls(noised, off, off.controls(controls, kind), MATCHED_AT, match="output", tick=bar.update)
     edits = {"zero": off, **{f"control {i}": e for i, e in enumerate(matched.edits)}}
@@ -155,7 +134,7 @@ def detail(
         losses if local else None,
         shown,
         truth=samples.truth is not None,
-        margins={name: score.margin for name, score in samples.scores.items()},
+        scores=samples.scores,
         scales=list(scales),
         seeds=list(seeds),
         steps=steps,
@@ -172,40 +151,46 @@ def assemble(
     shown: dict[str, torch.Tensor],
     *,
     truth: bool,
-    margins: Mapping[str, float],
+    scores: Mapping[str, Score],
     **settings: Any,
 ) -> Result:
     """The result from what was measured."""
     controls, notes = equal_controls(search)
     if not truth:
-        notes.insert(
-            0,
-            "no reference pictures: the clean sample is the reference, so that a change of place counts as a loss of "
-            "coherence, in the controls too",
-        )
+        notes.insert(0, prompts_alone.note(settings["cell"]))
     outcomes: list[Outcome] = []
-    primary = "high_coherent" if truth else "high_power"
+    primary = "high_coherent" if truth else "amount"
+    measures = measures_of(list(table.columns), {name: score.margin for name, score in scores.items()}, truth)
     for scale in settings["scales"]:
         part, first = table[table["scale"] == scale], scale == settings["scales"][0]
-        own = [Measure(n, f"the score {n} is the same", "within", m, False) for n, m in margins.items()]
-        for measure in (*DETAIL, *SEMANTICS, *own):
-            if measure.truth and not truth:
-                continue
+        for measure in measures:
             name = measure.column + ("" if first else f"_s{scale:g}")
             effect = outcome(part, measure, name, controls, primary=first and measure.column == primary, scale=scale)
             if effect:
                 outcomes.append(effect)
             else:
                 notes.append(f"{name}: not defined on these pictures")
-        outcomes.append(layout(part, controls, "layout" + ("" if first else f"_s{scale:g}"), scale))
-    notes.append(pixel_bands(settings["cell"]))
+        if truth:
+            outcomes.append(layout(part, controls, "layout" + ("" if first else f"_s{scale:g}"), scale))
+    if truth:
+        notes.append(pixel_bands(settings["cell"]))
     tables = {"search": search, "pictures": thumbnails(shown)}
     if losses is not None:
         outcomes += local_outcomes(losses)
         tables["local"] = losses
     question = "Do samples lose detail, and keep their meaning, when the massive channels are off?"
-    return Result(
-        "detail", question, table, outcomes, subject.settings(**settings, margins=dict(margins)), tables, notes
+    settings |= {"margins": {name: score.margin for name, score in scores.items()}}
+    words = "" if truth else verdict(outcomes)
+    return Result("detail", question, table, outcomes, subject.settings(**settings), tables, notes, words)
+
+
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """The verdict where prompts stand alone: detail, then semantics, each with what it rests on."""
+    named = {o.name: o for o in outcomes}
+    meaning = rests_on(named)
+    return (
+        f"{named['amount'].sentence()} It rests on the change of amount from the clean sample, in cycles per latent "
+        f"cell. Semantics rests on {basis(meaning)}. {named[meaning].sentence()}"
     )
 
 
@@ -242,7 +227,7 @@ def outcome(
         change["zero"],
         change.index.get_level_values("prompt"),
         null=[change[c].mean() for c in controls],
-        unit=unit,
+        unit=measure.unit or unit,
         direction=measure.direction,
         margin=measure.margin,
         control="shifts of as many other channels, scaled to the same ||v - v_clean||",

@@ -8,7 +8,7 @@ the gain that the edit has; the largest other channels and random others, scaled
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 
 from dg_tools.activations import capture
-from dg_tools.datasets.examples import Example, Items, examples
+from dg_tools.datasets.examples import Example, Items, examples, with_pictures
 from dg_tools.datasets.references import References
+from dg_tools.experiments import prompts_alone
 from dg_tools.experiments._detail import thumbnails
 from dg_tools.experiments.channel_sets import check_controls
 from dg_tools.experiments.dose_outcomes import assemble, strongest
@@ -27,6 +28,7 @@ from dg_tools.experiments.dose_step import channel_table
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.result import Result
 from dg_tools.experiments.samples import Samples
+from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.experiments.subject import check_channels
 from dg_tools.guidance.auto import default_profile
 from dg_tools.massive import find_massive
@@ -60,6 +62,7 @@ def dose(
     steps: int = 10,
     batch: int = 16,
     folder: References | None = None,
+    scores: Mapping[str, Score] | None = None,
     cache: bool = True,
     progress: bool = True,
     **kwargs: Any,
@@ -85,6 +88,8 @@ def dose(
         steps: of a sample.
         batch: pictures in one forward.
         folder: where `Reference`s have their pictures (default: the embedded model's).
+        scores: for strings, what tells whether samples keep their meaning, by name; None: `semantics.semantic_scores`,
+            CLIP and DINO where their weights are on this machine. Without any it is the low band.
         cache: keep what is done until all is done, in the user's cache folder, by the weights' hash, the pictures and
             the settings: after an interruption the same call goes on from there.
         **kwargs: passed to the pipeline's call.
@@ -134,13 +139,19 @@ def dose(
     known = [int(c) for c in ((default_profile(dit) or {}).get("channels") or () if channels is None else channels)]
     if known:
         check_controls(dit, known, controls)
-    samples = Samples(dit, items, seeds, steps=steps, batch=batch, **kwargs)
+    samples = Samples(dit, items, seeds, steps=steps, batch=batch, scores=scores, **kwargs)
+    if samples.truth is None:
+        prompts_alone.check_size(samples.height, samples.width, dit.vae_scale_factor)
+        if scores is None:
+            samples.scores = semantic_scores(samples.prompts)
     settings: dict[str, Any] = {
         "channels": known, "blocks": [int(b) for b in blocks], "block": block, "rhos": list(doses.rhos),
         "below": doses.below, "above": doses.above, "sigmas": [float(s) for s in sigmas],
         "scales": [float(s) for s in scales], "sampled": [int(b) for b in sampled or ()],
         "controls": controls, "provenance": provenance(dit),
     }  # fmt: skip
+    if samples.scores:
+        settings["margins"] = {name: score.margin for name, score in samples.scores.items()}
     journal = journal_of(samples, settings, cache)
     how = "given" if channels is not None else "the profile's"
     try:
@@ -191,7 +202,7 @@ def measured(
             clean = parts.pictures("clean samples at s 1.0", samples.draw)
         if samples.truth is None:
             assert clean is not None
-            own: Items = list(zip(samples.prompts, clean, strict=True))
+            own = with_pictures(samples.prompts, clean)
             noised = NoisedPictures(dit, own, [0], batch=batch, **kwargs)
         else:
             noised = NoisedPictures(dit, items, seeds, batch=batch, **kwargs)

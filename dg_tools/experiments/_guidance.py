@@ -11,7 +11,7 @@ while the other falls: the *amount* of detail (high-band power against the own r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +19,16 @@ import torch
 
 from dg_tools.datasets.examples import examples, pictures_of, prompts_of
 from dg_tools.datasets.references import References
-from dg_tools.experiments import searched_baselines
+from dg_tools.experiments import guidance_alone, prompts_alone, searched_baselines
 from dg_tools.experiments.directions import WEAK, GuidanceRule, Window, noised_copy
+from dg_tools.experiments.guidance_alone import AgainstPlain
 from dg_tools.experiments.guidance_outcomes import MARGINS, compare, outcomes, sentences
 from dg_tools.experiments.guidance_plan import runs
 from dg_tools.experiments.guidance_runs import measure
 from dg_tools.experiments.perception_distortion import Truth
 from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.sampling_step import Source
+from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.experiments.subject import choose
 from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.baselines.registry import beside
@@ -61,6 +63,7 @@ def guidance(
     like: Massive | None = None,
     batch: int = 32,
     folder: References | None = None,
+    scores: Mapping[str, Score] | None = None,
     negative_prompt: str = "",
     detect: float = 0.25,
     split_seed: int = 0,
@@ -71,13 +74,15 @@ def guidance(
 
     The primary outcome: does DG+CFG raise the high-band correlation with the own reference against CFG with the same
     number of block calls? Its null: the same with matched controls disrupted instead, at the norm of DG in every step.
+    Where prompts have no pictures it is the change of detail at equal contrast.
     What DG steers away from is what the model's profile describes, at the profile's w. Where channels or a block are
     given, or there is no profile, the channels are zeroed, as in the paper, and w is 0.5. The default of s is ours (the
     paper's is not published) and not tuned; the sweep is exploratory.
 
     Args:
         dit: any DiT.
-        prompts: with pictures of one size: `Reference`s, (prompt, picture) pairs or `Example`s.
+        prompts: `Reference`s, (prompt, picture) pairs or `Example`s; or strings: then each run is compared with the
+            plain sample from the same noise, in amount of detail and in meaning (`guidance_alone`).
         seeds: noise seeds; every prompt with every seed.
         channels, block, detect, split_seed: as in `subject.choose`.
         scale: CFG's s, more than 1; weight: DG's w, more than 0; None: the profile's, or 0.5.
@@ -96,6 +101,8 @@ def guidance(
         like: the `Massive` of `find_massive`, for a control matched in variance over tokens; None: the detection's.
         batch: pictures in one forward.
         folder: where `Reference`s have their pictures (default: the embedded ones).
+        scores: for strings, further scores by name, none of which may get worse than by its margin; None:
+            `semantics.semantic_scores`, CLIP and DINO where their weights are on this machine.
         negative_prompt: what the unconditional prediction is conditional on.
         **kwargs: passed to the pipeline's call.
 
@@ -105,7 +112,8 @@ def guidance(
         baselines `search`; pictures are not kept.
 
     Raises:
-        ValueError: prompts without pictures, empty lists, fewer than two test prompts, scales out of range.
+        ValueError: pictures for some prompts only, baselines without pictures, empty lists, fewer than two test
+            prompts, scales out of range.
         IndexError: channels or blocks that this model does not have.
     """
     check(prompts_of(prompts), seeds, scale, steps, controls, noise)
@@ -114,8 +122,16 @@ def guidance(
     scales = (weight / 2, weight * 2) if scales is None else scales
     check_sweep(dit, weight, window, blur_sigma, scales, blocks or (), windows, weak_model)
     searched_baselines.check(dit, baselines)
-    items = examples(dit, prompts, folder, truth=True)
-    height, width = dit.size(*pictures_of(items).shape[-2:])
+    items = examples(dit, prompts, folder)
+    alone = items[0].picture is None
+    if alone and baselines:
+        raise ValueError(
+            f"baselines={list(baselines)}: they are searched by the rightness of detail, so pictures are needed"
+        )
+    size = (kwargs.get("height"), kwargs.get("width")) if alone else pictures_of(items).shape[-2:]
+    height, width = dit.size(*size)
+    if alone:
+        prompts_alone.check_size(height, width, dit.vae_scale_factor)
     more = {"height": height, "width": width, **kwargs}
     subject = choose(
         dit,
@@ -155,10 +171,14 @@ def guidance(
 
     jobs = [(example, seed) for example in subject.test for seed in seeds]
     words, noise_seeds = [example.prompt for example, _ in jobs], [seed for _, seed in jobs]
-    truth = Truth.of(dit, pictures_of([example for example, _ in jobs]), batch)
+    truth: Truth | AgainstPlain
+    if alone:
+        scores = semantic_scores(words) if scores is None else scores
+        truth = AgainstPlain(dit.vae_scale_factor, words, scores)
+    else:
+        truth = Truth.of(dit, pictures_of([example for example, _ in jobs]), batch)
     call = {"negative_prompt": negative_prompt, "batch": batch, **more}
     data = measure(dit, plan, sources, words, noise_seeds, truth, call, progress)
-    comparison = compare(data.table, plan)
     settings = subject.settings(
         disruption=off.to_json(),
         steps=steps,
@@ -170,29 +190,39 @@ def guidance(
         baselines=list(baselines),
         twin=f"noise of {noise:g} x std on every weight matrix" if weak_model is None else "given",
         controls=controls,
-        margins=MARGINS,
+        margins={name: score.margin for name, score in (scores or {}).items()} if alone else MARGINS,
         negative_prompt=negative_prompt,
         batch=batch,
         **more,
     )
-    tables = {"runs": data.runs, "plane": data.perception, "bought": comparison, "pushes": data.directions}
-    tables |= {"spectra": data.spectra, "maps": data.maps}
-    notes = sentences(comparison, str(subject.model["model"]))
+    tables = {"runs": data.runs, "pushes": data.directions, "spectra": data.spectra, "maps": data.maps}
+    model, cell = str(subject.model["model"]), dit.vae_scale_factor
+    if alone:
+        tables["bought"] = guidance_alone.compare(data.table, plan)
+        notes = [prompts_alone.note(cell), *guidance_alone.sentences(tables["bought"], model)]
+        effects = guidance_alone.outcomes(data.table, data.directions, plan, settings["margins"])
+    else:
+        tables |= {"plane": data.perception, "bought": compare(data.table, plan)}
+        notes = sentences(tables["bought"], model)
+        effects = outcomes(data.table, data.directions, plan)
     if baselines:
         tables["search"] = searched_baselines.search_table(data.table, data.runs, plan, whole)
         notes += searched_baselines.sentences(tables["search"])
-    notes += [*left_out, pixel_bands(dit.vae_scale_factor)]
+    notes += left_out if alone else [*left_out, pixel_bands(cell)]
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
         notes.append("no control matched in variance over tokens: it takes a detection, or like=")
-    effects = outcomes(data.table, data.directions, plan)
-    return Result("guidance", QUESTION, data.table, effects, settings, tables, notes)
+    said = guidance_alone.verdict(effects) if alone else ""
+    question = guidance_alone.QUESTION if alone else QUESTION
+    return Result("guidance", question, data.table, effects, settings, tables, notes, said)
 
 
 def check(prompts: Sequence[str], seeds: Sequence[int], scale: float, steps: int, controls: int, noise: float) -> None:
     """Raise before any forward for pictures and settings that cannot be measured."""
     if not len(prompts):
-        raise ValueError("an empty list of prompts: pass References or (prompt, picture) pairs, at least three")
+        raise ValueError(
+            "an empty list of prompts: pass strings, References or (prompt, picture) pairs, at least three"
+        )
     twice = sorted({p for p in prompts if prompts.count(p) > 1})
     if twice:
         raise ValueError(f"prompts given twice: {twice[:3]}; pass each once, with several seeds")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.experiments.result import Direction, Outcome, Result
+from dg_tools.experiments.semantics import LOW_BAND, basis, rests_on
 from dg_tools.metrics import band_name, bootstrap_ratio
 from dg_tools.metrics.cell_bands import HIGH, LOW
 
@@ -80,10 +81,14 @@ def assemble(
     else:
         outcomes += explanations(curves, below, above)
     outcomes += in_samples(table, settings)
+    rests = None
+    if settings["scales"] and not settings["truth"]:
+        rests, kept = meaning(table, settings)
+        outcomes += kept
     tables = {"channels": where, "matching": matching, "pictures": pictures}
     question = "Do massive channels set the amount of detail, and does the picture stay?"
     return Result(
-        "dose", question, table, outcomes, settings, tables, notes, words(outcomes, where, settings, len(equal))
+        "dose", question, table, outcomes, settings, tables, notes, words(outcomes, where, settings, len(equal), rests)
     )
 
 
@@ -172,7 +177,37 @@ def in_samples(table: pd.DataFrame, settings: Mapping[str, Any]) -> list[Outcome
     return found
 
 
-def words(outcomes: Sequence[Outcome], where: pd.DataFrame, settings: Mapping[str, Any], draws: int) -> str:
+def meaning(table: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[str, list[Outcome]]:
+    """Where prompts stand alone: whether samples keep their meaning at the lowest dose and at the one above 1.
+
+    By the scores whose weights were at hand, else by the low band; which it is, and its outcomes by CFG scale and dose.
+    """
+    block, samples = settings["sampled"][0], table[table["kind"] == "sample"]
+    at = samples[(samples["who"] == "massive") & (samples["block"] == block)]
+    what = rests_on(name for name in at.columns if at[name].notna().any())
+    column = "low correlation" if what == "low_band" else what
+    bound = LOW_BAND if what == "low_band" else settings["margins"][what]
+    found = []
+    for scale in settings["scales"]:
+        wide = per_picture(at[at["scale"] == scale], column)
+        for side, rho in (("below", settings["below"]), ("above", settings["above"])):
+            found.append(
+                Outcome.from_values(
+                    f"semantics_{side}_s{scale:g}",
+                    f"samples at rho {rho:g} keep the clean ones' meaning (s = {scale:g}, block {block})",
+                    (wide[rho] - wide[1.0]).to_numpy(),
+                    clusters(wide.index),
+                    unit=f"{column}, change",
+                    direction="within",
+                    margin=bound,
+                )
+            )
+    return what, found
+
+
+def words(
+    outcomes: Sequence[Outcome], where: pd.DataFrame, settings: Mapping[str, Any], draws: int, rests: str | None
+) -> str:
     """The verdict: the curve's shape, which dose lacks detail, whether the low band stays, what explains it."""
     named = {o.name: o for o in outcomes}
     below, above, block = settings["below"], settings["above"], settings["block"]
@@ -220,6 +255,14 @@ def words(outcomes: Sequence[Outcome], where: pd.DataFrame, settings: Mapping[st
     if drawn:
         changes = ", ".join(f"{change:+.2f} at s = {scale:g}" for scale, change in drawn.items())
         sentences.append(f"In whole samples it changes by {changes}, from rho {below:g} to rho {above:g}")
+    if rests is not None:
+        said = {"holds": "it stays", "fails": "it does not stay", "undecided": "undecided"}
+        sides = ", ".join(
+            f"{said[o.status]} at rho {settings[side]:g}, s = {s:g} ({o.estimate:+.3g}, bound {o.margin:g})"
+            for s in settings["scales"] for side in ("below", "above")
+            for o in [named[f"semantics_{side}_s{s:g}"]]
+        )  # fmt: skip
+        sentences.append(f"Semantics rests on {basis(rests)}: {sides}")
     rows = where[where["block"] == block]
     massive, other = (", ".join(map(str, rows.loc[rows["massive"] == it, "channel"])) for it in (True, False))
     absent = f"; not massive there: {other}" if other else ""

@@ -143,9 +143,9 @@ def sample_rows(
 
 
 def margins(samples: Samples, pictures: torch.Tensor, clean: torch.Tensor) -> dict[str, list[float]]:
-    """The margin of retrieval among the pictures of other prompts; nothing where no truth is known."""
+    """The margin of retrieval among other prompts' pictures; where no truth is known, the scores that there are."""
     if samples.truth is None:
-        return {}
+        return {name: score.of(pictures, samples.prompts, clean).tolist() for name, score in samples.scores.items()}
     sets, own = samples.candidates(clean)
     pairs = zip(pictures, sets, own, strict=True)
     return {

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dg_tools.experiments.direction_log import DirectionLog
 from dg_tools.experiments.directions import ALWAYS, BLUR, WEAK
+from dg_tools.experiments.guidance_alone import AgainstPlain
 from dg_tools.experiments.guidance_plan import Run
 from dg_tools.experiments.perception_distortion import Truth, distortion, perception
 from dg_tools.experiments.sampling_loop import sample
@@ -24,9 +25,9 @@ class Measurements:
     """What was measured on the plan's runs, as tidy tables.
 
     Attributes:
-        table: distortion, one row per run and picture.
+        table: one row per run and picture: distortion, or the changes from the plain samples.
         runs: the plan, with costs.
-        perception: of the pictures as a set, one row per run.
+        perception: of the pictures as a set, one row per run; empty where prompts have no pictures.
         directions, spectra, maps: of the `DirectionLog`s.
     """
 
@@ -44,11 +45,11 @@ def measure(
     sources: Mapping[str, Source],
     prompts: list[str],
     seeds: list[int],
-    truth: Truth,
+    truth: Truth | AgainstPlain,
     call: dict[str, Any],
     progress: bool,
 ) -> Measurements:
-    """Sample and measure every run of the plan."""
+    """Sample and measure every run of the plan, against references or against the plain samples."""
     tables, costs, sets, directions, spectra, maps = [], [], [], [], [], []
     for run in progress_bar(progress, iterable=plan, desc="guidance", unit="run"):
         rule = run.guidance
@@ -56,10 +57,12 @@ def measure(
         result = sample(dit, prompts, seeds, rule, sources=sources, steps=run.steps, observe=log, **call)
         pictures = decoded(dit, result.latents, batch=call["batch"])
         about = {"rule": run.name, "role": run.role, "base": run.base, "draw": run.draw, "varied": run.varied}
-        tables.append(pd.DataFrame({**about, "prompt": prompts, "seed": seeds, **distortion(pictures, truth)}))
+        columns = truth.columns(run, pictures) if isinstance(truth, AgainstPlain) else distortion(pictures, truth)
+        tables.append(pd.DataFrame({**about, "prompt": prompts, "seed": seeds, **columns}))
         calls, forwards = result.cost.block_calls / len(prompts), result.cost.forwards / len(prompts)
         costs.append({**about, "steps": run.steps, "block_calls": calls, "forwards": forwards})
-        sets.append({**about, **perception(dit, pictures, truth, call["batch"])})
+        if isinstance(truth, Truth):
+            sets.append({**about, **perception(dit, pictures, truth, call["batch"])})
         if log is not None:
             directions.append(log.table(prompts, seeds).assign(rule=run.name))
         if log is not None and log.fields:

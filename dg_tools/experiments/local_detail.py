@@ -17,7 +17,8 @@ import torch
 from dg_tools.experiments.result import Outcome
 from dg_tools.experiments.samples import Samples
 from dg_tools.interventions import Disrupt
-from dg_tools.metrics import region_error
+from dg_tools.metrics import BANDS, Bands, region_error
+from dg_tools.metrics.cell_bands import HIGH
 
 HALVES = ("left", "right")
 CONTROL = "as many tokens in the other half"
@@ -43,6 +44,13 @@ def halves(samples: Samples) -> tuple[dict[str, list[int]], dict[str, torch.Tens
     return tokens, masks
 
 
+def high_band(samples: Samples) -> Bands:
+    """The high band: where prompts stand alone in cycles per latent cell, as everything there; else the pixels' own."""
+    if samples.truth is not None:
+        return {"high": BANDS["high"]}
+    return {"high": (HIGH[0] / samples.dit.vae_scale_factor, HIGH[1])}
+
+
 def local_losses(
     samples: Samples, off: Disrupt, clean: torch.Tensor, scale: float, tick: Callable[[], Any] = lambda: None
 ) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
@@ -51,15 +59,17 @@ def local_losses(
     Columns: prompt, seed, disrupted, measured (left or right), power (high-band, of the measured half), clean (its
     clean value), changed (high-band mean square of the change there).
     """
-    tokens, masks = halves(samples)
+    (tokens, masks), bands = halves(samples), high_band(samples)
     tables, pictures = [], {}
     for disrupted in HALVES:
         edited = samples.draw([replace(off, tokens=tokens[disrupted])], scale)
         pictures[disrupted] = edited
         for measured in HALVES:
             weight = masks[measured].expand(len(edited), -1, -1)
-            power, before = (region_error(x, torch.zeros_like(x), weight)["high"].numpy() for x in (edited, clean))
-            changed = region_error(edited, clean, weight)["high"].numpy()
+            power, before = (
+                region_error(x, torch.zeros_like(x), weight, bands)["high"].numpy() for x in (edited, clean)
+            )
+            changed = region_error(edited, clean, weight, bands)["high"].numpy()
             columns = {"prompt": samples.prompts, "seed": samples.seeds, "disrupted": disrupted, "measured": measured}
             tables.append(pd.DataFrame({**columns, "power": power, "clean": before, "changed": changed}))
         tick()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 
 from dg_tools.datasets.examples import Items, examples, pictures_of
 from dg_tools.datasets.references import References
+from dg_tools.experiments import prompts_alone
+from dg_tools.experiments.semantics import Score
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.cfg import CFG
 from dg_tools.interventions import Disrupt
@@ -21,16 +23,6 @@ from dg_tools.models.pictures import pictures as decoded
 from dg_tools.models.pictures import spatial
 
 RETRIEVAL_SIZE = 16  # side to which pictures are reduced for retrieval: colours and layout, no detail
-
-
-class Score(NamedTuple):
-    """A further score, such as `metrics.learned.ClipScore()`, and the difference that counts as none.
-
-    `of` takes pictures (N, 3, H, W) in [-1, 1], their prompts and the clean samples, and gives (N,).
-    """
-
-    of: Callable[[torch.Tensor, Sequence[str], torch.Tensor], torch.Tensor]
-    margin: float
 
 
 class Samples:
@@ -115,20 +107,22 @@ class Samples:
         return torch.stack([pictures[at[name, seed]] for name in names])
 
     def measure(self, pictures: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
-        """One row per picture: everything of `metrics.describe`, blur, closeness to the clean sample, retrieval rank.
-
-        The reference of what needs one is the truth; where there is none, the clean sample.
+        """One row per picture: everything of `metrics.describe` with the truth as reference, or `prompts_alone.changes`
+        from the clean sample where there is none; blur, closeness to the clean sample, scores, retrieval rank.
         """
-        reference = self.truth if self.truth is not None else clean
         sets, own = self.candidates(clean)
         ranks = [
             int(retrieval_rank(small(x[None]), pool, torch.tensor([at]), size=RETRIEVAL_SIZE))
             for x, pool, at in zip(pictures, sets, own, strict=True)
         ]
         columns: dict[str, Any] = {"prompt": self.prompts, "seed": self.seeds}
-        columns |= {name: value.double().numpy() for name, value in describe(pictures, reference).items()}
+        if self.truth is None:
+            columns |= prompts_alone.changes(pictures, clean, self.dit.vae_scale_factor)
+        else:
+            columns |= {name: value.double().numpy() for name, value in describe(pictures, self.truth).items()}
         columns |= {"blur": blur_effect(pictures).numpy(), "ssim_clean": structural_similarity(pictures, clean).numpy()}
-        columns["low_correlation_clean"] = band_correlation(pictures, clean)["low"].numpy()
+        if self.truth is not None:
+            columns["low_correlation_clean"] = band_correlation(pictures, clean)["low"].numpy()
         for name, score in self.scores.items():
             columns[name] = score.of(pictures, self.prompts, clean).double().numpy()
         columns |= {"retrieval_rank": ranks, "found": (np.array(ranks) == 0).astype(float)}

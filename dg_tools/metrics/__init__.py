@@ -31,6 +31,7 @@ from dg_tools.metrics.cell_bands import (
     HIGH,
     LOW,
     amount_change,
+    band_changes,
     band_name,
     cell_correlation,
     cell_error,
@@ -76,6 +77,16 @@ __all__ += ["kernel_distance", "laplacian_variance", "log_spectral_distance", "l
 __all__ += ["normalised_laplacian_variance", "radial_spectrum", "region_error", "retrieval_rank", "same_shape"]
 __all__ += ["spectrum", "statistics_distance", "structural_similarity", "top_k"]
 __all__ += ["chance_level", "correct_keypoints", "match_distance", "nearest_tokens"]
-__all__ += ["CELL_BANDS", "HIGH", "LOW", "amount_change", "band_name", "cell_correlation", "cell_error", "cell_masks"]
+__all__ += [
+    "CELL_BANDS",
+    "HIGH",
+    "LOW",
+    "amount_change",
+    "band_changes",
+    "band_name",
+    "cell_correlation",
+    "cell_error",
+    "cell_masks",
+]
 __all__ += ["cell_power", "fineness", "gain", "low_correlation", "reduced_distance", "retrieval_margin"]
 __all__ += ["Deficit", "Judgement", "WeakModelRule", "detail_deficit"]

@@ -197,3 +197,22 @@ def gain(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     a, b = x.flatten(1).double(), reference.flatten(1).double()
     own = b.square().sum(1)
     return ((a * b).sum(1) / own).masked_fill(own == 0, torch.nan)
+
+
+def band_changes(
+    x: torch.Tensor,
+    reference: torch.Tensor,
+    cell: int = 1,
+    bands: Bands = CELL_BANDS,
+    low: tuple[float, float] = LOW,
+) -> dict[str, torch.Tensor]:
+    """The signed change of each band at equal contrast, (N,), in doublings: which details a picture gained or lost.
+
+    As `amount_change`, band by band: log2(a band's power / low-band power), of x minus of the reference.
+    `x`, `reference`, `cell`, `low`: as in `amount_change`; `bands` as in `cell_masks`.
+    """
+    same_shape(x, reference)
+    ours, theirs = (cell_power(y, cell, {**bands, "all of low": low}) for y in (x, reference))
+    ratio = {name: ours[name].log2() - theirs[name].log2() for name in ours}
+    contrast = ratio.pop("all of low")
+    return {name: value - contrast for name, value in ratio.items()}

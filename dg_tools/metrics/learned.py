@@ -1,17 +1,19 @@
-"""Scores by large networks: does the picture fit its prompt, is it like another one, would people like it?
+"""Scores by large networks, for real models: CLIP, DINOv2 and LPIPS, where their weights are at hand.
 
-Optional extras. CLIP and DINO run on `transformers`, which is installed anyway; their weights are downloaded when they
-are asked for by name, never by an import. The others need a package of their own, and say which: each then loads its
-authors' weights in their own format, some of them pickles, so that it is the reader's choice.
+CLIP and DINOv2 run through `transformers`, with safetensors weights from a folder or from the Hub's cache on this
+machine. Nothing is downloaded unless `download=True`. LPIPS runs through torchmetrics, and needs torchvision and its
+AlexNet in torch's cache. `at_hand` says what there is.
 
-Every score takes pictures (N, 3, H, W) in [-1, 1] and gives (N,). Those with a second argument fit into
-`experiments.detail(scores=...)`.
+A score takes pictures (N, 3, H, W) in [-1, 1], their prompts and their clean samples, and gives (N,): so it fits into
+`experiments.detail(scores=...)`. A *margin* asks more than a score: is the picture nearer to its own prompt, or to its
+own clean sample, than to any other's? It is above 0 where it is.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from PIL import Image
 
 CLIP = "openai/clip-vit-large-patch14"
 DINO = "facebook/dinov2-base"
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file, in torch's cache
+BATCH = 16  # pictures at once
 
 
 def as_images(pictures: torch.Tensor) -> list[Image.Image]:
@@ -40,107 +44,181 @@ def check_prompts(pictures: torch.Tensor, prompts: Sequence[str]) -> None:
         raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures: one for each is needed")
 
 
+def check_clean(pictures: torch.Tensor, clean: torch.Tensor) -> None:
+    """Raise ValueError where pictures and clean samples are not of one shape."""
+    if pictures.shape != clean.shape:
+        raise ValueError(f"pictures of shape {tuple(pictures.shape)} against {tuple(clean.shape)}; equal needed")
+
+
+def loaded(cls: Any, name: str | Path, download: bool, **settings: Any) -> Any:
+    """A model or processor from a folder or the Hub's cache.
+
+    Raises:
+        FileNotFoundError: it is not there, and `download` is False.
+    """
+    try:
+        return cls.from_pretrained(str(name), local_files_only=not download, **settings)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name} is neither a folder with this model nor in the Hub's cache on this machine ({error}): pass a "
+            "folder that holds it, with safetensors weights, or download=True"
+        ) from None
+
+
 class ClipScore:
     """Cosine of picture and prompt in CLIP, times 100 (Hessel et al. 2021, arXiv 2104.08718, without their factor 2.5).
 
     Args:
-        name: Hub id or folder; its weights are downloaded if they are not there yet.
+        name: a folder, or the id of a model in the Hub's cache.
+        download: whether it may be downloaded.
         model, processor: loaded ones instead.
+
+    Raises:
+        FileNotFoundError: it is not at hand.
     """
 
-    def __init__(self, name: str = CLIP, *, model: Any = None, processor: Any = None) -> None:
+    def __init__(
+        self, name: str | Path = CLIP, *, download: bool = False, model: Any = None, processor: Any = None
+    ) -> None:
         from transformers import CLIPModel, CLIPProcessor
 
-        self.model = model if model is not None else CLIPModel.from_pretrained(name, use_safetensors=True)
-        self.processor = processor if processor is not None else CLIPProcessor.from_pretrained(name)
+        self.name = str(name)
+        self.model = loaded(CLIPModel, name, download, use_safetensors=True) if model is None else model
+        self.processor = loaded(CLIPProcessor, name, download) if processor is None else processor
         self.model.eval()
 
     @torch.no_grad()
+    def table(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Points from -100 to 100 of every picture with every prompt, (N, M)."""
+        parts = []
+        for part in pictures.split(BATCH):
+            inputs = self.processor(
+                text=list(prompts), images=as_images(part), return_tensors="pt", padding=True, truncation=True
+            )
+            outputs = self.model(**inputs)
+            parts.append(100 * F.normalize(outputs.image_embeds) @ F.normalize(outputs.text_embeds).T)
+        return torch.cat(parts)
+
     def __call__(self, pictures: torch.Tensor, prompts: Sequence[str], clean: Any = None) -> torch.Tensor:
-        """Points from -100 to 100; `clean` is not used."""
+        """Points from -100 to 100, (N,); `clean` is not used."""
         check_prompts(pictures, prompts)
-        inputs = self.processor(
-            text=list(prompts), images=as_images(pictures), return_tensors="pt", padding=True, truncation=True
-        )
-        outputs = self.model(**inputs)
-        return 100 * F.cosine_similarity(outputs.image_embeds, outputs.text_embeds)
+        names = list(dict.fromkeys(prompts))
+        own = torch.tensor([[names.index(p)] for p in prompts])
+        return self.table(pictures, names).gather(1, own)[:, 0]
+
+    def margin(self, pictures: torch.Tensor, prompts: Sequence[str], clean: Any = None) -> torch.Tensor:
+        """The score with the own prompt minus that with the nearest other one among `prompts`, points, (N,)."""
+        check_prompts(pictures, prompts)
+        names = list(dict.fromkeys(prompts))
+        return own_minus_nearest(self.table(pictures, names), torch.tensor([names.index(p) for p in prompts]))
 
 
 class DinoSimilarity:
     """Cosine of two pictures in DINOv2's class token (Oquab et al. 2023, arXiv 2304.07193): like content.
 
     Args:
-        name: Hub id or folder; its weights are downloaded if they are not there yet.
+        name: a folder, or the id of a model in the Hub's cache.
+        download: whether it may be downloaded.
         model, processor: loaded ones instead.
+
+    Raises:
+        FileNotFoundError: it is not at hand.
     """
 
-    def __init__(self, name: str = DINO, *, model: Any = None, processor: Any = None) -> None:
+    def __init__(
+        self, name: str | Path = DINO, *, download: bool = False, model: Any = None, processor: Any = None
+    ) -> None:
         from transformers import AutoImageProcessor, AutoModel
 
-        self.model = model if model is not None else AutoModel.from_pretrained(name, use_safetensors=True)
-        self.processor = processor if processor is not None else AutoImageProcessor.from_pretrained(name)
+        self.name = str(name)
+        self.model = loaded(AutoModel, name, download, use_safetensors=True) if model is None else model
+        self.processor = loaded(AutoImageProcessor, name, download) if processor is None else processor
         self.model.eval()
 
     @torch.no_grad()
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Class tokens of length 1, (N, D)."""
+        parts = []
+        for part in pictures.split(BATCH):
+            outputs = self.model(**self.processor(images=as_images(part), return_tensors="pt"))
+            parts.append(F.normalize(outputs.last_hidden_state[:, 0]))
+        return torch.cat(parts)
+
     def __call__(self, pictures: torch.Tensor, prompts: Sequence[str], clean: torch.Tensor) -> torch.Tensor:
-        """Similarity of each picture and its clean sample, -1..1; `prompts` are not used."""
-        if pictures.shape != clean.shape:
-            raise ValueError(f"pictures of shape {tuple(pictures.shape)} against {tuple(clean.shape)}; equal needed")
-        ours, theirs = (
-            self.model(**self.processor(images=as_images(x), return_tensors="pt")).last_hidden_state[:, 0]
-            for x in (pictures, clean)
+        """Similarity of each picture and its clean sample, -1..1, (N,); `prompts` are not used."""
+        check_clean(pictures, clean)
+        return (self.features(pictures) * self.features(clean)).sum(1)
+
+    def margin(self, pictures: torch.Tensor, prompts: Sequence[str], clean: torch.Tensor) -> torch.Tensor:
+        """Similarity with the own clean sample minus that with the nearest clean sample of another prompt, (N,)."""
+        check_prompts(pictures, prompts)
+        check_clean(pictures, clean)
+        similar = self.features(pictures) @ self.features(clean).T
+        names = list(dict.fromkeys(prompts))
+        place = torch.tensor([names.index(p) for p in prompts])
+        same = place[:, None] == place[None]
+        own = similar.diagonal()
+        return (
+            own - similar.masked_fill(same, -torch.inf).amax(1) if len(names) > 1 else torch.full_like(own, torch.nan)
         )
-        return F.cosine_similarity(ours, theirs)
 
 
-def optional(module: str, package: str, what: str) -> Any:
-    """An optional package.
+def own_minus_nearest(table: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Each row's value at `own` minus its largest other value, (N,); NaN where there is no other."""
+    if table.shape[1] < 2:
+        return torch.full_like(table[:, 0], torch.nan)
+    others = table.scatter(1, own[:, None], -torch.inf).amax(1)
+    return table.gather(1, own[:, None])[:, 0] - others
+
+
+class PerceptualDistance:
+    """LPIPS with AlexNet (Zhang et al. 2018, arXiv 1801.03924): how different two pictures look, 0 for a copy.
+
+    torchmetrics brings its linear weights; AlexNet's lie in torch's cache, where torchvision puts them. Both are read
+    as tensors only (`weights_only`).
 
     Raises:
-        ImportError: it is not installed, with the line that installs it.
+        FileNotFoundError: torchvision is not installed, or its AlexNet is not in the cache.
     """
+
+    def __init__(self) -> None:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
+        if importlib.util.find_spec("torchvision") is None or not file.is_file():
+            raise FileNotFoundError(
+                f"LPIPS needs torchvision and its AlexNet, {file}: it is written there by "
+                'torchvision.models.alexnet(weights="DEFAULT")'
+            )
+        from torchmetrics.functional.image.lpips import _LPIPS
+
+        self.name = "LPIPS (AlexNet)"
+        self.model = _LPIPS(net="alex").eval()
+
+    @torch.no_grad()
+    def __call__(self, pictures: torch.Tensor, prompts: Sequence[str], clean: torch.Tensor) -> torch.Tensor:
+        """Distance of each picture from its clean sample, from 0 up, (N,); `prompts` are not used."""
+        check_clean(pictures, clean)
+        pairs = zip(pictures.float().split(BATCH), clean.float().split(BATCH), strict=True)
+        return torch.cat([self.model(ours, theirs).flatten() for ours, theirs in pairs])
+
+
+def at_hand(clip: str | Path = CLIP, dino: str | Path = DINO) -> dict[str, Any]:
+    """The scores whose weights are on this machine, by name: `clip`, `dino`, `lpips`. Nothing is downloaded.
+
+    Args:
+        clip, dino: a folder, or the id of a model in the Hub's cache.
+
+    Raises:
+        FileNotFoundError: a path of a folder that does not hold the model.
+    """
+    found: dict[str, Any] = {}
+    for name, make, default in (("clip", lambda: ClipScore(clip), CLIP), ("dino", lambda: DinoSimilarity(dino), DINO)):
+        try:
+            found[name] = make()
+        except FileNotFoundError:
+            if {"clip": clip, "dino": dino}[name] != default:
+                raise
     try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{what} needs an optional package: pip install {package} ({error})") from error
-
-
-def hpsv2(pictures: torch.Tensor, prompts: Sequence[str], clean: Any = None) -> torch.Tensor:
-    """Human Preference Score v2.1 (Wu et al. 2023, arXiv 2306.09341), (N,).
-
-    Raises:
-        ImportError: `hpsv2` is not installed.
-    """
-    check_prompts(pictures, prompts)
-    package = optional("hpsv2", "hpsv2", "HPSv2")
-    pairs = zip(as_images(pictures), prompts, strict=True)
-    return torch.tensor([float(package.score([image], prompt, hps_version="v2.1")[0]) for image, prompt in pairs])
-
-
-def image_reward(pictures: torch.Tensor, prompts: Sequence[str], clean: Any = None) -> torch.Tensor:
-    """ImageReward-v1.0 (Xu et al. 2023, arXiv 2304.05977), (N,), about standard normal over people's pictures.
-
-    Raises:
-        ImportError: `image-reward` is not installed.
-    """
-    check_prompts(pictures, prompts)
-    model = optional("ImageReward", "image-reward", "ImageReward").load("ImageReward-v1.0")
-    pairs = zip(as_images(pictures), prompts, strict=True)
-    return torch.tensor([float(model.score(prompt, image)) for image, prompt in pairs])
-
-
-def aesthetic(pictures: torch.Tensor, prompts: Sequence[str] = (), clean: Any = None) -> torch.Tensor:
-    """LAION aesthetic predictor v2, linear on CLIP ViT-L/14 (Schuhmann 2022), (N,), about 1 to 10.
-
-    Raises:
-        ImportError: `simple-aesthetics-predictor` is not installed.
-    """
-    images = as_images(pictures)
-    package = optional("aesthetics_predictor", "simple-aesthetics-predictor", "the aesthetic score")
-    from transformers import CLIPProcessor
-
-    name = "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
-    model = package.AestheticsPredictorV2Linear.from_pretrained(name).eval()
-    processor = CLIPProcessor.from_pretrained(name)
-    with torch.no_grad():
-        return model(**processor(images=images, return_tensors="pt")).logits.flatten()
+        found["lpips"] = PerceptualDistance()
+    except FileNotFoundError:
+        pass
+    return found

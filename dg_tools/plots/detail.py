@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, wrap
 
-SEMANTIC = ("found", "low_correlation", "layout")
+SEMANTIC = ("found", "low_correlation", "layout", "low_band")
 WORDS = {
     "high_power": "high-band power",
     "high_coherent": "... coherent with the reference",
@@ -21,6 +21,8 @@ WORDS = {
     "found": "retrieval, top 1",
     "low_correlation": "low-band correlation\nwith the reference",
     "layout": "low-band correlation\nwith the clean sample",
+    "amount": "detail at equal contrast",
+    "low_band": "low-band correlation\nwith the clean sample",
 }
 
 
@@ -81,7 +83,7 @@ def bars(axis: Any, outcomes: list[Any], title: str, side: str) -> None:
         else:
             axis.plot([o.margin] * 2, [row - 0.15, row + 0.15], color=INK, lw=1.5, ls=":")
     axis.axvline(0, color=INK, lw=0.6)
-    axis.set_yticks(range(len(names)), [WORDS.get(n, n) for n in names], fontsize=8)
+    axis.set_yticks(range(len(names)), [WORDS.get(n, n.replace("amount ", "... ")) for n in names], fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.5)
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("change, or correlation; dotted and shaded: bounds", fontsize=8)

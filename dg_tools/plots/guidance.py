@@ -40,8 +40,12 @@ def guidance_figure(result: Any) -> Figure:
     samples as a set from the references (down: better perception), three distances; arrows go from a base to its DG.
     Below: improvements in rightness and amount, with 95% intervals and bounds, each over CFG or cond with as many
     block calls; cosines with c - d, norms and spectra of the directions, along the CFG run.
+    Where prompts have no pictures: each run by its change of detail from the plain sample, whole and by band, and by
+    the low band that it keeps.
     """
     tables = result.tables
+    if "plane" not in tables:
+        return alone_figure(result)
     mean = result.table.groupby("rule", sort=False)["high_correlation"].mean()
     figure, axes = plt.subplot_mosaic(
         [[*DISTANCES, "outcomes"], ["cosines", "norms", "spectra", "outcomes"]], figsize=(14, 6.6), layout="constrained"
@@ -52,6 +56,52 @@ def guidance_figure(result: Any) -> Figure:
         *axes["spectrum"].get_legend_handles_labels(), loc="outside lower left", ncols=7, fontsize=7, frameon=False
     )
     outcomes(axes["outcomes"], result)
+    directions(axes, tables)
+    figure.suptitle(f"Rightness (primary): {result.primary.status}", fontsize=10)
+    return finish(figure)
+
+
+def alone_figure(result: Any) -> Figure:
+    """Of prompts without pictures: detail against the low band by run, detail by band, outcomes, directions."""
+    figure, axes = plt.subplot_mosaic(
+        [["change", "change", "bands", "outcomes"], ["cosines", "norms", "spectra", "outcomes"]],
+        figsize=(14, 6.6),
+        layout="constrained",
+    )
+    runs = result.tables["runs"]
+    mean = result.table.groupby("rule", sort=False).mean(numeric_only=True).loc[runs["rule"]]
+    for role in reversed(KINDS):
+        colour, marker, size, label = KINDS[role]
+        if (at := (runs["role"] == role).to_numpy()).any():
+            shown = mean[at]
+            axes["change"].scatter(
+                shown["amount"], shown["low_band"], c=colour, marker=marker, s=size, label=label, lw=0.8
+            )
+    axes["change"].set(
+        xlabel="detail, doublings from the plain sample at equal contrast", ylabel="low band, with its base"
+    )
+    axes["change"].axvline(0, color=QUIET, lw=0.8)
+    axes["change"].legend(fontsize=7, frameon=False)
+    axes["change"].set_title("how much detail, and is the picture kept?", fontsize=9)
+    bands = [c for c in mean.columns if c.startswith("amount ")]
+    for row in runs[runs["role"].isin(["base", "DG"])].to_dict("records"):
+        colour, marker, _, _ = KINDS[row["role"]]
+        axes["bands"].plot(
+            mean.loc[row["rule"], bands].to_numpy(float), marker=marker, ms=3, color=colour, label=row["rule"]
+        )
+    axes["bands"].set_xticks(range(len(bands)), [c.removeprefix("amount ") for c in bands], fontsize=6, rotation=20)
+    axes["bands"].axhline(0, color=QUIET, lw=0.8)
+    axes["bands"].set(xlabel="cycles per latent cell", ylabel="doublings")
+    axes["bands"].legend(fontsize=6, frameon=False)
+    axes["bands"].set_title("by band", fontsize=9)
+    outcomes(axes["outcomes"], result)
+    directions(axes, result.tables)
+    figure.suptitle(f"Amount of detail (primary): {result.primary.status}", fontsize=10)
+    return finish(figure)
+
+
+def directions(axes: dict[str, Axes], tables: dict[str, pd.DataFrame]) -> None:
+    """Cosines, norms and spectra of the directions, along the last run that has them."""
     rule = tables["spectra"]["rule"].iloc[-1]
     log = tables["pushes"][tables["pushes"]["rule"] == rule]
     cosines(axes["cosines"], log)
@@ -59,8 +109,6 @@ def guidance_figure(result: Any) -> Figure:
     spectra(axes["spectra"], tables["spectra"][tables["spectra"]["rule"] == rule])
     for name in ("cosines", "norms", "spectra"):
         axes[name].set_title(f"{axes[name].get_title()}, along {rule}", fontsize=9)
-    figure.suptitle(f"Rightness (primary): {result.primary.status}", fontsize=10)
-    return finish(figure)
 
 
 def perception_distortion(axis: Axes, table: pd.DataFrame, mean: pd.Series, distance: str, words: str) -> None:
