@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 
 import pytest
@@ -17,7 +19,7 @@ from dg_tools.guidance.auto import samples as auto_samples
 from dg_tools.guidance.auto import scan, store
 from dg_tools.metrics import WeakModelRule
 from dg_tools.models.profiles import read_profile
-from dg_tools.report import Report, forecast, measure, own_rows, rules
+from dg_tools.report import Report, forecast, measure, own_rows, own_runs, rules
 from dg_tools.report.sections import KEYS
 from dg_tools.report.stages import FOLDER, Stages
 from dg_tools.report.subjects import chunks
@@ -119,27 +121,58 @@ def test_what_is_done_is_not_done_again(whole, monkeypatch, tmp_path):
     assert again.to_json() == made.to_json()
 
 
+def copied(folder, to, *without):
+    """A copy of a report's folder in which the units whose names begin so are missing, and the report too."""
+    shutil.copytree(folder / FOLDER, to / FOLDER)
+    gone = [p for p in (to / FOLDER).iterdir() if p.name.startswith(without)]
+    for file in gone:
+        file.unlink()
+    return len(gone)
+
+
 def test_a_stopped_report_goes_on(whole, monkeypatch, tmp_path):
-    dit, made, _ = whole
+    dit, made, folder = whole
     anything_counts(monkeypatch, tmp_path)
+    out = tmp_path / "report"
+    missing = copied(folder, out, "channels-", "auto-", "test-DG", "matching-", "gates-")
     own, done = Stages.made, []
 
     def stopping(self, make):
-        if len(done) == 20:
+        if len(done) == 7:
             raise KeyboardInterrupt
         done.append(make)
         return own(self, make)
 
     monkeypatch.setattr(Stages, "made", stopping)
-    out = tmp_path / "report"
     with pytest.raises(KeyboardInterrupt, match="what is done is kept"):
         measure(dit, PROMPTS, out=out, **TOY)
-    kept = {p: p.stat().st_mtime_ns for p in (out / FOLDER).iterdir()}
-    assert len(kept) == 21 and not (out / "report.json").exists()  # with about.json
-    monkeypatch.setattr(Stages, "made", own)
+    assert not (out / "report.json").exists()
+    (out / FOLDER / ".test-DG-auto-0-to-2.safetensors.part0").write_bytes(b"of a process that was killed")
+    broken = next((out / FOLDER).glob("headroom-*"))
+    broken.write_bytes(broken.read_bytes()[:50])
+    kept = {p: p.stat().st_mtime_ns for p in (out / FOLDER).iterdir() if p != broken}
+    monkeypatch.setattr(Stages, "made", lambda self, make: done.append(make) or own(self, make))
     again = measure(dit, PROMPTS, out=out, **TOY)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert len(done) == missing + 1, "what was missing, and the broken one"
     assert values(again) == values(made)
+
+
+def test_a_full_disk(whole, monkeypatch, tmp_path):
+    dit, _, folder = whole
+    copied(folder, tmp_path / "report", "hidden-")
+    real, calls = os.fsync, []
+
+    def fsync(file):
+        calls.append(file)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    anything_counts(monkeypatch, tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"the disk is full: hidden-.* What is done is kept") as caught:
+        measure(dit, PROMPTS, out=tmp_path / "report", **TOY)
+    assert caught.value.errno == errno.ENOSPC and len(calls) == 1 and real is not os.fsync
+    assert not list((tmp_path / "report").rglob("*.part*")) and not (tmp_path / "report" / "report.json").exists()
 
 
 def worker(rank, port, dit, out, folder):
@@ -154,7 +187,8 @@ def worker(rank, port, dit, out, folder):
 
 
 def test_two_processes_give_what_one_gives(whole, tmp_path):
-    dit, made, _ = whole
+    dit, made, folder = whole
+    copied(folder, tmp_path / "report", "channels-", "gates-", "test-", "drawing-", "zeroing-", "matching-")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -169,9 +203,10 @@ def test_two_processes_give_what_one_gives(whole, tmp_path):
     assert (tmp_path / "units0").read_text() == (tmp_path / "units1").read_text()
 
 
-def test_a_model_that_draws_noise_is_not_tested(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "profiles")
-    made = measure(loaded(), PROMPTS, out=tmp_path / "report", **TOY)
+def test_a_model_that_draws_noise_is_not_tested(whole, tmp_path):
+    dit, _, folder = whole
+    copied(folder, tmp_path / "report")  # what was measured is the same by any rules
+    made = measure(dit, PROMPTS, out=tmp_path / "report", **TOY)
     rows = {row.key: row for row in made.claims}
     assert {rows[key].status for key in SAMPLE_ROWS - {"capable"}} == {NOT_TESTED}
     assert all("it is not shown that the model draws pictures" in rows[key].why for key in SAMPLE_ROWS - {"capable"})
@@ -182,10 +217,13 @@ def test_a_model_that_draws_noise_is_not_tested(tmp_path, monkeypatch):
     assert made.section("strip").figures[0].numbers["titles"] == ["cond"]
 
 
-def test_an_edit_that_does_not_act_is_not_tested(tmp_path, monkeypatch):
+def test_an_edit_that_does_not_act_is_not_tested(whole, tmp_path, monkeypatch):
+    dit, _, folder = whole
+    copied(folder, tmp_path / "report")
     anything_counts(monkeypatch, tmp_path)
     monkeypatch.setattr(rules, "ACTS", 1e9)
-    made = measure(loaded(), PROMPTS, out=tmp_path / "report", **TOY)
+    monkeypatch.setattr(own_runs, "draw_controls", lambda *a: pytest.fail("controls") if a[2].edits else {})
+    made = measure(dit, PROMPTS, out=tmp_path / "report", **TOY)
     rows = {row.key: row for row in made.claims}
     assert {rows[key].status for key in WEAK_ROWS} == {NOT_TESTED}
     assert all("the edit hardly acts" in rows[f"{weak} a"].why for weak in ("zero", "auto"))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dg_tools.activations import capture
-from dg_tools.datasets.examples import Items, pictures_of
+from dg_tools.datasets.examples import Example, Items, with_pictures
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.models.dit import DiT
 from dg_tools.report import contents, contents_guidance, own_dose, own_rows, own_runs, own_weak, rules
@@ -118,10 +117,11 @@ def sides(stages: Stages, given: Subjects, steps: int, batch: int) -> tuple[dict
     return drawn, made
 
 
-def pairs(given: Subjects, own: OwnSamples, part: str, where: slice) -> list[tuple[str, torch.Tensor]]:
+def pairs(given: Subjects, own: OwnSamples, part: str, where: slice) -> list[Example]:
     """Prompts and pictures of a chunk."""
-    shown = pictures_of(given.part(part)[where]) if given.has_pictures else own.pictures(COND, where)
-    return list(zip(own.prompts[where], shown, strict=True))
+    if given.has_pictures:
+        return given.part(part)[where]
+    return with_pictures(own.prompts[where], own.pictures(COND, where))
 
 
 def found_in(stages: Stages, given: Subjects, extent: Extent, steps: int, batch: int, made: Forecast) -> Findings:
@@ -155,7 +155,7 @@ def looked_at(
     """Hidden states of one picture where a channel stands out most; and the headroom of one run in float16."""
     dit = stages.dit
     level, block, _ = found.strongest
-    prompt = side.everything[0][0]
+    prompt = side.everything[0].prompt
 
     def hidden() -> Unit:
         noised = NoisedPictures(dit, side.everything[:1], [0])

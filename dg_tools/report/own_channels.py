@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dg_tools.datasets.examples import Example
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.metrics import bootstrap_interval
 from dg_tools.metrics.cell_bands import fineness
@@ -23,7 +24,7 @@ from dg_tools.report.stages import Stages, Unit
 from dg_tools.report.subjects import seeds_of
 from dg_tools.report.verdict import Row, against, together
 
-Pairs = Callable[[slice], list[tuple[str, torch.Tensor]]]  # prompts and pictures of a chunk
+Pairs = Callable[[slice], list[Example]]  # prompts and pictures of a chunk
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Side:
     depends: Any
 
     @property
-    def everything(self) -> list[tuple[str, torch.Tensor]]:
+    def everything(self) -> list[Example]:
         """All pairs."""
         return [pair for where in self.parts for pair in self.pairs(where)]
 
@@ -124,7 +125,7 @@ def drawing(stages: Stages, test: Side, fine: Sequence[float], shape: Sequence[i
 
 
 @torch.no_grad()
-def left_over(dit: DiT, pairs: list[tuple[str, torch.Tensor]]) -> list[float]:
+def left_over(dit: DiT, pairs: list[Example]) -> list[float]:
     """||v - (noise - x)||^2 / ||noise - x||^2 of each picture, mean over noise levels."""
     noised = NoisedPictures(dit, pairs, [0])
     part, wanted = slice(0, len(noised)), (noised.noise - noised.latents[noised.picture]).double().flatten(1)

@@ -47,7 +47,7 @@ def curve(stages: Stages, side: Side, knob: Disrupt, channels: list[int], extent
     for part, matching in enumerate(tables["matching"]):
         matching["part"] = part
     joined = partial(pd.concat, ignore_index=True)
-    about = {**units[0].values["settings"], "test": [prompt for prompt, _ in side.everything]}
+    about = {**units[0].values["settings"], "test": [x.prompt for x in side.everything]}
     return assemble(
         joined(tables["table"]), tables["channels"][0], joined(tables["matching"]), tables["pictures"][0], about
     )

@@ -23,7 +23,7 @@ from dg_tools.report import rules
 from dg_tools.report.extent import Extent, extent_of
 from dg_tools.report.memory import peak
 from dg_tools.report.own_runs import MATCHED
-from dg_tools.report.subjects import Subjects, subjects
+from dg_tools.report.subjects import Subjects, chunks, subjects
 
 TRIES = 4  # forwards in which a control's dose is found, on average
 ALONE = 4  # channels that are tried alone: how many are massive is not known yet
@@ -150,7 +150,7 @@ def expected(dit: DiT, given: Subjects, extent: Extent, steps: int, batch: int) 
     with dit.running(), torch.no_grad():
         decoding = price.timed(dit, lambda: decode(dit, z, output_type="pt"))
     guided = dit.family.guidance_argument in dit.takes
-    stages = counts(given, extent, steps, len(dit.blocks), guided)
+    stages = counts(given, extent, steps, len(dit.blocks), guided, batch)
     scan, samples, decodes = price.at_most(dit, steps)
     stages["auto"] = (
         scan + samples + 2,
@@ -170,12 +170,14 @@ def expected(dit: DiT, given: Subjects, extent: Extent, steps: int, batch: int) 
     )
 
 
-def counts(given: Subjects, extent: Extent, steps: int, blocks: int, guided: bool) -> dict[str, tuple[float, float]]:
+def counts(
+    given: Subjects, extent: Extent, steps: int, blocks: int, guided: bool, batch: int
+) -> dict[str, tuple[float, float]]:
     """Forwards and decodes by stage but `auto`, at most; a partial forward counts as one half."""
     choice, test, levels = len(given.choice), len(given.test), len(rules.SIGMAS)
     dosed = min(extent.blocks + 1, blocks)
     others = len(extent.rhos) - 1
-    controls = min(extent.control_prompts + BATCH - 1, test)
+    controls = sum(c.stop - c.start for c in chunks(test, batch) if c.start < extent.control_prompts)  # whole chunks
     drawn = 2 * (1 + 2 + 1) + (2 + 2 * 3) * guided + len(rules.RHOS) - 1  # forwards of one prompt's step, in all runs
     runs = 2 * 3 + 3 * guided + len(rules.RHOS) - 1
     beside = 1 / 2 + ALONE / 2 + 2 + TRIES / 2  # massive, each alone, norms kept (a clean pass too), largest others
