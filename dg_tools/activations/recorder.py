@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from dg_tools.activations.kept import Kept, Key
 from dg_tools.activations.raw import RawSelection
 from dg_tools.activations.reduce import CHANNEL, sizes, statistics
 from dg_tools.activations.store import RawStore
@@ -21,16 +22,17 @@ from dg_tools.forward.call import NOTHING, Call
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 
-INNER = {  # dimensions of each statistic after branch, step, site and stream or part
-    **dict.fromkeys((*CHANNEL, "gate", "shift", "scale", "attn_write", "mlp_write"), ("channel",)),
-    **dict.fromkeys(("token_norm", "token_max"), ("token",)),
-    **dict.fromkeys(("top_value", "top_channel", "top_token"), ("rank",)),
-    **dict.fromkeys(("median_abs_mean", "clipped", "attn_max", "mlp_max"), ()),
-    "quantile": ("q",),
-}
 MODULATION = ("gate", "shift", "scale")
 WRITES = ("attn_write", "mlp_write")
 LARGEST = ("attn_max", "mlp_max")  # of what the same branches give, before their gates
+INNER = {  # dimensions of each variable after branch, step, site and stream or part; in the order of a capture
+    "temb": ("embedding",),
+    **dict.fromkeys((*MODULATION, *CHANNEL, *WRITES), ("channel",)),
+    **dict.fromkeys(("token_norm", "token_max"), ("token",)),
+    **dict.fromkeys(("top_value", "top_channel", "top_token"), ("rank",)),
+    **dict.fromkeys(("median_abs_mean", "clipped", *LARGEST), ()),
+    "quantile": ("q",),
+}
 
 
 class Recorder:
@@ -61,7 +63,6 @@ class Recorder:
         self.store = store
         self.place = place
         self.steps = steps
-        self.values: dict[tuple[str, str], torch.Tensor] = {}  # by variable and stream or part
         self.hidden: torch.Tensor | None = None
         self.sigmas: dict[int, float] = {}
         self.seen: set[tuple[int, str]] = set()
@@ -70,9 +71,11 @@ class Recorder:
         self._call: Call | None = None  # the one that is recorded
         self._rows: list[tuple[int, int]] = []  # (branch, row) of it that are recorded, by row
         self._visits: set[tuple[int, str]] = set()  # (block, part) that this call has run
-        self._chunks: dict[int, dict[str, torch.Tensor]] = {}  # AdaLN chunks by block
+        self._names = [block.record.chunks(block.module) for block in dit.blocks]  # of AdaLN chunks, by block
+        self._chunks: dict[int, torch.Tensor] = {}  # AdaLN chunks (rows, chunks, channels) by block
         self._together = Together(len(dit.blocks))  # hidden states to be reduced
-        self._later: list[tuple[tuple[str, str], list[int], torch.Tensor]] = []  # key, blocks, values on the device
+        self._later: list[tuple[Key, list[int], torch.Tensor]] = []  # of this call: key, blocks, values on the device
+        self._kept = Kept()
 
     # -- one call of the transformer ----------------------------------------------------------------------------------
 
@@ -111,10 +114,12 @@ class Recorder:
         if self._depth or failed or self._call is None or self._call.step is None:
             return
         step = self._call.step
-        for blocks in grouped(self._chunks):
-            for name in self._chunks[blocks[0]]:
-                kind, _, part = name.partition("_")
-                self.put(kind, part or "all", blocks, torch.stack([self._chunks[b][name] for b in blocks]))
+        for names, blocks in self.alike().items():
+            chunks = torch.stack([self._chunks[b] for b in blocks])
+            for i, name in enumerate(names):
+                if name is not None:
+                    kind, _, part = name.partition("_")
+                    self.put(kind, part or "all", blocks, chunks[:, :, i])
         for batch in self._together.rest():
             self.reduce(*batch)
         self._chunks = {}
@@ -136,27 +141,15 @@ class Recorder:
         self._later.append(((variable, part), blocks, value))
 
     def fetch(self, step: int) -> None:
-        """Put what the call gave into the arrays."""
+        """Keep what the call gave, in one transfer from the device; it is laid out when the run is over."""
         values = [value.detach() for _, _, value in self._later]
         if values and values[0].device.type != "cpu":
             flat = torch.cat([value.reshape(-1).float() for value in values]).cpu()
             parts = flat.split([value.numel() for value in values])
             values = [part.view_as(value) for part, value in zip(parts, values, strict=True)]
+        branches = [branch for branch, _ in self._rows]
         for (key, blocks, _), value in zip(self._later, values, strict=True):
-            inner = value.shape[2:]
-            whole = blocks == list(range(blocks[0], blocks[-1] + 1))
-            at = slice(blocks[0], blocks[-1] + 1) if whole else blocks  # a slice is faster
-            if key not in self.values:
-                lead = (len(self.branches), self.steps or 0, len(self.dit.blocks))
-                self.values[key] = torch.full((*lead, *inner), torch.nan)
-            array = self.values[key]
-            if inner and inner[0] > array.shape[3]:  # a longer text: Qwen-Image pads prompts to no fixed length
-                longer = torch.full((*array.shape[:3], *inner), torch.nan)
-                longer[:, :, :, : array.shape[3]] = array
-                array = self.values[key] = longer
-            for row, (branch, _) in enumerate(self._rows):
-                place = (branch, step, at, slice(inner[0])) if inner else (branch, step, at)
-                array[place] = value[:, row].to(torch.float32)
+            self._kept.add(key, blocks, branches, step, value)
         self._later = []
 
     # -- what is recorded ---------------------------------------------------------------------------------------------
@@ -164,12 +157,19 @@ class Recorder:
     def embedding(self, temb: torch.Tensor) -> None:
         """The time-text embedding that every block's AdaLN reads."""
         if temb.ndim == 2:
-            self.put("temb", "", [0], self.recorded_rows(temb)[None])
+            self.put("temb", "", [0], self.recorded_rows(temb)[None].clone())
 
     def modulation(self, block: Block, value: torch.Tensor) -> None:
         """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`, from what gives them (see `BlockList`)."""
         rows = self.recorded_rows(value)
-        self._chunks[block.index] = block.record.modulated(block.module, rows, self.dit.width)
+        self._chunks[block.index] = block.record.chunked(block.module, rows, self.dit.width)
+
+    def alike(self) -> dict[tuple[str | None, ...], list[int]]:
+        """Blocks whose chunks are kept, by the chunks' names."""
+        groups: dict[tuple[str | None, ...], list[int]] = {}
+        for block in self._chunks:
+            groups.setdefault(self._names[block], []).append(block)
+        return groups
 
     def write(self, block: Block, variable: str, output: torch.Tensor) -> None:
         """What a branch adds to the stream: mean over tokens of |gate x output|."""
@@ -195,7 +195,7 @@ class Recorder:
     def reduce(self, name: str, blocks: list[int], hidden: torch.Tensor) -> None:
         """Statistics of hidden states (blocks x rows, tokens, channels)."""
         if name in WRITES:
-            gates = [self._chunks[b][self.gate(name, b)] for b in blocks]
+            gates = [self._chunks[b][:, self.gate(name, b)] for b in blocks]
             size, largest = sizes(hidden)
             size = size.view(len(blocks), -1, hidden.shape[2])
             self.put(name, "", blocks, torch.stack(gates).float().abs() * size)
@@ -204,10 +204,10 @@ class Recorder:
         for variable, value in statistics(hidden, self.quantiles).items():
             self.put(variable, name, blocks, value.view(len(blocks), -1, *value.shape[1:]))
 
-    def gate(self, variable: str, block: int) -> str:
-        """The chunk that scales what a branch gives."""
+    def gate(self, variable: str, block: int) -> int:
+        """Which chunk scales what a branch gives."""
         record = self.dit.blocks[block].record
-        return record.mlp_gate if variable == "mlp_write" else str(record.attn_gate)
+        return self._names[block].index(record.mlp_gate if variable == "mlp_write" else record.attn_gate)
 
     def keep(self, branch: int, step: int, block: int, hidden: torch.Tensor) -> None:
         """Hidden states, into the store or into memory."""
@@ -244,39 +244,32 @@ class Recorder:
 
     def dataset(self) -> xr.Dataset:
         """Everything as labelled arrays; NaN where a value does not exist (no text after SD3's last block)."""
-        parts: dict[str, dict[str, np.ndarray]] = {}
-        for (variable, part), array in self.values.items():
-            parts.setdefault(variable, {})[part] = array.numpy()
+        steps = self.steps or 0
+        parts: dict[str, dict[str, np.ndarray]] = {variable: {} for variable in INNER}  # so that their order is one
+        for (variable, part), array in self._kept.arrays(len(self.branches), steps, len(self.dit.blocks)).items():
+            parts[variable][part] = array
         lead = ("branch", "step", "site")
-        steps = list(range(self.steps or 0))
-        coords: dict[str, Any] = {"branch": self.branches, "step": steps, "site": self.dit.sites}
-        for variable, arrays in parts.items():
-            if variable not in ("temb", *WRITES, *LARGEST):
-                names = coords.setdefault("part" if variable in MODULATION else "stream", [])
-                names += [name for name in arrays if name not in names]
+        coords: dict[str, Any] = {"branch": self.branches, "step": list(range(steps)), "site": self.dit.sites}
+        coords["part"] = list(dict.fromkeys(part for variable in MODULATION for part in parts[variable]))
+        coords["stream"] = [
+            stream for stream in ("image", "text") if any(stream in arrays for arrays in parts.values())
+        ]
         variables: dict[str, Any] = {}
         for variable, arrays in parts.items():
-            if variable == "temb":
-                variables["temb"] = (("branch", "step", "embedding"), arrays[""][:, :, 0])
-            elif variable in (*WRITES, *LARGEST):
+            axis = "part" if variable in MODULATION else "stream"
+            if variable == "temb" and arrays:
+                variables[variable] = (("branch", "step", *INNER[variable]), arrays[""][:, :, 0])
+            elif "" in arrays:
                 variables[variable] = ((*lead, *INNER[variable]), arrays[""])
-            else:
-                axis = "part" if variable in MODULATION else "stream"
+            elif arrays:
                 together = stacked([arrays.get(name) for name in coords[axis]])
                 variables[variable] = ((*lead, axis, *INNER[variable]), together)
         if self.hidden is not None:
             dims = ("branch", *self.raw.dims)
             variables["hidden_states"] = xr.DataArray(self.hidden.numpy(), dims=dims, coords=self.raw.coords(self.dit))
-        coords["sigma"] = ("step", [self.sigmas.get(s, np.nan) for s in steps])
-        return xr.Dataset(variables, coords | ({"q": list(self.quantiles)} if self.quantiles else {}))
-
-
-def grouped(chunks: dict[int, dict[str, torch.Tensor]]) -> list[list[int]]:
-    """Blocks that have the same chunks."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for block, values in chunks.items():
-        groups.setdefault(tuple(values), []).append(block)
-    return list(groups.values())
+        coords["sigma"] = ("step", [self.sigmas.get(s, np.nan) for s in range(steps)])
+        coords |= {"q": list(self.quantiles)} if self.quantiles else {}
+        return xr.Dataset(variables, {name: values for name, values in coords.items() if len(values)})
 
 
 def stacked(arrays: list[np.ndarray | None]) -> np.ndarray:

@@ -6,7 +6,7 @@ tokens are taken a few hundred at a time; temporaries stay in the processor's ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -22,9 +22,13 @@ def bite(hidden: torch.Tensor) -> int:
     return BITE if hidden.device.type == "cpu" else BITE_ELSEWHERE
 
 
-def bites(hidden: torch.Tensor) -> Iterator[torch.Tensor]:
+def bites(hidden: torch.Tensor) -> Sequence[torch.Tensor]:
     """Hidden states (rows, tokens, channels), some tokens at a time."""
-    return iter(hidden.split(max(1, bite(hidden) // (hidden.shape[0] * hidden.shape[2])), dim=1))
+    return (
+        [hidden]
+        if hidden.numel() <= bite(hidden)
+        else (hidden.split(max(1, bite(hidden) // (hidden.shape[0] * hidden.shape[2])), dim=1))
+    )
 
 
 def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[str, torch.Tensor]:
@@ -44,31 +48,42 @@ def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[st
     limit = torch.finfo(hidden.dtype).max
     bins = torch.zeros(hidden.shape[0], 2 ** (8 + BITS), dtype=torch.int64, device=hidden.device) if quantiles else None
     parts: list[dict[str, torch.Tensor]] = []
-    for part in bites(hidden):
+    tokens = bites(hidden)
+    for part in tokens:
         x = part.float()
         size = x.abs()
-        mean = x.mean(1)  # comparisons in place give floats, in a fifth of the time that bools take
+        mean, largest_size = x.mean(1), size.amax(1)
         parts.append(
             {
                 "mean": mean,
                 "abs_mean": size.mean(1),
                 "variance": (x - mean[:, None]).square_().mean(1),
-                "positive": x.clone().gt_(0).mean(1),
-                "abs_max": size.amax(1),
-                "token_norm": x.norm(dim=2),
+                "positive": torch.gt(x, 0, out=torch.empty_like(x)).mean(1),  # as floats: faster than bools
+                "abs_max": largest_size,
+                "token_norm": torch.linalg.vector_norm(x, dim=2),
                 "token_max": size.amax(2),
-                "within": size.clone().lt_(limit).sum((1, 2)).long(),  # 0 for what is not finite
+                "within": within(size, largest_size, limit),
             }
         )
         if bins is not None:
             histogram(size, bins)
-    result = joined(parts, [x.shape[1] for x in bites(hidden)])
+    result = joined(parts, [x.shape[1] for x in tokens])
     result["clipped"] = hidden[0].numel() - result.pop("within")
     result["median_abs_mean"] = result["abs_mean"].median(1).values
     result |= largest(hidden, result["token_max"])
     if bins is not None:
         result["quantile"] = from_histogram(bins, quantiles)
     return result
+
+
+def within(size: torch.Tensor, largest_size: torch.Tensor, limit: float) -> torch.Tensor:
+    """How many of |x| (rows, tokens, channels) are below a limit, by row; what is not finite is not.
+
+    On a CPU they are counted only where the largest by channel is not. To ask an accelerator would cost more.
+    """
+    if size.device.type == "cpu" and largest_size.max().item() < limit:
+        return torch.full((len(size),), size[0].numel())
+    return (size < limit).sum((1, 2))
 
 
 def joined(parts: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str, torch.Tensor]:

@@ -99,11 +99,14 @@ class BlockList:
             value: what `adaln` gives, (rows, chunks x channels), or the block's input `given`.
             width: channels of the stream.
         """
-        names = self.chunks(block)
-        parts = value.view(value.shape[0], -1, width)[:, : len(names)]
-        if (table := self.table_of(block)) is not None:
-            parts = table + parts
-        return {name: parts[:, i] for i, name in enumerate(names) if name is not None}
+        parts = self.chunked(block, value, width)
+        return {name: parts[:, i] for i, name in enumerate(self.chunks(block)) if name is not None}
+
+    def chunked(self, block: torch.nn.Module, value: torch.Tensor, width: int) -> torch.Tensor:
+        """All AdaLN chunks in order as one tensor (rows, chunks, channels), see `modulated`."""
+        parts = value.view(value.shape[0], -1, width)[:, : len(self.chunks(block))]
+        table = self.table_of(block)
+        return parts if table is None else table + parts
 
     def closed(
         self, block: torch.nn.Module, value: torch.Tensor, width: int, rows: slice, channels: list[int]

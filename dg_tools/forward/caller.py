@@ -74,7 +74,7 @@ def frames() -> Iterator[FrameType]:
 
 def owns(owner: Any, transformer: torch.nn.Module) -> bool:
     """Whether an object is a pipeline with this transformer."""
-    return "transformer" in getattr(owner, "components", {}) and owner.transformer is transformer
+    return getattr(owner, "transformer", None) is transformer and hasattr(type(owner), "components")
 
 
 def callback_codes(callback: Any) -> set[CodeType]:

@@ -36,7 +36,7 @@ def weights_hash(dit: DiT) -> str:
     (an edit through `.data` is not counted). Offloading moves them, so that their memory is not compared there.
     """
     transformer = dit.transformer
-    moves = any(hooks_of(transformer)) or any(hasattr(m, "_hf_hook") for m in transformer.modules())
+    moves = any(hooks_of(transformer)) or any("_hf_hook" in vars(m) for m in transformer.modules())
     look = look_of(acting_weights(transformer), moves)
     known = _KNOWN.get(transformer)
     if known is not None and known[0] == look:
@@ -58,7 +58,9 @@ def look_of(weights: Iterable[tuple[str, torch.Tensor | str]], moves: bool) -> t
             facts.append((name, value if isinstance(value, str) else value.numel()))
             continue
         facts.append((name, None if moves else value.data_ptr(), value._version))
-        sample = value.detach().flatten()[:: max(1, value.numel() // 64)]
+        every = max(1, value.numel() // 64)
+        flat = value.detach().contiguous()  # one view, where flatten()[::every] makes two
+        sample = flat.as_strided((-(-value.numel() // every),), (every,))
         samples.setdefault((value.dtype, value.device), []).append(sample)
     return tuple(facts), *(stored_bytes(torch.cat(parts)).cpu().numpy().tobytes() for parts in samples.values())
 

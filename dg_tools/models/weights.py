@@ -26,14 +26,14 @@ def acting_weights(transformer: torch.nn.Module) -> Iterator[tuple[str, torch.Te
     Args:
         transformer: a diffusers transformer, however it was loaded.
     """
-    modules = dict(transformer.named_modules())
-    tuned = {name: layer for name, layer in modules.items() if hasattr(layer, "merged_adapters")}
+    modules = dict(transformer.named_modules())  # asked by vars: a module answers a missing attribute slowly
+    tuned = {name: layer for name, layer in modules.items() if "merged_adapters" in vars(layer)}
     files = files_of(modules)
     for name, layer in tuned.items():
         if acting := acting_adapters(layer):
             yield f"{name}.adapters", f"{acting!r}{' until unfused' if layer.merged else ''}"
     for name, module in modules.items():
-        if hasattr(module, "weight_qtype"):  # quanto: before it is frozen, the weights do not say it
+        if "weight_qtype" in vars(module):  # quanto: before it is frozen, the weights do not say it
             yield f"{name}.qtype", f"{module.weight_qtype} {module.activation_qtype}"
     for name, value in transformer.state_dict(keep_vars=True).items():
         own = name_without_adapters(name, tuned) if tuned else name
@@ -133,7 +133,7 @@ def files_of(modules: dict[str, torch.nn.Module]) -> dict[int, tuple[Path, str]]
     """By the id of a weight: file and key where diffusers' group offloading keeps it on disk."""
     files: dict[int, tuple[Path, str]] = {}
     for module in modules.values():
-        registry = getattr(module, "_diffusers_hook", None)
+        registry = vars(module).get("_diffusers_hook")
         for hook in registry.hooks.values() if registry is not None else ():
             group: Any = getattr(hook, "group", None)
             if getattr(group, "_is_offloaded_to_disk", False):
