@@ -37,6 +37,7 @@ from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.models.profiles import profile_words
 from dg_tools.paths import check_folder
+from dg_tools.threads import one_thread_if_small
 
 DETECTION = ("banana on green", "horse face on purple", "soccer ball on brown", "mushroom on black")
 DRAW = 11  # seed of the captions' draw from the held-out ones; the first SHOWN of them are drawn
@@ -93,13 +94,14 @@ def demo(out: str | Path = "demo", model: Any = None, **loading: Any) -> dict[st
     dit = load(model, **loading)
     print(dit)
     story.part("load")
-    guider = default_guidance(dit, story)
-    bench = Bench(dit, captions(dit), STEPS)
-    story.say("captions", f"Captions, the first of a fixed draw: {', '.join(bench.prompts)}", bench.prompts)
-    assert guider.disrupt is not None
-    strips, curve = dosed(bench, guider.disrupt, story)
-    verdict = guided(bench, guider, strips, curve, story)
-    bench.bar.close()
+    with one_thread_if_small(dit.transformer):
+        guider = default_guidance(dit, story)
+        bench = Bench(dit, captions(dit), STEPS)
+        story.say("captions", f"Captions, the first of a fixed draw: {', '.join(bench.prompts)}", bench.prompts)
+        assert guider.disrupt is not None
+        strips, curve = dosed(bench, guider.disrupt, story)
+        verdict = guided(bench, guider, strips, curve, story)
+        bench.bar.close()
     finish(story, str(model or "embedded default"), verdict)
     return story.summary
 

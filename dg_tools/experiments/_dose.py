@@ -38,11 +38,12 @@ from dg_tools.models.provenance import provenance
 from dg_tools.numbers import integer, integers, is_several, number
 from dg_tools.onestep import check_velocity
 from dg_tools.progress import progress_bar
+from dg_tools.threads import one_thread_if_small
 
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 SIGMAS = (0.3, 0.5, 0.7)
 DRAWS = 39  # of random channels: one odd draw may then be more extreme
-MOST_BLOCKS = 10  # measured by default; of a deeper model, as many spread evenly
+MOST_BLOCKS = 6  # measured by default; of a deeper model, as many spread evenly
 SEEDS = 4  # of one prompt, by default
 
 
@@ -78,7 +79,7 @@ def dose(
             `Reference`s, (prompt, picture) pairs or `Example`s.
         seeds: of the noise; None: four for one prompt, one for several.
         channels: massive channels; None: the profile's, else those detected on these prompts.
-        blocks: measured in one step; None: all, or 10 spread evenly.
+        blocks: measured in one step; None: all, or 6 spread evenly.
         rhos: doses, 1 (the model as it is) and at least one on each side of it.
         sigmas: noise levels, between 0 and 1.
         block: of the controls; None: the strongest, see `dose_outcomes.strongest`.
@@ -160,7 +161,8 @@ def dose(
                 journal["channels"] = detected(samples, progress)
             known, how = journal["channels"]
             check_controls(dit, known, controls)
-        found = measured(samples, items, seeds, known, settings, doses, journal, progress, **kwargs)
+        with one_thread_if_small(dit.transformer):
+            found = measured(samples, items, seeds, known, settings, doses, journal, progress, **kwargs)
     except KeyboardInterrupt:
         journal.interrupted()
         raise

@@ -81,7 +81,8 @@ def at_block(
 
         massive = at.velocity(replace(whole, rho=rho))
         for channel in channels:
-            add(f"{channel} alone", at.velocity(replace(whole, channels=[channel], rho=rho)))
+            alone = massive if len(channels) == 1 else at.velocity(replace(whole, channels=[channel], rho=rho))
+            add(f"{channel} alone", alone)
         add("norms kept", at.velocity(replace(whole, rho=rho, norms="clean")))
         add("gain alone", at.gained(massive))
         target = float(at.change(massive).mean())

@@ -36,7 +36,7 @@ from dg_tools.models.pictures import pictures as decoded
 from dg_tools.onestep import velocity
 
 ENDLESS = 10**9  # uses of a kept output
-SEARCH = 0.05  # of ||v - v_d||, relative, that a control may be off
+SEARCH = 0.1  # of ||v - v_d||, relative: the search ends within half of it
 LARGEST = 1000.0  # times the dose at which a control that still does too little is given up
 
 

@@ -32,6 +32,7 @@ class Active:
 
     Attributes:
         lock: held by every run; a second thread waits.
+        runs: how many contexts of the thread that holds the lock are open, one in another.
         guidance: the guidance that is on, or None.
         trace: the nnsight trace that reads it, or None.
         rerun: the call that a forward of our own is (a disrupted pass, a single step), while it runs.
@@ -41,6 +42,7 @@ class Active:
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
+    runs: int = 0
     guidance: Any = None
     trace: Any = None
     rerun: Call | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -146,12 +146,17 @@ class DiT(Arguments):
                 f"the transformer of this {type(self.pipeline).__name__} was replaced after dg.load, so that nothing "
                 "would act on the new one: load it again with dg.load(pipeline)"
             )
-        with self.active.lock, copied_plain(self.transformer), stepping(self.transformer):
+        with self.active.lock, ExitStack() as stack:
+            if not self.active.runs:  # the contexts of a run around this one do both already
+                stack.enter_context(copied_plain(self.transformer))
+                stack.enter_context(stepping(self.transformer))
+            self.active.runs += 1
             source.addFilter(quiet)
             try:
                 yield
             finally:
                 source.removeFilter(quiet)
+                self.active.runs -= 1
 
     # -- nnsight ----------------------------------------------------------------------------------------------------
 
