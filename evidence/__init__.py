@@ -14,7 +14,3 @@
 from dg_tools.threads import wait_passively
 
 wait_passively()  # before one of these modules imports torch
-
-from dg_tools.report import cells, rules, samples  # noqa: E402, as tutorial 10 imports them
-
-__all__ = ["cells", "rules", "samples"]
