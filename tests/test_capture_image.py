@@ -59,6 +59,15 @@ def test_pictures_in_every_form(dits, tmp_path):
     assert set(all_[0]) == set(made) and all(set(all_[0][v].dims) == set(made[v].dims) for v in made)
 
 
+def test_a_bright_tensor_says_its_span(dits):
+    bright = picture() * 0.4 + 0.5
+    with pytest.raises(ValueError, match="say which with span"):
+        dg.capture_image(dits("sd3"), bright, progress=False, **WORDS)
+    for span, meant in (((-1, 1), bright), ((0, 1), bright * 2 - 1)):
+        made = dg.capture_image(dits("sd3"), bright, span=span, progress=False, **WORDS).data["picture"].squeeze()
+        assert np.abs(made.astype(float) - (meant.permute(1, 2, 0).numpy() + 1) * 127.5).max() < 1
+
+
 def test_what_is_no_picture_or_noise_level(dits):
     for image, sigma, error, message in (
         (torch.full((3, 33, 48), -0.5), 0.5, ValueError, "multiples of"),

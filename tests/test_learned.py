@@ -106,3 +106,22 @@ def test_pictures_are_checked():
     with pytest.raises(ValueError, match=r"\(N, 3, H, W\)"):
         learned.as_images(PICTURES[0])
     assert learned.as_images(torch.ones(1, 3, 2, 2))[0].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_perceptual_distance_is_torchmetrics(monkeypatch, tmp_path):
+    """With torchvision's AlexNet, random weights in torch's cache; torchvision is not among our dependencies."""
+    models = pytest.importorskip("torchvision").models
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as theirs
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.manual_seed(0)
+    torch.save(models.alexnet(weights=None).state_dict(), tmp_path / "checkpoints" / learned.ALEXNET)
+    score = learned.PerceptualDistance()
+    pictures = torch.nn.functional.interpolate(PICTURES, scale_factor=2)
+    made = score(pictures, [], pictures.flip(0))
+    expected = [
+        theirs(a[None], b[None], net_type="alex").item() for a, b in zip(pictures, pictures.flip(0), strict=True)
+    ]
+    assert made.tolist() == pytest.approx(expected, abs=1e-5) and score(pictures, [], pictures).abs().max() < 1e-6
+    assert "lpips" in learned.at_hand()

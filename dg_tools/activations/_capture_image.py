@@ -37,6 +37,7 @@ def capture_image(
     *,
     sigma: float | Sequence[float] = 0.5,
     prompt: str | Sequence[str] = "",
+    span: tuple[float, float] | None = None,
     seeds: int | Sequence[int] = 0,
     edits: Disrupt | Sequence[Disrupt] | None = None,
     quantiles: Sequence[float] = (),
@@ -58,10 +59,11 @@ def capture_image(
 
     Args:
         dit: from `load`.
-        image: one picture or a list, all of one size: PIL, a path, numpy (H, W, 3) of bytes, or a tensor (3, H, W) in
-            [-1, 1].
+        image: one picture or a list, all of one size: PIL, a path, an array or a tensor, see
+            `datasets.pictures.as_picture`.
         sigma: noise level, or several: 0 < sigma <= 1 (1 is noise alone).
         prompt: one for all pictures, or one each; empty by default.
+        span: the values of black and white in arrays and tensors; None: as `as_picture` finds them by their values.
         seeds: of the noise; every picture and level gets the same noise for the same seed.
         edits, quantiles, raw, raw_steps, raw_tokens, raw_channels, raw_stream, store, overwrite, cap, progress: as in
             `capture`.
@@ -81,7 +83,7 @@ def capture_image(
             f"family {dit.family.name!r} predicts {dit.family.prediction}; sigma is a level of flow matching"
         )
     check_cache(dit.transformer)
-    pictures = as_pictures(image)
+    pictures = as_pictures(image, span)
     height, width = dit.size(pictures.shape[2], pictures.shape[3])
     sigmas = sorted({float(s) for s in np.atleast_1d(np.asarray(sigma, float))}, reverse=True)
     if not sigmas or not all(0 < s <= 1 for s in sigmas):

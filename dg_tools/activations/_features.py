@@ -53,6 +53,7 @@ def features(
     channels: Sequence[int] | None = None,
     recipe: Recipe = "ditf",
     seed: int | Sequence[int] = 0,
+    span: tuple[float, float] | None = None,
     batch: int = 32,
     **kwargs: Any,
 ) -> torch.Tensor:
@@ -60,11 +61,12 @@ def features(
 
     Args:
         dit: from `load`.
-        images: one picture or a list, all of one size: PIL, paths, numpy (H, W, 3) of bytes, or tensors (3, H, W) in
-            [-1, 1].
+        images: one picture or a list, all of one size: PIL, paths, arrays or tensors, see
+            `datasets.pictures.as_picture`.
         block: whose input is read; 0: the patch embedding.
         sigma: noise level, 0 < sigma <= 1.
         prompt: one for all pictures, or one each.
+        span: the values of black and white in arrays and tensors; None: as `as_picture` finds them by their values.
         channels: massive channels to discard; None: those that the profile disrupts. Not with `raw` and `adaln`.
         recipe: `ditf`: discard, LayerNorm, AdaLN; `raw`: hidden states as they are; `discard`, `adaln`: one step alone.
         seed: of the noise, one for all pictures (the same noise) or one each.
@@ -88,7 +90,7 @@ def features(
         raise ValueError(f"batch={batch} asked for; at least 1")
     dit.block(block)
     selection = known_channels(dit, channels, recipe)
-    pictures = as_pictures(images)
+    pictures = as_pictures(images, span)
     height, width = dit.size(*pictures.shape[-2:])
     prompts, seeds = one_each(prompt, len(pictures), "prompts"), one_each(seed, len(pictures), "seeds")
     parts = []

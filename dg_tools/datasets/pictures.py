@@ -94,9 +94,9 @@ def span_of(values: torch.Tensor, channels_last: bool) -> tuple[float, float]:
     if channels_last and low >= 0:
         return SPANS[1]
     raise ValueError(
-        f"the picture's values run from {low:g} to {high:g}: that could be a picture in 0..1, "
-        "or a bright one in -1..1; say which, Example(prompt, picture, span=(0, 1)) or span=(-1, 1), or "
-        "as_picture(picture, span=...); or pass PIL"
+        f"the picture's values run from {low:g} to {high:g}: that could be a picture in 0..1, or a bright "
+        "one in -1..1; say which with span=(0, 1) or span=(-1, 1), as in Example(prompt, picture, span=(0, 1)), or "
+        "pass PIL"
     )
 
 
