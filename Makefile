@@ -59,6 +59,8 @@ tutorials: install
 	@$(call timed,notebooks,$(NBVAL))
 	@$(call timed,notebooks as another CPU,ATEN_CPU_CAPABILITY=default $(NBVAL))
 
+# One thread: on several the embedded models are slower. OMP_NUM_THREADS=8 make lab: for a large model on a CPU.
+lab: export OMP_NUM_THREADS ?= 1
 lab: install
 	$(BIN)/jupyter lab notebooks
 

@@ -8,6 +8,7 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.activations import reduce
 from dg_tools.datasets.examples import Example
 
 
@@ -128,3 +129,17 @@ def test_a_clipped_value_is_counted():
     x = torch.zeros(4, 8, dtype=torch.float16)
     x[1, 2], x[2, 3] = 65504.0, float("nan")
     assert statistics(x)["clipped"] == 2
+
+
+def test_what_is_not_finite_is_clipped():
+    x = torch.randn(2, 5, 3)
+    x[0, 1, 2], x[1, 0, 0], x[1, 4, 1] = torch.nan, torch.inf, -torch.inf
+    assert reduce.statistics(x)["clipped"].tolist() == [1, 2]
+
+
+def test_the_order_of_variables_is_always_the_same(dit, monkeypatch):
+    whole = dg.capture(dit, "red apple", seeds=0, steps=2, progress=False).data
+    monkeypatch.setattr(reduce, "BITE", 100)  # each block is reduced on its own, and none waits for the end of a call
+    parts = dg.capture(dit, "red apple", seeds=0, steps=2, progress=False).data
+    assert list(parts.sizes) == list(whole.sizes) and list(parts) == list(whole)
+    assert list(whole["stream"].values) == ["image", "text"]

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from dg_tools import threads
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("tools", "benchmarks", "evidence", "training", "training.scenes")
@@ -83,3 +86,17 @@ def use():
 print(json.dumps(when_torch_is_imported(use)))
 """
     assert watched(code, None) is None
+
+
+@pytest.mark.parametrize("most, inside", [(100, 1), (10, 3)])
+def test_a_small_model_computes_on_one_thread_and_the_number_is_put_back(monkeypatch, most, inside):
+    monkeypatch.setattr(threads, "SMALL", most)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyError), threads.one_thread_if_small(torch.nn.Linear(5, 4)):
+            assert torch.get_num_threads() == inside
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
