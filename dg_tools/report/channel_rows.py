@@ -43,6 +43,8 @@ def row_of(claim: Claim, stream: Stream, found: Found, gone: np.ndarray | None, 
         return not_tested(row, "no channel is massive: the largest ratio to the median is given", top, "x the median")
     if claim.key in GATES and not stream.gates:
         return not_tested(row, "the blocks have no AdaLN gate")
+    if claim.key == "same for every noise" and stream.values["size"].shape[1] < 2:
+        return not_tested(row, "one noise was measured: there is no pair")
     if claim.by_block:
         numbers = BY_BLOCK[claim.key](stream, found)
         return by_block(row, numbers, claim.direction, claim.margin)

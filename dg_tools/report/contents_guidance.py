@@ -55,7 +55,8 @@ def dose(of: Findings) -> Section:
         Table("One step by block", ["block", "rho", "amount", "low band kept"], by_block),
     ]
     figure = drawn("dose", "Detail over the dose.", dose_curve_figure, {"amount": amount, "low": low})
-    return Section("dose", title, "\n\n".join([of.dose.words, *of.dose.notes]), tables, [figure])
+    notes = [note for note in of.dose.notes if not note.startswith("block ")]  # the block was given
+    return Section("dose", title, "\n\n".join([of.dose.words, *notes]), tables, [figure])
 
 
 def curve(rows: pd.DataFrame, name: str, who: str, column: str = "amount") -> dict[str, Any]:

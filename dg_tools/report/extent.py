@@ -34,7 +34,7 @@ class Extent:
     seeds: int = 1
 
 
-QUICK = Extent("quick", choice=4, test=6, draws=19, control_prompts=3, steps=16)
+QUICK = Extent("quick", choice=4, test=6, draws=19, control_prompts=3, steps=16, seeds=2)
 STANDARD = Extent(
     "standard", choice=8, test=16, draws=DRAWS, control_prompts=6, steps=28, blocks=10, seeds=2,
     rhos=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),

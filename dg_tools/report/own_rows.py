@@ -12,7 +12,7 @@ from dataclasses import replace
 from dg_tools.metrics import bootstrap_interval
 from dg_tools.report import rules, sample_rows
 from dg_tools.report.sample_rows import CONTRAST, Measured, Weak
-from dg_tools.report.verdict import HOLDS, NOT_TESTED, REPORTED, Row, against, not_tested, together
+from dg_tools.report.verdict import HOLDS, NOT_TESTED, REPORTED, Row, against, judged, not_tested, together
 
 CFG = f"CFG {rules.OWN_CFG:g}"
 BARE = "its controls were not run"
@@ -36,7 +36,7 @@ def rows(measured: Measured, capable: Row, main: str, has_cfg: bool) -> list[Row
                 row_d(measured, weak, has_cfg),
             ]
         )
-        made += [a, sample_rows.row_stays(measured, weak), b, c, d, row_on_cfg(measured, weak, has_cfg)]
+        made += [a, row_stays(measured, weak), b, c, d, row_on_cfg(measured, weak, has_cfg)]
     dosed = next((weak for weak in measured.weak if weak.name == main), measured.weak[-1])
     made.append(sample_rows.row_curve(measured, dosed))
     if capable.status == HOLDS:
@@ -52,6 +52,15 @@ def needs_controls(measured: Measured, name: str) -> list[str]:
     return [kind for kind, row in about.items() if row.status == NOT_TESTED and row.why == BARE]
 
 
+def row_stays(measured: Measured, weak: Weak) -> Row:
+    """What is drawn stays: the own clean sample is nearer than that of any other prompt."""
+    row = Row(f"{weak.name} stays", "3", "What is drawn stays (margin of retrieval).", "", unit="margin")
+    run = f"weak, {weak.name}"
+    if (closed := sample_rows.gated(row, measured, weak, [run])) is not None:
+        return closed
+    return judged(row, measured.tables[run]["margin"], measured.captions, "above", rules.OWN_MARGIN)
+
+
 def row_b(measured: Measured, weak: Weak, base: str = "cond", run: str = "") -> Row:
     """(b) DG gives detail, and nothing is lost, against the base's own sample."""
     plain = base == "cond"
@@ -61,13 +70,14 @@ def row_b(measured: Measured, weak: Weak, base: str = "cond", run: str = "") -> 
     if (closed := sample_rows.gated(row, measured, weak, [base, run])) is not None:
         return closed
     guided, before, captions = measured.tables[run], measured.tables[base], measured.captions
-    parts = sample_rows.differences(guided, before, captions) | {"low": bootstrap_interval(guided["low"], captions)}
-    bounds = {"amt_c": rules.DETAIL, "low": rules.LAYOUT, "margin": rules.MARGIN}
+    parts = {"amt_c": bootstrap_interval(guided["amt_c"] - before["amt_c"], captions)}
+    parts |= {name: bootstrap_interval(guided[name], captions) for name in ("low", "margin")}
+    bounds = {"amt_c": rules.DETAIL, "low": rules.LAYOUT, "margin": rules.OWN_MARGIN}
     statuses = {name: against(parts[name], "above", bound) for name, bound in bounds.items()}
     made = replace(
         row,
         number=parts.pop("amt_c"),
-        bound=f"> {rules.DETAIL:g}; low > {rules.LAYOUT:g}, margin > {rules.MARGIN:g}",
+        bound=f"> {rules.DETAIL:g}; low > {rules.LAYOUT:g}, margin > {rules.OWN_MARGIN:g}",
         status=together([*statuses.values()]),
         why=sample_rows.failing(statuses),
         parts=parts,

@@ -25,7 +25,7 @@ from dg_tools.report.memory import peak
 from dg_tools.report.own_runs import MATCHED
 from dg_tools.report.subjects import Subjects, chunks, subjects
 
-TRIES = 4  # forwards in which a control's dose is found, on average
+TRIES = 3  # forwards in which a control's dose is found, on average
 ALONE = 4  # channels that are tried alone: how many are massive is not known yet
 KINDS = 6  # AdaLN gates and statistics that are kept of a channel, beside its five statistics
 PAGE = 20 * 2**20  # bytes of the page and what lies beside it, and of what is small
@@ -173,15 +173,15 @@ def expected(dit: DiT, given: Subjects, extent: Extent, steps: int, batch: int) 
 def counts(
     given: Subjects, extent: Extent, steps: int, blocks: int, guided: bool, batch: int
 ) -> dict[str, tuple[float, float]]:
-    """Forwards and decodes by stage but `auto`, at most; a partial forward counts as one half."""
+    """Forwards and decodes by stage but `auto`, at most; a partial forward counts as a whole one, or half of one."""
     choice, test, levels = len(given.choice), len(given.test), len(rules.SIGMAS)
     dosed = min(extent.blocks + 1, blocks)
     others = len(extent.rhos) - 1
     controls = sum(c.stop - c.start for c in chunks(test, batch) if c.start < extent.control_prompts)  # whole chunks
     drawn = 2 * (1 + 2 + 1) + (2 + 2 * 3) * guided + len(rules.RHOS) - 1  # forwards of one prompt's step, in all runs
     runs = 2 * 3 + 3 * guided + len(rules.RHOS) - 1
-    beside = 1 / 2 + ALONE / 2 + 2 + TRIES / 2  # massive, each alone, norms kept (a clean pass too), largest others
-    one_step = levels * (2 + dosed * others / 2 + others * beside + 2 * extent.draws * TRIES / 2)
+    beside = 1 + ALONE + 2 + TRIES  # massive, each alone, norms kept (a clean pass too), largest others
+    one_step = levels * (2 + dosed * others / 2 + others * beside + 2 * extent.draws * TRIES)
     shown = levels * (3 + dosed * (others + 1) + others * (ALONE + 3) + 2 * extent.draws)
     return {
         "base": ((choice + test) * steps, choice + test),
@@ -194,7 +194,7 @@ def counts(
         "dose": (test * one_step, test * shown),
         "samples": (test * steps * drawn, test * (runs + 1)),
         "controls": (
-            2 * extent.draws * (MATCHED * levels * TRIES / 2 + controls * steps * 3),
+            2 * extent.draws * (MATCHED * levels * TRIES + controls * steps * 3),
             2 * extent.draws * controls * 2,
         ),
     }

@@ -32,6 +32,7 @@ CONTROL_CAPTIONS = 12
 DENOISED = 0.5  # share of ||noise - x||^2 that one step leaves, less than
 COARSER = -2.0  # doublings of high over low band, clean samples against decoded noise, less than
 BEYOND = 0.05  # (c) doublings of amt_c beyond the guidance's own gain, more than
+OWN_MARGIN = 0.0  # (b) of the margin among the base's own samples, above
 OWN_CFG = 3.0  # (d), and the base with guidance
 
 
