@@ -220,7 +220,8 @@ def gates_figure(gate: Sequence[float | None], massive: Sequence[int], at: str, 
     """
     values = np.abs(floats(gate))
     firsts = np.unique(np.linspace(0, len(values), min(BARS, len(values)), endpoint=False).astype(int))
-    tops = np.fmax.reduceat(values, firsts)  # neighbours share a bar; no peak is lost
+    others = np.where(np.isin(np.arange(len(values)), massive), np.nan, values)
+    tops = np.nan_to_num(np.fmax.reduceat(others, firsts))  # neighbours share a bar; no peak is lost
     figure, axis = plt.subplots(figsize=(WIDTH, 2.3), layout="constrained")
     edges = np.append(firsts, len(values))
     axis.stairs(tops, edges, color=QUIET, fill=True, lw=0)
