@@ -228,7 +228,7 @@ def gates_figure(gate: Sequence[float | None], massive: Sequence[int], at: str, 
     high = float(np.nanmax(values)) or 1.0
     for channel in massive:
         rank = 1 + int((values > values[channel]).sum())
-        axis.vlines(channel + 0.5, 0, values[channel], color=MASSIVE, lw=1.6)
+        axis.bar(channel + 0.5, values[channel], max(1.0, len(values) / BARS), color=MASSIVE, lw=0)
         words, right = f"{channel}, rank {rank}", channel > 0.85 * len(values)
         side: dict[str, Any] = {"ha": "right" if right else "left", "va": "bottom", "color": MASSIVE}
         axis.annotate(words, (channel + 0.5, values[channel]), (0, 2), textcoords="offset points", **side)

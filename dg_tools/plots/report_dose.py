@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from dg_tools.plots.report import PAPER, WIDTH, floats, label_ends, quiet
 from dg_tools.plots.style import INK, MASSIVE, QUIET
 
-ROLES = {"massive": (MASSIVE, 2.0, "o-"), "control": (QUIET, 1.2, "o-"), "other": (INK, 1.0, ":")}
+ROLES = {"massive": (MASSIVE, 2.0, "o-"), "samples": (MASSIVE, 1.4, "s--")}
+ROLES |= {"control": (QUIET, 1.2, "o-"), "other": (INK, 1.0, ":")}
 SHADES = (0.35, 0.55, 0.8, 1.0)  # of the doses, the farthest from 1 last
 
 
@@ -21,8 +22,8 @@ def dose_curve_figure(amount: Sequence[Mapping[str, Any]], low: Sequence[Mapping
     """The amount of detail over the dose rho, and under it what is left of the low band.
 
     Args:
-        amount: curves: `name` (where they end), `role` (massive, control, other), `rho`, `middle`, and perhaps `low`
-            and `high` (95% interval, drawn as a band), in doublings against the clean picture.
+        amount: curves: `name` (where they end), `role` (massive, samples, control, other), `rho`, `middle`, and perhaps
+            `low` and `high` (95% interval, drawn as a band), in doublings against the clean picture.
         low: curves of the low band's correlation with the clean picture.
     """
     rows = 2 if low else 1

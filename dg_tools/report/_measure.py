@@ -19,7 +19,7 @@ from dg_tools.report.findings import Findings
 from dg_tools.report.own_channels import Side, drawing, judged
 from dg_tools.report.own_samples import COND, OwnSamples
 from dg_tools.report.own_weak import Chosen
-from dg_tools.report.plan import BATCH, Forecast, expected, steps_of
+from dg_tools.report.plan import BATCH, Forecast, check_room, expected, steps_of
 from dg_tools.report.sample_rows import Measured
 from dg_tools.report.sections import Report
 from dg_tools.report.stages import Stages, Unit
@@ -61,7 +61,7 @@ def measure(
     Raises:
         ValueError: a family that predicts noise, too few prompts, or a size that the model cannot take; before any run.
         FileExistsError: `out` holds a report on other weights.
-        OSError: a full disk; what is done is kept.
+        OSError: a disk with too little room, before any run; one that is full, and what is done is kept.
         ChildProcessError: another process stopped; what is done is kept.
 
     Example:
@@ -77,6 +77,7 @@ def measure(
     made = forecast_of(stages, given, extent, count, batch)
     if stages.first:
         print(made, flush=True)
+    check_room(folder, made.disk)
     try:
         findings = found_in(stages, given, extent, count, batch, made)
     except KeyboardInterrupt:

@@ -9,9 +9,11 @@ import torch
 
 from dg_tools.activations.headroom import limit_of
 from dg_tools.massive import RATIO, constant
+from dg_tools.models.pictures import pictures
 from dg_tools.plots.report import channels_figure, gates_figure, headroom_figure, maps_figure, surface_figure
-from dg_tools.report.figures import drawn
+from dg_tools.report.figures import bytes_of, drawn
 from dg_tools.report.findings import Findings
+from dg_tools.report.own_samples import COND
 from dg_tools.report.parts import Figure, Section, Table
 from dg_tools.report.verdict import HOLDS, Row
 
@@ -130,8 +132,10 @@ def surface(of: Findings, massive: list[int]) -> Figure:
 def maps(of: Findings) -> Figure:
     """Massive channels over the picture."""
     grid = of.dit.grid(of.given.height, of.given.width)
+    first = of.given.test[0].picture if of.given.has_pictures else None
+    picture = bytes_of(pictures(of.dit, of.drawn.first[COND][:1].to(of.dit.device))[0] if first is None else first)
     shown = {str(c): np.abs(of.hidden[:, c]).reshape(grid).round(4) for c in of.found.channels[:MAPPED]}
-    return drawn("maps", "Massive channels over the picture.", maps_figure, {"maps": shown})
+    return drawn("maps", "Massive channels over the picture.", maps_figure, {"maps": shown}, picture=picture)
 
 
 def gates(of: Findings) -> Section:

@@ -16,7 +16,7 @@ from dg_tools.metrics import bootstrap_interval
 from dg_tools.models.pictures import pictures
 from dg_tools.plots.report_dose import choice_figure, dose_curve_figure
 from dg_tools.report import own_rows, rules
-from dg_tools.report.figures import drawn, strip
+from dg_tools.report.figures import bytes_of, drawn, strip
 from dg_tools.report.findings import Findings
 from dg_tools.report.parts import Figure, Section, Table
 from dg_tools.report.plan import lasting
@@ -70,7 +70,7 @@ def curve(rows: pd.DataFrame, name: str, who: str, column: str = "amount") -> di
 
 def of_runs(runs: Mapping[float, pd.DataFrame], name: str, column: str) -> dict[str, Any]:
     """One line of the figure, from samples."""
-    return line({rho: bootstrap_interval(run[column].to_numpy()) for rho, run in runs.items()}, name, "other")
+    return line({rho: bootstrap_interval(run[column].to_numpy()) for rho, run in runs.items()}, name, "samples")
 
 
 def line(points: Mapping[float, tuple[float, float, float]], name: str, role: str) -> dict[str, Any]:
@@ -125,7 +125,9 @@ def frame(title: str, records: Sequence[Mapping[str, Any]]) -> Table:
     def plain(x: Any) -> Any:
         if isinstance(x, bool):
             return "yes" if x else "no"
-        return ", ".join(map(str, x)) if isinstance(x, list | tuple) else x
+        if isinstance(x, list | tuple):
+            return ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in x)
+        return x
 
     columns = list(dict.fromkeys(key for record in records for key in record))
     return Table(title, columns, [[plain(record.get(c)) for c in columns] for record in records])
@@ -149,10 +151,10 @@ def samples_strip(of: Findings) -> Section:
     """One prompt under every guidance, from the same noise; and the numbers of every run."""
     runs, drawn = shown(of), of.drawn
     latents = torch.cat([drawn.first[run] for run in runs]).to(of.dit.device)
-    images = ((pictures(of.dit, latents, batch=1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    images = [bytes_of(picture) for picture in pictures(of.dit, latents, batch=1)]
     notes = [f"detail {drawn.tables[run]['amt_c'][0]:+.2f}" for run in runs]
     title = f"{drawn.prompts[0]!r}, {drawn.steps} steps, the same noise; detail against cond in doublings."
-    figure = strip("strip", title, list(images), list(runs.values()), notes)
+    figure = strip("strip", title, images, list(runs.values()), notes)
     rows: list[list[Any]] = []
     for run, table in drawn.tables.items():
         if run.startswith("control ") or run.endswith(", base"):

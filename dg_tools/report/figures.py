@@ -109,6 +109,12 @@ def strip(
     return Figure(name, title, "\n".join([head, *parts, "</svg>\n"]), numbers, words)
 
 
+def bytes_of(picture: Any) -> np.ndarray:
+    """A picture (3, H, W) in [-1, 1], a tensor, as (H, W, 3) uint8."""
+    scaled: np.ndarray = ((picture.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+    return scaled.transpose(1, 2, 0)
+
+
 def data_of(image: Image.Image) -> str:
     """A picture as a data address: PNG where it is small, else WebP."""
     file = io.BytesIO()

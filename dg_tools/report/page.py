@@ -19,6 +19,7 @@ from dg_tools.report.verdict import Row
 
 CSS = Path(__file__).with_name("page.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+SHORT = 28  # characters of a cell that is kept on one line
 TALL = 14  # rows of a table that are shown at once; more scroll
 
 
@@ -122,7 +123,8 @@ def table_text(table: Table) -> str:
         and not any(isinstance(row[i], str) for row in table.rows)
         for i in range(len(table.columns))
     ]
-    kinds = ["number" if is_number else "text" for is_number in numeric]
+    longest = [max((len(text_of(row[i])) for row in table.rows), default=0) for i in range(len(table.columns))]
+    kinds = ["number" if n else "text" if long > SHORT else "short" for n, long in zip(numeric, longest, strict=True)]
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
     )

@@ -6,8 +6,11 @@ one is not drawn. Seconds come from one timed forward and one timed decode of on
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -212,6 +215,19 @@ def memory(dit: DiT, given: Subjects, batch: int) -> float:
     stream = rows * columns * dit.width * dit.dtype.itemsize
     kept = max(batch, len(given.choice)) * stream * len(dit.blocks) * 1.5  # the text stream beside it
     return max(float(peak(dit.device)), weight_bytes(dit)) + kept + COPIES * 3 * batch * stream
+
+
+def check_room(folder: Path, needed: float) -> None:
+    """Raise OSError where a disk has less room than a report needs, beyond what the report's folder holds already."""
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    needed -= sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"the report needs {needed / 1e9:.2g} GB of disk in {folder}, and {free / 1e9:.2g} GB are free: make room, "
+            "or pass another folder",
+        )
 
 
 def disk(dit: DiT, given: Subjects, extent: Extent) -> float:

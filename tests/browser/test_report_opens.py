@@ -6,8 +6,10 @@ import json
 
 import hand_report
 import pytest
+import tiny
 from conftest import SCREENSHOTS
 
+import dg_tools as dg
 from dg_tools.report.cells import interval
 from dg_tools.report.sections import KEYS
 
@@ -32,13 +34,36 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """A report made by hand."""
     folder = tmp_path_factory.mktemp("report")
     hand_report.report().save(folder)
     return folder
 
 
-@pytest.mark.parametrize("scheme, width, height", [("light", 1280, 800), ("dark", 1280, 800), ("light", 360, 740)])
-def test_a_report_opens_offline(folder, chromium, scheme, width, height):
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A report on a tiny SD3 with planted channels that draws noise."""
+    pipeline = tiny.sd3(seed=0)
+    tiny.plant(pipeline, 1, [5, 20], 400.0)
+    dit = dg.load(pipeline)
+    dit.call = {**tiny.SIZE, "max_sequence_length": 8}
+    prompts = [f"{hand_report.EVIL} {i}" for i in range(6)]
+    folder = tmp_path_factory.mktemp("measured") / "report"
+    dg.report.measure(dit, prompts, out=folder, size="toy", batch=2, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "made, scheme, width, height",
+    [
+        ("folder", "light", 1280, 800),
+        ("folder", "dark", 1280, 800),
+        ("folder", "light", 360, 740),
+        ("measured", "light", 1280, 800),
+    ],
+)
+def test_a_report_opens_offline(request, chromium, made, scheme, width, height):
+    folder = request.getfixturevalue(made)
     context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     context.set_offline(True)
     page, asked, problems = context.new_page(), [], []
@@ -50,6 +75,7 @@ def test_a_report_opens_offline(folder, chromium, scheme, width, height):
         address = (folder / "index.html").as_uri()
         page.goto(address, wait_until="load")
         record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        assert "alert(1)" in page.locator("main").inner_text() and len(record["claims"]) > 6
         for section in record["sections"]:
             place = page.locator(f"section#{section['key']}")
             filled = place.locator(".drawing svg, tbody tr")
@@ -83,7 +109,7 @@ def test_a_report_opens_offline(folder, chromium, scheme, width, height):
         assert {a.split("#")[0] for a in asked if a.startswith("file:")} == {address}
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.goto(address)
-        page.screenshot(path=SCREENSHOTS / f"report_{scheme}_{width}.png", full_page=True)
+        page.screenshot(path=SCREENSHOTS / f"report_{made}_{scheme}_{width}.png", full_page=True)
     finally:
         context.close()
 
