@@ -186,6 +186,28 @@ def test_mixed_sizes_become_the_models_own(dits, caplog):
         examples(dit, [items[0], Example("b", items[1].picture, items[0].mask)])
 
 
+def test_experiments_take_mixed_sizes_and_forms_in_one_list(dits, tmp_path):
+    """PIL, a path, bytes, floats in 0..1, of four sizes: the same numbers as from tensors of the model's size."""
+    dit, chance = dits("sd3"), np.random.default_rng(3)
+    arrays = [chance.integers(0, 256, (*size, 3), np.uint8) for size in ((32, 48), (64, 40), (40, 40), (48, 96))]
+    Image.fromarray(arrays[1]).save(tmp_path / "owl.png")
+    forms = (Image.fromarray(arrays[0]), tmp_path / "owl.png", arrays[2], arrays[3] / 255)
+    mixed = [(f"thing {i}", form) for i, form in enumerate(forms)]
+    tensors = [(x.prompt, x.picture) for x in examples(dit, mixed)]
+    assert {x.shape[1:] for _, x in tensors} == {dit.size()}
+
+    def same(function):
+        ours, theirs = function(mixed), function(tensors)
+        assert len(theirs) and ours.equals(theirs)
+
+    one = {"sigmas": (0.5,), "controls": 2}
+    same(lambda x: dg.denoise_error(dit, x, [dg.Disrupt([3], 1)], sigmas=[0.5], **CALL).table)
+    same(lambda x: experiments.denoise(dit, x, [0], further=False, **one, **SETTINGS).table)
+    rhos = {"rhos": (0, 1, 2), "blocks": [1], "channels": [3], "scales": (), "cache": False}
+    same(lambda x: experiments.dose(dit, x, **rhos, **one, **CALL).table)
+    same(lambda x: dg.compare(dit, x, [None], steps=1, **CALL).table.drop(columns="seconds"))
+
+
 def test_a_file_that_does_not_hold_a_picture(dits, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(ValueError, match=r"text\.png does not hold a picture"):
