@@ -312,7 +312,7 @@ def test_the_verdict_on_prompts_alone_can_come_out_either_way(more, drawn, kept,
     table = table.assign(amount=amount + 0.01 * chance.standard_normal(len(table)), low_band=kept)
     effects = guidance_alone.outcomes(table, directions, plan, {})
     said = guidance_alone.verdict(effects)
-    assert said.startswith(opening[0]) and f"not on this machine. {opening[1]}: DG keeps the low band" in said
+    assert said.startswith(opening[0]) and f"was at hand. {opening[1]}: DG keeps the low band" in said
     line = guidance_alone.sentences(guidance_alone.compare(table, plan), "a model")[0]
     assert ("more detail" if more > 0 else "less detail") in line and f"correlates by {kept:.3f}" in line
 

@@ -93,7 +93,7 @@ def test_what_is_at_hand(folders, bare, tmp_path):
     assert list(semantics.semantic_scores(["a", "a"], **folders)) == ["clip", "dino"]
     assert semantics.rests_on(semantics.semantic_scores(PROMPTS, dino=folders["dino"])) == "dino margin"
     assert semantics.semantic_scores(PROMPTS) == {} and semantics.rests_on({}) == "low_band"
-    assert "not on this machine" in semantics.basis("low_band")
+    assert "was at hand" in semantics.basis("low_band")
     with pytest.raises(FileNotFoundError, match=r"no-such is neither a folder .* pass a folder"):
         semantics.semantic_scores(PROMPTS, clip=tmp_path / "no-such")
     with pytest.raises(FileNotFoundError, match="download=True"):

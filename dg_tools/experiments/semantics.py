@@ -31,7 +31,7 @@ NAMES = {
     "clip": "the CLIP score",
     "dino": "DINO's similarity with the clean sample",
 }
-NOT_AT_HAND = "the weights of CLIP and DINO are not on this machine"
+NOT_AT_HAND = "no score by CLIP or DINO was at hand"
 
 
 class Score(NamedTuple):
