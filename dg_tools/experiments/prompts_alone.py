@@ -18,7 +18,7 @@ from dg_tools.metrics import (
     low_correlation,
     normalised_laplacian_variance,
 )
-from dg_tools.metrics.cell_bands import CELL_BANDS, HIGH, LOW, band_name
+from dg_tools.metrics.cell_bands import HIGH, LOW, band_name
 
 UNIT = "doublings at equal contrast"
 AMOUNT = 0.1  # doublings: seven percent of the power
@@ -46,11 +46,6 @@ def changes(pictures: torch.Tensor, clean: torch.Tensor, cell: int) -> dict[str,
     columns["laplacian_variance"] = laplacian_variance(pictures)
     columns["normalised_laplacian_variance"] = normalised_laplacian_variance(pictures)
     return {name: value.double().numpy() for name, value in columns.items()}
-
-
-def bands_of(height: int, width: int, cell: int) -> list[str]:
-    """The bands that pictures of this size have, coarse to fine."""
-    return list(cell_masks((height, width), cell, CELL_BANDS))
 
 
 def note(cell: int) -> str:
