@@ -95,7 +95,7 @@ def find_massive(
             `top`: the k channels with the largest mean |x|, however small (Few Channels, SPARK).
         ratio, coverage, variation, k: thresholds of the rules.
         blocks: a channel is listed in `.channels` if it is massive at this many blocks; MAs sit in *fixed* channels.
-        stream: `image` or `text`.
+        stream: `image`, `text`, or `reference` where there are reference pictures.
 
     Raises:
         ValueError: an unknown rule or stream, or activations without the statistics that the rule needs.

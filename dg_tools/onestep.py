@@ -41,7 +41,7 @@ def first_call(dit: DiT, prompts: list[str], **kwargs: Any) -> dict[str, Any]:
     with dit.running():
         handle = dit.transformer.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            dit.pipeline(**arguments, output_type="latent")
+            dit.sample(**arguments, output_type="latent")
         except _Enough:
             pass
         finally:
@@ -66,10 +66,18 @@ def conditions(
     `kwargs` go to the pipeline's call.
 
     Raises:
-        ValueError: a family that predicts noise: z_t = (1 - sigma) x + sigma noise is nothing that it has seen.
+        ValueError: a family that predicts noise: z_t = (1 - sigma) x + sigma noise is nothing that it has seen; or a
+            call with reference pictures, whose latents would stand beside z_t.
     """
     check_velocity(dit)
     inputs = first_call(dit, prompts, **{"seed": 0, **kwargs, "steps": 1, "height": height, "width": width})
+    tokens = dit.family.image_tokens(dit.transformer, inputs["hidden_states"])
+    rows, columns = dit.family.picture_grid(dit.transformer, inputs) or (1, tokens)
+    if rows * columns != tokens:
+        raise ValueError(
+            f"this call has {tokens - rows * columns} tokens of reference pictures: one-step experiments are for "
+            "pictures from text alone; generate, capture, edits and guidance work"
+        )
     return without_state(inputs)
 
 

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 import tiny
 
 FAMILIES = tiny.families()
-NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name not in ("dit", "qwen"))]
+NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name != "dit")]
 SD3 = {"sd3", "sd35-medium", "sd35-large"}
 TRUE_CFG = {"flux", "flux-distilled"}  # their usual scale is `true_cfg_scale`
-FLOW = SD3 | TRUE_CFG | {"chroma", "wan", "auraflow", "cogview4", "flux2"}
+FLUX2 = {"flux2", "flux2_dev"}
+QWEN = {"qwen", "qwen_edit", "qwen_edit_plus"}
+FLOW = SD3 | TRUE_CFG | FLUX2 | QWEN | {"chroma", "wan", "auraflow", "cogview4", "hunyuan_image", "z_image"}
+SINGLE = {name for name, about in FAMILIES.items() if getattr(about, "SINGLE", False)}
+NO_CFG = {
+    name for name, about in FAMILIES.items() if getattr(about, "SCALE", "") is None and not hasattr(about, "set_scale")
+}
 HEUN = SD3 | {"wan"}  # the other pipelines set sigmas, which Heun does not take
-PROCESSORS = set(NAMES) - {"cogview4"}  # it has no list of attention processors to set
+PROCESSORS = set(NAMES) - {"cogview4", "z_image"}  # these have no list of attention processors to set
 # Kinds of `altered.KINDS`. torchao's int8 sums before it scales, and overflows in float16 where a plain layer does not;
 # diffusers gives PixArt's transformer no adapters.
 WEIGHTS = ("int8", "fp8", "lora", "model", "sequential", "leaves")
@@ -49,8 +55,9 @@ def draw(rng: random.Random) -> Draw:
     family = rng.choice(NAMES)
     kind = rng.choice(["text", "text", "img2img"]) if family in SD3 | TRUE_CFG else "text"
     schedulers = ["own", "euler", "unipc"] if family in FLOW else ["own"]
-    if family == "cogview4" or kind == "img2img":
-        schedulers.remove("unipc")  # CogView4 sets timesteps, and img2img scales noise; UniPC does neither
+    if family in ("cogview4", "z_image") or kind == "img2img":
+        # CogView4 sets timesteps, Z-Image a list of sigmas, and img2img scales noise; UniPC does none of these
+        schedulers.remove("unipc")
     if family in HEUN:
         schedulers.append("heun")
     callbacks = ["none", "none", "calls", "latents", "scale", "embeds"]
@@ -58,10 +65,12 @@ def draw(rng: random.Random) -> Draw:
         callbacks.append("cutoff")
     callback = rng.choice(callbacks)
     call = rng.choice(["with", "with", "generate"])
-    if callback in ("scale", "cutoff") or family == "flux2":
+    if callback in ("scale", "cutoff") or family in FLUX2:
         # a guidance given to generate says its scale, and another is refused; FLUX.2 returns latents of another form
         call = "with"
     dtype = rng.choice(["float32", "float32", "bfloat16", "float16"])
+    if family in QWEN:  # s c - guided is rounded there, which in half precision is as large as the change
+        dtype = "float32"
     weights = [w for w in WEIGHTS if (w, dtype) != ("int8", "float16") and (w, family) != ("lora", "pixart")]
     side = {"wan": 64, "sana": 32}.get(family, 16)
     return Draw(
@@ -71,13 +80,13 @@ def draw(rng: random.Random) -> Draw:
         dtype=dtype,
         scheduler=rng.choice(schedulers),
         steps=rng.choice([2, 3, 5, 8]),
-        prompts=1 if call == "generate" else rng.choice([1, 1, 2]),
+        prompts=1 if call == "generate" or family in SINGLE else rng.choice([1, 1, 2]),
         images=rng.choice([1, 1, 2]),
         callback=callback,
         window=rng.choice([(0.0, 1.0), (0.0, 1.0), (0.3, 0.8), (0.5, 1.0)]),
         size=rng.choice([(2 * side, 3 * side), (3 * side, 2 * side), (2 * side, 2 * side)]),
         processor=rng.choice(["stock", "stock", "stock", "hook", "halves" if family in PROCESSORS else "hook"]),
-        scale=rng.choice([1.0, 3.0, 4.5]),
+        scale=1.0 if family in NO_CFG else rng.choice([1.0, 3.0, 4.5]),
         weight=rng.choice([0.3, 0.7, 1.5]),
         block=rng.choice([0, 1, 2]),
         seed=rng.randrange(1000),

@@ -242,12 +242,15 @@ def test_help_has_examples_and_every_line_shown_parses():
         group.commands[name].make_context(name, arguments)
 
 
+COMMANDS = ["", "capture", "compare", "demo", "find", "generate", "info", "report", "sweep", "verify"]
+
+
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("command", ["", "capture", "compare", "demo", "find", "generate", "info", "report", "sweep"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_help_page_as_it_is_shown(command, width):
     """Sentences wrap where the page ends and nowhere else, lines of examples are whole, and nothing else is printed."""
     group = typer.main.get_command(cli.app)
-    assert {"", *group.commands} == {"", "capture", "compare", "demo", "find", "generate", "info", "report", "sweep"}
+    assert {"", *group.commands} == set(COMMANDS)
     shown = runner.invoke(cli.app, [*filter(None, [command]), "--help"], env={"COLUMNS": str(width)})
     page = re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout)
     assert shown.exit_code == 0 and "\\b" not in page and "\b" not in page

@@ -33,7 +33,7 @@ LAYERS = [
     ["generation.sampling"],
     ["generation._generate"],
     ["generation.recipes", "generation._compare", "activations"],
-    ["experiments"],
+    ["experiments", "verification"],
     ["sweeps"],
     ["report"],
     ["widgets"],

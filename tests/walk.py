@@ -91,10 +91,15 @@ class Walker:
     # -- the call -----------------------------------------------------------------------------------------------------
 
     @property
-    def argument(self) -> str:
+    def argument(self) -> str | None:
         if self.way.family in TRUE_CFG:
             return "true_cfg_scale"
         return getattr(self.about, "SCALE", "guidance_scale")
+
+    @property
+    def offset(self) -> float:
+        """The usual scale less the pipeline's argument."""
+        return getattr(self.about, "OFFSET", 0.0)
 
     def settings(self) -> dict[str, Any]:
         """What both the pipeline's call and `dg.generate` are given."""
@@ -122,7 +127,8 @@ class Walker:
         """The pipeline's own call, and the latents it returns."""
         way = self.way
         arguments = {**self.settings(), "prompt": self.words, "num_inference_steps": way.steps}
-        arguments |= {self.argument: way.scale, "output_type": "latent"}
+        arguments |= {"output_type": "latent", **({self.argument: way.scale - self.offset} if self.argument else {})}
+        getattr(self.about, "set_scale", lambda pipe, scale: None)(self.pipe, way.scale)
         arguments["generator"] = torch.Generator().manual_seed(way.seed)
         if way.scale > 1 and getattr(self.about, "NEGATIVE", True):
             arguments["negative_prompt"] = [""] * way.prompts
@@ -136,7 +142,9 @@ class Walker:
             finally:
                 self.extra_calls = False
         if self.way.callback == "embeds" and "prompt_embeds" in tensors:
-            tensors = {**tensors, "prompt_embeds": tensors["prompt_embeds"] * 1.05}
+            embeds = tensors["prompt_embeds"]
+            louder = [x * 1.05 for x in embeds] if isinstance(embeds, list) else embeds * 1.05
+            tensors = {**tensors, "prompt_embeds": louder}
         if self.way.callback == "cutoff" and step == 0 and self.way.scale > 1:
             pipe._guidance_scale = 1.0
             tensors = {name: x[len(x) // 2 :] if "prompt" in name else x for name, x in tensors.items()}
@@ -187,6 +195,7 @@ class Walker:
         module = self.dit.blocks[way.block].module
         img2img = way.kind == "img2img"
         count = 0
+        pushes: list[torch.Tensor] = []  # w (c - d) of the step that runs, for its other pass
 
         def zero(m, args, output):
             tokens = self.tokens
@@ -198,7 +207,11 @@ class Walker:
 
         def stand_in(*args, **kwargs):
             nonlocal count
-            again = lambda: forward(*args, **{**kwargs, "return_dict": False})[0]  # noqa: E731
+
+            def again():
+                sample = forward(*args, **{**kwargs, "return_dict": False})[0]
+                return torch.stack(sample) if isinstance(sample, list) else sample
+
             if self.extra_calls:
                 return (again(),)
             guided = self.live_scale() > 1
@@ -207,6 +220,8 @@ class Walker:
             count += 1
             prediction = again()
             steps = len(self.pipe.scheduler.timesteps) - (self.pipe.scheduler.begin_index or 0 if img2img else 0)
+            if order and pushes:  # the pipeline's sum takes (s - 1) u away
+                return (prediction - pushes.pop() / (self.live_scale() - 1),)
             if order or not self.way.weight or not way.window[0] * steps <= step < way.window[1] * steps:
                 return (prediction,)
             handle = module.register_forward_hook(zero)
@@ -217,8 +232,11 @@ class Walker:
                 half = len(prediction) // 2
                 rows = slice(0, half) if way.family in COND_FIRST else slice(half, None)
             folded = prediction.clone()
-            weight = way.weight / (self.live_scale() if guided else 1.0)
-            folded[rows] += weight * (prediction[rows] - degraded[rows])
+            push = way.weight * (prediction[rows] - degraded[rows])
+            if guided and self.rescaled:
+                pushes[:] = [push]
+                return (prediction,)
+            folded[rows] += push / (self.live_scale() if guided else 1.0)
             return (folded,)
 
         self.transformer.forward = stand_in
@@ -231,10 +249,15 @@ class Walker:
             if own is not None:  # of offloading
                 self.transformer.forward = own
 
+    @property
+    def rescaled(self) -> bool:
+        """Whether the pipeline rescales what guidance gives to c, so that c must stay as it is."""
+        return hasattr(self.about, "afterwards")
+
     def live_scale(self) -> float:
         """The scale that the pipeline's loop multiplies with now."""
-        if self.way.family in SD3 or self.way.family == "cogview4":
-            return self.pipe.guidance_scale
+        if self.way.family in SD3 or self.way.family in ("cogview4", "z_image"):
+            return self.pipe.guidance_scale + self.offset
         return self.way.scale
 
     @property

@@ -165,7 +165,7 @@ def recorded_run(
         edited = stack.enter_context(attached(dit.transformer, dit.family, edits, lambda inputs: calls[-1]))
         stack.enter_context(reading(dit, recorder, lambda: calls[-1]))
         stack.enter_context(after_each_step(dit.pipeline, lambda step, latents: keep(latents)))
-        dit.pipeline(**call, output_type="latent")
+        dit.sample(**call, output_type="latent")
     edited.check_finite()
     return final[-1]
 

@@ -92,7 +92,7 @@ def select_raw(
             raise ValueError(f"{' and '.join(named)} given without raw=: name the blocks to keep, raw=[...]")
         return RawSelection()
     rows, columns = dit.grid(*size)
-    token_count = rows * columns
+    token_count = dit.frames(kwargs.get("num_frames")) * rows * columns
     if stream == "text":
         token_count = conditions(dit, [""], *size, **kwargs)["encoder_hidden_states"].shape[1]
     limits = {"raw": len(dit.blocks), "raw_steps": available, "raw_tokens": token_count, "raw_channels": dit.width}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from dg_tools.activations.arrays import frame_of_tokens, stacked
 from dg_tools.activations.kept import Kept, Key
 from dg_tools.activations.raw import RawSelection
 from dg_tools.activations.reduce import CHANNEL, sizes, statistics
@@ -67,6 +68,7 @@ class Recorder:
         self.sigmas: dict[int, float] = {}
         self.seen: set[tuple[int, str]] = set()
         self.store_error: OSError | None = None  # what stopped the store
+        self.frames = 1  # grids of tokens, one after the other
         self._depth = 0  # calls of the transformer within another: a disrupted pass
         self._call: Call | None = None  # the one that is recorded
         self._rows: list[tuple[int, int]] = []  # (branch, row) of it that are recorded, by row
@@ -100,6 +102,7 @@ class Recorder:
         self._rows = sorted(fresh, key=lambda pair: pair[1])
         if self._rows:
             self._call = call
+            self.frames = call.frames
 
     def visit(self, block: int, part: str) -> Call | None:
         """The call that is recorded, where this is the first time that it runs a part of a block; else None."""
@@ -172,15 +175,22 @@ class Recorder:
         return groups
 
     def write(self, block: Block, variable: str, output: torch.Tensor) -> None:
-        """What a branch adds to the stream: mean over tokens of |gate x output|."""
-        self.gather(variable, block.index, self.recorded_rows(output))
+        """What a branch adds to the stream: mean over the picture's own tokens of |gate x output|."""
+        own = None if self._call is None else self._call.own_tokens
+        self.gather(variable, block.index, self.recorded_rows(output)[:, :own])
 
     def streams(self, block: Block, output: Any, call: Call) -> None:
-        """Statistics of both streams, and hidden states where they are kept whole."""
+        """Statistics of the streams, and hidden states where they are kept whole.
+
+        Tokens of reference pictures, which come after the picture's own, are a stream of their own.
+        """
         assert call.step is not None
-        for stream in ("image", "text"):
-            hidden = block.record.get(output, stream, call.image_tokens)
-            if hidden is None:
+        image, text = (block.record.get(output, stream, call.image_tokens) for stream in ("image", "text"))
+        assert image is not None
+        own = call.own_tokens or image.shape[1]
+        streams = {"image": image[:, :own], "text": text, "reference": image[:, own:]}
+        for stream, hidden in streams.items():
+            if hidden is None or not hidden.shape[1]:
                 continue
             self.gather(stream, block.index, self.recorded_rows(hidden))
             if self.raw.includes(call.step, block.index, stream):
@@ -252,7 +262,7 @@ class Recorder:
         coords: dict[str, Any] = {"branch": self.branches, "step": list(range(steps)), "site": self.dit.sites}
         coords["part"] = list(dict.fromkeys(part for variable in MODULATION for part in parts[variable]))
         coords["stream"] = [
-            stream for stream in ("image", "text") if any(stream in arrays for arrays in parts.values())
+            stream for stream in ("image", "text", "reference") if any(stream in arrays for arrays in parts.values())
         ]
         variables: dict[str, Any] = {}
         for variable, arrays in parts.items():
@@ -267,17 +277,8 @@ class Recorder:
         if self.hidden is not None:
             dims = ("branch", *self.raw.dims)
             variables["hidden_states"] = xr.DataArray(self.hidden.numpy(), dims=dims, coords=self.raw.coords(self.dit))
+        if self.frames > 1:
+            coords["frame"] = ("token", frame_of_tokens(parts["token_norm"], self.frames))
         coords["sigma"] = ("step", [self.sigmas.get(s, np.nan) for s in range(steps)])
         coords |= {"q": list(self.quantiles)} if self.quantiles else {}
         return xr.Dataset(variables, {name: values for name, values in coords.items() if len(values)})
-
-
-def stacked(arrays: list[np.ndarray | None]) -> np.ndarray:
-    """Arrays (branch, step, site, ...) along a new fourth axis, filled up with NaN to the longest; None is all NaN."""
-    there = [array for array in arrays if array is not None]
-    longest = [max(sizes) for sizes in zip(*(a.shape[3:] for a in there), strict=True)]
-    together = np.full((*there[0].shape[:3], len(arrays), *longest), np.nan, np.float32)
-    for i, array in enumerate(arrays):
-        if array is not None:
-            together[(slice(None),) * 3 + (i, *(slice(0, n) for n in array.shape[3:]))] = array
-    return together

@@ -18,13 +18,15 @@ class Activations:
 
     Attributes:
         data: an xarray.Dataset. Dims are among prompt, seed, branch (cond, uncond), step (with sigma), site, stream
-            (image, text), token, channel, rank, part, q. Variables: `mean`, `abs_mean`, `variance`, `positive` (share
-            of tokens above 0), `abs_max` over tokens, by channel; `token_norm`, `token_max` over channels, by token
-            (NaN beyond a stream's end); `top_value`, `top_channel`, `top_token` of the largest |x|; `median_abs_mean`;
-            `clipped` (values at the dtype's limit or not finite); `quantile` of |x| where requested; `gate`, `shift`,
-            `scale` of AdaLN by part; `attn_write`, `mlp_write` (mean |gated output| by channel);
+            (image, text; reference where there are reference pictures), token, channel, rank, part, q. Variables:
+            `mean`, `abs_mean`, `variance`, `positive` (share of tokens above 0), `abs_max` over tokens, by channel;
+            `token_norm`, `token_max` over channels, by token (NaN beyond a stream's end); `top_value`,
+            `top_channel`, `top_token` of the largest |x|; `median_abs_mean`; `clipped` (values at the
+            dtype's limit or not finite); `quantile` of |x| where requested; `gate`, `shift`, `scale` of AdaLN by part;
+            `attn_write`, `mlp_write` (mean |gated output| by channel);
             `attn_max`, `mlp_max` (largest |x| of these branches' outputs before the gate); `temb`, the time-text
             embedding (embedding); `hidden_states` (raw_step, raw_site, raw_token) where requested by `raw=`; `picture`.
+            A video's image tokens have the coordinate `frame` (-1 beyond them).
             Attributes: settings, model, weights' hash, dtype and versions; `left_out`, where the blocks are compiled:
             what attention and MLP give does not leave the compiled code, so that the variables of these are not there.
     """
@@ -41,6 +43,11 @@ class Activations:
         """Image tokens as (rows, columns)."""
         rows, columns = self.data.attrs["grid"]
         return rows, columns
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of a video, whose image tokens come one frame after the other; 1 for a picture."""
+        return int(self.data["frame"].max()) + 1 if "frame" in self.data.coords else 1
 
     def save(self, folder: str | Path) -> None:
         """Write a zarr store with a list of its files and their checksums, which `open_activations` reads.

@@ -133,7 +133,7 @@ def dose(
     if block is not None and block not in blocks:
         raise ValueError(f"block={block} is not among blocks={list(blocks)}, which are measured")
     if scales is None:
-        scales = (1.0, 3.0) if dit.family.guidance_argument in dit.takes else (1.0,)
+        scales = (1.0, 3.0) if dit.has_cfg else (1.0,)
     if channels is not None:
         channels = integers(channels, "channels")
         check_channels(dit, channels)

@@ -106,7 +106,7 @@ def one_run(
     with dit.running(), clock, after_each_step(dit.pipeline, after):
         handle = dit.transformer.register_forward_pre_hook(before, with_kwargs=True)
         try:
-            dit.pipeline(**dit.arguments(prompts, **call), output_type="latent")
+            dit.sample(**dit.arguments(prompts, **call), output_type="latent")
         finally:
             handle.remove()
     return states, spatial(dit, last[-1], call["height"], call["width"])

@@ -13,7 +13,7 @@ import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dg_tools.families.block_list import BlockList, Stream, bind
+from dg_tools.families.block_list import INPUTS, BlockList, Stream, bind
 from dg_tools.families.flux import FAMILY as FLUX
 from dg_tools.families.records import Family, Rows
 from dg_tools.families.sd3 import FAMILY as SD3
@@ -32,6 +32,7 @@ def found() -> tuple[Family, ...]:
 
 
 FAMILIES = found()
+INPUTS |= {family.transformer: family.inputs for family in FAMILIES if family.inputs is not None}
 
 
 def family_of(transformer: torch.nn.Module | Any, pipeline: Any = None) -> Family:
@@ -49,15 +50,18 @@ def family_of(transformer: torch.nn.Module | Any, pipeline: Any = None) -> Famil
 
 
 def family_named(name: str, pipeline: str | None = None) -> Family:
-    """The same, by the names of the classes."""
-    for family in FAMILIES:
-        if family.transformer == name:
-            if pipeline is not None and family.pipelines and pipeline not in family.pipelines:
-                raise ValueError(
-                    f"family {family.name!r} is written for {' and '.join(family.pipelines)}; this is a "
-                    f"{pipeline}, which calls the same transformer in another way"
-                )
+    """The same, by the names of the classes; several records may share a class, for different pipelines."""
+    same = [family for family in FAMILIES if family.transformer == name]
+    for family in same:
+        if pipeline is None or not family.pipelines or pipeline in family.pipelines:
             return family
+    if same:
+        names = " and ".join(repr(family.name) for family in same)
+        pipelines = " and ".join(known for family in same for known in family.pipelines)
+        raise ValueError(
+            f"family {names} is written for {pipelines}; this is a {pipeline}, which calls the same transformer in "
+            "another way"
+        )
     known = ", ".join(f"{f.transformer} ({f.name})" for f in FAMILIES)
     raise ValueError(
         f"no family record for {name}; there are {known}. For another DiT pass family=dg_tools.families.Family(...), "

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from dg_tools.families.inputs import Inputs
+
 if TYPE_CHECKING:  # a record is read without torch
     import torch
     from torch.utils.hooks import RemovableHandle
@@ -15,12 +17,16 @@ Stream = Literal["image", "text"]
 SIX = ("shift_msa", "scale_msa", "gate_msa", "shift_mlp", "scale_mlp", "gate_mlp")
 
 
+INPUTS: dict[str, Inputs] = {}  # by the class of a transformer that is called in a way of its own; filled by records
+
+
 def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """A call's inputs by name, however they were passed."""
-    if not args:
-        return kwargs
-    named = inspect.signature(type(module).forward).bind_partial(module, *args).arguments
-    return {**kwargs, **{name: value for name, value in named.items() if value is not module}}
+    named = kwargs
+    if args:
+        given = inspect.signature(type(module).forward).bind_partial(module, *args).arguments
+        named = {**kwargs, **{name: value for name, value in given.items() if value is not module}}
+    return INPUTS[type(module).__name__].named(named) if type(module).__name__ in INPUTS else named
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class BlockList:
         path: the list's attribute on the transformer, `transformer_blocks`.
         label: prefix of the site names; empty: `3`, `single`: `single.3`.
         returns: `tuple`, both streams; `tensor`, the image stream alone (text is only attended to); `sequence`, one
-            tensor with the text tokens first and the image tokens after them.
+            tensor with the text tokens first and the image tokens after them, or the other way round (`image_first`).
+        hidden: the block's input with the image stream, or with both streams in one sequence.
         image, text: position of the image and the text hidden states (rows, tokens, channels) in a returned tuple. The
             text position may hold None (SD3's last block).
         adaln: path of the block's linear layer that gives the AdaLN chunks of the image stream; None where the chunks
@@ -41,12 +48,14 @@ class BlockList:
         modulation: names of the chunks (rows, channels), in order; None for a chunk of the text stream.
         modulation_dual: the same where the block has a second image attention (SD3.5-medium), at the path `attn_dual`,
             with the gate `gate_msa2`.
+        gate_is_tanh: a gate acts as the tanh of its chunk.
         attn: path of the attention module; `attn_gate` the chunk that scales its image output, None where attention
             reaches the stream through the MLP alone.
         mlp: path of the last module of the MLP branch, None where it runs more than once in a block (a trace could not
             tell the runs apart); `mlp_gate` the chunk that scales its output. Where attention and MLP are written
             together (FLUX single blocks) `attn` is None and `mlp` is the joint projection.
-        mlp_is_concatenated: the outputs of `attn` and `mlp` hold the text tokens too, before the image tokens.
+        mlp_is_concatenated: the outputs of `attn` and `mlp` hold the text tokens too.
+        image_first: in one sequence of both, image tokens come before the text.
         products: paths of the modules that compute attention over image tokens, where a block has them; empty: not
             known.
         text_only: names of the block's parts that see the text stream and nothing else, where they have LayerNorms.
@@ -57,6 +66,7 @@ class BlockList:
     path: str
     label: str = ""
     returns: Literal["tuple", "tensor", "sequence"] = "tuple"
+    hidden: str = "hidden_states"
     image: int = 1
     text: int = 0
     adaln: str | None = "norm1.linear"
@@ -65,11 +75,13 @@ class BlockList:
     modulation: tuple[str | None, ...] = SIX
     modulation_dual: tuple[str | None, ...] | None = None
     attn_dual: str = ""
+    gate_is_tanh: bool = False
     attn: str | None = "attn"
     attn_gate: str | None = "gate_msa"
     mlp: str | None = "ff"
     mlp_gate: str = "gate_mlp"
     mlp_is_concatenated: bool = False
+    image_first: bool = False
     products: tuple[str, ...] = ()
     text_only: tuple[str, ...] = ("norm1_context", "norm2_context")
     drops_text: str = ""
@@ -106,7 +118,13 @@ class BlockList:
         """All AdaLN chunks in order as one tensor (rows, chunks, channels), see `modulated`."""
         parts = value.view(value.shape[0], -1, width)[:, : len(self.chunks(block))]
         table = self.table_of(block)
-        return parts if table is None else table + parts
+        parts = parts if table is None else table + parts
+        if not self.gate_is_tanh:
+            return parts
+        gates = [i for i, name in enumerate(self.chunks(block)) if name is not None and name.startswith("gate")]
+        acting = parts.clone()
+        acting[:, gates] = acting[:, gates].tanh()
+        return acting
 
     def closed(
         self, block: torch.nn.Module, value: torch.Tensor, width: int, rows: slice, channels: list[int]
@@ -180,8 +198,13 @@ class BlockList:
             return output[getattr(self, stream)]
         if self.returns == "tensor":
             return output if stream == "image" else None
-        at = -count_known(image_tokens)
-        return output[:, at:] if stream == "image" else output[:, :at]
+        return output[:, self.tokens_of(stream, output.shape[1], image_tokens)]
+
+    def tokens_of(self, stream: Stream, tokens: int, image_tokens: int | None) -> slice:
+        """Which of the `tokens` of one sequence of both streams are this stream's."""
+        count = count_known(image_tokens)
+        at = count if self.image_first else tokens - count
+        return slice(0, at) if (stream == "image") == self.image_first else slice(at, tokens)
 
     def put(self, output: Any, stream: Stream, value: torch.Tensor, image_tokens: int | None = None) -> Any:
         """What a block returned, with one stream replaced."""
@@ -192,8 +215,10 @@ class BlockList:
             return value
         import torch
 
-        at = -count_known(image_tokens)
-        return torch.cat([output[:, :at], value] if stream == "image" else [value, output[:, at:]], dim=1)
+        other = self.get(output, "text" if stream == "image" else "image", image_tokens)
+        assert other is not None
+        first = (stream == "image") == self.image_first
+        return torch.cat([value, other] if first else [other, value], dim=1)
 
 
 def count_known(image_tokens: int | None) -> int:

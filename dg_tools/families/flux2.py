@@ -1,8 +1,7 @@
 """FLUX.2 Klein: double and single blocks with AdaLN chunks from the model itself, the same for all blocks of a list.
 
 Single blocks return one sequence, text first. Latents are noised as 2 x 2 patches, standardised by the VAE's own batch
-norm. FLUX.2-dev's pipeline knows no classifier-free guidance, and its `guidance_scale` is another thing: it is not
-covered. Nor are reference pictures, which would count as image tokens.
+norm. Tokens of reference pictures come after the picture's own.
 """
 
 from __future__ import annotations
@@ -75,8 +74,8 @@ FAMILY = Family(
     conditioning=("temb_mod_img", "temb_mod_txt", "temb_mod"),
     embedding="",
     negative_prompt=False,
-    call={"image": None},
     pipelines=("Flux2KleinPipeline",),
     latents=Patches(),
+    positions="img_ids",
     defaults=Defaults(steps=50, latent_side=128),
 )

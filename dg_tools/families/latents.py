@@ -57,35 +57,45 @@ class Packed(Latents):
 
 
 class Standardised(Latents):
-    """Latents of a VAE of videos, (N, C, 1, H, W) for a picture, with a mean and a deviation for each channel."""
+    """Latents of a VAE of videos, (N, C, 1, H, W) for a picture, with a mean and a deviation for each channel.
+
+    Those of several frames stay (N, C, frames, H, W).
+    """
 
     def pack(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
-        return latents[:, :, None]
+        return with_frames(latents)
 
     def unpack(self, pipeline: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return latents.squeeze(2) if latents.ndim == 5 else latents
 
     def scale(self, pipeline: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean, and one over the deviation, as (1, C, 1, 1)."""
+        """Mean, and one over the deviation, as (1, C, 1, 1), or with one dimension more for several frames."""
         import torch
 
-        config = pipeline.vae.config
-        mean, deviation = (torch.tensor(x).view(1, -1, 1, 1) for x in (config.latents_mean, config.latents_std))
+        config, shape = pipeline.vae.config, (1, -1, *[1] * (like.ndim - 2))
+        mean, deviation = (torch.tensor(x).view(shape) for x in (config.latents_mean, config.latents_std))
         return mean.to(like), (1.0 / deviation).to(like)
 
     def to_vae(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
         mean, factor = self.scale(pipeline, latents)
-        return (latents / factor + mean)[:, :, None]
+        return with_frames(latents / factor + mean)
 
     def from_vae(self, pipeline: Any, encoded: torch.Tensor) -> torch.Tensor:
+        encoded = encoded.squeeze(2)
         mean, factor = self.scale(pipeline, encoded)
-        return (encoded.squeeze(2) - mean) * factor
+        return (encoded - mean) * factor
 
     def decode(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
-        return super().decode(pipeline, latents)[:, :, 0]
+        """Pictures (N, 3, H, W) of latents of one frame; videos (N, 3, frames, H, W) of several."""
+        return super().decode(pipeline, latents).squeeze(2)
 
     def encode(self, pipeline: Any, pictures: torch.Tensor) -> torch.Tensor:
-        return super().encode(pipeline, pictures[:, :, None])
+        return super().encode(pipeline, with_frames(pictures))
+
+
+def with_frames(latents: torch.Tensor) -> torch.Tensor:
+    """(N, C, frames, H, W), where the dimension of frames is left out of those of one frame."""
+    return latents[:, :, None] if latents.ndim == 4 else latents
 
 
 PLAIN, PACKED = Latents(), Packed()

@@ -1,5 +1,6 @@
-"""Qwen-Image: two streams in a tuple, AdaLN in `img_mod`, latents standardised channel by channel.
+"""Qwen-Image and Qwen-Image-Edit: two streams in a tuple, AdaLN in `img_mod`, latents standardised by channel.
 
+Tokens of the pictures to edit come after the picture's own.
 With classifier-free guidance the pipeline rescales every token of the guided prediction to the norm of the conditional
 one. Detail Guidance is therefore put into the unconditional call, so that the norm stays that of the clean prediction,
 as it does in the modular pipeline.
@@ -37,7 +38,7 @@ FAMILY = Family(
     guidance_argument="true_cfg_scale",
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_mask", "guidance"),
     conditioning=("temb", "encoder_hidden_states_mask"),
-    pipelines=("QwenImagePipeline",),
+    pipelines=("QwenImagePipeline", "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
     config=(("zero_cond_t", False), ("use_layer3d_rope", False)),
     latents=PackedStandardised(),
     rescaling=(
@@ -45,4 +46,5 @@ FAMILY = Family(
         "Detail Guidance the direction stays, not the size"
     ),
     defaults=Defaults(steps=50, latent_side=128),
+    shapes="img_shapes",
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from dg_tools.families.block_list import SIX, BlockList
+from dg_tools.families.inputs import Inputs
 from dg_tools.families.latents import PLAIN, Latents
 
 if TYPE_CHECKING:  # a record is read without torch
@@ -55,9 +56,14 @@ class Family:
         packing: latent pixels per token along a side; None: the transformer's `patch_size`.
         partial_forward: whether a forward may start from a stored block output.
         guidance_argument: the pipeline's argument for the usual CFG scale.
+        guiders: the pipeline's components that have that scale instead, and the sum; one of them guides a run.
+        scale_offset: the usual scale less that argument.
         live_scale: the pipeline's attribute from which its loop reads that scale at each step, so that a callback may
             change it; empty where the loop uses the argument.
         row_inputs: names of the transformer's inputs whose first dimension is the rows.
+        row_lists: those of them that are lists with an item for each row.
+        ragged: rows may have texts of different lengths, so that a rerun from a stored output has all rows of its call.
+        inputs: how the transformer is called, where it is not given `hidden_states` and `timestep`.
         conditioning: names of the blocks' inputs, besides the two streams, whose first dimension is the rows.
         embedding: the blocks' input that holds the embedding of time (and text), (rows, channels), the same for all
             of them; empty where there is no such input.
@@ -65,12 +71,14 @@ class Family:
         positions_are_flat: the transformer's `pos_embed_max_size` counts tokens, not tokens along a side.
         tail_conditioning: paths of further modules there whose inputs have rows.
         fork: whether rows may be added inside a forward; not where its end relies on the rows of its beginning.
-        prediction: what the transformer predicts: a `velocity` (flow matching), or `noise`. Experiments at a z_t of
-            one's own, z = (1 - sigma) x + sigma noise, are for velocities only.
+        prediction: what the transformer predicts: a `velocity` (flow matching), `minus velocity` or `noise`.
+            Experiments at a z_t of one's own, z = (1 - sigma) x + sigma noise, are for velocities only.
         prompt: the pipeline's argument for what to draw; `class_labels` takes class numbers, or the names that the
             pipeline knows them by.
         negative_prompt: whether the pipeline takes one.
         call: arguments of every pipeline call that this toolkit needs to be so.
+        free_call: those of them that another value may be passed for; the one here is the default.
+        own_call: those of them that a guidance needs to be so in a call of the user's own, too.
         pipelines: class names of the pipelines that the record is about; empty: any.
         config, pipeline_config: (name, value) of the transformer's and of the pipeline's configuration that the record
             is about; another is refused.
@@ -79,9 +87,13 @@ class Family:
             depend on the conditional prediction that the transformer returned and on the guided one only.
         defaults: of the pipeline's call.
         image_first: whether the image tokens come before the text in a joint attention; None: not known.
-        positions: the transformer's input with a row and a column for each image token, as columns 1 and 2, where
-            latents come as tokens.
+        positions: the transformer's input with a picture, a row and a column for each image token, as columns 0 to 2,
+            where latents come as tokens. Column 0 is 0 for the picture's own tokens, which come first, and another
+            number for those of reference pictures.
+        shapes: instead: the input that lists (frames, rows, columns) of each picture of a row, the own one first.
         patch_projection: path of the module that projects patches, where a table of positions is added to its output.
+        width_config: the transformer's configuration that is the width of the stream; empty: heads times their width.
+        layer_norms: whether the blocks' norms are LayerNorms, whose statistics `Disrupt(norms="clean")` can keep.
         class_count: the transformer's configuration that says how many classes there are.
         input_sizes: the transformer's configuration that its inputs depend on.
     """
@@ -95,6 +107,11 @@ class Family:
     partial_forward: bool
     guidance_argument: str
     row_inputs: tuple[str, ...]
+    row_lists: tuple[str, ...] = ()
+    ragged: bool = False
+    inputs: Inputs | None = None
+    guiders: tuple[str, ...] = ()
+    scale_offset: float = 0.0
     live_scale: str = ""
     conditioning: tuple[str, ...] = ("temb",)
     embedding: str = "temb"
@@ -102,10 +119,12 @@ class Family:
     positions_are_flat: bool = False
     tail_conditioning: tuple[str, ...] = ()
     fork: bool = True
-    prediction: Literal["velocity", "noise"] = "velocity"
+    prediction: Literal["velocity", "minus velocity", "noise"] = "velocity"
     prompt: str = "prompt"
     negative_prompt: bool = True
     call: dict[str, Any] = field(default_factory=dict)
+    free_call: tuple[str, ...] = ()
+    own_call: tuple[str, ...] = ()
     pipelines: tuple[str, ...] = ()
     config: tuple[tuple[str, Any], ...] = ()
     pipeline_config: tuple[tuple[str, Any], ...] = ()
@@ -115,7 +134,10 @@ class Family:
     defaults: Defaults = Defaults()
     image_first: bool | None = None
     positions: str = ""
+    shapes: str = ""
     patch_projection: str = ""
+    width_config: str = ""
+    layer_norms: bool = True
     class_count: str = ""
     input_sizes: tuple[str, ...] = (
         *("in_channels", "out_channels", "patch_size"),
@@ -140,17 +162,23 @@ class Family:
         parts = ((config, self.config, transformer), (pipeline_config, self.pipeline_config, pipeline))
         for part, facts, name in parts:
             for key, value in facts:
-                if (actual := part.get(key, value)) != value:
+                actual = part.get(key, value)
+                if (tuple(actual) if isinstance(actual, list) else actual) != value:  # JSON has lists
                     raise ValueError(f"family {self.name!r} is about {key}={value!r}; this {name} has {actual!r}")
 
     def width(self, transformer: Any) -> int:
         """Channels of the residual stream."""
-        return transformer.config.num_attention_heads * transformer.config.attention_head_dim
+        config = transformer.config
+        if self.width_config:
+            return getattr(config, self.width_config)
+        return config.num_attention_heads * config.attention_head_dim
 
     def patch(self, transformer: Any) -> int:
         """Latent pixels per token along a side."""
+        if self.packing:
+            return self.packing
         size = transformer.config.patch_size
-        return self.packing or (size if isinstance(size, int) else size[-1])
+        return size if isinstance(size, int) else size[-1]
 
     def most_tokens(self, transformer: Any) -> int | None:
         """Most image tokens along a side that the position table holds; None where it has no end."""
@@ -162,7 +190,15 @@ class Family:
         if hidden_states.ndim == 3:
             return hidden_states.shape[1]
         patch = self.patch(transformer)
-        return (hidden_states.shape[-2] // patch) * (hidden_states.shape[-1] // patch)
+        rows, columns = hidden_states.shape[-2] // patch, hidden_states.shape[-1] // patch
+        return self.frames(transformer, hidden_states) * rows * columns
+
+    def frames(self, transformer: Any, hidden_states: torch.Tensor) -> int:
+        """Frames of image tokens in the transformer's own input: 1 where it is a picture."""
+        if hidden_states.ndim != 5:
+            return 1
+        size = getattr(transformer.config, "patch_size", 1)
+        return hidden_states.shape[2] // (size[0] if isinstance(size, list | tuple) and len(size) == 3 else 1)
 
     def grid(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
         """Image tokens as (rows, columns), from the transformer's own inputs.
@@ -187,10 +223,14 @@ class Family:
         hidden = inputs["hidden_states"]
         if hidden.ndim != 3:
             return self.grid(transformer, inputs)
+        if inputs.get(self.shapes):
+            first = inputs[self.shapes][0]
+            return tuple((first if isinstance(first[0], int) else first[0])[1:])
         if inputs.get(self.positions) is None:
             return None
-        ids = inputs[self.positions].reshape(-1, inputs[self.positions].shape[-1])
-        ids = ids[ids[:, 0] == 0]  # FLUX.1 Kontext numbers its reference pictures there
+        ids = inputs[self.positions]
+        ids = ids[0] if ids.ndim == 3 else ids  # FLUX.2 gives them for every row
+        ids = ids[ids[:, 0] == 0]  # FLUX.1 Kontext and FLUX.2 number their reference pictures there
         rows, columns = (int(ids[:, i].max()) + 1 for i in (1, 2))
         return (rows, columns) if rows * columns == len(ids) else None
 

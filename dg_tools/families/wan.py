@@ -1,6 +1,7 @@
-"""Wan 2.1, one frame: one stream that attends to the text, AdaLN from a table in each block.
+"""Wan 2.1: one stream that attends to the text, AdaLN from a table in each block.
 
-A picture is a video of one frame: more frames are refused. The forward's end reshapes to the rows it began with, so
+A picture is a video of one frame, which is the default here (`num_frames=1`); the tokens of several latent frames come
+one frame after the other. The forward's end reshapes to the rows it began with, so
 that there is no fork. Cross-attention has no gate. Pipelines that hand over to a second transformer, or give every
 token a timestep of its own (Wan 2.2), are not covered.
 """
@@ -33,6 +34,7 @@ FAMILY = Family(
     embedding="",
     fork=False,
     call={"num_frames": 1},
+    free_call=("num_frames",),
     pipelines=("WanPipeline",),
     pipeline_config=(("expand_timesteps", False), ("boundary_ratio", None)),
     latents=Standardised(),

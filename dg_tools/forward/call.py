@@ -24,6 +24,7 @@ class Call:
         steps: how many steps run; with img2img those after its start. A scheduler of second order (Heun) calls the
             transformer twice for most of its steps, and each of these counts as a step, as in the pipeline's callbacks.
         grid: rows and columns of the picture's own image tokens, reference pictures left out; None: not known.
+        frames: how many such grids of tokens there are, one after the other: 1 for a picture.
     """
 
     step: int | None
@@ -35,6 +36,7 @@ class Call:
     image_tokens: int | None = None
     steps: int | None = None
     grid: tuple[int, int] | None = None
+    frames: int = 1
 
     @classmethod
     def at(cls, sigma: float, *, step: int | None = None, image_tokens: int | None = None) -> Call:
@@ -50,6 +52,11 @@ class Call:
             'cond'
         """
         return cls(step, 1000.0 * sigma, sigma, "cond", slice(None), NOTHING, image_tokens)
+
+    @property
+    def own_tokens(self) -> int | None:
+        """How many image tokens are the picture's own, which come first; None: not known."""
+        return None if self.grid is None else self.frames * self.grid[0] * self.grid[1]
 
     def alone(self) -> Call:
         """The same call as its conditional rows see it when they are run on their own."""

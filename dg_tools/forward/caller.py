@@ -38,11 +38,24 @@ class Caller:
         A callback may change it (`pipe._guidance_scale`); FLUX.1 needs a negative prompt as well, and a distilled
         FLUX.2 is not guided.
         """
-        scale = float(self.variables.get(family.guidance_argument, 1.0))  # FLUX.1 Fill and Control have no true CFG
+        scale = float(
+            self.variables.get(family.guidance_argument, 1.0 - family.scale_offset)
+        )  # FLUX.1 Fill and Control have no true CFG
+        if family.guiders:
+            return self._guider_scale()
         if family.live_scale:
             scale = float(getattr(self.pipeline, family.live_scale))
+        scale += family.scale_offset
         own = getattr(self.pipeline, "do_classifier_free_guidance", scale > 1)
+        own = self.variables.get("apply_cfg", own)  # Z-Image may end its guidance before the last step
         return scale if self.variables.get("do_true_cfg", own) else 1.0
+
+    def _guider_scale(self) -> float:
+        """The scale of the guider that the loop works with, at this step."""
+        guider = self.variables.get("guider")
+        if guider is None or not guider._enabled or guider.num_conditions == 1:
+            return 1.0
+        return float(guider.guidance_scale) + bool(getattr(guider, "use_original_formulation", False))
 
 
 def caller_of(transformer: torch.nn.Module) -> Caller | None:

@@ -61,7 +61,7 @@ class Clock:
         self._first: int | None = None  # the scheduler's index at the run's first step
         self._step = -1
         self._rows = CfgRows(family)
-        self._positions: torch.Tensor | None = None  # of the image tokens, as they were read last
+        self._positions: Any = None  # of the image tokens, as they were read last
         self._grid: tuple[int, int] | None = None
 
     def __enter__(self) -> Clock:
@@ -152,11 +152,14 @@ class Clock:
         else:
             timestep = self._given(inputs)
             sigma = timestep / 1000.0
-        return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps, self._grid_of(inputs))
+        frames = self.family.frames(self.transformer, inputs["hidden_states"])
+        return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps, self._grid_of(inputs), frames)
 
     def _grid_of(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
-        """The picture's grid of tokens; where it comes from a tensor of positions, that is read once."""
+        """The picture's grid of tokens; where it comes from positions, these are read once."""
         positions = inputs.get(self.family.positions)
+        if positions is None:
+            positions = inputs.get(self.family.shapes)
         if positions is None or positions is not self._positions:
             self._positions = positions
             self._grid = self.family.picture_grid(self.transformer, inputs)

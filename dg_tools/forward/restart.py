@@ -67,8 +67,8 @@ class Passed(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inputs = bind(self.block, args, kwargs)
         if self.record.returns != "tuple":
-            return inputs["hidden_states"]
-        both = {self.record.image: inputs["hidden_states"], self.record.text: inputs["encoder_hidden_states"]}
+            return inputs[self.record.hidden]
+        both = {self.record.image: inputs[self.record.hidden], self.record.text: inputs["encoder_hidden_states"]}
         return both[0], both[1]
 
 

@@ -169,7 +169,7 @@ def run(
         attachment = stack.enter_context(attached(dit.transformer, dit.family, edits, clock.read))
         guided = stack.enter_context(detail_guidance(dit, inside)) if inside is not None else None
         stack.enter_context(after_each_step(dit.pipeline, after_step))
-        output = dit.pipeline(**after_callback(call, keep), output_type="latent")[0]
+        output = dit.sample(**after_callback(call, keep), output_type="latent")[0]
     assert latents is not None
     count.edited = attachment.report if edits else None
     if guided is not None and inside is guidance:

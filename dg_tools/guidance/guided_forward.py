@@ -14,10 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from dg_tools.families import bind
 from dg_tools.forward.call import Call
+from dg_tools.forward.caller import Caller
 from dg_tools.forward.clock import Clock
 from dg_tools.guidance.base import Guidance, Seen
 from dg_tools.guidance.baselines.combined import Combined
@@ -62,6 +64,8 @@ class GuidedForward:
         if call.step is None or call.branch == "other":
             return self.unguided(**inputs)
         self.run.begin(self.guider, self.clock.runs, self.steps)
+        if self.rescaled:
+            self.run.note(self.dit.family.rescaling)
         as_tuple = not inputs.get("return_dict", True)
         prediction = self.predict({**inputs, "return_dict": False}, call)
         return (prediction,) if as_tuple else Transformer2DModelOutput(sample=prediction)
@@ -81,6 +85,12 @@ class GuidedForward:
                 f"guidance_scale={self.guider.guidance_scale:g}: say the same scale in both, or leave the guider's out"
             )
         self.scale = self.guider.guidance_scale if scale is None else scale
+        self._check_guider(caller)
+        for name in self.dit.family.own_call:
+            if caller and (given := caller.variables.get(name)) != (needed := self.dit.family.call[name]):
+                raise ValueError(
+                    f"{name}={given!r} given; with a guidance, family {self.dit.family.name!r} needs {needed!r}"
+                )
         self.passes.scale = self.scale
         self.guider.check_scale(self.scale)
         config = self.dit.transformer.config
@@ -92,8 +102,25 @@ class GuidedForward:
                 )
             if isinstance(self.guider, DetailGuidance) and self.guider.match != "none":
                 raise ValueError(f"match={self.guider.match!r} splits a whole prediction, and {half}")
-        if self.dit.family.rescaling and self.scale > 1 and self.guider.pushes and not isinstance(self.guider, OnePass):
+        if self.rescaled:
             self.passes.warn_once(self.dit.family.rescaling)
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether the pipeline rescales what this guidance gives."""
+        acts = self.scale > 1 and self.guider.pushes and not isinstance(self.guider, OnePass)
+        return bool(self.dit.family.rescaling) and acts
+
+    def _check_guider(self, caller: Caller | None) -> None:
+        """Raise ValueError where the pipeline's own guider combines the two halves of CFG in another way."""
+        if caller is None or not self.dit.family.guiders or self.scale == 1:
+            return
+        guider = caller.variables["guider"]
+        if not isinstance(guider, ClassifierFreeGuidance) or guider.guidance_rescale:
+            raise ValueError(
+                f"this pipeline's guider is a {type(guider).__name__}, whose sum is not u + s (c - u): set pipe.guider "
+                "= dg.CFG(s), or the guidance itself as pipe.guider, without this context"
+            )
 
     def combined(
         self, inputs: dict[str, Any], call: Call, cond: torch.Tensor, uncond: Prediction, disrupted: Prediction

@@ -139,6 +139,8 @@ class ModularGuidance(Guidance):
         family = family_of(denoiser)
         if family.rescaling and self._count_prepared == 1 and self._step == 0:
             logger.warning(family.rescaling)
+            if self._log is not None:
+                self._log.notes.append(family.rescaling)
         self._arm(denoiser, self.disrupt, name == "pred_disrupted")
 
     def _arm(self, denoiser: torch.nn.Module, disrupt: Disrupt, disrupted: bool) -> None:
@@ -150,6 +152,8 @@ class ModularGuidance(Guidance):
             self.cleanup_models(denoiser)
             inputs = bind(denoiser, args, kwargs)
             call = Call.at(sigma, step=step, image_tokens=family.image_tokens(denoiser, inputs["hidden_states"]))
+            if disrupt.pictures != "all" or disrupt.grid:  # reading positions waits for the device
+                call = replace(call, grid=family.picture_grid(denoiser, inputs))
             whole = (why_not(family, inputs) or disrupt.why_whole) is not None
             around: AbstractContextManager[None] = nullcontext()
             if disrupted:
@@ -179,11 +183,14 @@ class ModularGuidance(Guidance):
 
         def once(*args: Any, **kwargs: Any) -> Any:
             self.cleanup_models(denoiser)
-            with stepping(denoiser), attached(denoiser, family, [edit], call, checked=True) as attachment:
-                attachment.begin(bind(denoiser, args, kwargs))  # the denoiser's own call, and its pre-hooks, are past
+            inputs = bind(denoiser, args, kwargs)
+            grid = family.picture_grid(denoiser, inputs) if edit.pictures != "all" or edit.grid else None
+            now = replace(call, grid=grid)
+            with stepping(denoiser), attached(denoiser, family, [edit], now, checked=True) as attachment:
+                attachment.begin(inputs)  # the denoiser's own call, and its pre-hooks, are past
                 output = forward(*args, **kwargs)
             if self._log is not None:
-                self._log.disrupted(call, attachment.changes[0].total())
+                self._log.disrupted(now, attachment.changes[0].total())
             self._acted = True
             return output
 

@@ -145,7 +145,8 @@ class Passes:
 
     def partial(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """The disrupted block's clean output is kept, and a second forward starts from it."""
-        apart = self.apart(inputs)
+        # rows of other lengths were kept with the padding of the longest
+        apart = self.apart(inputs) and not (self.dit.family.ragged and call.branch == "both")
         restart = Restart(self.dit.transformer, self.dit.family, self.disrupt.block)
         with restart.keeping(call.cond if apart else slice(None)):
             prediction = self.unguided(**copied(inputs))[0]
@@ -203,7 +204,8 @@ class Passes:
             has_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == total
             return value[rows] if has_rows else value
 
-        return {k: part(v) if k in names else v for k, v in inputs.items()}
+        lists = self.dit.family.row_lists
+        return {k: v[rows] if k in lists else part(v) if k in names else v for k, v in inputs.items()}
 
     @property
     def alone(self) -> bool:

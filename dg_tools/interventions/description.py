@@ -33,6 +33,7 @@ def sentence(edit: EditSettings) -> str:
         "mean": f"set {which} to their mean over tokens",
         "dc": f"remove the token mean of {which}",
         "scale": f"scale {which} by {value(edit.rho)}",
+        "steer": f"set {which} to {value(edit.rho)} times their largest value over tokens",
         "rescale": f"keep {which} and scale all others as LayerNorm would without them",
         "gate": f"zero the AdaLN gates of {which}",
         "transport": f"put values of {edit.donor!r} into {which}",
@@ -43,6 +44,7 @@ def sentence(edit: EditSettings) -> str:
     blocks = f"block{'s' if len(edit.blocks) > 1 else ''} {listed(edit.blocks, 'blocks')}"
     where = f" {'in' if edit.mode == 'gate' else 'after'} {blocks}, {edit.stream} stream"
     tokens = "" if edit.tokens is None else f", tokens {listed(edit.tokens, 'tokens')}"
+    tokens += {"all": "", "own": ", the picture's own tokens", "references": ", reference tokens"}[edit.pictures]
     steps = "" if edit.steps is None else f", steps {', '.join(map(str, edit.steps))}"
     rows = {"all": "", "cond": ", conditional rows", "uncond": ", unconditional rows"}[edit.rows]
     norms = "" if edit.norms == "own" else ", LayerNorm statistics of a clean pass"

@@ -38,6 +38,8 @@ class Disrupt(EditSettings):
             `dc`: each loses its mean over the tokens: the constant goes, what varies stays.
             `scale`: each is multiplied by `rho` (EMA's form), in the stream's own dtype: in bfloat16 the product is
                 rounded to 8 bits, as all that the block writes is. More than 1 makes the channels louder.
+            `steer`: each becomes `rho` times its own value of the largest size over all image tokens of the row (STAS,
+                for videos: the tokens of the first frame, or of where frames meet, brought to the largest there is).
             `rescale`: the channels stay, and every other channel is multiplied, token by token, by the ratio of the
                 LayerNorm standard deviations with and without the channels, as zeroing them would rescale it in the
                 next LayerNorm. Together with `norms="clean"` this takes the LayerNorm part of an effect apart.
@@ -66,6 +68,9 @@ class Disrupt(EditSettings):
         blocks: as a sequence, always; `block` is the first of them.
         grid: rows and columns of image tokens of the picture that `tokens` were made for; `dit.tokens` says it, and a
             call of another size is refused.
+        pictures: where the image stream holds reference pictures after the picture's own tokens (FLUX.1 Kontext,
+            FLUX.2 and Qwen-Image-Edit with pictures): `all` of them, the picture's `own` tokens, or the `references`
+            alone. Means and norms are over these tokens.
 
     Raises:
         TypeError: something else than whole numbers as channels, block, tokens or steps (a mask among them: pass its
@@ -97,6 +102,8 @@ class Disrupt(EditSettings):
                 settings[name] = [list(point) for point in settings[name]]
         if self.grid is None:
             del settings["grid"]
+        if self.pictures == "all":
+            del settings["pictures"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
     @classmethod
@@ -200,7 +207,7 @@ class Disrupt(EditSettings):
             arguments = dit.arguments(donor, seed=seed, steps=steps, height=height, width=width, **kwargs)
             clock = Clock(dit.pipeline, dit.family)
             with dit.running(), clock, reading(dit.transformer, dit.family, block, clock.read, stream) as values:
-                dit.pipeline(**arguments, output_type="latent")
+                dit.sample(**arguments, output_type="latent")
             donor = values.donor(str(donor), seed)
         return cls(channels, block, "transport", tokens=tokens, steps=at, rows="cond", stream=stream, donor=donor)
 
@@ -248,10 +255,12 @@ class Disrupt(EditSettings):
         self.check_model(dit)
         rows, columns = dit.grid(height, width)
         check_grid(self.grid, (rows, columns))
-        check_sizes(self, rows * columns if self.stream == "image" else 10**9, dit.width)
+        video = "num_frames" in dit.takes  # how many tokens there are is known when it runs
+        check_sizes(self, rows * columns if self.stream == "image" and not video else 10**9, dit.width)
         if steps is not None and self.steps is not None and max(self.steps) >= steps:
             raise IndexError(f"step {max(self.steps)} asked for; there are 0 to {steps - 1}")
-        check_donor(self, steps, rows * columns, dit.width)
+        if not video:
+            check_donor(self, steps, rows * columns, dit.width)
 
     def check_model(self, dit: DiT) -> None:
         """Raise where block, stream or channels do not exist; tokens are checked against each call's own size."""

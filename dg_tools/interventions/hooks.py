@@ -73,7 +73,8 @@ class Attachment:
 
     def finished(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
         """Hook of the transformer: whether its prediction is finite is kept, and read at the end."""
-        self.finite.append((self.now.step if self.now else None, output[0].isfinite().all()))
+        sample = output[0] if self.family.inputs is None else self.family.inputs.prediction(output[0])
+        self.finite.append((self.now.step if self.now else None, sample.isfinite().all()))
 
     def check_finite(self) -> None:
         """Raise RuntimeError where a prediction was not finite; after a run, for it waits for the device."""

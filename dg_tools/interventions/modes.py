@@ -49,8 +49,8 @@ def targets(edit: EditSettings, width: int) -> list[int]:
     return drawn(edit, width)[0] if edit.others or edit.mode == "random" else list(edit.channels)
 
 
-def change(edit: EditSettings, part: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The edit on selected rows and tokens (rows, tokens, channels), in place."""
+def change(edit: EditSettings, part: torch.Tensor, sigma: float, whole: torch.Tensor) -> torch.Tensor:
+    """The edit on selected rows and tokens (rows, tokens, channels), in place; `whole`: the same rows, all tokens."""
     width = part.shape[-1]
     if edit.donor is not None:  # activation patching
         edit.donor.give(part, targets(edit, width), edit.tokens, sigma)
@@ -70,6 +70,10 @@ def change(edit: EditSettings, part: torch.Tensor, sigma: float) -> torch.Tensor
         part[..., channels] -= at_sigma(edit.strength, sigma) * part[..., channels].mean(1, keepdim=True)
     elif edit.mode == "scale":
         part[..., channels] *= at_sigma(edit.rho, sigma)
+    elif edit.mode == "steer":
+        values = whole[..., channels]
+        largest = values.gather(1, values.abs().argmax(1, keepdim=True))
+        part[..., channels] = at_sigma(edit.rho, sigma) * largest.expand(-1, part.shape[1], -1)
     elif edit.mode == "rescale":
         values = part[..., channels].clone()
         part *= layernorm_ratio(part, channels).to(part.dtype)
@@ -100,16 +104,32 @@ def edited(edit: EditSettings, hidden: torch.Tensor, call: Call) -> torch.Tensor
     check_grid(edit.grid, call.grid)
     check_sizes(edit, hidden.shape[1], hidden.shape[2])
     check_donor(edit, None, hidden.shape[1], hidden.shape[2])
-    part = hidden[rows] if edit.tokens is None else hidden[rows][:, list(edit.tokens)]
-    changed = change(edit, part.clone(), call.sigma)
+    tokens = tokens_of(edit, hidden.shape[1], call)
+    changed = change(edit, hidden[rows][:, tokens].clone(), call.sigma, hidden[rows])
     result = hidden.clone()
-    if edit.tokens is None:
-        result[rows] = changed
-    else:
-        inner = result[rows]
-        inner[:, list(edit.tokens)] = changed
-        result[rows] = inner
+    inner = result[rows]
+    inner[:, tokens] = changed
+    result[rows] = inner
     return result
+
+
+def tokens_of(edit: EditSettings, count: int, call: Call) -> slice | list[int]:
+    """Which of a stream's tokens an edit is about.
+
+    Raises:
+        ValueError: reference pictures' tokens in a call that has none, or that does not tell them apart.
+    """
+    if edit.tokens is not None:
+        return list(edit.tokens)
+    if edit.pictures == "all":
+        return slice(None)
+    if call.own_tokens is None:
+        raise ValueError(f"{sentence(edit)}: this call does not tell the picture's own tokens from those of references")
+    if edit.pictures == "own":
+        return slice(0, call.own_tokens)
+    if call.own_tokens == count:
+        raise ValueError(f"{sentence(edit)}: this call has no reference pictures; pass pictures='all' or 'own'")
+    return slice(call.own_tokens, count)
 
 
 def edited_output(edit: EditSettings, output: Any, record: BlockList, call: Call) -> Any | None:

@@ -25,24 +25,27 @@ from dg_tools.forward.replaced import replaced
 from dg_tools.interventions.settings import EditSettings
 
 Statistics = tuple[torch.Tensor, torch.Tensor]  # mean and variance, each (rows, tokens, 1)
+Norm = tuple[int, torch.nn.LayerNorm, bool]
 
 
-def image_norms(transformer: torch.nn.Module, family: Family, first: int) -> list[tuple[int, torch.nn.LayerNorm]]:
-    """(block, LayerNorm) of the image stream from block `first` on; the tail counts as the block after the last.
+def image_norms(transformer: torch.nn.Module, family: Family, first: int) -> list[Norm]:
+    """(block, LayerNorm, whether image tokens come first in it) of the image stream from block `first` on.
+
+    The tail counts as the block after the last.
 
     These are the LayerNorms over the full width, without those that the family's record names as text only.
     """
-    norms: list[tuple[int, torch.nn.LayerNorm]] = []
-    parts: list[tuple[torch.nn.Module, tuple[str, ...]]] = []
+    norms: list[Norm] = []
+    parts: list[tuple[torch.nn.Module, tuple[str, ...], bool]] = []
     width = family.width(transformer)
     for _, record, block in family.blocks(transformer):
-        parts.append((block, record.text_only))
-    parts.append((transformer.get_submodule(family.tail), ()))
-    for index, (part, text_only) in enumerate(parts):
+        parts.append((block, record.text_only, record.image_first))
+    parts.append((transformer.get_submodule(family.tail), (), False))
+    for index, (part, text_only, image_first) in enumerate(parts):
         for name, module in part.named_modules():
             if isinstance(module, torch.nn.LayerNorm) and tuple(module.normalized_shape) == (width,):
                 if index >= first and not f"{name}.".startswith(tuple(f"{part}." for part in text_only)):
-                    norms.append((index, module))
+                    norms.append((index, module, image_first))
     return norms
 
 
@@ -59,6 +62,8 @@ class CleanNorms:
         self.collecting = False
         self.tokens = 0
         self.call: Call | None = None
+        if self.edits and not family.layer_norms:
+            raise ValueError(f"norms='clean' keeps LayerNorms' statistics; blocks of family {family.name!r} have none")
         if self.edits and not self.norms:
             raise ValueError(f"norms='clean': {type(transformer).__name__} has no LayerNorm after the edit's block")
 
@@ -79,15 +84,15 @@ class CleanNorms:
         """Register every hook; yields the handles."""
         if not self.edits:
             return
-        for index, module in self.norms:
-            yield module.register_forward_hook(self.norm_hook(index))
+        for index, module, image_first in self.norms:
+            yield module.register_forward_hook(self.norm_hook(index, image_first))
 
         def count(module: torch.nn.Module, args: tuple) -> None:
             self.tokens = args[0].shape[1] if self.collecting else self.tokens
 
         yield self.tail.register_forward_pre_hook(count)
 
-    def norm_hook(self, index: int) -> Callable:
+    def norm_hook(self, index: int, image_first: bool) -> Callable:
         """Collects statistics in a clean pass; afterwards puts them to use in the rows of the edits before `index`."""
 
         def hook(module: torch.nn.LayerNorm, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
@@ -108,10 +113,11 @@ class CleanNorms:
             frozen = frozen if module.weight is None else frozen * module.weight
             frozen = frozen if module.bias is None else frozen + module.bias
             output = output.clone()
+            image = slice(0, self.tokens) if image_first else slice(-self.tokens, None)
             for edit, first in self.edits:
                 if first <= index and edit.concerns(self.call):
                     rows = self.call.rows(edit.rows)
-                    output[rows, -self.tokens :] = frozen[rows, -self.tokens :].to(output.dtype)
+                    output[rows, image] = frozen[rows, image].to(output.dtype)
             return output
 
         return hook

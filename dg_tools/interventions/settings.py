@@ -11,8 +11,11 @@ from dg_tools.forward.region import Region
 from dg_tools.interventions.patching import Donor
 from dg_tools.numbers import integer, integers, is_several, number
 
-Mode = Literal["zero", "mean", "dc", "scale", "rescale", "gate", "transport", "shift", "shift_direction", "random"]
+Mode = Literal[
+    "zero", "mean", "dc", "scale", "steer", "rescale", "gate", "transport", "shift", "shift_direction", "random"
+]
 MODES: tuple[str, ...] = get_args(Mode)
+Pictures = Literal["all", "own", "references"]
 Schedule = float | Sequence[tuple[float, float]]  # a number, or ((sigma, value), ...)
 
 
@@ -51,6 +54,7 @@ class EditSettings:
     donor: Donor | None = None
     blocks: Sequence[int] = None  # type: ignore[assignment]
     grid: tuple[int, int] | None = None
+    pictures: Pictures = "all"
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)

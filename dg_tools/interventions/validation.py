@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dg_tools.interventions.settings import MODES, EditSettings
 
 ALLOWED = {"mode": MODES, "rows": ("all", "cond", "uncond"), "stream": ("image", "text"), "norms": ("own", "clean")}
-WITH_RHO = ("scale", "shift", "shift_direction")
+ALLOWED["pictures"] = ("all", "own", "references")
+WITH_RHO = ("scale", "steer", "shift", "shift_direction")
 WITH_STRENGTH = ("shift", "shift_direction", "dc")  # those that add a token-constant vector
-WITH_OTHERS = ("zero", "mean", "dc", "scale", "gate", "transport")
+WITH_OTHERS = ("zero", "mean", "dc", "scale", "steer", "gate", "transport")
 
 
 def check_settings(edit: EditSettings) -> None:
@@ -47,6 +48,11 @@ def check_elsewhere(edit: EditSettings) -> None:
         raise ValueError("mode='gate' is about the image stream's AdaLN: family records name no text gates")
     if mode == "gate" and edit.tokens is not None:
         raise ValueError("mode='gate' takes no tokens: a gate is one number a row and channel, the same for all tokens")
+    if edit.pictures != "all" and (edit.stream != "image" or edit.tokens or mode in ("gate", "transport")):
+        raise ValueError(
+            f"pictures={edit.pictures!r} chooses tokens of the image stream: it goes with stream 'image', without "
+            "tokens=, and with other modes than 'gate' and 'transport'"
+        )
     if edit.norms == "clean" and edit.stream != "image":
         raise ValueError("norms='clean' freezes LayerNorms of the image stream; stream is 'text'")
     if edit.norms == "clean" and mode == "rescale":

@@ -52,8 +52,8 @@ class Arguments(Sizes):
             call |= {"height": height, "width": width}
         if steps is not None:
             call["num_inference_steps"] = steps
-        if self.family.guidance_argument in self.takes:
-            call[self.family.guidance_argument] = guidance_scale
+        if self.has_cfg:
+            call[self.family.guidance_argument] = guidance_scale - self.family.scale_offset
         elif guidance_scale > 1:
             raise ValueError(
                 f"{type(self.pipeline).__name__} takes no {self.family.guidance_argument}: it has no classifier-free "
@@ -96,7 +96,7 @@ class Arguments(Sizes):
     def check_call(self, kwargs: dict[str, Any]) -> None:
         """Raise ValueError for an argument that this toolkit needs to be otherwise."""
         for name, value in self.family.call.items():
-            if kwargs.get(name, value) != value:
+            if name not in self.family.free_call and kwargs.get(name, value) != value:
                 raise ValueError(f"{name}={kwargs[name]!r} asked for; with family {self.family.name!r} it is {value!r}")
 
 

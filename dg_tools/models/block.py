@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from dg_tools.families import BlockList, Family, bind
-from dg_tools.families.block_list import count_known
 
 if TYPE_CHECKING:  # nnsight is imported on first use
     from nnsight import NNsight
@@ -109,7 +108,9 @@ class Block:
         first: torch.Tensor = output[0] if isinstance(output, tuple) else output
         if first.ndim == 4:
             return first.flatten(2).transpose(1, 2)
-        return first[:, -count_known(image_tokens) :] if self.record.mlp_is_concatenated else first
+        if not self.record.mlp_is_concatenated:
+            return first
+        return first[:, self.record.tokens_of("image", first.shape[1], image_tokens)]
 
     @property
     def output(self) -> Any:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dg_tools.families import BlockList, Family, family_of
+from dg_tools.families import BlockList, Family, bind, family_of
+from dg_tools.families.inputs import NamedForward
 from dg_tools.forward.active import Active, active
 from dg_tools.forward.compiled import check_uncompiled, compiled_parts, stepping
 from dg_tools.forward.refusals import check_cache
-from dg_tools.forward.replaced import copied_plain
+from dg_tools.forward.replaced import copied_plain, replaced
 from dg_tools.models.arguments import Arguments
 from dg_tools.models.block import Block
 from dg_tools.models.check import check_pipeline, check_record
+from dg_tools.models.guider import sample
 from dg_tools.models.profiles import check_profile
 
 if TYPE_CHECKING:  # nnsight is imported on first use
@@ -150,6 +152,7 @@ class DiT(Arguments):
             if not self.active.runs:  # the contexts of a run around this one do both already
                 stack.enter_context(copied_plain(self.transformer))
                 stack.enter_context(stepping(self.transformer))
+                stack.enter_context(self._named())
             self.active.runs += 1
             source.addFilter(quiet)
             try:
@@ -157,6 +160,21 @@ class DiT(Arguments):
             finally:
                 source.removeFilter(quiet)
                 self.active.runs -= 1
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Inside, the transformer takes inputs as other families' do, where it is called in a way of its own."""
+        transformer, inputs = self.transformer, self.family.inputs
+        with ExitStack() as stack:
+            if inputs is not None:
+                bound = lambda args, kwargs: bind(transformer, args, kwargs)  # noqa: E731
+                named = NamedForward(inputs, transformer.forward, bound)
+                stack.enter_context(replaced(transformer, "forward", named))
+            yield
+
+    def sample(self, **call: Any) -> Any:
+        """The pipeline's call with what `arguments` gives; a CFG scale that it does not take goes into its guider."""
+        return sample(self.pipeline, self.family, **call)
 
     # -- nnsight ----------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,23 @@ def spatial(dit: DiT, latents: torch.Tensor, height: int, width: int) -> torch.T
 
 @torch.no_grad()
 def decode(dit: DiT, latents: torch.Tensor, output_type: str = "pil") -> Any:
-    """Pictures of latents (N, C, H, W), by the pipeline's own steps."""
+    """Pictures of latents (N, C, H, W), by the pipeline's own steps; the first frame of (N, C, frames, H, W)."""
     from diffusers.image_processor import VaeImageProcessor
 
     processor = getattr(dit.pipeline, "image_processor", None) or VaeImageProcessor()
-    return processor.postprocess(dit.family.latents.decode(dit.pipeline, latents), output_type=output_type)
+    decoded = dit.family.latents.decode(dit.pipeline, latents)
+    decoded = decoded[:, :, 0] if decoded.ndim == 5 else decoded
+    return processor.postprocess(decoded, output_type=output_type)
+
+
+@torch.no_grad()
+def decode_frames(dit: DiT, latents: torch.Tensor) -> list[list[Any]]:
+    """The frames of videos as PIL pictures, of latents (N, C, frames, H, W); one frame each of (N, C, H, W)."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    decoded = dit.family.latents.decode(dit.pipeline, latents)
+    decoded = decoded if decoded.ndim == 5 else decoded[:, :, None]
+    return [VaeImageProcessor().postprocess(video.transpose(0, 1), output_type="pil") for video in decoded]
 
 
 def pictures(dit: DiT, latents: torch.Tensor, *, batch: int = 32) -> torch.Tensor:

@@ -60,6 +60,7 @@ class Sizes:
     def default_side(self, which: str) -> int:
         """The default height or width in pixels: the model card's, else the pipeline's."""
         stated = self.call.get(which) or (self.takes[which].default if which in self.takes else None)
+        stated = stated or dict(zip(("height", "width"), self.family.defaults.pixels or (), strict=False)).get(which)
         if stated:
             return stated
         size: int = getattr(self.pipeline, "default_sample_size", 0) or self.transformer.config.sample_size
@@ -102,6 +103,7 @@ class Sizes:
         *,
         height: int | None = None,
         width: int | None = None,
+        frames: Sequence[int] = (0,),
     ) -> Region:
         """Image tokens of a region, for `Disrupt(tokens=...)`: those that lie at least half inside it.
 
@@ -109,6 +111,8 @@ class Sizes:
             boxes: (left, top, right, bottom) in pixels of the picture; several are joined.
             mask: (height, width), larger than 0.5 inside; joined with the boxes.
             height, width: of the picture; the pipeline's default where None.
+            frames: of a video, the latent frames that the region is in, counted from 0 (Wan: frame 0 is the first
+                picture, and each further one four pictures).
 
         Raises:
             ValueError: a box outside the picture, a mask of another size, or a region that holds no token.
@@ -131,7 +135,18 @@ class Sizes:
         tokens = (share >= 0.5).nonzero().flatten().tolist()
         if not tokens:
             raise ValueError(f"this region holds no image token: tokens are {side} x {side} pixels")
-        return Region(tokens, self.grid(height, width))
+        rows, columns = self.grid(height, width)
+        return Region([frame * rows * columns + t for frame in frames for t in tokens], (rows, columns))
+
+    def frames(self, num_frames: int | None = None) -> int:
+        """Latent frames of a call that makes `num_frames` pictures; 1 where the pipeline makes single pictures."""
+        pictures: int = num_frames or self.family.call.get("num_frames", 1)
+        return (pictures - 1) // getattr(self.pipeline, "vae_scale_factor_temporal", 1) + 1
+
+    @property
+    def has_cfg(self) -> bool:
+        """Whether the pipeline has classifier-free guidance."""
+        return self.family.guidance_argument in self.takes or bool(self.family.guiders)
 
     @property
     def default_steps(self) -> int:

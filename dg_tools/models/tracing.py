@@ -18,22 +18,24 @@ from nnsight.intervention.eproperty import eproperty
 from nnsight.intervention.source import Controller
 from nnsight.intervention.tracer import InterleavingTracer
 
-from dg_tools.families import BlockList, Stream, bind
+from dg_tools.families import BlockList, Family, Stream, bind
 from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.compiled import check_uncompiled
 from dg_tools.forward.refusals import REFUSALS
 from dg_tools.models.block import Model
+from dg_tools.models.guider import sample
 from dg_tools.models.step import Step
 
 
 class PipelineModule(torch.nn.Module):
     """A pipeline as a module, so that nnsight can trace a whole sampling run of a pipeline that exists already."""
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, family: Family) -> None:
         super().__init__()
         self.pipeline = pipeline
+        self.family = family
         self.own_forwards: dict[torch.nn.Module, Any] = {}
         for name, component in pipeline.components.items():
             if isinstance(component, torch.nn.Module):
@@ -43,7 +45,7 @@ class PipelineModule(torch.nn.Module):
 
     def forward(self, prompt: dict[str, Any], **kwargs: Any) -> Any:
         """`prompt` by the name of the pipeline's argument, which need not be the first; nnsight asks for a first."""
-        return self.pipeline(**prompt, **kwargs)
+        return sample(self.pipeline, self.family, **prompt, **kwargs)
 
 
 def block_envoy(record: BlockList, image_tokens: Callable[[], int]) -> type[Envoy]:
@@ -95,7 +97,7 @@ def wrap(dit: Model) -> NNsight:
     if active(dit.transformer).guidance is not None:
         raise REFUSALS["trace"].error()
     envoys = {type(b.module): block_envoy(b.record, dit.image_tokens_now) for b in dit.blocks}
-    return NNsight(PipelineModule(dit.pipeline), envoys=envoys)
+    return NNsight(PipelineModule(dit.pipeline, dit.family), envoys=envoys)
 
 
 def unwrap(model: NNsight) -> None:

@@ -25,6 +25,7 @@ from dg_tools.plots.denoise import denoise_figure
 from dg_tools.plots.denoise_error import denoise_error_figure
 from dg_tools.plots.detail import detail_figure
 from dg_tools.plots.dose import dose_figure
+from dg_tools.plots.frames import frames_by_block
 from dg_tools.plots.guidance import direction_maps, guidance_figure
 from dg_tools.plots.lens import lens_figure
 from dg_tools.plots.origin import origin_figure
@@ -44,6 +45,7 @@ __all__ = [
     "detail_figure",
     "direction_maps",
     "dose_figure",
+    "frames_by_block",
     "gates",
     "guidance_figure",
     "headroom",

@@ -110,7 +110,9 @@ def headroom(table: Any, *, dtype: str = "float16") -> Figure:
     sites = list(dict.fromkeys(table["site"]))
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
     looks = {"image": ("o-", MASSIVE), "text": ("s-", "#3b6ea5"), "attn": ("^:", QUIET), "mlp": ("v:", "#666666")}
+    looks["reference"] = ("D-", "#8a6d3b")
     words = {"image": "image stream", "text": "text stream", "attn": "attention's output", "mlp": "MLP's output"}
+    words["reference"] = "reference pictures"
     for place, part in table.groupby("place", sort=False):
         marker, color = looks[place]
         at = [sites.index(site) for site in part["site"]]

@@ -42,7 +42,7 @@ class ActivationExplorer(ActivationPage):
 
     Attributes:
         prompt, seed, branch, step, block: indices into the capture.
-        stream: `image` or `text`.
+        stream: `image`, `text`, or `reference` where there are reference pictures.
         token, channel: numbers.
         log: logarithmic scales.
         activations: the capture on the page; None before the first one.
@@ -56,7 +56,7 @@ class ActivationExplorer(ActivationPage):
     block = t.Int(0)
     token = t.Int(0)
     channel = t.Int(0)
-    stream = t.Enum(("image", "text"), "image")
+    stream = t.Enum(("image", "text", "reference"), "image")
     log = t.Bool(False)
     activations = t.Any(None, allow_none=True)
     massive = t.List(t.Int(), [])

@@ -41,48 +41,59 @@ def modular_latents(latents):
     return latents * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
 
 
+def text_encoder(tokenizer, layers=1, **config):
+    """A tiny Qwen2.5-VL."""
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": len(tokenizer),
+        "eos_token_id": 256,
+        "bos_token_id": 256,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"},
+    }
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 32, "fullatt_block_indexes": [0]}
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **config)).eval()
+
+
+def vae():
+    return AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=MEAN,
+        latents_std=STD,
+    ).eval()
+
+
+def transformer():
+    made = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=4,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return tiny.enliven(made)
+
+
 def pipeline():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = tiny.byte_tokenizer()
-        config = Qwen2_5_VLConfig(
-            text_config={
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 2,
-                "vocab_size": len(tokenizer),
-                "eos_token_id": 256,
-                "bos_token_id": 256,
-                "rope_theta": 10000.0,
-                "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"},
-            },
-            vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 32},
-        )
-        transformer = QwenImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=4,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            axes_dims_rope=(4, 6, 6),
-        )
         made = QwenImagePipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=AutoencoderKLQwenImage(
-                base_dim=8,
-                z_dim=4,
-                dim_mult=[1, 1],
-                num_res_blocks=1,
-                temperal_downsample=[False],
-                latents_mean=MEAN,
-                latents_std=STD,
-            ).eval(),
-            text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+            vae=vae(),
+            text_encoder=text_encoder(tokenizer),
             tokenizer=tokenizer,
-            transformer=tiny.enliven(transformer),
+            transformer=transformer(),
         )
     made.prompt_template_encode, made.prompt_template_encode_start_idx = "draw {}.", 3
     made.set_progress_bar_config(disable=True)

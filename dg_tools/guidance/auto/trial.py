@@ -187,7 +187,7 @@ def sampled(
 
     with dit.running(), clock, after_each_step(dit.pipeline, keep):
         with replaced(dit.transformer, "forward", forward):
-            dit.pipeline(**arguments, output_type="latent")
+            dit.sample(**arguments, output_type="latent")
     size = dit.size(arguments.get("height"), arguments.get("width"))
     run.latents = spatial(dit, run.latents, *size)
     return run

@@ -1,0 +1,42 @@
+"""How a transformer is called where its inputs are not those of the others: named and shaped as theirs, and back.
+
+Everywhere else a transformer is given `hidden_states` (rows, ...) and `timestep` (rows,), and returns one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Inputs:
+    """One such way to call; `bind` names the inputs, `NamedForward` gives them back to the model's own forward."""
+
+    def named(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A call's own inputs by name, as elsewhere; those that are so already as they are."""
+        return inputs
+
+    def native(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The same as the model's own forward takes them."""
+        return inputs
+
+    def prediction(self, sample: Any) -> Any:
+        """What the forward gives, as one tensor (rows, ...)."""
+        return sample
+
+
+class NamedForward:
+    """In the place of a transformer's forward: takes named inputs and the model's own, and returns one tensor."""
+
+    def __init__(self, inputs: Inputs, forward: Callable[..., Any], bound: Callable[..., dict[str, Any]]) -> None:
+        self.inputs = inputs
+        self.forward = forward
+        self.bound = bound
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        native = self.inputs.native(self.bound(args, kwargs))
+        output = self.forward(**native)
+        if not native.get("return_dict", True):
+            return (self.inputs.prediction(output[0]),)
+        output.sample = self.inputs.prediction(output.sample)
+        return output
