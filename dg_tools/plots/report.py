@@ -42,9 +42,6 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
 }
-LINES = {"massive": (MASSIVE, 2.0), "control": (QUIET, 1.0), "other": (INK, 1.0)}
-
-Curve = Mapping[str, Sequence[float | None]]  # x, middle, and perhaps low and high
 
 
 def quiet(draw: Callable[..., Figure]) -> Callable[..., Figure]:
