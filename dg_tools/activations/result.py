@@ -18,7 +18,7 @@ class Activations:
 
     Attributes:
         data: an xarray.Dataset. Dims are among prompt, seed, branch (cond, uncond), step (with sigma), site, stream
-            (image, text; reference where there are reference pictures), token, channel, rank, part, q. Variables:
+            (image, text; reference where there are reference pictures), token, channel, rank, part, q. Variables are
             `mean`, `abs_mean`, `variance`, `positive` (share of tokens above 0), `abs_max` over tokens, by channel;
             `token_norm`, `token_max` over channels, by token (NaN beyond a stream's end); `top_value`,
             `top_channel`, `top_token` of the largest |x|; `median_abs_mean`; `clipped` (values at the
