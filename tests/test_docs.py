@@ -29,7 +29,7 @@ ASKS = re.compile(  # a script that loads something from another host
 PLOTLY = "application/vnd.plotly.v1+json"
 MAPS = "plotly.min.js"  # it asks for the icons and outlines of maps, and for nothing where a figure is none
 MODULES = ("activations", "baselines", "experiments", "families", "interventions", "metrics", "plots", "sweeps")
-MODULES += ("widgets",)
+MODULES += ("report", "widgets")
 
 
 class Page(HTMLParser):
