@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dg_tools import metrics
-from dg_tools.metrics.cell_bands import pixel_band, pixel_bands
+from dg_tools.metrics.cell_bands import NAMED, bands_note, named_bands, named_words
 
 
 def waves(cycles: float, size=(64, 96), amplitude: float = 1.0) -> torch.Tensor:
@@ -123,9 +124,31 @@ def test_the_margin_moves_where_the_rank_does_not():
         metrics.retrieval_margin(near, references[:1], torch.tensor([0, 0]))
 
 
-def test_bands_fixed_in_pixels_say_what_they_are_in_cells():
-    for cell, edges in ((4, ("1/4", "1/2")), (8, ("1/2", "1"))):
-        words = pixel_bands(cell)
-        for part in (f"(below {edges[0]} per", f"({edges[0]} to {edges[1]} per", f"(above {edges[1]} per"):
-            assert part in words
-    assert pixel_band("mid") == "1/16 to 1/8 cycle per pixel"
+@pytest.mark.parametrize("cell", [1, 4, 6, 8])
+def test_low_mid_and_high_are_the_cells_masks_without_the_mean(cell):
+    size = (12 * cell, 9 * cell)
+    masks, expected = metrics.band_masks(size, named_bands(cell)), metrics.cell_masks(size, cell, NAMED)
+    assert list(masks) == ["low", "mid", "high"]
+    assert all(masks[name].equal(expected[name]) for name in NAMED)
+    total = sum(mask.int() for mask in masks.values())
+    assert total[0, 0] == 0 and total.sum() == total.numel() - 1  # every frequency once, but for the mean
+
+
+def test_a_note_names_low_mid_and_high_in_cells_and_in_pixels():
+    words = bands_note(8)
+    assert "without the mean" in words and "high above 1/4 cycle per latent cell (above 1/32 per pixel)" in words
+    assert named_words(4)["mid"] == "1/8 to 1/4 cycle per latent cell (1/32 to 1/16 per pixel)"
+    assert named_words()["low"] == "below 1/8 cycle per latent cell"
+
+
+def test_every_statistic_of_describe_takes_the_bands_and_none_of_theirs_the_mean():
+    x, y = noise((2, 3, 32, 48)), noise((2, 3, 32, 48), 1)
+    bands = named_bands(2)
+    before, after = metrics.describe(x, y, bands), metrics.describe(x + 0.5, y, bands)
+    for name in ("low_power", "mid_power", "high_power", "high_coherent", "low_correlation", "detail_share"):
+        assert after[name] == pytest.approx(before[name].tolist(), rel=1e-6), name
+    masks = metrics.cell_masks((32, 48), 2, NAMED)
+    power = np.abs(np.fft.fft2(x.numpy())) ** 2 / (32 * 48)
+    parts = {name: power[:, :, masks[name].numpy()].sum((1, 2)) / (3 * 32 * 48) for name in NAMED}
+    assert before["low_power"] == pytest.approx(parts["low"])
+    assert before["detail_share"] == pytest.approx(parts["high"] / sum(parts.values()))

@@ -84,11 +84,13 @@ def test_equals_the_experiment_written_out(planted):
     mask = items[0][2]
     for variant, picture in expected.items():
         rows = table[table["variant"] == variant].groupby("picture")
-        error = (picture - truth).square()
-        assert np.allclose(rows["error"].sum(), error.mean((1, 2, 3)), rtol=1e-4)
+        error = (picture - truth).square().mean((1, 2, 3))
+        varying = (picture - truth).var((2, 3), unbiased=False).mean(1)  # of all bands together: the mean is in none
+        assert np.allclose(rows["total"].first(), error, rtol=1e-4)
+        assert np.allclose(rows["error"].sum(), varying, rtol=1e-4) and not np.allclose(varying, error, rtol=1e-2)
         change = torch.fft.fft2((picture - truth).double())
         fy, fx = torch.fft.fftfreq(32)[:, None], torch.fft.fftfreq(48)[None]
-        high = torch.fft.ifft2(change * ((fy**2 + fx**2).sqrt() >= 1 / 8)).real.square().mean(1)
+        high = torch.fft.ifft2(change * ((fy**2 + fx**2).sqrt() * dit.vae_scale_factor >= 1 / 4)).real.square().mean(1)
         ours = table[(table["variant"] == variant) & (table["band"] == "high")].sort_values("picture")
         assert np.allclose(ours["foreground"], (high * mask).sum((1, 2)) / mask.sum(), rtol=1e-4)
         assert np.allclose(ours["background"], (high * (1 - mask)).sum((1, 2)) / (1 - mask).sum(), rtol=1e-4)
@@ -105,7 +107,7 @@ def test_controls_do_the_same_harm():
     search = made.tables["search"].set_index(["sigma", "control"])
     assert (search.loc[0.3, "matched"] == "error").all() and (search.loc[0.8, "matched"] == "output").all()
     assert any("at sigma [0.8] the edit does no harm" in n for n in made.notes)
-    total = made.to_frame().groupby(["variant", "sigma"])["error"].sum().unstack("sigma")
+    total = made.to_frame().groupby(["variant", "sigma"])["total"].mean().unstack("sigma")
     assert total.loc["zero", 0.8] < total.loc["clean", 0.8]
     harm = total - total.loc["clean"]
     for i in range(2):
@@ -173,7 +175,8 @@ def made_up(edit_high: float, control_high: float, noise: float = 0.02, controls
                     error = factor * (1 + picture) * spread
                     rows.append((variant, role, sigma, picture, f"p{picture}", band, error, error / 2))
     columns = ["variant", "role", "sigma", "picture", "prompt", "band", "error", "incoherent"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(total=table.groupby(["variant", "sigma", "picture"])["error"].transform("sum"))
 
 
 def test_verdicts_on_numbers_made_to_order():

@@ -10,6 +10,8 @@ import torch
 
 import dg_tools as dg
 from dg_tools.experiments import DenoiseError
+from dg_tools.experiments._denoise_error import measure
+from dg_tools.metrics.cell_bands import named_bands
 from dg_tools.models.pictures import spatial
 from dg_tools.onestep import conditions, velocity
 
@@ -43,7 +45,7 @@ def test_equals_the_experiment_written_out(result):
             if handle:
                 handle.remove()
             x0 = vae.decode((zt - 0.8 * v) / config.scaling_factor + config.shift_factor).sample.clamp(-1, 1)
-            return (x0 - truth).square().mean((1, 2, 3)).numpy()
+            return by_band((x0 - truth).double().numpy(), dit.vae_scale_factor)
 
         def zero(module, inputs, output):
             output[1][..., [3, 7]] = 0
@@ -51,9 +53,31 @@ def test_equals_the_experiment_written_out(result):
         clean, zeroed = error(), error(zero)
     table = made.to_frame().query("sigma == 0.8 and picture >= 3")
     for name, expected in (("clean", clean), (edits[0].sentence(), zeroed)):
-        summed = table[table["edit"] == name].groupby("picture")["error"].sum()  # over bands: Parseval
-        assert np.allclose(summed, expected, rtol=1e-4)
-    assert not np.allclose(clean, zeroed, rtol=1e-3)
+        wide = table[table["edit"] == name].pivot(index="picture", columns="band", values="error")
+        for band, values in expected.items():
+            assert np.allclose(wide[band], values, rtol=1e-4), band
+    assert not np.allclose(clean["high"], zeroed["high"], rtol=1e-3)
+
+
+def by_band(change: np.ndarray, cell: int) -> dict[str, np.ndarray]:
+    """Mean-square difference (N,) by band, summed frequency by frequency, without the mean."""
+    power = np.abs(np.fft.fft2(change)) ** 2 / (change.shape[-2] * change.shape[-1]) ** 2
+    sums = {band: np.zeros(len(change)) for band in ("low", "mid", "high")}
+    for i, fy in enumerate(np.fft.fftfreq(change.shape[-2])):
+        for j, fx in enumerate(np.fft.fftfreq(change.shape[-1])):
+            cycles = cell * np.hypot(fy, fx)
+            if cycles > 0:
+                sums["low" if cycles < 1 / 8 else "mid" if cycles < 1 / 4 else "high"] += power[:, :, i, j].mean(1)
+    return sums
+
+
+def test_an_offset_changes_no_band():
+    x, truth = torch.rand(2, 2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    axis = torch.zeros_like(x)
+    rows, moved = (measure(y, y, truth, axis, "clean", 0.5, 0, named_bands(2)) for y in (x, x + 0.3))
+    for row, other in zip(rows, moved, strict=True):
+        for column in ("error", "coherent", "incoherent"):
+            assert other[column] == pytest.approx(row[column], rel=1e-5, abs=1e-9), (row["band"], column)
 
 
 def test_velocity_is_the_pipelines_own_on_every_family(dits):
@@ -79,6 +103,9 @@ def test_pictures_of_ones_own(dits):
         made = dg.denoise_error(dit, pairs, [dg.Disrupt([3], 1)], sigmas=[0.5], progress=False)
         assert len(made.table) == 2 * 3 * 3 and made.table["style_axis"].isna().all()
         assert made.summary()["ratio"].iloc[0] != 1
+    small = [(p, torch.full((3, 16, 16), -0.5)) for p in "ab"]
+    with pytest.raises(ValueError, match="are 8 x 8 latent cells: too small for a band below 1/8 cycle"):
+        dg.denoise_error(dit, small, [dg.Disrupt([3], 1)])
     with pytest.raises(ValueError, match="no references"):
         dg.denoise_error(dit, [], [dg.Disrupt([3], 1)])
 
@@ -92,7 +119,7 @@ def test_table_is_whole(result):
     assert (clean["style_axis"].fillna(0) == 0).all()
     assert [made.roles[e.sentence()] for e in edits] == ["edit", "control", "control"]
     axes = made.plot().axes
-    assert len(axes) == 3 and axes[2].get_title() == "high: above 1/8 cycle per pixel\n(above 1/4 per latent cell)"
+    assert len(axes) == 3 and axes[2].get_title() == "high: above 1/4 cycle per latent cell\n(above 1/8 per pixel)"
 
 
 def test_summary_on_known_numbers():

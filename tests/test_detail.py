@@ -17,6 +17,7 @@ from dg_tools.experiments.detail_measures import DETAIL, SEMANTICS
 from dg_tools.experiments.local_detail import local_outcomes
 from dg_tools.experiments.samples import Samples
 from dg_tools.experiments.semantics import Score, semantic_scores
+from dg_tools.metrics.cell_bands import named_bands
 from dg_tools.models.pictures import decode
 
 CALL = {"max_sequence_length": 8, "progress": False, "steps": 2}
@@ -61,15 +62,19 @@ def test_equals_the_experiment_written_out(result):
                 (made.table["variant"] == variant) & (made.table["scale"] == scale)
                 & (made.table["prompt"] == items[1][0]) & (made.table["seed"] == 9)
             ]  # fmt: skip
-            x = picture(scale, hook)
-            assert row["high_power"].item() == pytest.approx(metrics.band_power(x)["high"].item(), rel=1e-3)
-            expected = metrics.coherent_power(x, truth)["high"].coherent.item()
+            x, bands = picture(scale, hook), named_bands(dit.vae_scale_factor)
+            power = np.abs(np.fft.fft2(x[0].double().numpy())) ** 2 / x[0, 0].numel()
+            low = 2 * np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(48)) < 1 / 8
+            low[0, 0] = False  # the mean
+            assert row["low_power"].item() == pytest.approx(power[:, low].sum() / x[0].numel(), rel=1e-3)
+            assert row["high_power"].item() == pytest.approx(metrics.band_power(x, bands)["high"].item(), rel=1e-3)
+            expected = metrics.coherent_power(x, truth, bands)["high"].coherent.item()
             assert row["high_coherent"].item() == pytest.approx(expected, rel=1e-2, abs=1e-6)
             distances = [(metrics_small(x) - metrics_small(y[None])).norm().item() for _, y in items]
             assert row["retrieval_rank"].item() == sum(d < distances[1] for d in distances)
     local = made.tables["local"].set_index(["prompt", "seed", "disrupted", "measured"])
     half = picture(3.0, left_only) - picture(3.0)
-    high = metrics.band_pass(half, "high").square().mean(1)[0]
+    high = metrics.band_pass(half, "high", bands).square().mean(1)[0]
     for side, columns in (("left", slice(0, 24)), ("right", slice(24, 48))):
         expected = high[:, columns].mean().item()
         assert local.loc[(items[1][0], 9, "left", side), "changed"] == pytest.approx(expected, rel=1e-3)

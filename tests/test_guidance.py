@@ -246,6 +246,24 @@ def test_perception_of_the_references_is_zero(dits):
     assert other["spectrum"] == pytest.approx(20 * np.log10(2)) and other["kernel"] > same["kernel"]
 
 
+def test_distortion_is_in_bands_per_latent_cell_which_an_offset_leaves_as_they_are(dits):
+    dit = dits("sd3")
+    truth = Truth.of(dit, torch.stack([p for _, p in pairs(3)]))
+    samples = 0.5 * truth.pictures + 0.1 * truth.pictures.roll(3, -1)
+    before, after = (distortion(x, truth) for x in (samples, samples + 0.3))
+    columns = [c for c in before if c.startswith(("low_", "mid_", "high_", "amount")) or c == "detail_share"]
+    assert len(columns) == 13
+    for column in columns:
+        assert np.allclose(before[column], after[column], rtol=1e-5, atol=1e-7), column
+    change = (after["error"] - before["error"]).mean()  # of the whole picture: the mean counts
+    shift = 0.3 * (0.3 + 2 * (samples - truth.pictures).mean()).item()
+    assert change == pytest.approx(shift, rel=1e-4)
+    height, width = samples.shape[-2:]
+    cycles = dit.vae_scale_factor * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    power = [(np.abs(np.fft.fft2(x.numpy())) ** 2)[..., cycles >= 1 / 4].sum((1, 2)) for x in (samples, truth.pictures)]
+    assert np.allclose(before["amount"], np.log2(power[0] / power[1]), atol=1e-5)
+
+
 def test_amount_counts_doublings(dits):
     truth = Truth.of(dits("sd3"), torch.stack([p for _, p in pairs(3)]))
     doubled = distortion(truth.pictures * 2, truth)

@@ -1,8 +1,9 @@
 """Does switching massive channels off cost detail, in one denoising step, and more so than any damage of that size?
 
 Noise a picture to sigma, predict once with and once without the edit from the *same* z_t, and compare the two x0
-predictions with the truth, band by band, object and background apart. The controls are scaled until they do the same
-harm (`error_matching`), so that what is left between edit and controls is what the edit does, and not how much.
+predictions with the truth, band by band (in cycles per latent cell, without the mean), object and background apart. The
+controls are scaled until they do the same harm (`error_matching`), so that what is left between edit and controls is
+what the edit does, and not how much.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from dg_tools.datasets.examples import Items, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments.error_matching import TOLERANCE, Match, matched_controls, reached
 from dg_tools.experiments.noised_pictures import NoisedPictures
+from dg_tools.experiments.prompts_alone import check_size
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.selectivity import AgainstControls, by_sigma, log_ratios, shares
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control, Disrupt, variance_matched
-from dg_tools.metrics.cell_bands import pixel_bands, pixel_words
+from dg_tools.metrics.cell_bands import bands_note, named_words
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 
@@ -83,7 +85,8 @@ def denoise(
         **kwargs: passed to the pipeline's call.
 
     Raises:
-        ValueError: prompts without pictures, no seeds, a sigma outside 0..1, no controls or a kind without strength.
+        ValueError: prompts without pictures, no seeds, a sigma outside 0..1, no controls or a kind without strength,
+            pictures of at most 8 latent cells a side, which have no low band.
     """
     items = examples(dit, prompts, folder, truth=True)
     if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
@@ -92,6 +95,8 @@ def denoise(
         raise ValueError(f"controls={controls} of kind {kind!r}; at least 2, of kind 'shift' or 'shift_direction'")
     if items and items[0].reference is None:
         kwargs |= dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
+    if items:
+        check_size(*dit.size(*items[0].picture.shape[-2:]), dit.vae_scale_factor)
     check_dose(dit, dose, block)
     subject = choose(dit, items, seeds, channels=channels, block=block, progress=progress, **kwargs)
     noised = NoisedPictures(dit, subject.test, seeds, batch=batch, **kwargs)
@@ -119,7 +124,7 @@ def denoise(
         match=match,
         batch=batch,
         cell=dit.vae_scale_factor,
-        words=pixel_words(dit.vae_scale_factor),
+        words=named_words(dit.vae_scale_factor),
     )
 
 
@@ -221,7 +226,7 @@ def assemble(
             outcomes.append(against_variance(against.ratios.xs("zero")["total"], clusters, list(alike["total"])))
         rows = small.reset_index().assign(role=np.where(small.index.str.startswith(VARIANCE), VARIANCE, "dose"))
         variants = pd.concat([variants, rows], ignore_index=True)
-    notes.append(pixel_bands(settings["cell"]))
+    notes.append(bands_note(settings["cell"]))
     tables = {"variants": variants, "by_sigma": by_sigma(table), "search": search}
     tables["edits"] = pd.DataFrame(sentences.items(), columns=["variant", "sentence"])
     question = "Does zeroing the massive channels cost detail in one denoising step, more than any damage of that size?"

@@ -1,9 +1,10 @@
 """What do the reader's edits do to one denoising step?
 
 Noise a picture to sigma, predict once with and once without an edit from the *same* z_t, and compare the two x0
-predictions with the truth, band by band. No trajectory drifts, and thousands of pairs take minutes. Every perturbation
-of a denoiser hurts high frequencies most, so an effect is only what controls of the same size do not show; `denoise` is
-the experiment that scales them to the same harm and gives a verdict.
+predictions with the truth, band by band, in cycles per latent cell and without the mean. No trajectory drifts, and
+thousands of pairs take minutes. Every perturbation of a denoiser hurts high frequencies most, so an effect is only what
+controls of the same size do not show; `denoise` is the experiment that scales them to the same harm and gives a
+verdict.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import torch
 
 from dg_tools.datasets.examples import Items, axes_of, examples, pictures_of
 from dg_tools.datasets.references import References
+from dg_tools.experiments.prompts_alone import check_size
 from dg_tools.interventions import Disrupt
-from dg_tools.metrics import axis_share, bootstrap_interval, coherent_error
-from dg_tools.metrics.cell_bands import pixel_words
+from dg_tools.metrics import Bands, axis_share, bootstrap_interval, coherent_error
+from dg_tools.metrics.cell_bands import named_bands, named_words
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded
@@ -35,9 +37,9 @@ class DenoiseError:
     """What edits do to one denoising step.
 
     Attributes:
-        table: one row for each edit, sigma, picture and band: `error` (mean square, pixels in [-1, 1]), its `coherent`
-            part (along the reference: a wrong amount) and `incoherent` rest, and `style_axis`, the share of the change
-            from the clean prediction along shaded - flat.
+        table: one row for each edit, sigma, picture and band (low, mid, high: `metrics.cell_bands.NAMED`): `error`
+            (mean square, pixels in [-1, 1]), its `coherent` part (along the reference: a wrong amount) and `incoherent`
+            rest, and `style_axis`, the share of the change from the clean prediction along shaded - flat.
         edits: sentences in the order given; the clean run is `clean`.
         cell: pixels of a latent cell, to say what a band is; None: not known.
     """
@@ -98,7 +100,7 @@ class DenoiseError:
         """Relative error by band and sigma, the edit against its controls."""
         from dg_tools.plots import denoise_error_figure
 
-        return denoise_error_figure(self.ratios(), words=pixel_words(self.cell))
+        return denoise_error_figure(self.ratios(), words=named_words(self.cell))
 
 
 def denoise_error(
@@ -128,7 +130,8 @@ def denoise_error(
         **kwargs: passed to the pipeline's call.
 
     Raises:
-        ValueError: no edits or the same one twice, a sigma outside 0..1, an edit restricted to steps (there is one).
+        ValueError: no edits or the same one twice, a sigma outside 0..1, an edit restricted to steps (there is one),
+            pictures of at most 8 latent cells a side, which have no low band.
     """
     if not edits:
         raise ValueError("no edits: pass at least one Disrupt, with its controls")
@@ -142,6 +145,7 @@ def denoise_error(
         raise ValueError("no references: pass at least two pictures")
     prompts, truth, axis = [x.prompt for x in items], pictures_of(items), axes_of(items)
     height, width = dit.size(*truth.shape[-2:])
+    check_size(height, width, dit.vae_scale_factor)
     for edit in edits:
         edit.check(dit, None, height, width)
         if edit.steps is not None:
@@ -150,6 +154,7 @@ def denoise_error(
     if len(set(names)) != len(names):
         raise ValueError("two edits are the same: " + next(n for n in names if names.count(n) > 1))
     rows: list[dict[str, Any]] = []
+    bands = named_bands(dit.vae_scale_factor)
     bar = progress_bar(progress, total=len(sigmas) * len(names) * -(-len(prompts) // batch), desc="denoise")
     with dit.running(), torch.no_grad():
         for begin in range(0, len(prompts), batch):
@@ -165,7 +170,7 @@ def denoise_error(
                     predicted = velocity(dit, noised, sigma, inputs, group)
                     picture = decoded(dit, noised - sigma * predicted, batch=batch)
                     clean = picture if clean is None else clean
-                    rows += measure(picture, clean, truth[part], axis[part], name, sigma, begin)
+                    rows += measure(picture, clean, truth[part], axis[part], name, sigma, begin, bands)
                     bar.update()
     bar.close()
     roles = {"clean": "clean"} | {e.sentence(): "control" if e.control else "edit" for e in edits}
@@ -180,9 +185,10 @@ def measure(
     name: str,
     sigma: float,
     begin: int,
+    bands: Bands,
 ) -> list[dict[str, Any]]:
     """Rows of the table for one batch."""
-    splits = coherent_error(picture, truth)
+    splits = coherent_error(picture, truth, bands)
     along = axis_share(picture - clean, axis).projection.tolist()
     return [
         {

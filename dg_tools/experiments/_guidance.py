@@ -34,7 +34,7 @@ from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.baselines.registry import beside
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive
-from dg_tools.metrics.cell_bands import pixel_bands
+from dg_tools.metrics.cell_bands import bands_note
 from dg_tools.models.dit import DiT
 
 WEIGHT = 0.5  # w where neither the caller nor a profile says it
@@ -130,8 +130,7 @@ def guidance(
         )
     size = (kwargs.get("height"), kwargs.get("width")) if alone else pictures_of(items).shape[-2:]
     height, width = dit.size(*size)
-    if alone:
-        prompts_alone.check_size(height, width, dit.vae_scale_factor)
+    prompts_alone.check_size(height, width, dit.vae_scale_factor)
     more = {"height": height, "width": width, **kwargs}
     subject = choose(
         dit,
@@ -208,7 +207,7 @@ def guidance(
     if baselines:
         tables["search"] = searched_baselines.search_table(data.table, data.runs, plan, whole)
         notes += searched_baselines.sentences(tables["search"])
-    notes += left_out if alone else [*left_out, pixel_bands(cell)]
+    notes += left_out if alone else [*left_out, bands_note(cell)]
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
         notes.append("no control matched in variance over tokens: it takes a detection, or like=")

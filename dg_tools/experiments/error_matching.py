@@ -106,8 +106,7 @@ def reached(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: rows as `NoisedPictures.measure` gives them, with `variant`, `role` and `sigma`.
     """
-    total = table.groupby(["role", "variant", "sigma", "picture", "seed"], sort=False)["error"].sum()
-    mean = total.groupby(["role", "variant", "sigma"], sort=False).mean()
+    mean = table.groupby(["role", "variant", "sigma"], sort=False)["total"].mean()
     clean, edit = (mean.xs(role).droplevel("variant") for role in ("clean", "edit"))
     rows = [
         {"variant": variant, "sigma": sigma, "reached": (value - clean[sigma]) / (edit[sigma] - clean[sigma])}

@@ -17,8 +17,8 @@ import torch
 from dg_tools.experiments.result import Outcome
 from dg_tools.experiments.samples import Samples
 from dg_tools.interventions import Disrupt
-from dg_tools.metrics import BANDS, Bands, region_error
-from dg_tools.metrics.cell_bands import HIGH
+from dg_tools.metrics import region_error
+from dg_tools.metrics.cell_bands import named_bands
 
 HALVES = ("left", "right")
 CONTROL = "as many tokens in the other half"
@@ -44,13 +44,6 @@ def halves(samples: Samples) -> tuple[dict[str, list[int]], dict[str, torch.Tens
     return tokens, masks
 
 
-def high_band(samples: Samples) -> Bands:
-    """The high band: where prompts stand alone in cycles per latent cell, as everything there; else the pixels' own."""
-    if samples.truth is not None:
-        return {"high": BANDS["high"]}
-    return {"high": (HIGH[0] / samples.dit.vae_scale_factor, HIGH[1])}
-
-
 def local_losses(
     samples: Samples, off: Disrupt, clean: torch.Tensor, scale: float, tick: Callable[[], Any] = lambda: None
 ) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
@@ -59,7 +52,8 @@ def local_losses(
     Columns: prompt, seed, disrupted, measured (left or right), power (high-band, of the measured half), clean (its
     clean value), changed (high-band mean square of the change there).
     """
-    (tokens, masks), bands = halves(samples), high_band(samples)
+    tokens, masks = halves(samples)
+    bands = {"high": named_bands(samples.dit.vae_scale_factor)["high"]}
     tables, pictures = [], {}
     for disrupted in HALVES:
         edited = samples.draw([replace(off, tokens=tokens[disrupted])], scale)

@@ -17,6 +17,7 @@ from dg_tools.datasets.examples import Items, axes_of, examples, masks_of, pictu
 from dg_tools.datasets.references import References
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import axis_share, band_error, coherent_error, region_error
+from dg_tools.metrics.cell_bands import named_bands
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded
@@ -99,6 +100,9 @@ class NoisedPictures:
     def measure(self, predicted: torch.Tensor, clean: torch.Tensor, **labels: Any) -> pd.DataFrame:
         """One row per item and band: error, its parts and regions, and how far the change goes along shaded - flat.
 
+        Bands: `metrics.cell_bands.NAMED`, in cycles per latent cell, without the mean. `total`, the same in the rows of
+        each band, is the error of the whole picture, its mean too.
+
         Args:
             predicted: x0 as pictures, of all items or the first of them.
             clean: the clean run's, of the same.
@@ -106,17 +110,17 @@ class NoisedPictures:
         """
         picture = self.picture[: len(predicted)]
         truth, axis = self.truth[picture], self.axis[picture]
-        along = axis_share(predicted - clean, axis)
-        splits = coherent_error(predicted, truth)
+        along, bands = axis_share(predicted - clean, axis), named_bands(self.dit.vae_scale_factor)
+        splits = coherent_error(predicted, truth, bands)
         regions: dict[str, dict[str, torch.Tensor]] = {}
         if self.masks is not None:
             inside = self.masks[picture]
             regions = {
-                "foreground": region_error(predicted, truth, inside),
-                "background": region_error(predicted, truth, 1 - inside),
+                "foreground": region_error(predicted, truth, inside, bands),
+                "background": region_error(predicted, truth, 1 - inside, bands),
             }
         tables = []
-        for band, error in band_error(predicted, truth).items():
+        for band, error in band_error(predicted, truth, bands).items():
             columns = {
                 "picture": picture,
                 "prompt": [self.prompts[p] for p in picture],
@@ -125,6 +129,7 @@ class NoisedPictures:
                 "error": error.numpy(),
                 "coherent": splits[band].coherent.numpy(),
                 "incoherent": splits[band].incoherent.numpy(),
+                "total": self.error(predicted),
                 **{name: errors[band].numpy() for name, errors in regions.items()},
                 "style_axis": along.projection.numpy(),
                 "style_cosine2": along.cosine2.numpy(),

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from dg_tools.metrics import (
+    Bands,
     band_correlation,
     band_error,
     band_power,
@@ -26,6 +27,7 @@ from dg_tools.metrics import (
     log_spectral_distance,
     statistics_distance,
 )
+from dg_tools.metrics.cell_bands import named_bands
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded
@@ -41,37 +43,41 @@ class Truth:
         pictures: (N, 3, H, W) in [-1, 1].
         latents: (N, C, h, w), the VAE encoder's features.
         reconstruction: encoded and decoded by the VAE: no latent model can come nearer.
+        bands: low, mid and high of `metrics.cell_bands.NAMED`, with this model's latent cells.
     """
 
     pictures: torch.Tensor
     latents: torch.Tensor
     reconstruction: torch.Tensor
+    bands: Bands
 
     @classmethod
     def of(cls, dit: DiT, pictures: torch.Tensor, batch: int = 32) -> Truth:
         """Encoded and decoded once."""
         latents = torch.cat([encode(dit, part) for part in pictures.split(batch)])
-        return cls(pictures, latents, decoded(dit, latents, batch=batch))
+        return cls(pictures, latents, decoded(dit, latents, batch=batch), named_bands(dit.vae_scale_factor))
 
 
 def distortion(samples: torch.Tensor, truth: Truth) -> dict[str, np.ndarray]:
     """Each sample against its own reference, and its own statistics; each (N,).
 
     `amount` is log2 of its high-band power over the reference's (0: the right amount, 1: twice), `amount_error` its
-    size; `*_correlation` is -1..1 by band, with `_vae` against the reference's reconstruction; errors are mean squares.
+    size; `*_correlation` is -1..1 by band, with `_vae` against the reference's reconstruction; errors are mean squares,
+    `error` that of the whole picture, its mean too.
     """
-    correlation, error = band_correlation(samples, truth.pictures), band_error(samples, truth.pictures)
-    power, reference = band_power(samples)["high"], band_power(truth.pictures)["high"]
+    bands = truth.bands
+    correlation = band_correlation(samples, truth.pictures, bands)
+    power, reference = (band_power(x, bands)["high"] for x in (samples, truth.pictures))
     amount = (power.clamp_min(1e-12) / reference.clamp_min(1e-12)).log2()
     values = {f"{band}_correlation": value for band, value in correlation.items()}
-    values["high_correlation_vae"] = band_correlation(samples, truth.reconstruction)["high"]
+    values["high_correlation_vae"] = band_correlation(samples, truth.reconstruction, bands)["high"]
     values |= {
-        "error": torch.stack(list(error.values())).sum(0),
-        "high_error": error["high"],
+        "error": (samples - truth.pictures).double().square().mean((1, 2, 3)),
+        "high_error": band_error(samples, truth.pictures, bands)["high"],
         "amount": amount,
         "amount_error": amount.abs(),
     }
-    values |= {name: value for name, value in describe(samples, truth.pictures).items() if name not in values}
+    values |= {name: value for name, value in describe(samples, truth.pictures, bands).items() if name not in values}
     return {name: np.asarray(torch.as_tensor(value), np.float64) for name, value in values.items()}
 
 
@@ -82,7 +88,9 @@ def perception(dit: DiT, samples: torch.Tensor, truth: Truth, batch: int = 32, s
     with its interval: squared maximum mean discrepancy of the VAE encoder's features. Samples and references share
     their prompts, so that it can lie below zero: what counts is the difference between guidances.
     """
-    ours, theirs = ({k: v for k, v in describe(x).items() if k in DETAIL} for x in (samples, truth.pictures))
+    ours, theirs = (
+        {k: v for k, v in describe(x, bands=truth.bands).items() if k in DETAIL} for x in (samples, truth.pictures)
+    )
     features = torch.cat([encode(dit, part) for part in samples.split(batch)])
     rings = min(16, min(samples.shape[-2:]) // 4)  # a ring narrower than this may hold no frequency
     distances = {

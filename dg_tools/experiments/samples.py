@@ -18,6 +18,7 @@ from dg_tools.generation.sampling import run
 from dg_tools.guidance.cfg import CFG
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import band_correlation, blur_effect, describe, retrieval_rank, structural_similarity
+from dg_tools.metrics.cell_bands import named_bands
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import pictures as decoded
 from dg_tools.models.pictures import spatial
@@ -119,10 +120,12 @@ class Samples:
         if self.truth is None:
             columns |= prompts_alone.changes(pictures, clean, self.dit.vae_scale_factor)
         else:
-            columns |= {name: value.double().numpy() for name, value in describe(pictures, self.truth).items()}
+            bands = named_bands(self.dit.vae_scale_factor)
+            described = describe(pictures, self.truth, bands)
+            columns |= {name: value.double().numpy() for name, value in described.items()}
         columns |= {"blur": blur_effect(pictures).numpy(), "ssim_clean": structural_similarity(pictures, clean).numpy()}
         if self.truth is not None:
-            columns["low_correlation_clean"] = band_correlation(pictures, clean)["low"].numpy()
+            columns["low_correlation_clean"] = band_correlation(pictures, clean, bands)["low"].numpy()
         for name, score in self.scores.items():
             columns[name] = score.of(pictures, self.prompts, clean).double().numpy()
         columns |= {"retrieval_rank": ranks, "found": (np.array(ranks) == 0).astype(float)}

@@ -21,9 +21,13 @@ EQUAL = "shifts of as many other channels, scaled to the same x0 error"
 
 
 def log_changes(table: pd.DataFrame, column: str = "error") -> pd.DataFrame:
-    """Log of error over clean error, of the mean over noise seeds: (variant, sigma, picture) x (bands and `total`)."""
-    wide = table.pivot_table(column, ["variant", "sigma", "picture"], "band", sort=False)
-    wide["total"] = wide.sum(axis=1)
+    """Log of error over clean error, of the mean over noise seeds: (variant, sigma, picture) x (bands and `total`).
+
+    `total`: of the whole picture, its mean too, or of a region's bands together.
+    """
+    rows = ["variant", "sigma", "picture"]
+    wide = table.pivot_table(column, rows, "band", sort=False)
+    wide["total"] = table.groupby(rows)["total"].mean() if column == "error" else wide.sum(axis=1)
     logs = np.log(wide)
     return logs - logs.xs("clean").reindex(logs.index.droplevel("variant")).to_numpy()
 

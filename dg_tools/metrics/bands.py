@@ -27,7 +27,7 @@ class Split(NamedTuple):
 
 
 def band_masks(size: Sequence[int], bands: Bands = BANDS) -> dict[str, torch.Tensor]:
-    """Boolean masks of `size` (height, width) over the frequencies of `fft2`, one a band; DC is in the lowest.
+    """Boolean masks of `size` (height, width) over the frequencies of `fft2`, one a band; DC is in a band from 0.
 
     Raises:
         ValueError: a band that holds no frequency at this size.

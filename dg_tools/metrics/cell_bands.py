@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import torch
 
-from dg_tools.metrics.bands import BANDS, Bands, same_shape, spectrum
+from dg_tools.metrics.bands import Bands, same_shape, spectrum
 
 CELL_BANDS: Bands = {
     "below 1/16": (0.0, 1 / 16),
@@ -26,6 +26,8 @@ CELL_BANDS: Bands = {
 }
 LOW = (0.0, 1 / 8)  # layout and colours, without the mean
 HIGH = (1 / 4, float("inf"))  # open, as LOW is: enlarging a picture can then only lower its amount of detail
+NAMED: Bands = {"low": LOW, "mid": (1 / 8, 1 / 4), "high": HIGH}  # of the experiments with reference pictures
+ABOVE_MEAN = 1e-9  # cycles per pixel: above the mean's 0, below the lowest frequency of any picture
 LEAST = 1e-30  # a power below counts as none
 
 
@@ -40,29 +42,27 @@ def band_name(band: tuple[float, float], cell: int = 1) -> str:
     return cells if cell == 1 else f"{cells} ({between(*(edge / cell for edge in band))} per pixel)"
 
 
-def pixel_band(name: str, cell: int | None = None) -> str:
-    """The edges of a band of `bands.BANDS`, which is fixed in pixels; per latent cell too where its pixels are known.
+def named_bands(cell: int) -> Bands:
+    """`NAMED` for the functions of `bands`, which count in cycles per pixel: its masks are those of `cell_masks`.
+
+    `cell`: pixels of a latent cell. The low band begins above 0, so that the mean is in no band.
 
     Example:
-        >>> pixel_band("high", cell=4)
-        'above 1/8 cycle per pixel (above 1/2 per latent cell)'
+        >>> named_bands(8)["high"]
+        (0.03125, inf)
     """
-    words = f"{between(*BANDS[name])} cycle per pixel"
-    return words if cell is None else f"{words} ({between(*(edge * cell for edge in BANDS[name]))} per latent cell)"
+    return {name: (max(low / cell, ABOVE_MEAN), high / cell) for name, (low, high) in NAMED.items()}
 
 
-def pixel_words(cell: int | None = None) -> dict[str, str]:
-    """The edges of each band of `bands.BANDS`, by its name."""
-    return {name: pixel_band(name, cell) for name in BANDS}
+def named_words(cell: int | None = None) -> dict[str, str]:
+    """The edges of each band of `NAMED`, by its name; per pixel too where the pixels of a cell are known."""
+    return {name: band_name(edges, cell or 1) for name, edges in NAMED.items()}
 
 
-def pixel_bands(cell: int) -> str:
-    """The bands of `bands.BANDS` in one sentence, for the notes of a result.
-
-    `cell`: pixels of a latent cell; a frequency above 1/2 cycle per cell is made by the VAE's decoder.
-    """
-    words = "; ".join(f"{name} {edges}" for name, edges in pixel_words(cell).items())
-    return f"bands: {words}; above 1/2 per cell a picture is the VAE decoder's"
+def bands_note(cell: int) -> str:
+    """The bands of `NAMED` in one sentence, for the notes of a result."""
+    words = "; ".join(f"{name} {edges}" for name, edges in named_words(cell).items())
+    return f"bands, all without the mean: {words}; above 1/2 per cell a picture is the VAE decoder's"
 
 
 def between(low: float, high: float) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from dg_tools.metrics.bands import band_correlation, band_pass, band_power, coherent_power, same_shape
+from dg_tools.metrics.bands import BANDS, Bands, band_correlation, band_pass, band_power, coherent_power, same_shape
 
 UNITS = {
     "low_power": "scale^2",
@@ -37,7 +37,9 @@ class Share(NamedTuple):
     cosine2: torch.Tensor
 
 
-def flat_noise(x: torch.Tensor, reference: torch.Tensor, tolerance: float = 0.02, margin: int = 2) -> torch.Tensor:
+def flat_noise(
+    x: torch.Tensor, reference: torch.Tensor, tolerance: float = 0.02, margin: int = 2, bands: Bands = BANDS
+) -> torch.Tensor:
     """High-band power of x where the reference is flat, (N,): noise, not detail. NaN where the reference is nowhere
     flat.
 
@@ -46,13 +48,14 @@ def flat_noise(x: torch.Tensor, reference: torch.Tensor, tolerance: float = 0.02
         reference: same shape.
         tolerance: largest step to a neighbouring pixel that still counts as flat, on the pictures' scale.
         margin: pixels around any larger step that do not count.
+        bands: of which `high` counts.
     """
     same_shape(x, reference)
     step_y = F.pad((reference[..., 1:, :] - reference[..., :-1, :]).abs(), (0, 0, 0, 1))
     step_x = F.pad((reference[..., :, 1:] - reference[..., :, :-1]).abs(), (0, 1, 0, 0))
     busy = (torch.maximum(step_y, step_x).amax(1, keepdim=True) > tolerance).float()
     flat = F.max_pool2d(busy, 2 * margin + 1, stride=1, padding=margin) == 0
-    power = band_pass(x, "high").square().mean(1, keepdim=True)
+    power = band_pass(x, "high", bands).square().mean(1, keepdim=True)
     return (power * flat).sum((1, 2, 3)) / flat.sum((1, 2, 3)).double().where(flat.any(-1).any(-1)[:, 0], torch.nan)
 
 
@@ -79,9 +82,9 @@ def normalised_laplacian_variance(x: torch.Tensor) -> torch.Tensor:
     return laplacian_variance(x) / contrast(x).square().clamp_min(1e-30)
 
 
-def detail_share(x: torch.Tensor) -> torch.Tensor:
+def detail_share(x: torch.Tensor, bands: Bands = BANDS) -> torch.Tensor:
     """High-band power over all power but the mean's, (N,), 0..1."""
-    power = band_power(x - x.mean((2, 3), keepdim=True))
+    power = band_power(x - x.mean((2, 3), keepdim=True), bands)
     return power["high"] / sum(power.values()).clamp_min(1e-30)  # type: ignore[union-attr]
 
 
@@ -152,15 +155,19 @@ def top_k(ranks: torch.Tensor, k: int) -> float:
     return (ranks < k).float().mean().item()
 
 
-def describe(x: torch.Tensor, reference: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-    """All of the above by name, each (N,); `UNITS` says in what. What needs a reference is left out without one."""
-    power = band_power(x)
+def describe(x: torch.Tensor, reference: torch.Tensor | None = None, bands: Bands = BANDS) -> dict[str, torch.Tensor]:
+    """All of the above by name, each (N,); `UNITS` says in what. What needs a reference is left out without one.
+
+    `bands`: low, mid and high, in cycles per pixel; `cell_bands.named_bands` gives those of a latent cell, without DC.
+    """
+    power = band_power(x, bands)
     result = {f"{band}_power": value for band, value in power.items()}
     if reference is not None:
-        split, correlation = coherent_power(x, reference)["high"], band_correlation(x, reference)
+        split, correlation = coherent_power(x, reference, bands)["high"], band_correlation(x, reference, bands)
         result |= {"high_coherent": split.coherent, "high_incoherent": split.incoherent}
         result |= {"high_correlation": correlation["high"], "low_correlation": correlation["low"]}
-        result["flat_noise"] = flat_noise(x, reference)
-    result |= {"detail_share": detail_share(x), "contrast": contrast(x), "laplacian_variance": laplacian_variance(x)}
+        result["flat_noise"] = flat_noise(x, reference, bands=bands)
+    result |= {"detail_share": detail_share(x, bands), "contrast": contrast(x)}
+    result["laplacian_variance"] = laplacian_variance(x)
     result["normalised_laplacian_variance"] = normalised_laplacian_variance(x)
     return result

@@ -85,4 +85,4 @@ def others_panel(axis: Any, summary: Any) -> None:
     axis.axvline(0, color=INK, lw=0.8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set(title="other edits", xlabel="log error ratio, all bands")
+    axis.set(title="other edits", xlabel="log error ratio, whole picture")
