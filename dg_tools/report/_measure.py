@@ -25,6 +25,7 @@ from dg_tools.report.sections import Report
 from dg_tools.report.stages import Stages, Unit
 from dg_tools.report.subjects import Subjects, chunks, subjects
 from dg_tools.report.verdict import HOLDS, Row
+from dg_tools.threads import one_thread_if_small
 
 
 def measure(
@@ -74,12 +75,13 @@ def measure(
     given = subjects(dit, items, extent, height, width)
     count = steps_of(dit, extent, steps)
     stages = Stages(folder, dit, progress)
-    made = forecast_of(stages, given, extent, count, batch)
-    if stages.first:
-        print(made, flush=True)
-    check_room(folder, made.disk)
     try:
-        findings = found_in(stages, given, extent, count, batch, made)
+        with one_thread_if_small(dit.transformer):
+            made = forecast_of(stages, given, extent, count, batch)
+            if stages.first:
+                print(made, flush=True)
+            check_room(folder, made.disk)
+            findings = found_in(stages, given, extent, count, batch, made)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted: what is done is kept in {folder}; the same call goes on") from None
     if stages.first:

@@ -28,6 +28,7 @@ from dg_tools.report.rules import Size
 from dg_tools.report.sample_rows import Measured, Weak
 from dg_tools.report.splits import SEED, split
 from dg_tools.report.verdict import HOLDS, Row
+from dg_tools.threads import one_thread_if_small
 
 logger = logging.getLogger("dg_tools")
 
@@ -173,9 +174,11 @@ def measure(dit: DiT, size: Size, folder: Path) -> dict[str, Any]:
         "profile": {k: profile.get(k) for k in ("channels", "block", "mode", "rho", "detail_guidance_scale")},
     }
     kept = samples.Kept(folder / "samples.json", about)
-    about_channels, facts = measure_channels(dit, parts, size)
-    logger.info("%s: channels %s", folder.name, facts["channels"])
-    measured = measure_samples(dit, parts, facts, size, kept)
+    with one_thread_if_small(dit.transformer):
+        computed_on = machine()
+        about_channels, facts = measure_channels(dit, parts, size)
+        logger.info("%s: channels %s", folder.name, facts["channels"])
+        measured = measure_samples(dit, parts, facts, size, kept)
     seconds = kept.values.get("seconds", [0, 0])
     kept.values["seconds"] = [
         round(seconds[0] + time.perf_counter() - began, 1),
@@ -188,7 +191,7 @@ def measure(dit: DiT, size: Size, folder: Path) -> dict[str, Any]:
         "weak": {w.name: w.text or w.why for w in measured.weak},
         "chosen": kept.values.get("chosen", {}),
         "seconds": kept.values["seconds"],
-        "machine": machine(),
+        "machine": computed_on,
         "provenance": provenance(dit),
         "rows": [row.to_json() for row in [*about_channels, *sample_rows.rows(measured)]],
     }

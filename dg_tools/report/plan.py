@@ -27,6 +27,7 @@ from dg_tools.report.extent import Extent, extent_of
 from dg_tools.report.memory import peak
 from dg_tools.report.own_runs import MATCHED
 from dg_tools.report.subjects import Subjects, chunks, subjects
+from dg_tools.threads import one_thread_if_small
 
 TRIES = 3  # forwards in which a control's dose is found, on average
 ALONE = 4  # channels that are tried alone: how many are massive is not known yet
@@ -129,7 +130,9 @@ def forecast(
         >>> print(forecast(dg.load(), size="quick"))    # doctest: +SKIP
     """
     extent = extent_of(size)
-    return expected(dit, subjects(dit, items, extent, height, width), extent, steps_of(dit, extent, steps), batch)
+    given = subjects(dit, items, extent, height, width)
+    with one_thread_if_small(dit.transformer):
+        return expected(dit, given, extent, steps_of(dit, extent, steps), batch)
 
 
 def steps_of(dit: DiT, extent: Extent, steps: int | None) -> int:
