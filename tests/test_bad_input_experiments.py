@@ -84,9 +84,10 @@ def test_tokens_beyond_the_grid(toy, forwards):
 
 
 def test_strings_where_a_truth_is_needed(toy, forwards):
-    for name in ("denoise", "guidance"):  # `detail` takes the clean sample as its reference
-        with pytest.raises(ValueError, match="picture"):
-            getattr(experiments, name)(toy, ["red apple", "owl", "fish"], [0], **GIVEN)
+    with pytest.raises(ValueError, match="picture"):  # `detail` and `guidance` compare with the clean sample
+        experiments.denoise(toy, ["red apple", "owl", "fish"], [0], **GIVEN)
+    with pytest.raises(ValueError, match="picture"):  # which methods are searched for by what is right
+        experiments.guidance(toy, ["red apple", "owl", "fish"], [0], baselines=["PAG"], **GIVEN)
     assert not forwards
 
 
