@@ -95,6 +95,7 @@ def test_all_five_commands(trained, exported, tmp_path):
     made = command("evaluate", "--model", folder, "--quick")
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "Gates" in card and "NOT met" in card, made.stdout
+    assert "`one_step.csv`); bands, all without the mean: low below 1/8 cycle per latent cell" in card
     for name in ("loss.png", "samples.png", "one_step.png", "outlier_channels.csv", "one_step.csv", "profile.json"):
         assert (folder / name).is_file(), name
     dit = dg.load(folder)

@@ -155,6 +155,7 @@ def write_card(
     which = "the middle one" if profile["block"] is None else "which `profile.json` names"
     header = (folder / "README.md").read_text(encoding="utf-8").split("---\n")[1]
     notes = f"- What was done otherwise than the recipe says: {record['notes']}\n" if record.get("notes") else ""
+    bands = f"); {results['bands']}" if "bands" in results else ")"  # an older evaluation was in bands of pixels
     text = f"""---
 {header}---
 
@@ -214,7 +215,7 @@ What the model memorises: {memorisation(trained, held)}
 
 **d. One step, paired at the same z_t**: channels {results["channels"]} zeroed at each block, {results["pictures"]} trained pictures, sigma
 {", ".join(map(str, results["sigmas"]))}, beside {results["controls"]} token-constant shifts of the same norm on other channels. x0 error relative to the
-clean prediction's (all blocks: `one_step.csv`):
+clean prediction's (all blocks: `one_step.csv`{bands}:
 
 ![one step](one_step.png)
 

@@ -20,6 +20,7 @@ import typer
 
 import dg_tools as dg
 from dg_tools.datasets.references import References
+from dg_tools.metrics.cell_bands import bands_note
 from dg_tools.models.profiles import read_profile, write_profile
 from training.card import write_card
 from training.gates import (
@@ -100,6 +101,7 @@ def main(
         "pictures": len(test),
         "controls": plan.controls,
         "sigmas": plan.sigmas,
+        "bands": bands_note(dit.vae_scale_factor),
         "selectivity_sentence": selectivity_sentence(steps, block),
         "parameters": sum(p.numel() for p in weights),
         "pixels_per_token": dit.pixels_per_token,
