@@ -19,7 +19,7 @@ from dg_tools.guidance.auto import samples as auto_samples
 from dg_tools.guidance.auto import scan, store
 from dg_tools.metrics import WeakModelRule
 from dg_tools.models.profiles import read_profile
-from dg_tools.report import Report, forecast, measure, own_rows, own_runs, rules
+from dg_tools.report import Report, channels, forecast, measure, own_rows, own_runs, rules
 from dg_tools.report.sections import KEYS
 from dg_tools.report.stages import FOLDER, Stages
 from dg_tools.report.subjects import chunks
@@ -96,7 +96,8 @@ def test_the_folder_holds_the_page_the_numbers_and_a_profile(whole):
     assert {p.name for p in folder.iterdir()} == {
         "index.html", "report.json", "profile.json", "figures", FOLDER
     }  # fmt: skip
-    assert values(Report.open(folder)) == values(made)
+    record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert Report.open(folder).to_json() == made.to_json() == record
     profile = read_profile(folder / "profile.json")
     assert sorted(profile["channels"]) == CHANNELS
     guider = dg.DetailGuidance(2.0, 0.5, str(folder / "profile.json"))
@@ -214,6 +215,7 @@ def test_a_model_that_draws_noise_is_not_tested(whole, tmp_path):
     assert rows["stands out"].status != NOT_TESTED, "the channels are judged all the same"
     assert made.profile is None and not (tmp_path / "report" / "profile.json").exists()
     assert "Not measured" in made.section("dose").missing
+    assert made.section("weak_model").missing.startswith("Not looked for: one step leaves")
     assert made.section("strip").figures[0].numbers["titles"] == ["cond"]
 
 
@@ -245,6 +247,7 @@ def test_bad_input_is_refused_before_any_run(whole, tmp_path, monkeypatch):
         ({"items": PROMPTS, "batch": 1}, "at least 2 prompts in one forward"),
         ({"items": PROMPTS, "steps": 0}, "steps=0"),
         ({"items": PROMPTS, "height": 33}, "multiples of 4 pixels"),
+        ({"items": PROMPTS, "height": 8, "width": 12}, "height=8, width=12: too small to measure detail in"),
     ):
         with pytest.raises(ValueError, match=words):
             measure(dit, out=tmp_path / "report", **{**TOY, **arguments})
@@ -270,8 +273,12 @@ def test_pictures_that_are_given_are_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "profiles")
     pictures = torch.rand(len(PROMPTS), 3, *tiny.SIZE.values(), generator=torch.Generator().manual_seed(0)) * 2 - 1
     items = list(zip(PROMPTS, pictures, strict=True))
+    own, seen = channels.measure, []
+    monkeypatch.setattr(channels, "measure", lambda dit, pairs, *rest: seen.extend(pairs) or own(dit, pairs, *rest))
     made = measure(loaded(), items, out=tmp_path / "report", **TOY)
     assert made.settings["pictures"] is not None and not made.section("channels").missing
+    assert [pair.prompt for pair in seen] == PROMPTS
+    assert torch.equal(torch.stack([pair.picture for pair in seen]), pictures), "and not the model's own samples"
     with pytest.raises(ValueError, match="the pictures are 32 x 48"):
         measure(loaded(), items, out=tmp_path / "other", height=64, **TOY)
 

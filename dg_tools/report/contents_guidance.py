@@ -91,7 +91,8 @@ def weak_model(of: Findings) -> Section:
     """What `auto` chose and why; zeroing by block."""
     title, chosen = "The weak model", of.chosen
     if chosen.profile is None and not chosen.effects:
-        return Section("weak_model", title, missing="No channel is massive, so that there is nothing to disrupt.")
+        why = "; ".join(dict.fromkeys(weak.why for weak in chosen.weak if weak.why))
+        return Section("weak_model", title, missing=f"{why[:1].upper()}{why[1:]}.")
     words: list[str] = []
     tables: list[Table] = []
     figures: list[Figure] = []

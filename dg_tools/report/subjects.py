@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 from dg_tools.datasets.examples import Example, Items, examples, pictures_of
 from dg_tools.datasets.prompts import general_prompts
 from dg_tools.datasets.references import references
+from dg_tools.metrics.cell_bands import fineness
 from dg_tools.models.dit import DiT
 from dg_tools.report.extent import Extent
 from dg_tools.report.splits import Sizes, split
@@ -79,6 +82,7 @@ def subjects(
             raise ValueError(f"height={height}, width={width}: the pictures are {size[0]} x {size[1]}; leave both out")
         height, width = size
     height, width = dit.size(height, width)
+    check_bands(dit, height, width)
     words = list(dict.fromkeys(x.prompt for x in known))
     if len(words) < LEAST_CHOICE + LEAST_TEST:
         raise ValueError(
@@ -90,6 +94,16 @@ def subjects(
     choice = [next(x for x in known if x.prompt == prompt) for prompt in words[:count]]
     test = [x for x in known if x.prompt not in chosen][: extent.test]
     return Subjects(choice, test, height, width, source)
+
+
+def check_bands(dit: DiT, height: int, width: int) -> None:
+    """Raise for pictures that are too small for the bands in which detail is measured."""
+    try:
+        fineness(torch.zeros(1, 3, height, width), dit.vae_scale_factor)
+    except ValueError as error:
+        raise ValueError(
+            f"height={height}, width={width}: too small to measure detail in ({str(error).split(':')[0]}); pass more"
+        ) from None
 
 
 def own_items(dit: DiT, extent: Extent) -> tuple[Items, str]:
