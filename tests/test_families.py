@@ -213,7 +213,7 @@ class Subject:
         latents = about.state(calls[0]) if hasattr(about, "state") else calls[0]["hidden_states"]
         latents, references = latents.split([latents.shape[1] - self.references, self.references], dim=1)
         for t in scheduler.timesteps:
-            level = t.reshape(1) * (dit.family.timestep_scale / 1000.0)
+            level = t.reshape(1) / (1000.0 / dit.family.timestep_scale)  # to the last bit as the pipelines
             if "timestep" in calls[0]:
                 level = level.to(calls[0]["timestep"].dtype).expand(calls[0]["timestep"].shape)
 
@@ -288,7 +288,7 @@ def test_without_edits_the_stock_call_bit_for_bit(subject, s):
         assert torch.equal(ours, latents)
         size = subject.dit.size(subject.call.get("height"), subject.call.get("width"))
         assert made.latents.ndim == 4 and made.images[0].size == size[::-1]
-        theirs = np.asarray(pictures).reshape(*size, 3)
+        theirs = getattr(subject.about, "shown", np.asarray)(np.asarray(pictures).reshape(*size, -1))
         assert np.array_equal(np.asarray(made.images[0]), (theirs * 255).round().astype("uint8"))
     for way in ("fork", "partial", "whole"):
         with dg.detail_guidance(subject.dit.pipeline, off, force=True, way=way):

@@ -96,12 +96,18 @@ def test_a_region_of_one_frame(dit):
 def test_steering_to_the_largest(dit):
     """The first frame's channels at 1.5 times their value of the largest size over all frames, its sign kept."""
 
+    seen = []
+    edited(dit, lambda hidden: seen.append(hidden[0].clone()))
+    largest = seen[0].gather(0, seen[0].abs().argmax(0, keepdim=True))[0]
+    channels = [int(largest.argmin()), int(largest.argmax())]
+    assert largest[channels[0]] < 0 < largest[channels[1]]
+
     def steer(hidden):
         for row in hidden:
-            for channel in CHANNELS:
+            for channel in channels:
                 row[:TOKENS, channel] = 1.5 * row[row[:, channel].abs().argmax(), channel]
 
-    first = dg.Disrupt(CHANNELS, BLOCK, "steer", rho=1.5, tokens=range(TOKENS))
+    first = dg.Disrupt(channels, BLOCK, "steer", rho=1.5, tokens=range(TOKENS))
     assert "to 1.5 times their largest value over tokens" in first.sentence()
     ours = dg.generate(dit, "apple", edits=first, progress=False, **CALL).latents
     assert torch.equal(ours, edited(dit, steer))

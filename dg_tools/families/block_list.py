@@ -45,6 +45,7 @@ class BlockList:
             come from outside.
         given: then the block's input that holds them, (rows, chunks x channels) or (rows, chunks, channels), the image
             stream's first; `table` is the block's parameter (chunks, channels) that is added to it, if any.
+        still: that input has one row more, the last: chunks at time 0, for the tokens that are no image.
         modulation: names of the chunks (rows, channels), in order; None for a chunk of the text stream.
         modulation_dual: the same where the block has a second image attention (SD3.5-medium), at the path `attn_dual`,
             with the gate `gate_msa2`.
@@ -72,6 +73,7 @@ class BlockList:
     adaln: str | None = "norm1.linear"
     given: str = ""
     table: str = ""
+    still: bool = False
     modulation: tuple[str | None, ...] = SIX
     modulation_dual: tuple[str | None, ...] | None = None
     attn_dual: str = ""
@@ -126,6 +128,10 @@ class BlockList:
         acting[:, gates] = acting[:, gates].tanh()
         return acting
 
+    def moving(self, given: torch.Tensor) -> torch.Tensor:
+        """The rows of the block's input `given` that are of the image, as a view."""
+        return given[:-1] if self.still else given
+
     def closed(
         self, block: torch.nn.Module, value: torch.Tensor, width: int, rows: slice, channels: list[int]
     ) -> torch.Tensor:
@@ -155,8 +161,12 @@ class BlockList:
 
         def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
             inputs = bind(module, args, kwargs)
-            value = function(inputs[self.given])
-            return None if value is None else ((), {**inputs, self.given: value})
+            value = function(self.moving(inputs[self.given]))
+            if value is None:
+                return None
+            whole = inputs[self.given].clone()
+            self.moving(whole).copy_(value)
+            return (), {**inputs, self.given: whole}
 
         return block.register_forward_pre_hook(before, with_kwargs=True)
 

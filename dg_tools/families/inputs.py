@@ -20,8 +20,8 @@ class Inputs:
         """The same as the model's own forward takes them."""
         return inputs
 
-    def prediction(self, sample: Any) -> Any:
-        """What the forward gives, as one tensor (rows, ...)."""
+    def prediction(self, sample: Any, inputs: dict[str, Any] | None = None) -> Any:
+        """What the forward gives, as one tensor (rows, ...); with its inputs, of the image tokens alone."""
         return sample
 
 
@@ -34,9 +34,10 @@ class NamedForward:
         self.bound = bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        native = self.inputs.native(self.bound(args, kwargs))
+        inputs = self.bound(args, kwargs)
+        native = self.inputs.native(inputs)
         output = self.forward(**native)
         if not native.get("return_dict", True):
-            return (self.inputs.prediction(output[0]),)
-        output.sample = self.inputs.prediction(output.sample)
+            return (self.inputs.prediction(output[0], inputs),)
+        output.sample = self.inputs.prediction(output.sample, inputs)
         return output

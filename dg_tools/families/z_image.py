@@ -37,7 +37,7 @@ class Lists(Inputs):
         timestep = inputs["timestep"]
         return {**native, "x": list(inputs["hidden_states"].unbind()), "t": getattr(timestep, "native", 1 - timestep)}
 
-    def prediction(self, sample: Any) -> torch.Tensor:
+    def prediction(self, sample: Any, inputs: dict[str, Any] | None = None) -> torch.Tensor:
         import torch
 
         return torch.stack(list(sample))

@@ -78,7 +78,7 @@ class Block:
         if record.adaln is not None:
             value = part_of(envoy, record.adaln).output
         else:
-            value = bind(self.module, *envoy.inputs)[record.given]
+            value = record.moving(bind(self.module, *envoy.inputs)[record.given])
         return record.modulated(self.module, value, self.dit.width)
 
     @property

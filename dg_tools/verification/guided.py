@@ -97,12 +97,13 @@ def written_by_hand(plain: Plain, disrupt: Disrupt, scale: float, weight: float)
         nonlocal count
         order = count % 2 if two_calls else 0
         count += 1
-        again = lambda: plain.tensor(forward(*args, **{**kwargs, "return_dict": False})[0])  # noqa: E731
+        inputs = bind(transformer, args, kwargs)
+        again = lambda: plain.tensor(forward(*args, **{**kwargs, "return_dict": False})[0], inputs)  # noqa: E731
         prediction = again().clone()
         if order == 1:  # u - w (c - d) / (s - 1): the pipeline's sum takes (s - 1) of it away, whatever follows c
             prediction[:, :half] -= push[0][:, :half] / (scale - 1)
             return prediction
-        tokens = plain.image_tokens(bind(transformer, args, kwargs))
+        tokens = plain.image_tokens(inputs)
         handle = block.module.register_forward_hook(lambda m, a, o: zero(m, a, o, tokens))
         try:
             disrupted = again()

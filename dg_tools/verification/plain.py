@@ -52,16 +52,17 @@ class Plain:
         made: list[tuple[dict[str, Any], torch.Tensor]] = []
 
         def keep(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            made.append((bind(module, args, kwargs), self.tensor(output[0]).detach().clone()))
+            inputs = bind(module, args, kwargs)
+            made.append((inputs, self.tensor(output[0], inputs).detach().clone()))
 
         with ExitStack() as hooks:
             hooks.callback(self.dit.transformer.register_forward_hook(keep, with_kwargs=True).remove)
             self.latents(scale)
         return made
 
-    def tensor(self, sample: Any) -> torch.Tensor:
+    def tensor(self, sample: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """What the transformer gives, as one tensor."""
-        return sample if self.dit.family.inputs is None else self.dit.family.inputs.prediction(sample)
+        return sample if self.dit.family.inputs is None else self.dit.family.inputs.prediction(sample, inputs)
 
     def image_tokens(self, inputs: dict[str, Any]) -> int:
         """Image tokens of a call, by the record."""
