@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tiny
@@ -13,13 +14,13 @@ SD3 = {"sd3", "sd35-medium", "sd35-large"}
 TRUE_CFG = {"flux", "flux-distilled"}  # their usual scale is `true_cfg_scale`
 FLUX2 = {"flux2", "flux2_dev"}
 QWEN = {"qwen", "qwen_edit", "qwen_edit_plus"}
-FLOW = SD3 | TRUE_CFG | FLUX2 | QWEN | {"chroma", "wan", "auraflow", "cogview4", "hunyuan_image", "z_image"}
+FLOW = SD3 | TRUE_CFG | FLUX2 | QWEN | {"chroma", "wan", "auraflow", "cogview4", "hunyuan_image", "z_image", "qwen21"}
 SINGLE = {name for name, about in FAMILIES.items() if getattr(about, "SINGLE", False)}
 NO_CFG = {
     name for name, about in FAMILIES.items() if getattr(about, "SCALE", "") is None and not hasattr(about, "set_scale")
 }
 HEUN = SD3 | {"wan"}  # the other pipelines set sigmas, which Heun does not take
-PROCESSORS = set(NAMES) - {"cogview4", "z_image"}  # these have no list of attention processors to set
+PROCESSORS = set(NAMES) - {"cogview4", "z_image", "qwen21"}  # these have no list of attention processors to set
 # Kinds of `altered.KINDS`. torchao's int8 sums before it scales, and overflows in float16 where a plain layer does not;
 # diffusers gives PixArt's transformer no adapters.
 WEIGHTS = ("int8", "fp8", "lora", "model", "sequential", "leaves")
@@ -50,9 +51,9 @@ class Draw:
     compiled: bool = False
 
 
-def draw(rng: random.Random) -> Draw:
-    """One draw of every axis."""
-    family = rng.choice(NAMES)
+def draw(rng: random.Random, names: Sequence[str] = NAMES) -> Draw:
+    """One draw of every axis, of one of these families."""
+    family = rng.choice(names)
     kind = rng.choice(["text", "text", "img2img"]) if family in SD3 | TRUE_CFG else "text"
     schedulers = ["own", "euler", "unipc"] if family in FLOW else ["own"]
     if family in ("cogview4", "z_image") or kind == "img2img":
@@ -72,7 +73,7 @@ def draw(rng: random.Random) -> Draw:
     if family in QWEN:  # s c - guided is rounded there, which in half precision is as large as the change
         dtype = "float32"
     weights = [w for w in WEIGHTS if (w, dtype) != ("int8", "float16") and (w, family) != ("lora", "pixart")]
-    side = {"wan": 64, "sana": 32}.get(family, 16)
+    side = {"wan": 64, "qwen21": 64, "sana": 32}.get(family, 16)
     return Draw(
         family=family,
         kind=kind,

@@ -10,11 +10,12 @@ import random
 
 import pytest
 import torch
-from draws import draw
+from draws import NAMES, draw
 from walk import walk
 
 rng = random.Random(0)
-DRAWS = [draw(rng) for _ in range(50)]
+DRAWS = [draw(rng, [name for name in NAMES if name != "qwen21"]) for _ in range(50)]
+DRAWS += [draw(rng, ["qwen21"]) for _ in range(4)]
 
 
 def named(way):
