@@ -98,3 +98,11 @@ def test_the_page_of_refusals_holds_the_table():
     assert text == page(), "docs/refusals.md is `dg_tools.forward.refusals.page()`: write it again"
     for refusal in REFUSALS.values():
         assert refusal.sentence in text and refusal.instead in text and "|" not in refusal.sentence + refusal.instead
+
+
+def test_no_shipped_file_names_a_folder_of_the_machine_that_made_it():
+    shipped = [*(ROOT / "dg_tools" / "zoo").rglob("*.json"), *(ROOT / "evidence").rglob("*.json")]
+    shipped += (ROOT / "docs").rglob("*.json")
+    assert len(shipped) > 20
+    found = {str(file): re.findall(r'"/\w[^"]*"', file.read_text(encoding="utf-8")) for file in shipped}
+    assert not {name: paths for name, paths in found.items() if paths}

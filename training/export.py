@@ -83,6 +83,7 @@ def main(
     training.load()
     training.swap()  # the averaged weights
     vae = AutoencoderKL.from_pretrained(run / "vae").half()
+    vae.register_to_config(_name_or_path="vae")  # not the folder on this machine
     pipeline = training.kind.pipeline(training.transformer.half(), training.text, vae)
     partial = to.with_name(to.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

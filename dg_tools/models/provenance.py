@@ -73,7 +73,8 @@ def stored_bytes(value: torch.Tensor) -> torch.Tensor:
 def model_name(dit: DiT) -> str:
     """The model's name, without its folder's place on this machine."""
     path = str(getattr(dit.pipeline, "name_or_path", "") or "")
-    return Path(path).name if path and Path(path).is_dir() else path or type(dit.pipeline).__name__
+    local = path and (Path(path).is_absolute() or Path(path).is_dir())  # a null's folder, for one, is not there
+    return Path(path).name if local else path or type(dit.pipeline).__name__
 
 
 def provenance(dit: DiT) -> dict[str, Any]:
