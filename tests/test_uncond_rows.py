@@ -125,7 +125,8 @@ def test_equals_a_loop_by_hand_at_the_price_of_cfg(pipes, name):
         assert report.planned == report.guided == (1, 2, 3) and report.in_pass and report.finished
         for values, column in ((report.push, 0), (report.change, 1), (report.at_block, 2)):
             assert list(values) == pytest.approx([numbers[i][column] for i in (1, 2, 3)], rel=1e-3)
-        assert str(report).endswith(f", the edited block's output changed by {report.mean_at_block:.3g}")
+        said = str(report).split(";")[0]  # Qwen-Image's report has a note on its pipeline
+        assert said.endswith(f", the edited block's output changed by {report.mean_at_block:.3g}")
         assert report.summary()["at_block"] == report.mean_at_block > 0.01
     assert torch.equal(call(pipe, name), plain), "nothing is left"
 

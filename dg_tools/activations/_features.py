@@ -154,8 +154,11 @@ def entries(
 
     def keep(block: Block, modulation: torch.Tensor) -> None:
         chunks = block.record.modulated(block.module, modulation, dit.width)
-        shift, scale = (first_of(chunks, kind).float() for kind in ("shift", "scale"))
-        result[block.index] = Entry(hidden[block.index], shift, scale)
+        shift, scale = first_of(chunks, "shift"), first_of(chunks, "scale")
+        assert scale is not None
+        if shift is None:  # Qwen-Image 2.1 scales alone
+            shift = torch.zeros_like(scale)
+        result[block.index] = Entry(hidden[block.index], shift.float(), scale.float())
         if len(result) == len(set(blocks)):
             raise _Reached
 
@@ -181,9 +184,9 @@ def entries(
     return result
 
 
-def first_of(chunks: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
+def first_of(chunks: dict[str, torch.Tensor], kind: str) -> torch.Tensor | None:
     """The chunk that the block's first LayerNorm takes: `shift_msa`, or `shift` where there is only one."""
-    return next(value for name, value in chunks.items() if name in (kind, f"{kind}_msa"))
+    return next((value for name, value in chunks.items() if name in (kind, f"{kind}_msa")), None)
 
 
 def modulated(entry: Entry, channels: Sequence[int], recipe: Recipe) -> torch.Tensor:

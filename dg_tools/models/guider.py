@@ -8,8 +8,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from diffusers.guiders import ClassifierFreeGuidance
-
 from dg_tools.families import Family
 from dg_tools.forward.replaced import replaced
 
@@ -18,6 +16,8 @@ def sample(pipeline: Any, family: Family, **call: Any) -> Any:
     """The pipeline's call with these arguments; a scale that it does not take goes into its guider for this call."""
     if not family.guiders:
         return pipeline(**call)
+    from diffusers.guiders import ClassifierFreeGuidance  # here: a stored capture is opened without diffusers
+
     scale = call.pop(family.guidance_argument, 1.0)
     guider = ClassifierFreeGuidance(scale, enabled=scale > 1)
     with ExitStack() as stack:
