@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 import dg_tools as dg
 from dg_tools import metrics
-from dg_tools.experiments import guidance_alone, guidance_outcomes, open_result
+from dg_tools.experiments import guidance_alone, guidance_outcomes, open_result, prompts_alone
 from dg_tools.experiments._guidance import guidance
 from dg_tools.experiments.directions import GuidanceRule, gaussian_blur, noised_copy
 from dg_tools.experiments.guidance_plan import block_calls, equal_steps, runs
@@ -329,7 +329,7 @@ def test_the_verdict_on_prompts_alone_can_come_out_either_way(more, drawn, kept,
     amount = np.select([table["rule"].isin(ours), table["rule"].isin(draws)], [more, drawn], 0.0)
     table = table.assign(amount=amount + 0.01 * chance.standard_normal(len(table)), low_band=kept)
     effects = guidance_alone.outcomes(table, directions, plan, {})
-    said = guidance_alone.verdict(effects)
+    said = prompts_alone.verdict(effects, "plain")
     assert said.startswith(opening[0]) and f"was at hand. {opening[1]}: DG keeps the low band" in said
     line = guidance_alone.sentences(guidance_alone.compare(table, plan), "a model")[0]
     assert ("more detail" if more > 0 else "less detail") in line and f"correlates by {kept:.3f}" in line

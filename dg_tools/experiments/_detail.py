@@ -26,7 +26,7 @@ from dg_tools.experiments.local_detail import local_losses, local_outcomes
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.samples import Samples
-from dg_tools.experiments.semantics import Score, basis, rests_on, semantic_scores
+from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control
 from dg_tools.metrics.cell_bands import bands_note
@@ -179,18 +179,8 @@ def assemble(
         tables["local"] = losses
     question = "Do samples lose detail, and keep their meaning, when the massive channels are off?"
     settings |= {"margins": {name: score.margin for name, score in scores.items()}}
-    words = "" if truth else verdict(outcomes)
+    words = "" if truth else prompts_alone.verdict(outcomes, "clean")
     return Result("detail", question, table, outcomes, subject.settings(**settings), tables, notes, words)
-
-
-def verdict(outcomes: Sequence[Outcome]) -> str:
-    """The verdict where prompts stand alone: detail, then semantics, each with what it rests on."""
-    named = {o.name: o for o in outcomes}
-    meaning = rests_on(named)
-    return (
-        f"{named['amount'].sentence()} It rests on the change of amount from the clean sample, in cycles per latent "
-        f"cell. Semantics rests on {basis(meaning)}. {named[meaning].sentence()}"
-    )
 
 
 def equal_controls(search: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -124,7 +124,7 @@ def dose(
         raise ValueError(f"batch={batch}; at least one picture in a forward is needed")
     if len(items) * len(seeds) < 2:
         raise ValueError(f"{len(items)} prompt(s) and {len(seeds)} seed(s): an interval needs at least two pictures")
-    blocks = default_blocks(len(dit.blocks)) if blocks is None else list(integers(blocks, "blocks"))
+    blocks = spread(len(dit.blocks), MOST_BLOCKS) if blocks is None else list(integers(blocks, "blocks"))
     if not blocks:
         raise ValueError("blocks is empty: name at least one, or pass None for all of them")
     sampled = None if sampled is None else list(integers(sampled, "sampled"))
@@ -255,9 +255,9 @@ def check(rhos: Sequence[float], sigmas: Sequence[float], controls: int, scales:
     return Doses(ordered, ordered[0], min((r for r in ordered if r > 1), key=lambda r: abs(r - 1.5)))
 
 
-def default_blocks(count: int) -> list[int]:
-    """All blocks, or as many as are measured by default, first and last among them."""
-    most = min(count, MOST_BLOCKS)
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of `count` blocks, spread evenly, first and last among them."""
+    most = min(count, most)
     return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 
 

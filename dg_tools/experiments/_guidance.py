@@ -211,7 +211,7 @@ def guidance(
     notes.append("w, s, block and windows were fixed beforehand; the sweep is exploratory and has no verdict")
     if like is None:
         notes.append("no control matched in variance over tokens: it takes a detection, or like=")
-    said = guidance_alone.verdict(effects) if alone else ""
+    said = prompts_alone.verdict(effects, "plain") if alone else ""
     question = guidance_alone.QUESTION if alone else QUESTION
     return Result("guidance", question, data.table, effects, settings, tables, notes, said)
 

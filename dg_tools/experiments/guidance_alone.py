@@ -20,7 +20,7 @@ from dg_tools.experiments.guidance_plan import Run
 from dg_tools.experiments.perception_distortion import difference, judgement
 from dg_tools.experiments.prompts_alone import AMOUNT, UNIT, changes
 from dg_tools.experiments.result import Outcome
-from dg_tools.experiments.semantics import Score, basis, rests_on
+from dg_tools.experiments.semantics import Score
 from dg_tools.metrics import bootstrap_interval, low_correlation
 
 LAYOUT = 0.9  # correlation of the low band with that of the run that DG is added to
@@ -169,13 +169,3 @@ def sentences(comparison: pd.DataFrame, model: str) -> list[str]:
             f"{best['amount_low']:+.3f} to {best['amount_high']:+.3f})"
         )
     return lines
-
-
-def verdict(effects: Sequence[Outcome]) -> str:
-    """Detail, then semantics, each with what it rests on."""
-    named = {o.name: o for o in effects}
-    meaning = rests_on(named)
-    return (
-        f"{named['amount'].sentence()} It rests on the change of amount from the plain sample, in cycles per latent "
-        f"cell. Semantics rests on {basis(meaning)}. {named[meaning].sentence()}"
-    )

@@ -6,9 +6,13 @@ per latent cell and without the mean, at equal contrast (`metrics.amount_change`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from dg_tools.experiments.result import Outcome
+from dg_tools.experiments.semantics import basis, rests_on
 from dg_tools.metrics import (
     amount_change,
     band_changes,
@@ -54,4 +58,14 @@ def note(cell: int) -> str:
         "no reference pictures: every sample is compared with the clean one from the same noise, so that more or less "
         f"detail is told, and not which is right. amount: log2(power, {band_name(HIGH, cell)} / power, "
         f"{band_name(LOW, cell)}), without the mean, of the sample minus of the clean one"
+    )
+
+
+def verdict(outcomes: Sequence[Outcome], base: str) -> str:
+    """Detail, then semantics, each with what it rests on; `base` is the sample that all are compared with."""
+    named = {o.name: o for o in outcomes}
+    meaning = rests_on(named)
+    return (
+        f"{named['amount'].sentence()} It rests on the change of amount from the {base} sample, in cycles per latent "
+        f"cell. Semantics rests on {basis(meaning)}. {named[meaning].sentence()}"
     )

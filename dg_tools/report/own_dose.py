@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dg_tools.experiments._dose import dose
+from dg_tools.experiments._dose import dose, spread
 from dg_tools.experiments.dose_outcomes import assemble
 from dg_tools.experiments.dose_parts import read
 from dg_tools.experiments.result import Result
@@ -15,11 +15,6 @@ from dg_tools.interventions import Disrupt
 from dg_tools.report.extent import Extent
 from dg_tools.report.own_channels import Side, jobs
 from dg_tools.report.stages import Stages, Unit
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most so many of `count` blocks, spread evenly, first and last among them."""
-    return sorted({round(i * (count - 1) / max(min(count, most) - 1, 1)) for i in range(min(count, most))})
 
 
 def curve(stages: Stages, side: Side, knob: Disrupt, channels: list[int], extent: Extent) -> Result:
