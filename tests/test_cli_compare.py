@@ -18,6 +18,7 @@ from dg_tools.guidance.baselines.registry import BASELINES
 
 QUICK = ["--steps", "3"]
 EVERY = ["PAG", "SLG", "SEG", "AutoGuidance", "Blurred", "APG", "CFGZeroStar", "Gain", "DetailDaemon"]
+EVERY += ["SoftPAG", "S2Guidance", "SLGUncond", "FreSca", "FDG", "NAG"]
 
 
 @pytest.fixture(scope="module")

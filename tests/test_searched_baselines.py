@@ -79,7 +79,7 @@ def test_every_method_has_the_same_budget(dits):
 def test_unknown_baselines_and_families_without_the_layout_are_refused(dits):
     picture = torch.full((3, 32, 48), -0.5)
     for names in (["CADS"], ["PAG", "PAG"]):
-        with pytest.raises(ValueError, match="some of PAG, SLG, SEG, blur, noised twin"):
+        with pytest.raises(ValueError, match="some of PAG, SLG, SEG, SoftPAG, blur, noised twin"):
             guidance(dits("sd3"), [("a", picture), ("b", picture)], channels=[1], baselines=names, progress=False)
     dit = dg.load(tiny.families()["auraflow"].pipeline())
     with pytest.raises(ValueError, match="not of family 'auraflow'"):

@@ -18,10 +18,11 @@ from dg_tools.experiments.guidance_outcomes import MARGINS, UNITS
 from dg_tools.experiments.guidance_plan import Run, joined
 from dg_tools.experiments.perception_distortion import amount_and_rightness
 from dg_tools.experiments.sampling_step import Source
-from dg_tools.guidance.baselines.registry import BASELINES, IN_BLOCKS
+from dg_tools.guidance.baselines.registry import BASELINES
 from dg_tools.models.dit import DiT
 
 WITHOUT_BLOCKS = {"blur": BLUR, "noised twin": WEAK}  # name -> source; the first setting of each is in the plan already
+IN_BLOCKS = tuple(name for name, baseline in BASELINES.items() if baseline.in_blocks and baseline.weighted)
 NAMES = (*IN_BLOCKS, *WITHOUT_BLOCKS)
 
 

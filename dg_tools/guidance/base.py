@@ -9,7 +9,7 @@ each says what it adds to `Guidance`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -21,14 +21,20 @@ from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import number
 
+Field = Callable[[torch.Tensor], torch.Tensor]
+
 
 class Seen(NamedTuple):
-    """A step that is being combined: z_t as the transformer takes it, its noise level, its index, and how many."""
+    """A step that is being combined: z_t as the transformer takes it, its noise level, its index, and how many.
+
+    `on_grid(x, change)` gives `change` of predictions x as (N, C, h, w), in their own layout again.
+    """
 
     z: torch.Tensor
     sigma: float
     step: int
     steps: int
+    on_grid: Callable[[torch.Tensor, Field], torch.Tensor] = lambda x, change: change(x)
 
 
 class Guidance(LiveConfig, BaseGuidance):

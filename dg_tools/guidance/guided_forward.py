@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from dg_tools.guidance.baselines.one_pass import OnePass
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.passes import Passes, Prediction, Way
 from dg_tools.models.dit import DiT
+from dg_tools.models.pictures import on_grid
 
 
 class GuidedForward:
@@ -129,7 +131,7 @@ class GuidedForward:
         assert call.step is not None
         z = inputs["hidden_states"][call.cond if call.branch == "both" else slice(None)]
         self.guided.guidance_scale = self.scale
-        self.guided.seen = Seen(z, call.sigma, call.step, self.steps)
+        self.guided.seen = Seen(z, call.sigma, call.step, self.steps, partial(on_grid, self.dit, inputs))
         guided = self.guided.forward(cond, uncond, disrupted).pred
         if isinstance(self.guider, Combined) and uncond is not None:
             self.run.add(call.step, cond, uncond, guided - cond, call.sigma)

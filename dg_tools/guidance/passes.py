@@ -18,9 +18,10 @@ from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
 from dg_tools.forward.fork import foreign_hooks, forked, nested_rows, own_processors
 from dg_tools.forward.replaced import replaced
-from dg_tools.forward.restart import BETWEEN_BLOCKS, Restart, why_not
+from dg_tools.forward.restart import Restart, why_not
+from dg_tools.forward.rows import rows_of
 from dg_tools.guidance.base import Guidance
-from dg_tools.guidance.baselines.one_pass import OnePass
+from dg_tools.guidance.baselines.in_pass import InPass
 from dg_tools.guidance.baselines.perturbed import Perturbed
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.run import Run, disrupting
@@ -78,8 +79,8 @@ class Passes:
 
     def own(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
         """The pipeline's own pass, all rows; with the guidance's edit of it on, where there is one."""
-        if isinstance(self.guider, OnePass):
-            return self.one_pass(self.guider, inputs, call)
+        if isinstance(self.guider, InPass):
+            return self.in_pass(self.guider, inputs, call)
         edit = self.own_edit(call)
         if edit is None:
             return self.unguided(**inputs)[0]
@@ -89,16 +90,16 @@ class Passes:
         self.run.disrupted(call, attachment.changes[0].total())
         return prediction
 
-    def one_pass(self, guider: OnePass, inputs: dict[str, Any], call: Call) -> torch.Tensor:
-        """The same, where the guidance changes what it is told, or what it gives."""
+    def in_pass(self, guider: InPass, inputs: dict[str, Any], call: Call) -> torch.Tensor:
+        """The same, where the guidance changes what it is told, how it runs, or what it gives."""
         assert call.step is not None and call.steps is not None
         if not guider.acts(call.step, call.steps):
             return self.unguided(**inputs)[0]
         about = (call, call.steps, self.scale)
         told = guider.told(inputs, *about)
-        prediction = self.unguided(**told)[0]
+        prediction = guider.predicted(self.dit, told, call, lambda rows, at: self.unguided(**rows)[0], self.again)
         given = guider.given(prediction, inputs, *about)
-        if told is inputs:  # this is the prediction without it
+        if given is not prediction and told is inputs:  # this is the prediction without it
             self.run.add(call.step, prediction, given, given - prediction, call.sigma)
         else:
             self.run.acted(call.step, given)
@@ -156,8 +157,9 @@ class Passes:
     def perturbed(self, guider: Perturbed, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """The guider's own degraded prediction, by a second forward from its first perturbed block on."""
         restart = None
-        if guider.first and self.way != "whole" and not self.why_whole(inputs):
-            restart = Restart(self.dit.transformer, self.dit.family, guider.first - 1)
+        first = guider.begins(self.dit, call)
+        if first and self.way != "whole" and not self.why_whole(inputs):
+            restart = Restart(self.dit.transformer, self.dit.family, first - 1)
         with restart.keeping(call.cond) if restart else nullcontext():
             prediction = self.unguided(**copied(inputs))[0]
         rows, alone = self.rows_of(inputs, call.cond), call.alone()
@@ -195,17 +197,7 @@ class Passes:
 
     def rows_of(self, inputs: dict[str, Any], rows: slice) -> dict[str, Any]:
         """The transformer's inputs for some of its rows."""
-        total = inputs["hidden_states"].shape[0]
-        names = (*self.dit.family.row_inputs, *BETWEEN_BLOCKS)
-
-        def part(value: Any) -> Any:
-            if isinstance(value, list | tuple):  # a ControlNet's residuals, one for each block
-                return type(value)(part(v) for v in value)
-            has_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == total
-            return value[rows] if has_rows else value
-
-        lists = self.dit.family.row_lists
-        return {k: v[rows] if k in lists else part(v) if k in names else v for k, v in inputs.items()}
+        return rows_of(self.dit.family, inputs, rows)
 
     @property
     def alone(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -57,3 +58,27 @@ def encode(dit: DiT, pictures: torch.Tensor) -> torch.Tensor:
 def packed(dit: DiT, latents: torch.Tensor) -> torch.Tensor:
     """Latents (N, C, H, W) as the transformer takes them; `spatial` undoes it."""
     return dit.family.latents.pack(dit.pipeline, latents.to(dit.dtype))
+
+
+def on_grid(
+    dit: DiT, inputs: Mapping[str, Any], x: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """`change` of what the transformer gives, as (N, C, h, w), in the transformer's layout again.
+
+    Args:
+        dit: the model.
+        inputs: the transformer's, which say how its tokens lie.
+        x: what it gives: latents, or tokens (N, tokens, channels); those of reference pictures are left as they are.
+        change: of float fields (N, C, h, w), or (N, C, frames, h, w).
+
+    Raises:
+        ValueError: tokens whose places the inputs do not tell.
+    """
+    if x.ndim != 3:
+        return change(x)
+    grid = dit.family.picture_grid(dit.transformer, inputs)
+    if grid is None:
+        raise ValueError(f"family {dit.family.name!r}: the inputs do not say where the image tokens lie")
+    own, (height, width) = grid[0] * grid[1], (dit.pixels_per_token * side for side in grid)
+    changed = change(dit.family.latents.unpack(dit.pipeline, x[:, :own], height, width))
+    return torch.cat([dit.family.latents.pack(dit.pipeline, changed).to(x.dtype), x[:, own:]], dim=1)

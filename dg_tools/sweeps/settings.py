@@ -50,7 +50,7 @@ class Setting:
         """What `sampling.run` takes."""
         baseline = BASELINES.get(self.guidance)
         if baseline is not None and not baseline.takes_weight:
-            return baseline.guider(self.s)
+            return baseline.guider(self.s, blocks=self.block)
         if not self.w:
             return None
         if baseline is not None:
@@ -74,6 +74,8 @@ class Setting:
     def __str__(self) -> str:
         scaled = self.guidance in BASELINES and not BASELINES[self.guidance].takes_weight
         parts = [f"{self.guidance if scaled else 'CFG'} {self.s:g}"] if self.s > 1 else []
+        if scaled and self.block is not None:
+            parts = [f"{part} at block {self.block}" for part in parts]
         if self.w:
             where = "" if self.block is None else f" at block {self.block}"
             where += f", channels {list(self.channels)}" if self.channels else ""
@@ -131,9 +133,10 @@ def settings_of_baseline(name: str, config: Config, blocks: Sequence[int], grid:
     """
     if name == "control":
         return [replace(setting, guidance=name) for setting in grid]
-    if not BASELINES[name].takes_weight:
-        return [Setting(name, s) for s in cfg_scales(config, len(grid))]
     where: Sequence[int | None] = blocks if BASELINES[name].in_blocks else [None]
+    if not BASELINES[name].takes_weight:
+        scales = cfg_scales(config if where == [None] else replace(config, cfg_scales=None), len(grid) // len(where))
+        return [Setting(name, s, block=block) for block in where for s in scales]
     windows = config.windows if BASELINES[name].windowed else [(0.0, 1.0)]
     dg_weights = [float(w) for w in config.detail_guidance_scales]
     count = len(grid) // (len(where) * len(windows) * len(config.guidance_scales))

@@ -25,7 +25,8 @@ def guidance_code(setting: Setting) -> list[str]:
     name, s, w, window = setting.guidance, setting.s, setting.w, setting.window
     baseline = BASELINES.get(name)
     if baseline is not None and not baseline.takes_weight:
-        return [f"guidance = {'dg.CFG' if name == 'CFG' else f'dg.baselines.{name}'}({s!r})"]
+        where = f", blocks={setting.block}" if baseline.in_blocks else ""
+        return [f"guidance = {'dg.CFG' if name == 'CFG' else f'dg.baselines.{name}'}({s!r}{where})"]
     if not w:
         return ["guidance = None"]
     if baseline is not None and baseline.strength:

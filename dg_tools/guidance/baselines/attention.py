@@ -1,4 +1,4 @@
-"""The inputs of a block's attention are changed where they enter the product, whichever code computes them.
+"""A block's attention is changed where its inputs enter the product, whichever code computes them.
 
 Query, key and value are caught on their way into torch's `scaled_dot_product_attention`: after the projections, their
 norms and the rotary positions, with text and image already joined. So the same code serves SD3's joint attention,
@@ -20,14 +20,21 @@ from dg_tools.models.dit import DiT
 
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 Change = Callable[[dict[str, Any]], dict[str, Any]]
+Product = Callable[[Callable[..., torch.Tensor], dict[str, Any], int], torch.Tensor]
 
 
 class Caught(TorchFunctionMode):
-    """While active, `change` gets the named inputs of every attention product and returns those that are used."""
+    """While active, `product` gets torch's product and its named inputs, and returns what is used instead.
 
-    def __init__(self, change: Change) -> None:
+    Attributes:
+        block: in which the attention is, which `product` is told.
+        count: how many products were seen.
+    """
+
+    def __init__(self, product: Product) -> None:
         super().__init__()
-        self.change = change
+        self.product = product
+        self.block = -1
         self.count = 0
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -35,7 +42,7 @@ class Caught(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         self.count += 1
-        return func(**self.change({**dict(zip(NAMES, args, strict=False)), **kwargs}))
+        return self.product(func, {**dict(zip(NAMES, args, strict=False)), **kwargs}, self.block)
 
 
 def attentions(dit: DiT, blocks: Sequence[int]) -> list[torch.nn.Module]:
@@ -45,28 +52,41 @@ def attentions(dit: DiT, blocks: Sequence[int]) -> list[torch.nn.Module]:
 
 
 @contextmanager
-def changed(dit: DiT, blocks: Sequence[int], change: Change) -> Iterator[None]:
-    """A forward inside has `change` at the attention of these blocks; their own forwards are put back afterwards.
+def computed(dit: DiT, blocks: Sequence[int], product: Product) -> Iterator[None]:
+    """A forward inside has `product` in the place of the attention of these blocks; all is put back afterwards.
+
+    Args:
+        dit: the model.
+        blocks: indices into `dit.blocks`.
+        product: gets torch's own product, its inputs by name, (rows, heads, tokens, channels), and the block.
 
     Raises:
         RuntimeError: on a normal exit, where an attention was never seen: a backend that is not torch's own.
     """
-    caught = Caught(change)
+    caught = Caught(product)
 
-    def within(forward: Callable) -> Callable:
+    def within(forward: Callable, block: int) -> Callable:
         def run(*args: Any, **kwargs: Any) -> Any:
+            caught.block = block
             with caught:
                 return forward(*args, **kwargs)
 
         return run
 
-    modules = attentions(dit, blocks)
+    modules = [(block, module) for block in blocks for module in attentions(dit, [block])]
     with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(replaced(module, "forward", within(module.forward)))
+        for block, module in modules:
+            stack.enter_context(replaced(module, "forward", within(module.forward, block)))
         yield
     if caught.count < len(modules):
         raise RuntimeError(
             f"{caught.count} of {len(modules)} attentions were changed: this guidance needs torch's own attention "
             "(pipe.transformer.set_attention_backend('native'))"
         )
+
+
+@contextmanager
+def changed(dit: DiT, blocks: Sequence[int], change: Change) -> Iterator[None]:
+    """A forward inside has `change` of the inputs at the attention of these blocks; as in `computed`."""
+    with computed(dit, blocks, lambda attend, inputs, block: attend(**change(inputs))):
+        yield

@@ -77,6 +77,10 @@ class Perturbed(Rival):
         """The first perturbed block; None where the degraded prediction does not start in a block."""
         return None
 
+    def begins(self, dit: DiT, call: Call) -> int | None:
+        """The same for one step, where steps differ."""
+        return self.first
+
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """Raise before any forward for a family of another layout, and for a window without a step."""
         if self.layouts is not None and dit.family.name not in self.layouts:
@@ -130,9 +134,7 @@ class InBlocks(Perturbed):
 
     @blocks.setter
     def blocks(self, value: Any) -> None:
-        self._blocks = sorted(integers(value, "blocks"))
-        if not self._blocks or len(set(self._blocks)) < len(self._blocks):
-            raise ValueError(f"blocks={value}: at least one, none twice")
+        self._blocks = blocks_of(value)
 
     @property
     def first(self) -> int:
@@ -148,3 +150,15 @@ class InBlocks(Perturbed):
         super().check(dit, steps, height, width)
         for block in self.blocks:
             dit.block(block)
+
+
+def blocks_of(value: Any) -> list[int]:
+    """Indices of blocks, in order.
+
+    Raises:
+        ValueError: none, or one twice.
+    """
+    blocks = sorted(integers(value, "blocks"))
+    if not blocks or len(set(blocks)) < len(blocks):
+        raise ValueError(f"blocks={value}: at least one, none twice")
+    return blocks

@@ -24,13 +24,15 @@ class Baseline:
     Attributes:
         name: of its class, as in recipes, sweep files and `dg-tools compare --with`.
         module: where the class is.
-        weighted: it adds w (c - degraded) to CFG, so that it takes a weight w and a window. The others combine c and u
-            in another way: they take the CFG scale s only, and need it above 1.
-        in_blocks: it needs `blocks=`, which it perturbs.
+        weighted: it adds w (c - degraded) to CFG, so that it takes a weight w and a window. Of the others, those
+            without `strength` make something else of c and u: they take the CFG scale s only, and need it above 1.
+        in_blocks: it needs `blocks=`, which it perturbs or skips.
         weak_model: it can take another transformer as the weak model.
-        any_family: it works on every family (APG, CFG-Zero*, Gain and Detail Daemon where a velocity is predicted);
-            the others on SD3, SD3.5 and FLUX.1 only.
+        any_family: it works on every family (APG, CFG-Zero*, FreSca, FDG, Gain and Detail Daemon where a velocity is
+            predicted, S2-Guidance and SLG in the unconditional pass where blocks can be left out); the others on SD3,
+            SD3.5 and FLUX.1 only.
         strength: of one that works in the run's own passes, at any CFG scale: the setting that a weight w sets.
+        free: it then costs no further pass and has nothing to choose, so that it stands beside every guidance.
         least, unit: that setting is `least` + `unit` w, so that w = 0 is off. A gain counts fifths: w is what it is to
             a weak model that holds 0.8 of c.
         windowed: it takes the window of `guider`; Detail Daemon has a bump of its own.
@@ -44,6 +46,7 @@ class Baseline:
     weak_model: bool = False
     any_family: bool = False
     strength: str = ""
+    free: bool = False
     least: float = 0.0
     unit: float = 1.0
     windowed: bool = True
@@ -65,7 +68,7 @@ class Baseline:
         weight: float = 1.0,
         *,
         blocks: int | Sequence[int] | None = None,
-        window: Sequence[float] = (0.0, 1.0),
+        window: Sequence[float] | None = None,
         **settings: Any,
     ) -> BaseGuidance:
         """The guider with those of these values that it takes; the others are not used.
@@ -75,22 +78,22 @@ class Baseline:
             weight: w, 0 = off; where `takes_weight`.
             blocks: indices into `dit.blocks`; where `in_blocks`, and needed there.
             window: (start, stop) of the degraded prediction, as fractions of the steps; where `takes_weight`, and
-                `windowed`.
+                `windowed`; None: the baseline's own.
             **settings: further ones of this baseline.
 
         Raises:
             ValueError: no blocks where they are needed, or what the guider itself refuses.
         """
         if self.strength:
-            when = dict(zip(("start", "stop"), window, strict=True)) if self.windowed else {}
+            when = dict(zip(("start", "stop"), window, strict=True)) if self.windowed and window else {}
             return self.guidance(scale, **{self.strength: self.least + self.unit * weight, **when, **settings})
+        if self.in_blocks:
+            if blocks is None:
+                raise ValueError(f"{self.name} needs blocks=, one or several indices into dit.blocks")
+            settings["blocks"] = blocks
         if not self.weighted:
             return self.guidance(guidance_scale=scale, **settings)
-        if not self.in_blocks:
-            return self.guidance(scale, weight, window=window, **settings)
-        if blocks is None:
-            raise ValueError(f"{self.name} needs blocks=, one or several indices into dit.blocks")
-        return self.guidance(scale, weight, blocks=blocks, window=window, **settings)
+        return self.guidance(scale, weight, **({"window": window} if window else {}), **settings)
 
 
 HOME = "dg_tools.guidance.baselines"
@@ -101,6 +104,9 @@ BASELINES: dict[str, Baseline] = {
         Baseline("PAG", f"{HOME}.pag", weighted=True, in_blocks=True),
         Baseline("SLG", f"{HOME}.slg", weighted=True, in_blocks=True),
         Baseline("SEG", f"{HOME}.seg", weighted=True, in_blocks=True, settings={"sigma": None}),
+        Baseline("SoftPAG", f"{HOME}.soft_pag", weighted=True, in_blocks=True, settings={"mix": 0.5, "heads": None}),
+        Baseline("S2Guidance", f"{HOME}.s2", weighted=True, any_family=True, settings={"share": 0.1, "seed": 0}),
+        Baseline("SLGUncond", f"{HOME}.slg_uncond", in_blocks=True, any_family=True),
         Baseline(
             "AutoGuidance",
             f"{HOME}.auto_guidance",
@@ -112,14 +118,25 @@ BASELINES: dict[str, Baseline] = {
         Baseline("Blurred", f"{HOME}.blurred", weighted=True, settings={"sigma": 1.0}),
         Baseline("APG", f"{HOME}.combined", any_family=True, settings={"eta": 0.0, "norm": 0.0, "momentum": 0.0}),
         Baseline("CFGZeroStar", f"{HOME}.combined", any_family=True, settings={"zero_steps": 1}),
+        Baseline("FreSca", f"{HOME}.frequency", any_family=True, settings={"high": 1.25, "low": 1.0, "cutoff": 0.25}),
+        Baseline("FDG", f"{HOME}.frequency", any_family=True, settings={"high": None, "parallel": 1.0, "cutoff": 0.25}),
+        Baseline("NAG", f"{HOME}.nag", strength="phi", unit=4.0, settings={"tau": 2.5, "alpha": 0.25}),
         Baseline(
-            "Gain", f"{HOME}.gain", any_family=True, strength="gain", least=1.0, unit=0.2, settings={"of": "velocity"}
+            "Gain",
+            f"{HOME}.gain",
+            any_family=True,
+            strength="gain",
+            free=True,
+            least=1.0,
+            unit=0.2,
+            settings={"of": "velocity"},
         ),
         Baseline(
             "DetailDaemon",
             f"{HOME}.daemon",
             any_family=True,
             strength="amount",
+            free=True,
             windowed=False,
             settings={"start": 0.2, "stop": 0.8, "bias": 0.5, "exponent": 1.0, "smooth": True},
         ),
@@ -127,7 +144,7 @@ BASELINES: dict[str, Baseline] = {
 }
 RIVALS = tuple(name for name in BASELINES if name != "CFG")  # those in `dg.baselines`
 IN_BLOCKS = tuple(name for name, baseline in BASELINES.items() if baseline.in_blocks)
-ONE_PASS = tuple(name for name, baseline in BASELINES.items() if baseline.strength)  # what every guidance must beat
+ONE_PASS = tuple(name for name, baseline in BASELINES.items() if baseline.free)  # what every guidance must beat
 
 
 def beside(dit: DiT, scale: float, weight: float, steps: int | None = None) -> tuple[dict[str, OnePass], list[str]]:

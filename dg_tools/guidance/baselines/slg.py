@@ -6,7 +6,7 @@ window (0.01, 0.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,9 +34,16 @@ class SLG(InBlocks):
     @contextmanager
     def on(self, dit: DiT, rows: dict[str, Any], call: Call) -> Iterator[None]:
         """The blocks are skipped."""
-
-        def stand_in(index: int, module: torch.nn.Module, record: BlockList) -> torch.nn.Module:
-            return Passed(module, record) if index in self.blocks else module
-
-        with swapped(dit.transformer, dit.family, stand_in):
+        with skipped(dit, self.blocks):
             yield
+
+
+@contextmanager
+def skipped(dit: DiT, blocks: Sequence[int]) -> Iterator[None]:
+    """A forward inside passes both streams by these blocks."""
+
+    def stand_in(index: int, module: torch.nn.Module, record: BlockList) -> torch.nn.Module:
+        return Passed(module, record) if index in blocks else module
+
+    with swapped(dit.transformer, dit.family, stand_in):
+        yield
