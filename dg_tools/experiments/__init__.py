@@ -14,6 +14,7 @@ from dg_tools.experiments._dose import dose
 from dg_tools.experiments._guidance import guidance
 from dg_tools.experiments._lens import Lens, lens
 from dg_tools.experiments._origin import origin
+from dg_tools.experiments._rivals import rivals
 from dg_tools.experiments._timestep import timestep
 from dg_tools.experiments._tokens import tokens
 from dg_tools.experiments.result import Outcome, Result, open_result
@@ -34,6 +35,7 @@ __all__ = [
     "lens",
     "open_result",
     "origin",
+    "rivals",
     "semantic_scores",
     "timestep",
     "tokens",

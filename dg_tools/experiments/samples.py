@@ -14,7 +14,7 @@ from dg_tools.datasets.examples import Items, examples, pictures_of
 from dg_tools.datasets.references import References
 from dg_tools.experiments import prompts_alone
 from dg_tools.experiments.semantics import Score
-from dg_tools.generation.sampling import run
+from dg_tools.generation.sampling import Count, run
 from dg_tools.guidance.cfg import CFG
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import band_correlation, blur_effect, describe, retrieval_rank, structural_similarity
@@ -65,15 +65,22 @@ class Samples:
 
     def draw(self, edits: Sequence[Disrupt] = (), scale: float = 1.0) -> torch.Tensor:
         """Pictures (items, 3, H, W) in [-1, 1], with these edits and this CFG scale (1: off)."""
-        guidance = CFG(scale) if scale > 1 else None
-        pictures = []
-        for begin in range(0, len(self), self.batch):
-            part = slice(begin, begin + self.batch)
+        return self.run(edits, CFG(scale) if scale > 1 else None)[0]
+
+    def run(
+        self, edits: Sequence[Disrupt] = (), guidance: Any = None, pictures: int | None = None
+    ) -> tuple[torch.Tensor, list[Count]]:
+        """The same of the first `pictures` items, with any guidance, and what each batch cost."""
+        drawn, costs = [], []
+        count = len(self) if pictures is None else pictures
+        for begin in range(0, count, self.batch):
+            part = slice(begin, min(begin + self.batch, count))
             arguments = {"seed": self.seeds[part], "steps": self.steps, **self.kwargs}
-            latents, _ = run(self.dit, self.prompts[part], edits=edits, guidance=guidance, **arguments)
+            latents, cost = run(self.dit, self.prompts[part], edits=edits, guidance=guidance, **arguments)
             latents = spatial(self.dit, latents, self.height, self.width)
-            pictures.append(decoded(self.dit, latents, batch=self.batch))
-        return torch.cat(pictures)
+            drawn.append(decoded(self.dit, latents, batch=self.batch))
+            costs.append(cost)
+        return torch.cat(drawn), costs
 
     def candidates(self, clean: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
         """For retrieval: each item's set of pictures (M, 3, s, s) and which of them is its own.

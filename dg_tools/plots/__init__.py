@@ -31,6 +31,7 @@ from dg_tools.plots.lens import lens_figure
 from dg_tools.plots.origin import origin_figure
 from dg_tools.plots.overview import overview
 from dg_tools.plots.pictures import channel_map, image_grid
+from dg_tools.plots.rivals import rivals_figure
 from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.timestep import timestep_figure
 from dg_tools.plots.tokens import tokens_figure
@@ -55,6 +56,7 @@ __all__ = [
     "magnitude_by_sigma",
     "origin_figure",
     "overview",
+    "rivals_figure",
     "sweep_map",
     "timestep_figure",
     "token_channel_surface",
@@ -71,6 +73,7 @@ FIGURES: dict[str, Callable[[Any], Figure]] = {  # experiment -> the figure of i
     "dose": dose_figure,
     "guidance": guidance_figure,
     "origin": origin_figure,
+    "rivals": rivals_figure,
     "timestep": timestep_figure,
     "tokens": tokens_figure,
 }

@@ -1,0 +1,122 @@
+"""What buys detail, and at what price? Every guidance with the same search budget, on captions that chose nothing.
+
+    python -m evidence.rivals_table --model emoji-sd3     one model; a forecast first, then up to a quarter of an hour
+    python -m evidence.rivals_table --report              the page and the README's table again, nothing is run
+
+`experiments.rivals` does it; each run is kept as soon as it is done: stopped, the same call goes on. Strengths are
+searched on development captions, results are on captions held out of the model's training, and none of them chose the
+model's profile. `evidence.rivals_page` writes the page, and the table between two marks in the README.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import dg_tools as dg
+from dg_tools.datasets.references import Reference, References
+from dg_tools.experiments import rivals
+from dg_tools.experiments._rivals import profile_edit
+from dg_tools.experiments.rivals_plan import SCALES, WEIGHTS, methods
+from dg_tools.experiments.rivals_runs import Bench
+from dg_tools.guidance.auto import default_profile
+from dg_tools.models.dit import DiT
+from dg_tools.report import rules
+from dg_tools.report.splits import Sizes, split
+from dg_tools.threads import one_thread_if_small
+from evidence import rivals_page as page
+
+FOLDER = Path(__file__).parent / "results-rivals"
+MODELS = ("emoji-sd3", "emoji-flux", "emoji-sd3-planted")
+STEPS = 10
+SEED = 700  # of the noise
+BATCH = 12
+SIZES: dict[str, dict[str, Any]] = {
+    "full": {"search": 6, "test": 24, "values": 5, "controls": 39, "control_prompts": 6},
+    "toy": {"search": 2, "test": 3, "values": 2, "controls": 2, "control_prompts": 2},
+}
+
+
+def captions(source: References, sizes: Sizes, chosen_on: Any, size: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """The captions to search on, and those to report on; none on which the profile was chosen."""
+    parts = split(source, sizes)
+    left: dict[str, list[Reference]] = {
+        name: [r for r in part if r.prompt not in set(chosen_on)] for name, part in parts.items()
+    }
+    return left["development"][: size["search"]], left["held_out"][: size["test"]]
+
+
+def spread(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """So many of the values, the weakest and the strongest among them where there are two or more."""
+    places = [round(i * (len(values) - 1) / max(count - 1, 1)) for i in range(count)]
+    return tuple(values[i] for i in places)
+
+
+def forecast(dit: DiT, before: list[Any], after: list[Any], size: dict[str, Any], steps: int) -> float:
+    """Seconds that the whole takes, from one run of two pictures."""
+    with one_thread_if_small(dit.transformer):
+        bench = Bench(dit, before[:2], [SEED], steps=steps, batch=2, folder=None)
+        bench.measured()  # the first run warms up
+        begin = time.perf_counter()
+        bench.measured()
+        each = (time.perf_counter() - begin) / 2
+    edit, middle = profile_edit(dit), [len(dit.blocks) // 2]
+    shape = (bench.samples.height, bench.samples.width)
+    tried, _ = methods(dit, edit, None, middle, WEIGHTS, SCALES, steps, shape)
+    price = sum(method.price for method in tried)
+    pictures = price * (size["values"] * len(before) + len(after)) + len(before) + len(after)
+    return each * (pictures + 2 * size["controls"] * size["control_prompts"])
+
+
+def measure(dit: DiT, folder: Path, size: dict[str, Any], sizes: Sizes, steps: int = STEPS) -> None:
+    """The result of one model, saved in `folder`; what is kept there is not run again."""
+    profile = default_profile(dit) or {}
+    before, after = captions(dg.references(dit), sizes, profile.get("prompts", ()), size)
+    result = rivals(
+        dit,
+        after,
+        [SEED],
+        search=before,
+        weights=spread(WEIGHTS, size["values"]),
+        scales=spread(SCALES, size["values"]),
+        steps=steps,
+        batch=BATCH,
+        controls=size["controls"],
+        control_prompts=size["control_prompts"],
+        kept=folder / "kept",
+    )
+    result.save(folder)
+    result.plot().savefig(folder / page.FIGURE, dpi=110)
+    shutil.rmtree(folder / "kept", ignore_errors=True)
+
+
+def main(
+    model: str = typer.Option(None, help=f"one of {', '.join(MODELS)}, or a folder (default: all three)"),
+    size: str = typer.Option("full", help=", ".join(SIZES)),
+    out: Path = typer.Option(FOLDER, help="where the numbers and the page are"),
+    report: bool = typer.Option(False, help="make the page and the README's table of what is kept, run nothing"),
+) -> None:
+    """Forecast, run, keep, and write the page."""
+    if size not in SIZES:
+        raise SystemExit(f"--size {size}: there are {', '.join(SIZES)}")
+    own = SIZES[size]
+    for name in () if report else [model] if model else MODELS:
+        dit = dg.load(name)
+        profile = default_profile(dit) or {}
+        before, after = captions(dg.references(dit), rules.FULL.splits, profile.get("prompts", ()), own)
+        seconds = forecast(dit, before, after, own, STEPS)
+        print(f"{name}: {len(before)} captions to search on, {len(after)} to report on, about {seconds / 60:.0f} min")
+        begin = time.perf_counter()
+        measure(dit, out / Path(name).name, own, rules.FULL.splits)
+        print(f"{name}: {(time.perf_counter() - begin) / 60:.1f} min")
+    page.write(out)
+    if out == FOLDER:
+        page.write_readme(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
