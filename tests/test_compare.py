@@ -10,7 +10,8 @@ import tiny
 import torch
 
 import dg_tools as dg
-from dg_tools.metrics import describe
+from dg_tools.metrics import describe, low_correlation
+from dg_tools.metrics.cell_bands import named_bands
 
 CALL = {"steps": 2, "max_sequence_length": 8, "progress": False}
 
@@ -38,8 +39,10 @@ def test_pictures_costs_and_metrics_are_those_of_generate(made, dits):
     alone = dg.generate(dits("sd3"), "tree", seed=5, guidance=dg.baselines.PAG(3.0, 0.5, blocks=2), **tiny.SIZE, **CALL)
     assert np.array_equal(np.asarray(alone.images[0]), np.asarray(made.images[at]))
     pixels = torch.tensor(np.asarray(alone.images[0])).permute(2, 0, 1)[None] / 127.5 - 1
-    for name, value in describe(pixels, pairs()[1][1][None]).items():
+    for name, value in describe(pixels, pairs()[1][1][None], named_bands(2)).items():
         assert frame.loc[at, name] == pytest.approx(value.item(), rel=1e-4, nan_ok=True), name
+    low = low_correlation(pixels, pairs()[1][1][None].double(), cell=2).item()
+    assert frame.loc[at, "low_correlation"] == pytest.approx(low, rel=1e-3)
     assert (frame["seconds"] > 0).all() and frame["forwards"].min() == 2
 
 
@@ -73,6 +76,8 @@ def test_bad_input_is_refused(dits):
             dg.compare(dit, *given, **CALL)
     with pytest.raises(ValueError, match="pictures are 32 x 48"):
         dg.compare(dit, pairs(), [None], height=64, **CALL)
+    with pytest.raises(ValueError, match="16 x 16 are 8 x 8 latent cells: too small for a band below 1/8"):
+        dg.compare(dit, "apple", [None], height=16, width=16, **CALL)
     with pytest.raises(TypeError, match=r"dg\.baselines"):
         dg.compare(dit, "apple", {"text": "CFG"}, **CALL)
 
@@ -83,4 +88,5 @@ def test_to_json_is_plain_and_whole(made):
     for row, (_, ours) in zip(given["rows"], made.table.iterrows(), strict=True):
         for name, value in ours.items():
             assert row[name] == value or (row[name] is None and np.isnan(value)), name
+    assert given["bands"]["high"] == "above 1/4 cycle per latent cell (above 1/8 per pixel)"
     assert set(given["units"]) == set(made.table) - {"guidance", "prompt", "seed", "block_calls", "forwards", "seconds"}

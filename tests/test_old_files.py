@@ -83,7 +83,7 @@ def test_a_capture(tmp_path):
     assert channels.channels == [5] and channels.onset == {5: 1}
 
 
-def test_a_sweep_and_its_profile(tmp_path, emoji):
+def test_a_sweep_and_its_profile(tmp_path, emoji, caplog):
     """Opened, continued without a new cell, and its choice used."""
     folder = tmp_path / "sweep"
     shutil.copytree(FILES / "sweep", folder)
@@ -94,6 +94,7 @@ def test_a_sweep_and_its_profile(tmp_path, emoji):
     names = {f.name for f in (folder / "cells").iterdir()}
     profile = (folder / "profile.json").read_text(encoding="utf-8")
     new = dg.sweep({**old.plan.config, "folder": str(folder)}, emoji, progress=False)
+    assert "was begun with bands per pixel, and goes on with them" in caplog.text and new.plan.cell is None
     assert {f.name for f in (folder / "cells").iterdir()} == names and new.chosen == old.chosen
     assert json.loads((folder / "profile.json").read_text(encoding="utf-8")) == json.loads(profile)
     assert read_profile(folder)["block"] == 5

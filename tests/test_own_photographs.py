@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from test_own_report import BLOCK, CHANNELS, VALUE, loaded, plant_wan, values
 from dg_tools.datasets.folder import read_folder
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.guidance.auto import store
-from dg_tools.report import measure
+from dg_tools.report import Report, measure
 from dg_tools.report.extent import TOY
 from dg_tools.report.stages import FOLDER, Stages
 
@@ -79,6 +81,28 @@ def killed(dit, items, out):
     measure(dit, items, out=out, **CALL)
 
 
+def ranked(rank, port, dit, items, out):
+    """One of two processes, as a launcher starts them."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({k: str(v) for k, v in (where | ranks).items()})
+    measure(dit, items, out=out, **CALL)
+
+
+def pair(dit, items, out):
+    """A report by two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=ranked, args=(rank, port, dit, items, out)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux", "wan"])
 def test_a_killed_report_on_photographs_goes_on(family, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "profiles")
@@ -92,6 +116,8 @@ def test_a_killed_report_on_photographs_goes_on(family, photographs, tmp_path, m
     kept = {p: p.stat().st_mtime_ns for p in (out / FOLDER).glob("[!.]*")}
     assert len(kept) == KEPT and len(list((out / FOLDER).glob(".*.part*"))) == 1 and not (out / "report.json").exists()
 
+    if family == "sd3":
+        shutil.copytree(out, tmp_path / "pair")
     own, done, seen = Stages.made, [], []
     monkeypatch.setattr(Stages, "made", lambda self, make: done.append(make) or own(self, make))
     resumed = measure(dit, items, out=out, **CALL)
@@ -102,6 +128,9 @@ def test_a_killed_report_on_photographs_goes_on(family, photographs, tmp_path, m
     read = NoisedPictures.__init__
     monkeypatch.setattr(NoisedPictures, "__init__", lambda self, d, x, s: seen.extend(x) or read(self, d, x, s))
     assert values(resumed) == values(measure(dit, items, out=tmp_path / "at once", **CALL))
+    if family == "sd3":
+        pair(dit, items, tmp_path / "pair")
+        assert values(Report.open(tmp_path / "pair")) == values(resumed), "two processes go on as one does"
     assert {pair.prompt for pair in seen} == set(CAPTIONS.values())
     given = {item.prompt: item.picture for item in items}
     assert all(torch.equal(pair.picture, given[pair.prompt]) for pair in seen), "the photographs, and not samples"

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 import dg_tools as dg
 from dg_tools import cli
 from dg_tools.generation.sampling import run
-from dg_tools.metrics import band_correlation, band_power
+from dg_tools.metrics import cell_correlation, cell_power
 from dg_tools.models.pictures import decode
 from dg_tools.models.profiles import read_profile
 from dg_tools.sweeps import cells as cells_module
@@ -108,9 +108,10 @@ def test_cells_choice_and_profile(settings, dit, pictures):
     picture = decode(dit, own.latents, output_type="pt") * 2 - 1
     array = np.array(Image.open(pictures[row["prompt"]]), np.float32) / 127.5 - 1
     truth = torch.from_numpy(array).permute(2, 0, 1)[None]
-    amount = (band_power(picture)["high"] / band_power(truth)["high"]).log2().item()
+    high = {"high": (1 / 4, float("inf"))}  # cycles per latent cell of 2 pixels
+    amount = (cell_power(picture, 2, high)["high"] / cell_power(truth, 2, high)["high"]).log2().item()
     assert row["amount"] == pytest.approx(amount, rel=1e-3)
-    assert row["high_correlation"] == pytest.approx(band_correlation(picture, truth)["high"].item(), abs=1e-3)
+    assert row["high_correlation"] == pytest.approx(cell_correlation(picture, truth, 2, high)["high"].item(), abs=1e-3)
     assert row["block_calls"] == own.block_calls[0]
     kept = np.asarray(made.pictures(setting)[0], np.float32)
     assert np.abs(kept / 127.5 - 1 - picture[0].permute(1, 2, 0).numpy()).max() < 0.01
@@ -306,6 +307,7 @@ def test_a_full_disk(settings, dit, tmp_path, monkeypatch):
         ({"prompts": ["a", "b", "c", "d"], "objective": "best"}, ValueError, "objective 'best' is unknown"),
         ({"prompts": ["a", "b", "c", "d"], "pictures": False}, ValueError, "compares kept pictures"),
         ({"height": 16}, ValueError, "cannot be compared"),
+        ({"prompts": ["a", "b", "c", "d"], "height": 16, "width": 16}, ValueError, "too small for a band below 1/8"),
     ],
 )
 def test_bad_settings(settings, dit, changes, error, words):

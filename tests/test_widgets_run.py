@@ -181,7 +181,13 @@ def test_intervention_pictures_numbers_and_code(dit):
     assert np.allclose(view.differences[0].axes[0].images[0].get_array(), change.mean(-1), atol=1e-6)
     limits = [f.axes[0].images[0].get_clim() for f in view.differences]
     assert limits[0] == limits[1], "one scale for what is compared"
-    rms = dict((r[0], r[1:]) for r in view.rows)["root mean square change (0..1)"]
+    rows = {r[0]: r[1:] for r in view.rows}
+    spectra = [np.fft.fft2(np.asarray(made.images[n], float).transpose(2, 0, 1)) for n in ("clean", "disrupted")]
+    cycles = np.hypot(np.fft.fftfreq(spectra[0].shape[1])[:, None], np.fft.fftfreq(spectra[0].shape[2]))
+    a, b = (s[:, (cycles > 0) & (cycles < 1 / 16)] for s in spectra)  # 1/8 cycle per latent cell of 2 pixels
+    alike = (a * b.conj()).sum().real / np.sqrt((abs(a) ** 2).sum() * (abs(b) ** 2).sum())
+    assert float(rows["correlation with clean, low band"][1]) == pytest.approx(alike, abs=6e-4)
+    rms = rows["root mean square change (0..1)"]
     assert rms[0] == "0.000" and float(rms[1]) == pytest.approx(np.sqrt((change**2).mean()), abs=6e-4)
     runs = made.runner.bar.max
     made.draw_field.value = 1

@@ -1,10 +1,39 @@
-"""From what a recorder has to labelled arrays: streams of other lengths together, frames of tokens."""
+"""What a recorder has, made ready for labels: AdaLN chunks apart, streams of other lengths together, frames."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from dg_tools.models.block import Block
+
+MODULATION = ("gate", "shift", "scale")
+Parts = dict[str, dict[str, np.ndarray]]  # arrays (branch, step, site, ...) by variable, and stream or part
+
+
+def told_apart(parts: Parts, names: Sequence[str | None], chunks: np.ndarray) -> None:
+    """Add AdaLN chunks (branch, step, site, chunk, channel); NaN at the blocks whose chunks have other names."""
+    for i, name in enumerate(names):
+        if name is not None:
+            variable, part = of_chunk(name)
+            there = parts[variable].setdefault(part, chunks[:, :, :, i])
+            np.copyto(there, chunks[:, :, :, i], where=np.isnan(there))
+
+
+def of_chunk(name: str) -> tuple[str, str]:
+    """Variable and part of an AdaLN chunk: `gate` and `msa` of `gate_msa`; the part is `all` where it has none."""
+    variable, _, part = name.partition("_")
+    return variable, part or "all"
+
+
+def gated(parts: Parts, blocks: Sequence[Block]) -> None:
+    """Mean |output| of a branch to what it adds to the stream, mean |gate x output|, in place."""
+    for block in blocks:
+        for written, gate in (("attn_write", block.record.attn_gate), ("mlp_write", block.record.mlp_gate)):
+            if gate is not None and "" in parts[written]:
+                variable, part = of_chunk(gate)
+                parts[written][""][:, :, block.index] *= np.abs(parts[variable][part][:, :, block.index])
 
 
 def stacked(arrays: list[np.ndarray | None]) -> np.ndarray:

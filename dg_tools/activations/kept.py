@@ -10,35 +10,45 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-Key = tuple[str, str]  # variable, and stream or part
-Group = tuple[Key, tuple[int, ...], tuple[int, ...], torch.Size]  # key, blocks, branches, shape
+Place = tuple[int, int]  # number of the call, and block
+Key = tuple[str, str | tuple[str | None, ...]]  # variable, and stream, part, or parts
+Where = tuple[int, Sequence[int]]  # of a call: its step, and the branch of each of its rows
 
 
 class Kept:
-    """Values (blocks, rows, ...) by step; those of one kind are stacked at the end."""
+    """Values (places, rows, ...); those of one kind are written together at the end."""
 
     def __init__(self) -> None:
-        self._groups: dict[Group, list[tuple[int, torch.Tensor]]] = {}
+        self._groups: dict[tuple[Key, torch.Size], tuple[list[Place], list[torch.Tensor]]] = {}
 
-    def add(self, key: Key, blocks: Sequence[int], branches: Sequence[int], step: int, value: torch.Tensor) -> None:
-        """Keep (blocks, rows, ...) of one step, a row for each branch, on the CPU. It is not copied."""
-        self._groups.setdefault((key, tuple(blocks), tuple(branches), value.shape), []).append((step, value))
+    def add(self, key: Key, places: Sequence[Place], value: torch.Tensor) -> None:
+        """Keep (places, rows, ...) of the CPU. It is not copied."""
+        group = self._groups.setdefault((key, value.shape[1:]), ([], []))
+        group[0].extend(places)
+        group[1].append(value)
 
-    def arrays(self, branches: int, steps: int, blocks: int) -> dict[Key, np.ndarray]:
-        """Arrays (branch, step, block, ...), NaN where there is no value; nothing is kept any longer."""
+    def arrays(self, calls: Sequence[Where | None], branches: int, steps: int, blocks: int) -> dict[Key, np.ndarray]:
+        """Arrays (branch, step, block, ...), NaN where there is no value; nothing is kept any longer.
+
+        `calls`: where each call belongs, by its number; None: nowhere, for it failed.
+        """
         arrays: dict[Key, torch.Tensor] = {}
+        at = torch.tensor([-1 if call is None else call[0] for call in calls])
         for group in list(self._groups):
-            key, places, rows, shape = group
-            inner, values = shape[2:], self._groups.pop(group)
+            (key, shape), (places, values) = group, self._groups.pop(group)
+            inner = shape[1:]
             array = arrays.get(key)
             if array is None or (inner and inner[0] > array.shape[3]):  # Qwen-Image pads prompts to no fixed length
                 shorter, array = array, torch.full((branches, steps, blocks, *inner), torch.nan)
                 if shorter is not None:
                     array[:, :, :, : shorter.shape[3]] = shorter
                 arrays[key] = array
-            at = torch.tensor([step for step, _ in values])[:, None], torch.tensor(places)
-            together = torch.stack([value for _, value in values])
-            for row, branch in enumerate(rows):
-                target = array[branch, :, :, : inner[0]] if inner else array[branch]
-                target[at] = together[:, :, row].float()
+            number, block = torch.tensor(places).unbind(1)
+            together, good = torch.cat(values), at[number] >= 0
+            if not good.all():
+                number, block, together = number[good], block[good], together[good]
+            target = array[:, :, :, : inner[0]] if inner else array
+            for row in range(shape[0]):
+                branch = torch.tensor([call[1][row] if call and row < len(call[1]) else 0 for call in calls])
+                target[branch[number], at[number], block] = together[:, row].float()
         return {key: array.numpy() for key, array in arrays.items()}

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from dg_tools.activations.arrays import frame_of_tokens, stacked
-from dg_tools.activations.kept import Kept, Key
+from dg_tools.activations.arrays import MODULATION, Parts, frame_of_tokens, gated, stacked, told_apart
+from dg_tools.activations.kept import Kept, Key, Place, Where
 from dg_tools.activations.raw import RawSelection
 from dg_tools.activations.reduce import CHANNEL, sizes, statistics
 from dg_tools.activations.store import RawStore
@@ -23,9 +23,9 @@ from dg_tools.forward.call import NOTHING, Call
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 
-MODULATION = ("gate", "shift", "scale")
 WRITES = ("attn_write", "mlp_write")
 LARGEST = ("attn_max", "mlp_max")  # of what the same branches give, before their gates
+CHUNKS = "chunks"  # of AdaLN, until they are told apart
 INNER = {  # dimensions of each variable after branch, step, site and stream or part; in the order of a capture
     "temb": ("embedding",),
     **dict.fromkeys((*MODULATION, *CHANNEL, *WRITES), ("channel",)),
@@ -71,12 +71,13 @@ class Recorder:
         self.frames = 1  # grids of tokens, one after the other
         self._depth = 0  # calls of the transformer within another: a disrupted pass
         self._call: Call | None = None  # the one that is recorded
-        self._rows: list[tuple[int, int]] = []  # (branch, row) of it that are recorded, by row
+        self._calls: list[Where | None] = []  # where each recorded call belongs
+        self._rows: list[tuple[int, int]] = []  # (branch, row) of this one that are recorded, by row
         self._visits: set[tuple[int, str]] = set()  # (block, part) that this call has run
         self._names = [block.record.chunks(block.module) for block in dit.blocks]  # of AdaLN chunks, by block
         self._chunks: dict[int, torch.Tensor] = {}  # AdaLN chunks (rows, chunks, channels) by block
-        self._together = Together(len(dit.blocks))  # hidden states to be reduced
-        self._later: list[tuple[Key, list[int], torch.Tensor]] = []  # of this call: key, blocks, values on the device
+        self._together = Together(len(dit.blocks))  # hidden states to be reduced, of this call or of several
+        self._later: list[tuple[Key, list[Place], torch.Tensor]] = []  # key, places, values on the device
         self._kept = Kept()
 
     # -- one call of the transformer ----------------------------------------------------------------------------------
@@ -88,11 +89,12 @@ class Recorder:
             return
         self._call = None
         self._visits = set()
-        self._together.clear()
+        self._chunks = {}
         if call.step is None or call.branch == "other":
             return
         if self.steps is None:
             self.steps = call.steps
+        self._together.most = len(self.dit.blocks) * (self.steps or 1)
         rows = {"cond": call.cond, "uncond": call.uncond}
         fresh = [
             (i, rows[branch].start or 0)
@@ -103,6 +105,7 @@ class Recorder:
         if self._rows:
             self._call = call
             self.frames = call.frames
+            self._calls.append((call.step, [branch for branch, _ in self._rows]))
 
     def visit(self, block: int, part: str) -> Call | None:
         """The call that is recorded, where this is the first time that it runs a part of a block; else None."""
@@ -112,21 +115,17 @@ class Recorder:
         return self._call
 
     def end(self, failed: bool = False) -> None:
-        """Reduce and fetch what is left, in one transfer from the device; the step counts as seen from here on."""
+        """Fetch what was reduced, in one transfer from the device; the step counts as seen from here on."""
         self._depth -= 1
-        if self._depth or failed or self._call is None or self._call.step is None:
+        if self._depth or self._call is None or self._call.step is None:
             return
         step = self._call.step
+        if failed:
+            self._calls[-1] = self._call = None
+            return
         for names, blocks in self.alike().items():
-            chunks = torch.stack([self._chunks[b] for b in blocks])
-            for i, name in enumerate(names):
-                if name is not None:
-                    kind, _, part = name.partition("_")
-                    self.put(kind, part or "all", blocks, chunks[:, :, i])
-        for batch in self._together.rest():
-            self.reduce(*batch)
-        self._chunks = {}
-        self.fetch(step)
+            self.put(CHUNKS, names, [self.here(b) for b in blocks], torch.stack([self._chunks[b] for b in blocks]))
+        self.fetch()
         self.sigmas[step] = self._call.sigma
         self.seen |= {(step, self.branches[i]) for i, _ in self._rows}
         self._call = None
@@ -136,23 +135,29 @@ class Recorder:
 
     def recorded_rows(self, value: torch.Tensor) -> torch.Tensor:
         """The rows of a tensor that are recorded, as a view."""
-        rows = [row for _, row in self._rows]
-        return value if len(rows) == value.shape[0] else value[rows[0] : rows[-1] + 1 : (rows[-1] - rows[0]) or 1]
+        rows = self._rows
+        if len(rows) == value.shape[0]:
+            return value
+        first, last = rows[0][1], rows[-1][1]
+        return value[first : last + 1 : (last - first) or 1]
 
-    def put(self, variable: str, part: str, blocks: list[int], value: torch.Tensor) -> None:
-        """Keep (blocks, rows, ...) of the rows that are recorded, until the call ends."""
-        self._later.append(((variable, part), blocks, value))
+    def here(self, block: int) -> Place:
+        """A block of the call that is recorded."""
+        return len(self._calls) - 1, block
 
-    def fetch(self, step: int) -> None:
-        """Keep what the call gave, in one transfer from the device; it is laid out when the run is over."""
+    def put(self, variable: str, part: str | tuple[str | None, ...], places: list[Place], value: torch.Tensor) -> None:
+        """Keep (places, rows, ...) of the rows that are recorded, until the call ends."""
+        self._later.append(((variable, part), places, value))
+
+    def fetch(self) -> None:
+        """Keep what was reduced, in one transfer from the device; it is laid out when the run is over."""
         values = [value.detach() for _, _, value in self._later]
         if values and values[0].device.type != "cpu":
             flat = torch.cat([value.reshape(-1).float() for value in values]).cpu()
             parts = flat.split([value.numel() for value in values])
             values = [part.view_as(value) for part, value in zip(parts, values, strict=True)]
-        branches = [branch for branch, _ in self._rows]
-        for (key, blocks, _), value in zip(self._later, values, strict=True):
-            self._kept.add(key, blocks, branches, step, value)
+        for (key, places, _), value in zip(self._later, values, strict=True):
+            self._kept.add(key, places, value)
         self._later = []
 
     # -- what is recorded ---------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ class Recorder:
     def embedding(self, temb: torch.Tensor) -> None:
         """The time-text embedding that every block's AdaLN reads."""
         if temb.ndim == 2:
-            self.put("temb", "", [0], self.recorded_rows(temb)[None].clone())
+            self.put("temb", "", [self.here(0)], self.recorded_rows(temb)[None].clone())
 
     def modulation(self, block: Block, value: torch.Tensor) -> None:
         """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`, from what gives them (see `BlockList`)."""
@@ -177,7 +182,8 @@ class Recorder:
     def write(self, block: Block, variable: str, output: torch.Tensor) -> None:
         """What a branch adds to the stream: mean over the picture's own tokens of |gate x output|."""
         own = None if self._call is None else self._call.own_tokens
-        self.gather(variable, block.index, self.recorded_rows(output)[:, :own])
+        rows = self.recorded_rows(output)
+        self.gather(variable, block.index, rows if own in (None, rows.shape[1]) else rows[:, :own])
 
     def streams(self, block: Block, output: Any, call: Call) -> None:
         """Statistics of the streams, and hidden states where they are kept whole.
@@ -187,8 +193,10 @@ class Recorder:
         assert call.step is not None
         image, text = (block.record.get(output, stream, call.image_tokens) for stream in ("image", "text"))
         assert image is not None
+        streams = {"image": image, "text": text}
         own = call.own_tokens or image.shape[1]
-        streams = {"image": image[:, :own], "text": text, "reference": image[:, own:]}
+        if own < image.shape[1]:  # else without slices, each of which costs as much as a reduction of a small stream
+            streams |= {"image": image[:, :own], "reference": image[:, own:]}
         for stream, hidden in streams.items():
             if hidden is None or not hidden.shape[1]:
                 continue
@@ -199,25 +207,18 @@ class Recorder:
 
     def gather(self, name: str, block: int, hidden: torch.Tensor) -> None:
         """A stream, or what a branch gives."""
-        if batch := self._together.add(name, block, hidden):
+        if batch := self._together.add(name, self.here(block), hidden):
             self.reduce(*batch)
 
-    def reduce(self, name: str, blocks: list[int], hidden: torch.Tensor) -> None:
-        """Statistics of hidden states (blocks x rows, tokens, channels)."""
+    def reduce(self, name: str, places: list[Place], hidden: torch.Tensor) -> None:
+        """Statistics of hidden states (places x rows, tokens, channels)."""
         if name in WRITES:
-            gates = [self._chunks[b][:, self.gate(name, b)] for b in blocks]
             size, largest = sizes(hidden)
-            size = size.view(len(blocks), -1, hidden.shape[2])
-            self.put(name, "", blocks, torch.stack(gates).float().abs() * size)
-            self.put(LARGEST[WRITES.index(name)], "", blocks, largest.view(len(blocks), -1))
+            self.put(name, "", places, size.view(len(places), -1, hidden.shape[2]))
+            self.put(LARGEST[WRITES.index(name)], "", places, largest.view(len(places), -1))
             return
         for variable, value in statistics(hidden, self.quantiles).items():
-            self.put(variable, name, blocks, value.view(len(blocks), -1, *value.shape[1:]))
-
-    def gate(self, variable: str, block: int) -> int:
-        """Which chunk scales what a branch gives."""
-        record = self.dit.blocks[block].record
-        return self._names[block].index(record.mlp_gate if variable == "mlp_write" else record.attn_gate)
+            self.put(variable, name, places, value.view(len(places), -1, *value.shape[1:]))
 
     def keep(self, branch: int, step: int, block: int, hidden: torch.Tensor) -> None:
         """Hidden states, into the store or into memory."""
@@ -255,24 +256,32 @@ class Recorder:
     def dataset(self) -> xr.Dataset:
         """Everything as labelled arrays; NaN where a value does not exist (no text after SD3's last block)."""
         steps = self.steps or 0
-        parts: dict[str, dict[str, np.ndarray]] = {variable: {} for variable in INNER}  # so that their order is one
-        for (variable, part), array in self._kept.arrays(len(self.branches), steps, len(self.dit.blocks)).items():
-            parts[variable][part] = array
+        for batch in self._together.rest():
+            self.reduce(*batch)
+        self.fetch()
+        parts: Parts = {variable: {} for variable in INNER}  # so that their order is one
+        arrays = self._kept.arrays(self._calls, len(self.branches), steps, len(self.dit.blocks))
+        for (variable, part), array in arrays.items():
+            if isinstance(part, str):
+                parts[variable][part] = array
+            else:
+                told_apart(parts, part, array)
+        gated(parts, self.dit.blocks)
         lead = ("branch", "step", "site")
         coords: dict[str, Any] = {"branch": self.branches, "step": list(range(steps)), "site": self.dit.sites}
         coords["part"] = list(dict.fromkeys(part for variable in MODULATION for part in parts[variable]))
         coords["stream"] = [
-            stream for stream in ("image", "text", "reference") if any(stream in arrays for arrays in parts.values())
+            stream for stream in ("image", "text", "reference") if any(stream in given for given in parts.values())
         ]
         variables: dict[str, Any] = {}
-        for variable, arrays in parts.items():
+        for variable, given in parts.items():
             axis = "part" if variable in MODULATION else "stream"
-            if variable == "temb" and arrays:
-                variables[variable] = (("branch", "step", *INNER[variable]), arrays[""][:, :, 0])
-            elif "" in arrays:
-                variables[variable] = ((*lead, *INNER[variable]), arrays[""])
-            elif arrays:
-                together = stacked([arrays.get(name) for name in coords[axis]])
+            if variable == "temb" and given:
+                variables[variable] = (("branch", "step", *INNER[variable]), given[""][:, :, 0])
+            elif "" in given:
+                variables[variable] = ((*lead, *INNER[variable]), given[""])
+            elif given:
+                together = stacked([given.get(name) for name in coords[axis]])
                 variables[variable] = ((*lead, axis, *INNER[variable]), together)
         if self.hidden is not None:
             dims = ("branch", *self.raw.dims)

@@ -1,4 +1,4 @@
-"""Small tensors of several blocks wait in one buffer, so that they are reduced by one call.
+"""Small tensors of several blocks and steps wait in one buffer, so that they are reduced by one call.
 
 On a small model a call of torch costs more than its arithmetic. A large tensor does not wait, and is not copied.
 """
@@ -9,49 +9,64 @@ from collections.abc import Iterator
 
 import torch
 
+from dg_tools.activations.kept import Place
 from dg_tools.activations.reduce import bite
 
-Kind = tuple[str, torch.Size, torch.dtype, torch.device]
-Batch = tuple[str, list[int], torch.Tensor]  # name, blocks, (blocks x rows, tokens, channels)
+Batch = tuple[str, list[Place], torch.Tensor]  # name, places, (places x rows, tokens, channels)
+
+
+class Waiting:
+    """A buffer for tensors of one name, shape and dtype, and the places of those that are in it."""
+
+    def __init__(self, name: str, like: torch.Tensor, most: int) -> None:
+        self.name = name
+        self.buffer = like.new_empty(min(bite(like) // like.numel(), most), *like.shape)
+        self.slots = self.buffer.unbind()
+        self.places: list[Place] = []
+
+    def takes(self, hidden: torch.Tensor) -> bool:
+        """Whether a tensor may wait here."""
+        slot = self.buffer
+        return hidden.shape == slot.shape[1:] and hidden.dtype is slot.dtype and hidden.device == slot.device
+
+    def take(self) -> Batch:
+        """What waits, as one."""
+        places, self.places = self.places, []
+        return self.name, places, self.buffer[: len(places)].flatten(0, 1)
 
 
 class Together:
-    """Tensors (rows, tokens, channels) by name and block; those of one kind come back as one.
+    """Tensors (rows, tokens, channels) by name and place; those of one kind come back as one.
 
     A batch is a view of the buffer: it is good until the next `add`.
 
     Args:
-        blocks: most tensors of one kind, so that a buffer for tiny ones has no places that nothing takes.
+        most: how many tensors of one kind there can be: a buffer for tiny ones has no slots that nothing takes.
     """
 
-    def __init__(self, blocks: int) -> None:
-        self._blocks = blocks
-        self._waiting: dict[Kind, list[int]] = {}  # blocks
-        self._buffers: dict[Kind, tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = {}  # each with its places
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._waiting: dict[str, list[Waiting]] = {}
 
-    def add(self, name: str, block: int, hidden: torch.Tensor) -> Batch | None:
+    def add(self, name: str, place: Place, hidden: torch.Tensor) -> Batch | None:
         """What is to be reduced now, if anything: this tensor where it is large, or a full buffer."""
-        kind = (name, hidden.shape, hidden.dtype, hidden.device)
-        if kind not in self._buffers:
-            buffer = hidden.new_empty(min(bite(hidden) // hidden.numel(), self._blocks), *hidden.shape)
-            self._buffers[kind] = buffer, buffer.unbind()
-        places = self._buffers[kind][1]
-        if len(places) < 2:
-            return name, [block], hidden
-        blocks = self._waiting.setdefault(kind, [])
-        places[len(blocks)].copy_(hidden)  # what comes next may change it in place
-        blocks.append(block)
-        return self._take(kind) if len(blocks) == len(places) else None
+        waiting = self._of(name, hidden)
+        places, slots = waiting.places, waiting.slots
+        if len(slots) < 2:
+            return name, [place], hidden
+        slots[len(places)].copy_(hidden)  # what comes next may change it in place
+        places.append(place)
+        return waiting.take() if len(places) == len(slots) else None
 
     def rest(self) -> Iterator[Batch]:
         """What still waits."""
-        for kind in list(self._waiting):
-            yield self._take(kind)
+        for kinds in self._waiting.values():
+            yield from (waiting.take() for waiting in kinds if waiting.places)
 
-    def clear(self) -> None:
-        """Nothing waits any more."""
-        self._waiting.clear()
-
-    def _take(self, kind: Kind) -> Batch:
-        blocks = self._waiting.pop(kind)
-        return kind[0], blocks, self._buffers[kind][0][: len(blocks)].flatten(0, 1)
+    def _of(self, name: str, hidden: torch.Tensor) -> Waiting:
+        kinds = self._waiting.setdefault(name, [])
+        for waiting in kinds:
+            if waiting.takes(hidden):
+                return waiting
+        kinds.append(Waiting(name, hidden, self.most))
+        return kinds[-1]

@@ -19,12 +19,11 @@ from dg_tools.datasets.examples import Items, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments.error_matching import TOLERANCE, Match, matched_controls, reached
 from dg_tools.experiments.noised_pictures import NoisedPictures
-from dg_tools.experiments.prompts_alone import check_size
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.selectivity import AgainstControls, by_sigma, log_ratios, shares
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control, Disrupt, variance_matched
-from dg_tools.metrics.cell_bands import bands_note, named_words
+from dg_tools.metrics.cell_bands import bands_note, check_size, named_words
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 

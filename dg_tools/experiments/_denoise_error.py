@@ -19,10 +19,9 @@ import torch
 
 from dg_tools.datasets.examples import Items, axes_of, examples, pictures_of
 from dg_tools.datasets.references import References
-from dg_tools.experiments.prompts_alone import check_size
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics import Bands, axis_share, bootstrap_interval, coherent_error
-from dg_tools.metrics.cell_bands import named_bands, named_words
+from dg_tools.metrics.cell_bands import check_size, named_bands, named_words
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded

@@ -29,7 +29,7 @@ from dg_tools.experiments.samples import Samples
 from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.experiments.subject import Subject, choose
 from dg_tools.interventions import Control
-from dg_tools.metrics.cell_bands import bands_note
+from dg_tools.metrics.cell_bands import bands_note, check_size
 from dg_tools.models.dit import DiT
 from dg_tools.progress import progress_bar
 
@@ -93,7 +93,7 @@ def detail(
         prompts = examples(dit, prompts, folder)
         whole = Samples(dit, prompts, list(seeds), steps=steps, batch=batch, **kwargs)
         kwargs = whole.kwargs
-        prompts_alone.check_size(whole.height, whole.width, dit.vae_scale_factor)
+        check_size(whole.height, whole.width, dit.vae_scale_factor)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)
     samples = Samples(dit, subject.test, list(seeds), steps=steps, batch=batch, scores=scores, **kwargs)
     if samples.truth is None and scores is None:

@@ -18,7 +18,6 @@ import torch
 from dg_tools.activations import capture
 from dg_tools.datasets.examples import Example, Items, examples, with_pictures
 from dg_tools.datasets.references import References
-from dg_tools.experiments import prompts_alone
 from dg_tools.experiments._detail import thumbnails
 from dg_tools.experiments.channel_sets import check_controls
 from dg_tools.experiments.dose_outcomes import assemble, strongest
@@ -32,6 +31,7 @@ from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.experiments.subject import check_channels
 from dg_tools.guidance.auto import default_profile
 from dg_tools.massive import find_massive
+from dg_tools.metrics.cell_bands import check_size
 from dg_tools.models.dit import DiT
 from dg_tools.models.journal import Journal
 from dg_tools.models.provenance import provenance
@@ -142,7 +142,7 @@ def dose(
         check_controls(dit, known, controls)
     samples = Samples(dit, items, seeds, steps=steps, batch=batch, scores=scores, **kwargs)
     if samples.truth is None:
-        prompts_alone.check_size(samples.height, samples.width, dit.vae_scale_factor)
+        check_size(samples.height, samples.width, dit.vae_scale_factor)
         if scores is None:
             samples.scores = semantic_scores(samples.prompts)
     settings: dict[str, Any] = {

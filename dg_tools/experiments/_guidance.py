@@ -34,7 +34,7 @@ from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.baselines.registry import beside
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive
-from dg_tools.metrics.cell_bands import bands_note
+from dg_tools.metrics.cell_bands import bands_note, check_size
 from dg_tools.models.dit import DiT
 
 WEIGHT = 0.5  # w where neither the caller nor a profile says it
@@ -130,7 +130,7 @@ def guidance(
         )
     size = (kwargs.get("height"), kwargs.get("width")) if alone else pictures_of(items).shape[-2:]
     height, width = dit.size(*size)
-    prompts_alone.check_size(height, width, dit.vae_scale_factor)
+    check_size(height, width, dit.vae_scale_factor)
     more = {"height": height, "width": width, **kwargs}
     subject = choose(
         dit,

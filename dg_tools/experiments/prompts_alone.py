@@ -16,7 +16,6 @@ from dg_tools.experiments.semantics import basis, rests_on
 from dg_tools.metrics import (
     amount_change,
     band_changes,
-    cell_masks,
     contrast,
     laplacian_variance,
     low_correlation,
@@ -26,16 +25,6 @@ from dg_tools.metrics.cell_bands import HIGH, LOW, band_name
 
 UNIT = "doublings at equal contrast"
 AMOUNT = 0.1  # doublings: seven percent of the power
-
-
-def check_size(height: int, width: int, cell: int) -> None:
-    """Raise ValueError for pictures too small for a low and a high band; before any run."""
-    masks = cell_masks((height, width), cell, {"any": (0.0, float("inf")), "low": LOW, "high": HIGH})
-    if not {"low", "high"} <= masks.keys():
-        raise ValueError(
-            f"pictures of {height} x {width} are {height // cell} x {width // cell} latent cells: too small for a band "
-            f"{band_name(LOW)}; one side of more than {8 * cell} pixels is needed"
-        )
 
 
 def changes(pictures: torch.Tensor, clean: torch.Tensor, cell: int) -> dict[str, np.ndarray]:

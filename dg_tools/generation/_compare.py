@@ -23,6 +23,7 @@ from dg_tools.datasets.references import References
 from dg_tools.generation._generate import generate, name_of
 from dg_tools.guidance.report import Report
 from dg_tools.metrics import UNITS, describe
+from dg_tools.metrics.cell_bands import check_size, named_bands, named_words
 from dg_tools.models.dit import DiT
 
 
@@ -34,6 +35,7 @@ class Comparison:
         images: PIL pictures, in the table's order: prompts outermost, then seeds, then guidances.
         table: one row per picture: guidance, prompt, seed, block_calls, forwards, seconds, and `metrics.describe` of it
             (`metrics.UNITS` says in what; what needs a reference only where there is one), pixels in [-1, 1].
+        bands: the edges of its low, mid and high, in cycles per latent cell and per pixel, in words; none has the mean.
         references: (prompts, 3, H, W) in [-1, 1], or None.
         settings: one dict per picture, as in `Generation`.
         guided: what the guidance of each picture did, as in `Generation`.
@@ -44,6 +46,7 @@ class Comparison:
     references: torch.Tensor | None = None
     settings: list[dict[str, Any]] = field(default_factory=list)
     guided: list[Report | None] = field(default_factory=list)
+    bands: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Comparison({self.table['guidance'].nunique()} guidances, {len(self.images)} pictures)"
@@ -53,10 +56,11 @@ class Comparison:
         return self.table.copy()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: names of the guidances, the rows of the table, units; None where a metric is not defined."""
+        """Plain JSON: names of the guidances, rows of the table, units, bands; None where a metric is not defined."""
         rows = self.table.astype(object).where(self.table.notna(), None).to_dict("records")
         units = {name: UNITS[name] for name in self.table if name in UNITS}
-        return {"guidances": list(dict.fromkeys(self.table["guidance"])), "rows": rows, "units": units}
+        names = list(dict.fromkeys(self.table["guidance"]))
+        return {"guidances": names, "rows": rows, "units": units, "bands": self.bands}
 
     def grid(self, **kwargs: Any) -> Any:
         """`plots.comparison_grid`: a column for each guidance, a row for each prompt and seed."""
@@ -94,7 +98,7 @@ def compare(
 
     Raises:
         ValueError, TypeError, IndexError: before the first forward, for what this model cannot have, for no guidances,
-            or two of one name.
+            two of one name, or pictures too small for a low band (8 latent cells a side).
     """
     items = examples(dit, prompts, folder)
     named = guidances if isinstance(guidances, Mapping) else by_name(as_list(guidances))
@@ -107,6 +111,8 @@ def compare(
         if (height or size[0], width or size[1]) != size:
             raise ValueError(f"height and width {height} x {width}; the reference pictures are {size[0]} x {size[1]}")
         height, width = size
+    cell = dit.vae_scale_factor
+    check_size(*dit.size(height, width), cell)
     numbers = as_list(seeds)
     generation = generate(
         dit,
@@ -120,7 +126,8 @@ def compare(
         **kwargs,
     )
     variants = len(numbers) * len(named)
-    measured = describe(generation.pictures, None if truth is None else truth.repeat_interleave(variants, 0))
+    repeated = None if truth is None else truth.repeat_interleave(variants, 0)
+    measured = describe(generation.pictures, repeated, named_bands(cell))
     table = pd.DataFrame(
         {
             "guidance": list(named) * (len(items) * len(numbers)),
@@ -132,7 +139,7 @@ def compare(
             **{name: values.double().numpy() for name, values in measured.items()},
         }
     )
-    return Comparison(generation.images, table, truth, generation.settings, generation.guided)
+    return Comparison(generation.images, table, truth, generation.settings, generation.guided, named_words(cell))
 
 
 def by_name(guidances: Sequence[BaseGuidance | None]) -> dict[str, BaseGuidance | None]:

@@ -101,6 +101,16 @@ def cell_masks(size: Sequence[int], cell: int = 1, bands: Bands = CELL_BANDS) ->
     return masks
 
 
+def check_size(height: int, width: int, cell: int) -> None:
+    """Raise ValueError for pictures too small for a low and a high band; before any run."""
+    masks = cell_masks((height, width), cell, {"any": (0.0, float("inf")), "low": LOW, "high": HIGH})
+    if not {"low", "high"} <= masks.keys():
+        raise ValueError(
+            f"pictures of {height} x {width} are {height // cell} x {width // cell} latent cells: too small for a band "
+            f"{band_name(LOW)}; one side of more than {8 * cell} pixels is needed"
+        )
+
+
 def cell_power(x: torch.Tensor, cell: int = 1, bands: Bands = CELL_BANDS) -> dict[str, torch.Tensor]:
     """Mean-square contribution of each band, (N,), in x's unit squared; together they are x's variance by channel.
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dg_tools.generation.sampling import run
 from dg_tools.metrics import describe
+from dg_tools.metrics.bands import Bands
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import pictures, spatial
@@ -62,12 +63,20 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
         ChildProcessError: another process of this run stopped; finished cells stay.
         KeyboardInterrupt: Ctrl-C; says how many cells are kept.
     """
-    settings = as_before(read_config(config))
+    given = read_config(config)
+    before = begun(Path(given.folder))
+    settings = as_before(given, before)
     workers = Workers()
     if dit is None:
         device = workers.device or settings.device
         dit = load(settings.model, device=device, dtype=settings.dtype, offload=settings.offload)
-    plan, truths = plan_of(settings, dit)
+    per_pixel = before is not None and before.cell is None
+    if per_pixel:
+        logger.warning(
+            "%s was begun with bands per pixel, and goes on with them: name another folder for bands per latent cell",
+            settings.folder,
+        )
+    plan, truths = plan_of(settings, dit, per_pixel=per_pixel)
     folder = Path(settings.folder)
     check_sweep(folder, plan)
     if workers.rank == 0:
@@ -82,19 +91,26 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
     return open_sweep(folder)
 
 
-def as_before(config: Config) -> Config:
-    """The config, where it leaves channels out with those of the sweep that its folder holds, and with their doses.
+def begun(folder: Path) -> Plan | None:
+    """The plan of the sweep that a folder holds; None: there is none, or it is damaged, which `check_sweep` says."""
+    if not (folder / PLAN).is_file():
+        return None
+    try:
+        return open_sweep(folder).plan
+    except ValueError:
+        return None
+
+
+def as_before(config: Config, before: Plan | None) -> Config:
+    """The config, where it leaves channels out with those of the sweep begun `before`, and with their doses.
 
     The model's profile, which says them otherwise, may be another by now.
     """
-    if config.channels is not None or not (Path(config.folder) / PLAN).is_file():
+    if config.channels is not None or before is None:
         return config
-    try:
-        before = [s for s in open_sweep(config.folder).plan.settings if s.guidance == "DG"]
-    except ValueError:  # `check_sweep` says it
-        return config
-    rhos = [rho for rho in dict.fromkeys(s.rho for s in before) if rho is not None]
-    return replace(config, channels=list(dict.fromkeys(s.channels for s in before)), rhos=config.rhos or rhos or None)
+    doses = [s for s in before.settings if s.guidance == "DG"]
+    rhos = [rho for rho in dict.fromkeys(s.rho for s in doses) if rho is not None]
+    return replace(config, channels=list(dict.fromkeys(s.channels for s in doses)), rhos=config.rhos or rhos or None)
 
 
 def check_sweep(folder: Path, plan: Plan) -> None:
@@ -176,7 +192,7 @@ class Job:
         latents = spatial(self.dit, raw, fixed["height"], fixed["width"])
         samples = pictures(self.dit, latents)
         truth = torch.stack([self.truths[p] for p in prompts]) if self.truths else None
-        rows = measured(samples, truth)
+        rows = measured(samples, truth, self.plan.bands)
         cost = {
             "block_calls": count.block_calls / len(prompts),
             "forwards": count.forwards / len(prompts),
@@ -189,12 +205,12 @@ class Job:
         write_cell(self.folder, cell, rows, cost, images, self.workers.rank)
 
 
-def measured(pictures: torch.Tensor, truth: torch.Tensor | None) -> list[dict[str, float]]:
+def measured(pictures: torch.Tensor, truth: torch.Tensor | None, bands: Bands) -> list[dict[str, float]]:
     """One row per picture (N, 3, H, W) in [-1, 1]; `amount` and correlations against the truth where there is one."""
-    values = {k: v.double() for k, v in describe(pictures, truth).items() if k in MEASURES}
+    values = {k: v.double() for k, v in describe(pictures, truth, bands).items() if k in MEASURES}
     values["detail_lack"] = -values["detail_share"].clamp_min(1e-12).log2()
     if truth is not None:
-        true_power = describe(truth)["high_power"].double()
+        true_power = describe(truth, bands=bands)["high_power"].double()
         values["amount"] = (values["high_power"].clamp_min(1e-12) / true_power.clamp_min(1e-12)).log2()
         values["amount_error"] = values["amount"].abs()
     return [{name: float(of_all[i]) for name, of_all in values.items()} for i in range(len(pictures))]

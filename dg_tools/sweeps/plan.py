@@ -13,6 +13,9 @@ import torch
 
 from dg_tools.datasets.examples import Example, examples
 from dg_tools.datasets.references import references
+from dg_tools.metrics import BANDS
+from dg_tools.metrics.bands import Bands
+from dg_tools.metrics.cell_bands import check_size, named_bands
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import provenance
 from dg_tools.sweeps.cells import Cell
@@ -29,7 +32,7 @@ class Plan:
         settings: `cond` first.
         pairs: (prompt, seed) of `development` and of `test`.
         truths: hash of each prompt's reference picture; empty where there are none.
-        fixed: what all numbers depend on, as JSON: weights, dtype, device, steps, size, call.
+        fixed: what all numbers depend on, as JSON: weights, dtype, device, steps, size, pixels of a latent cell, call.
         batch: pairs in a cell.
         objective, margin: of the choice.
         pictures: whether they are kept.
@@ -58,6 +61,16 @@ class Plan:
                 cells.append(Cell(self.settings[number], split, part, truths, self.fixed))
         return cells
 
+    @property
+    def cell(self) -> int | None:
+        """Pixels of a latent cell; None: the sweep was begun before bands counted in cells, and has them per pixel."""
+        return json.loads(self.fixed).get("cell")
+
+    @property
+    def bands(self) -> Bands:
+        """Low, mid and high, in cycles per pixel."""
+        return BANDS if self.cell is None else named_bands(self.cell)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return {**vars(self), "settings": [s.to_json() for s in self.settings]}
@@ -69,12 +82,14 @@ class Plan:
         return cls(**{**values, "settings": tuple(map(Setting.from_json, values["settings"])), "pairs": pairs})
 
 
-def plan_of(config: Config, dit: DiT) -> tuple[Plan, dict[str, torch.Tensor]]:
+def plan_of(config: Config, dit: DiT, *, per_pixel: bool = False) -> tuple[Plan, dict[str, torch.Tensor]]:
     """The cells of a config on a model, and each prompt's reference picture (3, H, W) in [-1, 1].
+
+    `per_pixel`: bands per pixel, of a sweep that was begun with them, and not per latent cell.
 
     Raises:
         ValueError: too few prompts, repeated ones, pictures of another size or of some prompts only, an objective that
-            cannot be measured.
+            cannot be measured, pictures too small for a low band.
     """
     items = examples_of(config, dit)
     words = [item.prompt for item in items]
@@ -82,6 +97,7 @@ def plan_of(config: Config, dit: DiT) -> tuple[Plan, dict[str, torch.Tensor]]:
     pairs = pairs_of(config, words)
     objective = objective_of(config, bool(truths))
     height, width = size_of(config, dit, truths)
+    check_size(height, width, dit.vae_scale_factor)
     facts = provenance(dit)
     fixed = {
         "weights": facts["weights"],
@@ -92,6 +108,7 @@ def plan_of(config: Config, dit: DiT) -> tuple[Plan, dict[str, torch.Tensor]]:
         "width": width,
         "negative_prompt": config.negative_prompt,
         "call": config.call,
+        **({} if per_pixel else {"cell": dit.vae_scale_factor}),
     }
     plan = Plan(
         settings=tuple(settings_of(config, dit)),

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from dg_tools.metrics import band_correlation
+from dg_tools.metrics.bands import Bands
 from dg_tools.sweeps.cells import Cell, read_cell
 from dg_tools.sweeps.choose import best, report, scores, verdict
 from dg_tools.sweeps.plan import Plan
@@ -61,7 +62,8 @@ class Sweep:
                         if number == 0 and file.is_file():
                             cond[pair] = file
                         if self.plan.objective == "detail":
-                            about["layout"] = layout(file, cond[pair]) if pair in cond and file.is_file() else None
+                            there = pair in cond and file.is_file()
+                            about["layout"] = layout(file, cond[pair], self.plan.bands) if there else None
                         rows.append({**about, "picture": cell.picture(i) if file.is_file() else None})
         return pd.DataFrame(rows).replace({None: np.nan})
 
@@ -116,10 +118,10 @@ class Sweep:
         return sweep_map(self)
 
 
-def layout(file: Path, cond: Path) -> float:
+def layout(file: Path, cond: Path, bands: Bands) -> float:
     """Low-band correlation of two pictures."""
     a, b = (torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32)) for f in (file, cond))
-    return band_correlation(a.permute(2, 0, 1)[None], b.permute(2, 0, 1)[None])["low"].item()
+    return band_correlation(a.permute(2, 0, 1)[None], b.permute(2, 0, 1)[None], bands)["low"].item()
 
 
 def open_sweep(folder: str | Path) -> Sweep:

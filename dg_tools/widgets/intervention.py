@@ -117,7 +117,7 @@ class InterventionExplorer(InterventionPage):
         """
         if images is None and not self.images:
             raise RuntimeError("nothing drawn yet: press Run, or call .run()")
-        return compare_pictures(list(self.images.values()) if images is None else images)
+        return compare_pictures(list(self.images.values()) if images is None else images, self.dit.vae_scale_factor)
 
     def check(self) -> tuple[EditSettings, RunSettings]:
         """The settings, checked on this model, written out as a sentence and as code.

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dg_tools.metrics import describe, radial_spectrum
+from dg_tools.metrics import contrast, radial_spectrum
+from dg_tools.metrics.cell_bands import NAMED, cell_correlation, cell_power
 from dg_tools.plots.explorers import difference, spectra
 from dg_tools.widgets.edit_settings import NAMES
 
@@ -30,8 +31,11 @@ class PictureChanges:
     rows: list[list[str]]
 
 
-def compare_pictures(images: Sequence[Any]) -> PictureChanges:
-    """Compare pictures (PIL, or (H, W, 3) uint8) with the first of them, the clean one."""
+def compare_pictures(images: Sequence[Any], cell: int) -> PictureChanges:
+    """Compare pictures (PIL, or (H, W, 3) uint8) with the first of them, the clean one.
+
+    `cell`: pixels of a latent cell.
+    """
     arrays = [np.asarray(image, np.float32) / 255 for image in images]
     stack = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
     names = NAMES[: len(images)]
@@ -45,22 +49,18 @@ def compare_pictures(images: Sequence[Any]) -> PictureChanges:
         {n: s.power.numpy() for n, s in powers.items()},
         title="power by spatial frequency",
     )
-    return PictureChanges(differences, spectrum, table_of(stack, names))
+    return PictureChanges(differences, spectrum, table_of(stack, names, cell))
 
 
-def table_of(stack: torch.Tensor, names: Sequence[str]) -> list[list[str]]:
-    """Numbers of pictures (N, 3, H, W) in [0, 1], the clean one first."""
+def table_of(stack: torch.Tensor, names: Sequence[str], cell: int) -> list[list[str]]:
+    """Numbers of pictures (N, 3, H, W) in [0, 1], the clean one first. A band that this size has not is left out."""
     clean = stack[:1]
-    metrics = describe(stack, clean.expand_as(stack))
     rms = (stack - clean).square().mean((1, 2, 3)).sqrt()
-    power = metrics["high_power"] / metrics["high_power"][0].clamp_min(1e-12)
-    rows = [["", *names]]
-    for name, values, form in (
-        ("root mean square change (0..1)", rms, "{:.3f}"),
-        ("correlation with clean, low band", metrics["low_correlation"], "{:.3f}"),
-        ("correlation with clean, high band", metrics["high_correlation"], "{:.3f}"),
-        ("high-band power / clean", power, "{:.2f}"),
-        ("contrast", metrics["contrast"], "{:.3f}"),
-    ):
-        rows.append([name, *(form.format(float(v)) for v in values)])
-    return rows
+    measures = [("root mean square change (0..1)", rms, "{:.3f}")]
+    alike = cell_correlation(stack, clean.expand_as(stack), cell, NAMED)
+    measures += [(f"correlation with clean, {b} band", alike[b], "{:.3f}") for b in ("low", "high") if b in alike]
+    if "high" in alike:
+        power = cell_power(stack, cell, NAMED)["high"]
+        measures.append(("high-band power / clean", power / power[0].clamp_min(1e-12), "{:.2f}"))
+    measures.append(("contrast", contrast(stack), "{:.3f}"))
+    return [["", *names], *([name, *(form.format(float(v)) for v in values)] for name, values, form in measures)]
