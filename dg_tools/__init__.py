@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 _MODULES = {"baselines": "guidance.baselines"}  # as dg.plots, on first use
-_MODULES |= {name: name for name in ("experiments", "metrics", "plots", "report", "sweeps", "widgets")}
+_MODULES |= {name: name for name in ("experiments", "families", "metrics", "plots", "report", "sweeps", "widgets")}
 _public = on_first_use(__name__, _HOME)
 
 

@@ -20,14 +20,14 @@ def on_first_use(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: the package's `__name__`.
-        home: public name -> module that defines it, relative to the package.
+        home: public name -> module that defines it, relative to the package; `.proposal` is beside the package.
     """
 
     def first_use(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         with quiet_imports():
-            return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            return getattr(importlib.import_module(f".{home[name]}", package), name)
 
     return first_use
 

@@ -15,6 +15,7 @@ from PIL import Image
 import dg_tools as dg
 from dg_tools import cli, report
 from dg_tools.report import plan
+from dg_tools.report.stages import FOLDER
 
 
 def called(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
@@ -53,12 +54,15 @@ def test_wrong_input_is_said_before_a_model_is_loaded(tmp_path, photographs, unl
     (tmp_path / "empty").mkdir()
     hand_report.report("another").save(tmp_path / "other")
     before = (tmp_path / "other" / "report.json").read_bytes()
+    (tmp_path / "begun" / FOLDER).mkdir(parents=True)  # a report that stopped: `Stages` has written this and no more
+    (tmp_path / "begun" / FOLDER / "about.json").write_text('{"model": "another"}', encoding="utf-8")
     wrong = [
         (("emoji-sd3", "--size", "huge"), 2, "unknown; there are quick, standard, full"),
         (("--pictures", photographs, "--prompts", tmp_path / "file"), 2, "pass one"),
         (("no-such-model",), 1, "it is no embedded model"),
         (("-o", tmp_path / "file"), 1, "is a file; pass a folder for the report"),
         (("-o", tmp_path / "other"), 1, "holds a report on 'another', and this is one on 'emoji-sd3'"),
+        (("-o", tmp_path / "begun"), 1, "holds a report on 'another', and this is one on 'emoji-sd3'"),
         (("-o", "/proc/report"), 1, "nothing can be written in /proc"),
         (("--pictures", tmp_path / "none"), 1, "none"),
         (("--pictures", tmp_path / "empty"), 1, "holds no picture"),

@@ -34,6 +34,7 @@ LAYERS = [
     ["generation._generate"],
     ["generation.recipes", "generation._compare", "activations"],
     ["experiments", "verification"],
+    ["proposal"],
     ["sweeps"],
     ["report"],
     ["widgets"],

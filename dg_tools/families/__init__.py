@@ -4,7 +4,8 @@ One declarative record a family, one file a record, and no `if` on a class name 
 changes a transformer asks its record. The facts are read from diffusers 0.42 and checked on load by `dg_tools.models`.
 A file here that defines `FAMILY` is in the table; nothing else need be touched.
 
-A family of your own: write a `Family` and pass it to `dg_tools.load(..., family=...)`.
+A family of your own: write a `Family` and pass it to `dg_tools.load(..., family=...)`. `propose(pipeline)` drafts one,
+from forwards of the loaded model.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dg_tools._lazy import on_first_use
 from dg_tools.families.block_list import INPUTS, BlockList, Stream, bind
 from dg_tools.families.flux import FAMILY as FLUX
 from dg_tools.families.records import Family, Rows
@@ -32,6 +34,7 @@ def found() -> tuple[Family, ...]:
 
 
 FAMILIES = found()
+__getattr__ = on_first_use(__name__, {"propose": ".proposal"})  # it runs models, which nothing else here does
 INPUTS |= {family.transformer: family.inputs for family in FAMILIES if family.inputs is not None}
 
 
@@ -66,5 +69,5 @@ def family_named(name: str, pipeline: str | None = None) -> Family:
     raise ValueError(
         f"no family record for {name}; there are {known}. For another DiT pass family=dg_tools.families.Family(...), "
         "which names the block lists in execution order, where a block returns its image tokens, its AdaLN module and "
-        "gates, the CFG row layout and the timestep scale."
+        "gates, the CFG row layout and the timestep scale. dg_tools.families.propose(pipeline) drafts one."
     )

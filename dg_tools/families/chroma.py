@@ -36,5 +36,6 @@ FAMILY = Family(
     embedding="",
     pipelines=("ChromaPipeline",),
     latents=PACKED,
+    positions="img_ids",
     defaults=Defaults(steps=35, latent_side=128),
 )

@@ -25,6 +25,13 @@ class Inputs:
         return sample
 
 
+class ImageLast(Inputs):
+    """The transformer returns the text's tokens as well; the pipeline takes the last ones, which are the image's."""
+
+    def prediction(self, sample: Any, inputs: dict[str, Any] | None = None) -> Any:
+        return sample if inputs is None else sample[:, -inputs["hidden_states"].shape[1] :]
+
+
 class NamedForward:
     """In the place of a transformer's forward: takes named inputs and the model's own, and returns one tensor."""
 

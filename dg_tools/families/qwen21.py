@@ -12,19 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dg_tools.families.inputs import Inputs
+from dg_tools.families.inputs import ImageLast
 from dg_tools.families.latents import Standardised, with_frames
 from dg_tools.families.records import BlockList, Defaults, Family
 
 if TYPE_CHECKING:
     import torch
-
-
-class ImageLast(Inputs):
-    """The transformer returns the text's tokens as well; the pipeline takes the last ones."""
-
-    def prediction(self, sample: Any, inputs: dict[str, Any] | None = None) -> torch.Tensor:
-        return sample if inputs is None else sample[:, -inputs["hidden_states"].shape[1] :]
 
 
 class Unpatched(Standardised):

@@ -42,7 +42,7 @@ def load(
         offload: "model", "sequential" or "group" keep the weights in the CPU's memory and bring one part of the
             pipeline, or one layer, to the accelerator at a time (diffusers' `enable_model_cpu_offload`,
             `enable_sequential_cpu_offload`, `enable_group_offload`).
-        family: a record of your own for a transformer class that has none.
+        family: a record of your own for a transformer class that has none; `dg_tools.families.propose` drafts one.
         **kwargs: passed to `DiffusionPipeline.from_pretrained` (`variant`, `revision`, `cache_dir` ...).
 
     Raises:
@@ -51,14 +51,41 @@ def load(
         ValueError: an unknown dtype, offloading without an accelerator, pickle weights, an unknown transformer class, a
             pipeline without a transformer, or a transformer that is not what its family record says.
     """
+    if isinstance(model, DiT):
+        return model
+    pipeline, source = load_pipeline(model, dtype=dtype, device=device, offload=offload, **kwargs)
+    if source is None:
+        return DiT(pipeline, family)
+    adapter = adapter_folder(DEFAULT if model is None else str(model))
+    call = card_call(source) if isinstance(source, Path) else None
+    return DiT(pipeline, family, call=call, profile=read_profile(adapter or source))
+
+
+def load_pipeline(
+    model: Any = None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device | None = None,
+    offload: str = "none",
+    **kwargs: Any,
+) -> tuple[Any, Path | str | None]:
+    """The diffusers pipeline that `load` reads, whatever its transformer is, and where it is from.
+
+    Args:
+        model, dtype, device, offload, **kwargs: as in `load`.
+
+    Returns:
+        The pipeline, and its folder or Hub id; None for a pipeline that is already loaded.
+
+    Raises:
+        as `load`, but for what it checks of the transformer.
+    """
     with quiet_imports():
         from diffusers import DiffusionPipeline
 
-    if isinstance(model, DiT):
-        return model
     if isinstance(model, DiffusionPipeline):
         check_offload(offload, device)
-        return DiT(place(model, device, offload), family)
+        return place(model, device, offload), None
     if type(model).__name__.endswith("ModularPipeline"):
         raise TypeError(
             f"a {type(model).__name__} takes a guider itself: pipe.update_components(guider=dg.DetailGuidance(...)); "
@@ -90,9 +117,7 @@ def load(
     if adapter:
         add_factors(pipeline.transformer, adapter / FACTORS)
         pipeline.register_to_config(_name_or_path=str(adapter))
-    pipeline = place(pipeline, where, offload)
-    call = card_call(source) if isinstance(source, Path) else None
-    return DiT(pipeline, family, call=call, profile=read_profile(adapter or source))
+    return place(pipeline, where, offload), source
 
 
 @contextmanager

@@ -35,6 +35,7 @@ KEYS = (
     "provenance",
 )
 FORMAT = 1
+BEGUN = "stages/about.json"  # what `Stages` writes first: a report that stopped has no report.json
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,15 @@ def check_target(folder: Path, model: str) -> None:
 
     Raises:
         NotADirectoryError: a file has this name.
-        FileExistsError: a report of another model is there.
+        FileExistsError: a report of another model is there, or one that was begun.
+        ValueError: a file of that report is not valid JSON.
     """
     check_folder(folder, "pass a folder for the report")
-    file = folder / "report.json"
-    if file.is_file() and (other := read_json(file).get("model")) != model:
-        raise FileExistsError(
-            f"{folder} holds a report on {other!r}, and this is one on {model!r}: pass another folder"
-        )
+    for file in (folder / "report.json", folder / BEGUN):
+        if file.is_file() and (other := read_json(file).get("model")) != model:
+            raise FileExistsError(
+                f"{folder} holds a report on {other!r}, and this is one on {model!r}: pass another folder"
+            )
 
 
 def dumped(value: Any) -> str:
