@@ -26,7 +26,7 @@ def propose(
     the facts that a run cannot tell, and what was checked. Exit code 1 where a check failed.
 
     Examples:
-      dg-tools propose path/to/model > dg_tools/families/mine.py
+      dg-tools propose path/to/model
       dg-tools propose path/to/model --device cuda --height 512 --width 768
     """
     from dg_tools.families import propose as proposed
