@@ -19,12 +19,12 @@ class Kept:
     """Values (places, rows, ...); those of one kind are written together at the end."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[Key, torch.Size], tuple[list[Place], list[torch.Tensor]]] = {}
+        self._groups: dict[tuple[Key, torch.Size], tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
 
-    def add(self, key: Key, places: Sequence[Place], value: torch.Tensor) -> None:
-        """Keep (places, rows, ...) of the CPU. It is not copied."""
+    def add(self, key: Key, places: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep (places, rows, ...) at its `Place`s (places, 2), both on the CPU. It is not copied."""
         group = self._groups.setdefault((key, value.shape[1:]), ([], []))
-        group[0].extend(places)
+        group[0].append(places)
         group[1].append(value)
 
     def arrays(self, calls: Sequence[Where | None], branches: int, steps: int, blocks: int) -> dict[Key, np.ndarray]:
@@ -43,7 +43,7 @@ class Kept:
                 if shorter is not None:
                     array[:, :, :, : shorter.shape[3]] = shorter
                 arrays[key] = array
-            number, block = torch.tensor(places).unbind(1)
+            number, block = torch.cat(places).unbind(1)
             together, good = torch.cat(values), at[number] >= 0
             if not good.all():
                 number, block, together = number[good], block[good], together[good]

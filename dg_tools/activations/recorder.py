@@ -75,9 +75,9 @@ class Recorder:
         self._rows: list[tuple[int, int]] = []  # (branch, row) of this one that are recorded, by row
         self._visits: set[tuple[int, str]] = set()  # (block, part) that this call has run
         self._names = [block.record.chunks(block.module) for block in dit.blocks]  # of AdaLN chunks, by block
-        self._chunks: dict[int, torch.Tensor] = {}  # AdaLN chunks (rows, chunks, channels) by block
+        self._chunks: dict[int, torch.Tensor] = {}  # AdaLN chunks of each row, by block
         self._together = Together(len(dit.blocks))  # hidden states to be reduced, of this call or of several
-        self._later: list[tuple[Key, list[Place], torch.Tensor]] = []  # key, places, values on the device
+        self._later: list[tuple[Key, torch.Tensor, torch.Tensor]] = []  # key, places, values on the device
         self._kept = Kept()
 
     # -- one call of the transformer ----------------------------------------------------------------------------------
@@ -124,7 +124,9 @@ class Recorder:
             self._calls[-1] = self._call = None
             return
         for names, blocks in self.alike().items():
-            self.put(CHUNKS, names, [self.here(b) for b in blocks], torch.stack([self._chunks[b] for b in blocks]))
+            chunks = torch.stack([self._chunks[b] for b in blocks])
+            chunks = chunks.view(*chunks.shape[:2], -1, self.dit.width)[:, :, : len(names)]
+            self.put(CHUNKS, names, torch.tensor([self.here(b) for b in blocks]), chunks)
         self.fetch()
         self.sigmas[step] = self._call.sigma
         self.seen |= {(step, self.branches[i]) for i, _ in self._rows}
@@ -145,8 +147,8 @@ class Recorder:
         """A block of the call that is recorded."""
         return len(self._calls) - 1, block
 
-    def put(self, variable: str, part: str | tuple[str | None, ...], places: list[Place], value: torch.Tensor) -> None:
-        """Keep (places, rows, ...) of the rows that are recorded, until the call ends."""
+    def put(self, variable: str, part: str | tuple[str | None, ...], places: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep (places, rows, ...) of the rows that are recorded, until the call ends; `places` are (places, 2)."""
         self._later.append(((variable, part), places, value))
 
     def fetch(self) -> None:
@@ -165,12 +167,13 @@ class Recorder:
     def embedding(self, temb: torch.Tensor) -> None:
         """The time-text embedding that every block's AdaLN reads."""
         if temb.ndim == 2:
-            self.put("temb", "", [self.here(0)], self.recorded_rows(temb)[None].clone())
+            self.put("temb", "", torch.tensor([self.here(0)]), self.recorded_rows(temb)[None].clone())
 
     def modulation(self, block: Block, value: torch.Tensor) -> None:
         """AdaLN chunks `gate_msa`, ... as variable `gate`, part `msa`, from what gives them (see `BlockList`)."""
-        rows = self.recorded_rows(value)
-        self._chunks[block.index] = block.record.chunked(block.module, rows, self.dit.width)
+        rows, record = self.recorded_rows(value), block.record
+        acting = bool(record.table or record.gate_is_tanh)  # else all blocks are chunked by one call
+        self._chunks[block.index] = record.chunked(block.module, rows, self.dit.width) if acting else rows
 
     def alike(self) -> dict[tuple[str | None, ...], list[int]]:
         """Blocks whose chunks are kept, by the chunks' names."""
@@ -212,13 +215,14 @@ class Recorder:
 
     def reduce(self, name: str, places: list[Place], hidden: torch.Tensor) -> None:
         """Statistics of hidden states (places x rows, tokens, channels)."""
+        count, at = len(places), torch.tensor(places)
         if name in WRITES:
             size, largest = sizes(hidden)
-            self.put(name, "", places, size.view(len(places), -1, hidden.shape[2]))
-            self.put(LARGEST[WRITES.index(name)], "", places, largest.view(len(places), -1))
+            self.put(name, "", at, size.view(count, -1, hidden.shape[2]))
+            self.put(LARGEST[WRITES.index(name)], "", at, largest.view(count, -1))
             return
         for variable, value in statistics(hidden, self.quantiles).items():
-            self.put(variable, name, places, value.view(len(places), -1, *value.shape[1:]))
+            self.put(variable, name, at, value.view(count, -1, *value.shape[1:]))
 
     def keep(self, branch: int, step: int, block: int, hidden: torch.Tensor) -> None:
         """Hidden states, into the store or into memory."""

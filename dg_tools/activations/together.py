@@ -20,14 +20,14 @@ class Waiting:
 
     def __init__(self, name: str, like: torch.Tensor, most: int) -> None:
         self.name = name
+        self.kind = like.shape, like.dtype, like.device
         self.buffer = like.new_empty(min(bite(like) // like.numel(), most), *like.shape)
         self.slots = self.buffer.unbind()
         self.places: list[Place] = []
 
     def takes(self, hidden: torch.Tensor) -> bool:
         """Whether a tensor may wait here."""
-        slot = self.buffer
-        return hidden.shape == slot.shape[1:] and hidden.dtype is slot.dtype and hidden.device == slot.device
+        return (hidden.shape, hidden.dtype, hidden.device) == self.kind
 
     def take(self) -> Batch:
         """What waits, as one."""

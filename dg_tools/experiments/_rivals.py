@@ -19,7 +19,6 @@ from dg_tools.datasets.references import References
 from dg_tools.experiments import rivals_outcomes as judged
 from dg_tools.experiments.dose_step import OneStep
 from dg_tools.experiments.noised_pictures import NoisedPictures
-from dg_tools.experiments.prompts_alone import check_size
 from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.rivals_plan import DG, SCALES, WEIGHTS, Method, methods
 from dg_tools.experiments.rivals_runs import Bench
@@ -27,7 +26,7 @@ from dg_tools.experiments.scaled_controls import as_matched, control_of, matched
 from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
-from dg_tools.metrics.cell_bands import bands_note
+from dg_tools.metrics.cell_bands import bands_note, check_size
 from dg_tools.models.dit import DiT
 from dg_tools.models.journal import Journal
 from dg_tools.models.provenance import provenance

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from dg_tools.forward.refusals import hooks_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.weights import acting_weights
 
@@ -36,7 +35,7 @@ def weights_hash(dit: DiT) -> str:
     (an edit through `.data` is not counted). Offloading moves them, so that their memory is not compared there.
     """
     transformer = dit.transformer
-    moves = any(hooks_of(transformer)) or any("_hf_hook" in vars(m) for m in transformer.modules())
+    moves = any(is_moved(vars(module)) for module in transformer.modules())
     look = look_of(acting_weights(transformer), moves)
     known = _KNOWN.get(transformer)
     if known is not None and known[0] == look:
@@ -47,6 +46,12 @@ def weights_hash(dit: DiT) -> str:
         digest.update(value.encode() if isinstance(value, str) else stored_bytes(value).cpu().numpy().data)
     _KNOWN[transformer] = look, digest.hexdigest()[:16]
     return _KNOWN[transformer][1]
+
+
+def is_moved(attributes: dict[str, Any]) -> bool:
+    """Whether a module with these attributes has a hook of accelerate's or diffusers', which may move its weights."""
+    registry = attributes.get("_diffusers_hook")
+    return "_hf_hook" in attributes or (registry is not None and bool(registry.hooks))
 
 
 def look_of(weights: Iterable[tuple[str, torch.Tensor | str]], moves: bool) -> tuple:
