@@ -1,16 +1,20 @@
 """What buys detail, and at what price? Every guidance with the same search budget, on captions that chose nothing.
 
-    python -m evidence.rivals_table --model emoji-sd3     one model; a forecast first, then up to a quarter of an hour
+    python -m evidence.rivals_table --model emoji-sd3     one model: a forecast, then about ten minutes of two cores
     python -m evidence.rivals_table --report              the page and the README's table again, nothing is run
 
-`experiments.rivals` does it; each run is kept as soon as it is done: stopped, the same call goes on. Strengths are
+`experiments.rivals` does it, in two processes, each with half of the guidances. Each run is kept as soon as it is done:
+stopped, the same call goes on. Strengths are
 searched on development captions, results are on captions held out of the model's training, and none of them chose the
 model's profile. `evidence.rivals_page` writes the page, and the table between two marks in the README.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -35,8 +39,10 @@ MODELS = ("emoji-sd3", "emoji-flux", "emoji-sd3-planted")
 STEPS = 10
 SEED = 700  # of the noise
 BATCH = 12
+PROCESSES = 2
+SHARE = 0.4  # of the guidances, in the first process, which has the controls too
 SIZES: dict[str, dict[str, Any]] = {
-    "full": {"search": 6, "test": 24, "values": 5, "controls": 39, "control_prompts": 6},
+    "full": {"search": 12, "test": 48, "values": 5, "controls": 39, "control_prompts": 12},
     "toy": {"search": 2, "test": 3, "values": 2, "controls": 2, "control_prompts": 2},
 }
 
@@ -69,17 +75,36 @@ def forecast(dit: DiT, before: list[Any], after: list[Any], size: dict[str, Any]
     tried, _ = methods(dit, edit, None, middle, WEIGHTS, SCALES, steps, shape)
     price = sum(method.price for method in tried)
     pictures = price * (size["values"] * len(before) + len(after)) + len(before) + len(after)
-    return each * (pictures + 2 * size["controls"] * size["control_prompts"])
+    return each * (pictures + 2 * size["controls"] * size["control_prompts"]) / PROCESSES
 
 
-def measure(dit: DiT, folder: Path, size: dict[str, Any], sizes: Sizes, steps: int = STEPS) -> None:
-    """The result of one model, saved in `folder`; what is kept there is not run again."""
+def measure(dit: DiT, folder: Path, size: dict[str, Any], sizes: Sizes, steps: int = STEPS, half: int = -1) -> None:
+    """The result of one model, saved in `folder`; what is kept there is not run again.
+
+    Args:
+        dit: the model.
+        folder: where; `kept` and `kept-1` in it hold what is done, until all is.
+        size: of `SIZES`.
+        sizes: of the split of the captions.
+        steps: of a run.
+        half: 0 or 1: half of the guidances only, and no result; -1: all, with what both halves kept.
+    """
     profile = default_profile(dit) or {}
-    before, after = captions(dg.references(dit), sizes, profile.get("prompts", ()), size)
+    source = dg.references(dit)
+    before, after = captions(source, sizes, profile.get("prompts", ()), size)
+    names = None
+    if half < 0:
+        join(folder)
+    else:
+        shape, middle = dit.size(source.size, source.size), [len(dit.blocks) // 2]
+        every = [m.name for m in methods(dit, profile_edit(dit), None, middle, WEIGHTS, SCALES, steps, shape)[0]]
+        first = round(SHARE * len(every))
+        names = every[first:] if half else every[:first]
     result = rivals(
         dit,
         after,
         [SEED],
+        names=names,
         search=before,
         weights=spread(WEIGHTS, size["values"]),
         scales=spread(SCALES, size["values"]),
@@ -87,11 +112,47 @@ def measure(dit: DiT, folder: Path, size: dict[str, Any], sizes: Sizes, steps: i
         batch=BATCH,
         controls=size["controls"],
         control_prompts=size["control_prompts"],
-        kept=folder / "kept",
+        kept=folder / (f"kept-{half}" if half > 0 else "kept"),
     )
+    if half >= 0:
+        return
     result.save(folder)
     result.plot().savefig(folder / page.FIGURE, dpi=110)
-    shutil.rmtree(folder / "kept", ignore_errors=True)
+    for number in range(PROCESSES):
+        shutil.rmtree(folder / (f"kept-{number}" if number else "kept"), ignore_errors=True)
+
+
+def join(folder: Path) -> None:
+    """Put what the other processes kept into the first one's journal, where it is of the same settings."""
+    file = folder / "kept" / "journal.json"
+    for number in range(1, PROCESSES):
+        other = folder / f"kept-{number}" / "journal.json"
+        if not other.is_file():
+            continue
+        theirs = json.loads(other.read_text(encoding="utf-8"))
+        own = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else theirs
+        if own["settings"] == theirs["settings"]:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({**theirs, **own}), encoding="utf-8")
+
+
+def in_two(dit: DiT, name: str, folder: Path, size: str) -> None:
+    """Both halves of the guidances at once, the second one in a process of its own; then the result."""
+    command = [
+        sys.executable,
+        "-m",
+        "evidence.rivals_table",
+        "--model",
+        name,
+        "--size",
+        size,
+        "--out",
+        str(folder.parent),
+    ]
+    with subprocess.Popen([*command, "--half", "1"]) as other:
+        measure(dit, folder, SIZES[size], rules.FULL.splits, half=0)
+        other.wait()
+    measure(dit, folder, SIZES[size], rules.FULL.splits)  # what the other process could not do is done here
 
 
 def main(
@@ -99,11 +160,15 @@ def main(
     size: str = typer.Option("full", help=", ".join(SIZES)),
     out: Path = typer.Option(FOLDER, help="where the numbers and the page are"),
     report: bool = typer.Option(False, help="make the page and the README's table of what is kept, run nothing"),
+    half: int = typer.Option(-1, hidden=True, help="of the guidances, for a process of its own"),
 ) -> None:
     """Forecast, run, keep, and write the page."""
     if size not in SIZES:
         raise SystemExit(f"--size {size}: there are {', '.join(SIZES)}")
     own = SIZES[size]
+    if half >= 0:
+        measure(dg.load(model), out / Path(model).name, own, rules.FULL.splits, half=half)
+        return
     for name in () if report else [model] if model else MODELS:
         dit = dg.load(name)
         profile = default_profile(dit) or {}
@@ -111,7 +176,7 @@ def main(
         seconds = forecast(dit, before, after, own, STEPS)
         print(f"{name}: {len(before)} captions to search on, {len(after)} to report on, about {seconds / 60:.0f} min")
         begin = time.perf_counter()
-        measure(dit, out / Path(name).name, own, rules.FULL.splits)
+        in_two(dit, name, out / Path(name).name, size)
         print(f"{name}: {(time.perf_counter() - begin) / 60:.1f} min")
     page.write(out)
     if out == FOLDER:

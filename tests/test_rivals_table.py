@@ -7,6 +7,7 @@ import toy_model
 
 import dg_tools as dg
 from dg_tools.experiments.rivals_plan import SCALES, WEIGHTS
+from dg_tools.experiments.rivals_runs import Bench
 from dg_tools.report.splits import TOY
 from evidence import rivals_page as page
 from evidence import rivals_table as table
@@ -26,6 +27,10 @@ def made(tmp_path_factory):
         patch.setattr("dg_tools.experiments.rivals_plan.NAMES", ("DG", "CFG", "SoftPAG", "Gain"))
         before, after = table.captions(dg.references(dit), TOY, (), SIZE)
         seconds = table.forecast(dit, before, after, SIZE, 2)
+        for half in (0, 1):
+            table.measure(dit, folder / "out" / "toy", SIZE, TOY, steps=2, half=half)
+        assert not (folder / "out" / "toy" / "result.json").exists()
+        patch.setattr(Bench, "measured", lambda *a, **k: pytest.fail("a half is kept, and run again"))
         table.measure(dit, folder / "out" / "toy", SIZE, TOY, steps=2)
     return dit, folder / "out", before, after, seconds
 
@@ -39,7 +44,7 @@ def test_captions_are_for_one_use_and_none_chose_the_profile(made):
     assert not {r.name for r in before} & {r.name for r in after}
     left, _ = table.captions(dg.references(dit), TOY, [before[0].prompt], SIZE)
     assert before[0].prompt not in [r.prompt for r in left]
-    assert seconds > 0 and not (out / "toy" / "kept").exists() and (out / "toy" / page.FIGURE).is_file()
+    assert seconds > 0 and not list((out / "toy").glob("kept*")) and (out / "toy" / page.FIGURE).is_file()
 
 
 def test_a_page_and_a_table_for_the_readme(made):
