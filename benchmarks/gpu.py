@@ -2,9 +2,9 @@
 
 1024 pixels, bfloat16, one accelerator; text encoders and VAE are tiny, so that the time is the transformer's. Variants
 take turns, and a ratio is the median over rounds of a variant's time to plain CFG's of the same round; FLUX.1's CFG is
-the true one, two calls a step. Peak memory is the accelerator's, above what the loaded model takes. Then the blocks are
-compiled one by one, as people do, and the same is measured against compiled CFG. Random weights say what a pass costs,
-and nothing about pictures.
+the true one, two calls per step. Peak memory is the accelerator's, above what the loaded model takes. Then the blocks
+are compiled one by one, as people do, and the same is measured against compiled CFG. Random weights say what a pass
+costs, and nothing about pictures.
 
 At most eight minutes on a current accelerator; with `--toy`, in some three minutes on a CPU, the same at tiny shapes in
 float32, for trying the script.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from dg_tools._lazy import on_first_use
@@ -64,10 +65,12 @@ _public = on_first_use(__name__, _HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("dg-tools")
     if name in _MODULES:
         return importlib.import_module(f"dg_tools.{_MODULES[name]}")
     return _public(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_MODULES})
+    return sorted({*__all__, *_MODULES, "__version__"})

@@ -13,21 +13,29 @@ NOISE = {  # logger: beginning of what it says when diffusers imports torchao, w
     "torch.utils._pytree": ("<enum ",),
     "diffusers.quantizers.torchao.torchao_quantizer": ("Unable to import `torchao`",),
 }
+LAB = ("anywidget", "ipywidgets", "plotly", "traitlets", "IPython")  # of the extra `lab`, which the core does without
 
 
 def on_first_use(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`: each name of `home` comes from its module below `package` when it is first asked for.
+    """A package's `__getattr__`: each name of `home` comes from its module below `package` on first use.
 
     Args:
         package: the package's `__name__`.
         home: public name -> module that defines it, relative to the package; `.proposal` is beside the package.
+
+    A name that needs a package of the extra `lab` raises ImportError with the line that installs it.
     """
 
     def first_use(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        with quiet_imports():
-            return getattr(importlib.import_module(f".{home[name]}", package), name)
+        try:
+            with quiet_imports():
+                return getattr(importlib.import_module(f".{home[name]}", package), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in LAB:
+                raise
+            raise ImportError(f"{package}.{name} needs {error.name}: pip install 'dg-tools[lab]'") from error
 
     return first_use
 

@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from dg_tools.cards import card, curves, picture_table
+
 Rule = Literal["constant", "outlier", "sun", "top"]
 RATIO = 5.0  # times the median channel's mean |x|
 COVERAGE = 0.95  # share of tokens with one sign
@@ -26,6 +28,11 @@ COLUMNS = (  # of `Massive.to_frame`
     *("block", "site", "channel", "ratio", "mean_abs", "sign", "coverage", "variation"),
     *("dc_share", "energy_share", "stability", "massive"),
 )
+BY_CHANNEL = (  # of `Massive.by_channel`
+    *("channel", "from_block", "to_block", "blocks", "ratio", "at_block"),
+    *("sign", "coverage", "variation", "energy_share", "stability"),
+)
+SHOWN = 6  # curves on a card
 
 
 @dataclass
@@ -51,6 +58,36 @@ class Massive:
     def __repr__(self) -> str:
         words = f"{len(self.channels)} massive channels {self.channels}" if self.channels else "no massive channel"
         return f"Massive({words}; rule: {self.rule})"
+
+    def _repr_html_(self) -> str:
+        found = self.by_channel()
+        lines = {}
+        for channel in self.channels[:SHOWN]:
+            ratios = self.table[self.table["channel"] == channel].set_index("block")["ratio"]
+            lines[f"channel {channel}"] = [float(ratios.get(i, np.nan)) for i in range(len(self.sites))]
+        drawing = curves(lines, self.sites, unit="mean |x| / median channel's", axis="block") if lines else ""
+        words = f"{len(self.channels)} massive channels" if self.channels else "No massive channel"
+        more = f", {len(self.channels) - SHOWN} more not drawn" if len(self.channels) > SHOWN else ""
+        names = [f"channel {channel}" for channel in found["channel"]]
+        cells = [[f"{value:.3g}" for value in row[1:]] for row in found.itertuples(index=False)]
+        table = picture_table(cells, names, [c.replace("_", " ") for c in found.columns[1:]]) if names else ""
+        return card(words + more, {"rule": self.rule}, table, drawing)
+
+    def by_channel(self) -> pd.DataFrame:
+        """One row per massive channel, the largest ratio first: where it is massive, and how it looks at its peak.
+
+        Columns: channel; from_block and to_block (first and last block where it is massive); blocks (how many); ratio,
+        its largest, and at_block where; there: sign, coverage, variation, energy_share, stability (see `to_frame`).
+        """
+        rows = []
+        for channel in self.channels:
+            own = self.table[(self.table["channel"] == channel) & self.table["massive"].astype(bool)]
+            peak = own.loc[own["ratio"].idxmax()]
+            where = {"from_block": int(own["block"].min()), "to_block": int(own["block"].max()), "blocks": len(own)}
+            about = {name: peak[name] for name in ("sign", "coverage", "variation", "energy_share", "stability")}
+            at = {"ratio": float(peak["ratio"]), "at_block": int(peak["block"])}
+            rows.append({"channel": channel, **where, **at, **about})
+        return pd.DataFrame(rows, columns=BY_CHANNEL)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each block and channel that stands out.
@@ -98,7 +135,18 @@ def find_massive(
         stream: `image`, `text`, or `reference` where there are reference pictures.
 
     Raises:
+        TypeError: no captured activations, such as a model.
         ValueError: an unknown rule or stream, or activations without the statistics that the rule needs.
+
+    Example:
+        >>> acts = dg.capture(dit, ["red apple", "owl"], steps=2)
+        >>> found = dg.find_massive(acts)
+        >>> found.channels
+        [55, 58]
+        >>> found.by_channel()[["channel", "from_block", "to_block", "sign"]]
+           channel  from_block  to_block  sign
+        0       55           0        11    -1
+        1       58           9        11    -1
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule={rule!r}; allowed: {', '.join(get_args(Rule))}")
@@ -138,9 +186,15 @@ def read_statistics(activations: Any, stream: str, rule: Rule) -> dict[str, np.n
     """What the rules and the table ask of a capture, each (run, site, channel); `median` is (run, site, 1).
 
     Raises:
+        TypeError: no capture, such as a model.
         ValueError: an unknown stream, or a statistic that the capture does not have.
     """
     data = getattr(activations, "data", activations)
+    if not hasattr(data, "data_vars"):
+        raise TypeError(
+            f"find_massive looks at captured activations, and got a {type(activations).__name__}: capture the model "
+            'first, dg.find_massive(dg.capture(dit, ["red apple", "owl"], seeds=range(2)))'
+        )
     needed = {"mean", "abs_mean", "variance", "positive"} | ({"abs_max"} if rule == "sun" else set())
     if needed - set(data):
         raise ValueError(f"rule {rule!r} needs {sorted(needed)}; these activations have {sorted(data)}")

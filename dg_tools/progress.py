@@ -9,6 +9,6 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(shown: bool, *args: Any, **kwargs: Any) -> Any:
-    """A tqdm bar. TQDM_DISABLE in the environment has its say in notebooks too, where tqdm itself forgets it."""
+    """A tqdm bar. Also honours TQDM_DISABLE in notebooks, where tqdm.auto ignores it."""
     disable = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
     return tqdm(*args, **kwargs, disable=disable)

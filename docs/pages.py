@@ -2,7 +2,7 @@
 
 Docstrings are plain text with Markdown's marks, so `docstring` turns them into reStructuredText. A plotly figure of a
 notebook becomes one that can be turned, with the script that ships beside the pages; a widget, which needs a running
-kernel, keeps its line of text. Links to folders, which are no pages, become text. `index.html` at the top leads to the
+kernel, keeps its line of text. Links to folders, which are not pages, become text. `index.html` at the top leads to the
 first page.
 """
 
@@ -126,7 +126,7 @@ def notebook(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 class Folders(SphinxTransform):
-    """A link to a folder of the repository, which is no page, as plain text."""
+    """A link to a folder of the repository, which is not a page, as plain text."""
 
     default_priority = 5  # before links are looked up
 

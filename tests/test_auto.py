@@ -445,7 +445,7 @@ def test_an_attribute_that_was_changed_is_kept(planted, monkeypatch):
 
 def test_a_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / "p.json").write_text("{")
-    with pytest.raises(ValueError, match="p.json is no profile: it holds no JSON"):
+    with pytest.raises(ValueError, match="p.json is not a profile: it holds no JSON"):
         dg.DetailGuidance(1.0, 0.5, str(tmp_path / "p.json"))
 
 

@@ -72,11 +72,11 @@ def test_refused_before_any_forward_where_channels_are_to_be_found(name, case, t
 def test_tokens_beyond_the_grid(toy, forwards):
     edit = dg.Disrupt([3], 1, tokens=[0, 64])  # 32 x 32 pixels are 8 x 8 tokens
     pairs = dg.references(toy).sample(2, seed=0)
-    with pytest.raises(IndexError, match="token 64 asked for; there are 0 to 63"):
+    with pytest.raises(IndexError, match="token 64 requested; there are 0 to 63"):
         dg.denoise_error(toy, pairs, [edit])
-    with pytest.raises(IndexError, match="token 64 asked for; there are 0 to 63"):
+    with pytest.raises(IndexError, match="token 64 requested; there are 0 to 63"):
         dg.capture(toy, "red apple", edits=edit, steps=2)
-    with pytest.raises(IndexError, match="token 64 asked for; there are 0 to 63"):
+    with pytest.raises(IndexError, match="token 64 requested; there are 0 to 63"):
         dg.generate(toy, "red apple", edits=edit, steps=2)
     with pytest.raises(ValueError, match=r"box .* must lie within"):
         toy.tokens([(0, 0, 64, 64)])

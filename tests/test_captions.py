@@ -39,5 +39,5 @@ def test_prompt_and_seed():
     with pytest.raises(ValueError, match="the prompt is empty"):
         check_prompt("  ")
     for wrong in ("", "abc", "-1", "1.5", "9" * 30):
-        with pytest.raises(ValueError, match="no whole number"):
+        with pytest.raises(ValueError, match="not a whole number"):
             check_seed(wrong)

@@ -78,7 +78,7 @@ def test_an_edit_acts_in_the_further_calls_too(dits):
 @pytest.mark.parametrize("same_timestep", [True, False])
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 def test_a_callback_that_calls_the_transformer(dits, name, same_timestep):
-    """Even at the timestep of a step that is still to come: what a callback does is no step."""
+    """Even at the timestep of a step that is still to come: what a callback does is not a step."""
     dit, kept, extra = dits(name), [], [0]
     handle = dit.transformer.register_forward_pre_hook(
         lambda m, a, k: kept.append(dict(k)) if not kept else None, with_kwargs=True

@@ -118,6 +118,11 @@ def test_find_in_a_model(tmp_path, monkeypatch, capsys):
     ask = ["find", tmp_path / "model", "--steps", "2", "-p", "apple"]
     code, printed, _ = called(monkeypatch, capsys, *ask)
     assert code == 0 and "1 massive channels [5]" in printed and "coverage" in printed
+    first = next(line for line in printed.splitlines() if line.startswith("│"))
+    assert first.replace("│", " ").split()[0] == "5", "the massive channels come first, a line each"
+    told = int(re.search(r"massive or not: (\d+) rows", printed).group(1))
+    _, every, _ = called(monkeypatch, capsys, *ask, "--blocks")
+    assert every.startswith(printed.split("--blocks")[0]) and every.count("\n│") == 1 + told
     code, printed, _ = called(monkeypatch, capsys, *ask, "--json")
     assert json.loads(printed)["channels"] == [5] and json.loads(printed)["onset"] == {"5": 1}
 
@@ -190,8 +195,8 @@ def test_words_that_the_model_never_saw(tmp_path, monkeypatch, capsys):
     "arguments, words",
     [
         ([" "], "the prompt is empty"),
-        (["owl", "--seed", "x1"], "'x1' is no whole number"),
-        (["owl", "--seed", "-1"], "'-1' is no whole number"),
+        (["owl", "--seed", "x1"], "'x1' is not a whole number"),
+        (["owl", "--seed", "-1"], "'-1' is not a whole number"),
         (["owl", "--steps", "0"], "--steps"),
         (["owl", "--nothing"], "--nothing"),
     ],
@@ -208,11 +213,11 @@ def test_errors_are_a_sentence_and_exit_code_1(tmp_path, monkeypatch, capsys):
     for arguments, words in (
         (["find", "nothing.zarr"], "no activations at"),
         (["find", folder], "no activations at"),
-        (["find", folder], "is no diffusers pipeline folder"),
-        (["generate", "owl", "-m", folder], "is no diffusers pipeline folder"),
-        (["generate", "owl", "-m", "nothing"], "no embedded model"),
+        (["find", folder], "is not a diffusers pipeline folder"),
+        (["generate", "owl", "-m", folder], "is not a diffusers pipeline folder"),
+        (["generate", "owl", "-m", "nothing"], "not an embedded model"),
         (["generate", "owl", "-o", folder / "notes.txt"], "is a file"),
-        (["generate", "owl", "--dg", "1", "--channel", "999", "--block", "1"], "channel 999 asked for"),
+        (["generate", "owl", "--dg", "1", "--channel", "999", "--block", "1"], "channel 999 requested"),
         (["generate", "owl", "--height", "65"], "multiples of"),
         (["capture", "owl", "-o", folder], "holds something else"),
         (["demo", "-o", folder / "notes.txt"], "is a file"),
@@ -262,6 +267,21 @@ def test_a_help_page_as_it_is_shown(command, width):
     text = group.commands[command].help if command else group.help
     for line in text.splitlines():
         assert not line.startswith(" ") or line in lines, f"{line!r} is broken"
+
+
+def test_versions_without_loading_anything(monkeypatch, capsys):
+    code, printed, error = called(monkeypatch, capsys, "--version")
+    assert code == 0 and printed.startswith(f"dg-tools {dg.__version__} (torch {torch.__version__.split('+')[0]}")
+    assert not error
+    says = "import sys; from dg_tools.cli.app import app; app(['--version'], standalone_mode=False); "
+    says += "assert not {'torch', 'diffusers'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", says], capture_output=True).returncode == 0
+
+
+def test_every_command_has_json():
+    group = typer.main.get_command(cli.app)
+    without = [n for n, c in group.commands.items() if "--json" not in {o for p in c.params for o in p.opts}]
+    assert not without
 
 
 def test_the_module_runs_too():

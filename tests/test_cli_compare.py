@@ -135,14 +135,14 @@ def test_captions_that_name_one_picture():
     "arguments, code, words",
     [
         ([" ", "--cfg", "3"], 2, "the prompt is empty"),
-        (["owl", "--cfg", "3", "--seed", "x1"], 2, "'x1' is no whole number"),
+        (["owl", "--cfg", "3", "--seed", "x1"], 2, "'x1' is not a whole number"),
         (["owl", "--cfg", "3", "--seed", "1", "--seeds", "2"], 2, "pass one of the two"),
         (["owl"], 2, "nothing to compare"),
         (["owl", "--with", "PAGG"], 2, "no such baseline; known: PAG, SLG, SEG"),
         (["owl", "--with", "PAG", "--with", "pag"], 2, "each baseline once"),
         (["owl", "--with", "APG"], 1, "a scale above 1 is needed"),
         (["owl", "--with", "PAG", "--at", "99"], 1, "block 99"),
-        (["owl", "--cfg", "3", "-m", "nothing"], 1, "no embedded model"),
+        (["owl", "--cfg", "3", "-m", "nothing"], 1, "not an embedded model"),
         (["owl", "--cfg", "3", "--steps", "0"], 2, "--steps"),
     ],
 )
@@ -163,7 +163,7 @@ def test_strange_words_folders_and_files(tmp_path, monkeypatch, capsys, loaded):
 def test_a_folder_that_is_no_pipeline(tmp_path, monkeypatch, capsys):
     (tmp_path / "notes.txt").touch()
     code, _, error = called(monkeypatch, capsys, "compare", "owl", "--cfg", "3", "-m", tmp_path)
-    assert code == 1 and "is no diffusers pipeline folder" in error
+    assert code == 1 and "is not a diffusers pipeline folder" in error
 
 
 def test_stopped_pictures_that_were_finished_are_there(tmp_path, loaded, monkeypatch, capsys):

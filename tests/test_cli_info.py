@@ -150,7 +150,7 @@ def test_folders_that_are_no_pipeline(tmp_path, monkeypatch, capsys):
     assert "another model's profile" in broken("g", lambda f: (f / "profile.json").write_text(json.dumps(profile)))
     pointer = "version https://git-lfs.github.com/spec/v1"
     weights = "transformer/diffusion_pytorch_model.safetensors"
-    assert "is no safetensors file" in broken("h", lambda f: (f / weights).write_text(pointer))
+    assert "is not a safetensors file" in broken("h", lambda f: (f / weights).write_text(pointer))
     shutil.copy(good / weights, good / "transformer" / "diffusion_pytorch_model.fp16.safetensors")
     assert parameters(good / "transformer") == facts(good).parameters["transformer"] == 161488, "a variant counts once"
     wan = tmp_path / "wan"

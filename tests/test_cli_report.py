@@ -59,7 +59,7 @@ def test_wrong_input_is_said_before_a_model_is_loaded(tmp_path, photographs, unl
     wrong = [
         (("emoji-sd3", "--size", "huge"), 2, "unknown; there are quick, standard, full"),
         (("--pictures", photographs, "--prompts", tmp_path / "file"), 2, "pass one"),
-        (("no-such-model",), 1, "it is no embedded model"),
+        (("no-such-model",), 1, "it is not an embedded model"),
         (("-o", tmp_path / "file"), 1, "is a file; pass a folder for the report"),
         (("-o", tmp_path / "other"), 1, "holds a report on 'another', and this is one on 'emoji-sd3'"),
         (("-o", tmp_path / "begun"), 1, "holds a report on 'another', and this is one on 'emoji-sd3'"),

@@ -299,7 +299,7 @@ def test_settings_that_do_not_go_together(arguments, words):
 
 def test_blocks_that_there_are_not(dit):
     for blocks in ([1, 9], [-1, 2]):
-        with pytest.raises(IndexError, match=r"block -?\d asked for; there are 0 to"):
+        with pytest.raises(IndexError, match=r"block -?\d requested; there are 0 to"):
             dg.generate(dit, PROMPT, edits=dg.Disrupt([3], blocks), progress=False, **tiny.CALL)
     with pytest.raises(ValueError, match="too few others"):
         dg.generate(dit, PROMPT, edits=dg.Disrupt(range(20), 1, "dc", others=True), progress=False, **tiny.CALL)

@@ -47,17 +47,17 @@ def refuse_forwards(dit, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"edits": dg.Disrupt([3], 9)}, IndexError, "block 9 asked for; there are 0 to 3"),
-        ({"edits": dg.Disrupt([99], 0)}, IndexError, "channel 99 asked for; there are 0 to 31"),
-        ({"edits": dg.Disrupt([3], 0, tokens=[96])}, IndexError, "token 96 asked for; there are 0 to 95"),
-        ({"edits": dg.Disrupt([3], 0, steps=[3])}, IndexError, "step 3 asked for; there are 0 to 2"),
+        ({"edits": dg.Disrupt([3], 9)}, IndexError, "block 9 requested; there are 0 to 3"),
+        ({"edits": dg.Disrupt([99], 0)}, IndexError, "channel 99 requested; there are 0 to 31"),
+        ({"edits": dg.Disrupt([3], 0, tokens=[96])}, IndexError, "token 96 requested; there are 0 to 95"),
+        ({"edits": dg.Disrupt([3], 0, steps=[3])}, IndexError, "step 3 requested; there are 0 to 2"),
         ({"edits": [[None, dg.Disrupt([3], 9)]]}, IndexError, "block 9"),
         ({"edits": "zero"}, TypeError, "an edit is a str"),
         ({"guidance": 3.0}, TypeError, "guidance is a float"),
         ({"guidance": dg.DetailGuidance(1.0, 1.0, dg.Disrupt([3], 9))}, IndexError, "block 9"),
         ({"height": 30}, ValueError, "multiples of 4 pixels .* such as 28 x 48"),
         ({"height": 128}, ValueError, "positions end at 64"),
-        ({"steps": 0}, ValueError, "steps=0 asked for"),
+        ({"steps": 0}, ValueError, "steps=0 requested"),
         ({"seed": []}, ValueError, "nothing to generate"),
     ],
 )
@@ -110,7 +110,7 @@ def test_disrupt_refuses(arguments, words):
 
 
 def test_load_refuses(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no embedded model"):
+    with pytest.raises(FileNotFoundError, match="not an embedded model"):
         dg.load("emoji-sd4")
     with pytest.raises(FileNotFoundError, match="no model_index.json .there is: nothing"):
         dg.load(tmp_path)

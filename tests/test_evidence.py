@@ -175,7 +175,7 @@ def test_no_name_is_in_two_parts():
         names = [r.name for part in parts.values() for r in part]
         assert len(set(names)) == len(names)
         assert all(r.held_out == (part == "held_out") for part, refs in parts.items() for r in refs)
-    with pytest.raises(ValueError, match=r"600 names asked for the part 'test'; \d+ are left"):
+    with pytest.raises(ValueError, match=r"600 names requested for the part 'test'; \d+ are left"):
         splits.split(source, splits.Sizes(test=600))
 
 

@@ -260,7 +260,7 @@ def test_the_toy_models_own_references(tmp_path):
 
 
 def test_shaded_pictures_have_less_fine_detail_than_flat_ones():
-    """So shaded - flat is no axis of detail."""
+    """So shaded - flat is not an axis of detail."""
     source = dg.references()
     styles = [source.pictures([source.reference(n, style) for n in source.names]) for style in ("shaded", "flat")]
     shaded, flat = (dg.metrics.band_power(x)["high"] for x in styles)

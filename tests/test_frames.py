@@ -89,7 +89,7 @@ def test_a_region_of_one_frame(dit):
 
     ours = dg.generate(dit, "apple", edits=dg.Disrupt(CHANNELS, BLOCK, tokens=region), progress=False, **CALL).latents
     assert torch.equal(ours, edited(dit, zero)) and not torch.equal(ours, stock(dit))
-    with pytest.raises(IndexError, match=f"token {3 * TOKENS} asked for; there are 0 to {3 * TOKENS - 1}"):
+    with pytest.raises(IndexError, match=f"token {3 * TOKENS} requested; there are 0 to {3 * TOKENS - 1}"):
         dg.generate(dit, "apple", edits=dg.Disrupt(CHANNELS, BLOCK, tokens=[3 * TOKENS]), progress=False, **CALL)
 
 

@@ -66,7 +66,7 @@ def test_the_disruption_of_a_profile_has_its_dose():
     with pytest.raises(ValueError, match="names no block: nothing lacks detail"):
         dg.Disrupt.from_profile({**FOUND, "block": None, "verdict": "nothing lacks detail"})
     for wrong in (None, [3, 7]):
-        with pytest.raises(TypeError, match="is no profile: pass dit.profile"):
+        with pytest.raises(TypeError, match="is not a profile: pass dit.profile"):
             dg.Disrupt.from_profile(wrong)
 
 

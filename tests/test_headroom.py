@@ -57,5 +57,5 @@ def test_what_would_overflow_is_below_zero(dits):
 def test_no_floating_dtype(dits):
     acts = dg.capture(dits("sd3"), "apple", progress=False, **tiny.CALL)
     for dtype in ("int8", "half precision"):
-        with pytest.raises(ValueError, match="no floating dtype of torch"):
+        with pytest.raises(ValueError, match="not a floating dtype of torch"):
             acts.headroom(dtype)

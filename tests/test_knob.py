@@ -183,8 +183,8 @@ def test_settings_that_cannot_work(settings, kind, words):
 @pytest.mark.parametrize(
     ("knob", "kind", "words"),
     [
-        (dg.DetailKnob(CHANNELS, 9, 0.5), IndexError, "block 9 asked for"),
-        (dg.DetailKnob([99], BLOCK, 0.5), IndexError, "channel 99 asked for"),
+        (dg.DetailKnob(CHANNELS, 9, 0.5), IndexError, "block 9 requested"),
+        (dg.DetailKnob([99], BLOCK, 0.5), IndexError, "channel 99 requested"),
         (dg.DetailKnob(CHANNELS, BLOCK, 0.5, start=0.9), ValueError, "no step of 3 lies in the window"),
     ],
 )

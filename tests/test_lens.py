@@ -59,7 +59,7 @@ def test_bad_input_is_refused_before_any_forward(planted):
     for arguments, error, words in (
         ({"prompts": []}, ValueError, "empty list of prompts"),
         ({"step": 3}, IndexError, "step 3 is out of range; there are 0 to 2"),
-        ({"channels": [32]}, IndexError, r"channels \[32\] asked for"),
+        ({"channels": [32]}, IndexError, r"channels \[32\] requested"),
     ):
         with pytest.raises(error, match=words):
             lens(planted, **{"prompts": PROMPTS, **tiny.CALL, **arguments})

@@ -123,7 +123,7 @@ def test_bad_settings_are_refused_before_the_first_forward(dit, modular):
 
     handle = dit.transformer.register_forward_pre_hook(forward)
     try:
-        with pytest.raises(IndexError, match="block 9 asked for; there are 0 to 3"):
+        with pytest.raises(IndexError, match="block 9 requested; there are 0 to 3"):
             sample(modular, dg.DetailGuidance(3.0, 0.8, dg.Disrupt([3], 9)))
         with pytest.raises(ValueError, match="no step of 3 lies in"):
             sample(modular, dg.DetailGuidance(3.0, 0.8, OFF, detail_guidance_start=0.9))
@@ -136,7 +136,7 @@ def test_a_modular_pipeline_needs_no_context_manager(modular):
     with pytest.raises(TypeError, match=r"takes a guider itself: pipe\.update_components"):
         with dg.detail_guidance(modular, dg.DetailGuidance(3.0, 0.8, OFF)):
             pass
-    with pytest.raises(TypeError, match="an? int is no model"):
+    with pytest.raises(TypeError, match="an? int is not a model"):
         dg.load(3)
 
 

@@ -50,7 +50,7 @@ def test_kept_whole(path):
     assert sum(t in ("nbval-ignore-output", "nbval-skip") for t in tags) <= 2
     for cell in cells:
         assert not [o for o in cell["outputs"] if o.get("name") == "stderr"], (
-            "a warning is a defect, a bar is no output"
+            "a warning is a defect, a bar is not an output"
         )
         errors = [o for o in cell["outputs"] if o["output_type"] == "error"]
         assert not errors or "raises-exception" in cell["metadata"].get("tags", [])

@@ -108,11 +108,11 @@ def test_bad_input_is_refused_before_any_forward(planted):
     for arguments, error, words in (
         ({"controls": 0}, ValueError, "controls=0"),
         ({"measured": 4}, ValueError, "there are 1 to 3 steps to measure at"),
-        ({"channels": [32]}, IndexError, r"channels \[32\] asked for"),
+        ({"channels": [32]}, IndexError, r"channels \[32\] requested"),
         ({"prompts": ["apple"]}, ValueError, "needs at least 2"),
         ({"prompts": []}, ValueError, "empty list of prompts"),
         ({"seeds": []}, ValueError, "empty list of seeds"),
-        ({"block": 9}, IndexError, "block 9 asked for"),
+        ({"block": 9}, IndexError, "block 9 requested"),
     ):
         with pytest.raises(error, match=words):
             origin(planted, **{"prompts": PROMPTS, "seeds": [0], "channels": [3], **CALL, **arguments})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def test_environment_and_pyproject_hold_the_same_list():
     lines = (ROOT / "environment.yml").read_text(encoding="utf-8").splitlines()
     listed = {line.strip()[2:] for line in lines if line.strip().startswith("- ")}
     conda = {name_of(x) for x in listed} - {"conda-forge", "pip", "pip:", "-e .", "python", "-e"}
-    assert conda == {name_of(x) for x in PROJECT["dependencies"]}
+    assert conda == {name_of(x) for x in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lab"]}
 
 
 def test_constraints_hold_a_version_of_every_dependency():
@@ -80,6 +81,39 @@ def test_names_and_errors_of_the_package():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = dg_tools.nothing
     assert (ROOT / "dg_tools" / "py.typed").is_file()
+
+
+def test_dir_shows_the_api_and_nothing_else():
+    shown = dir(dg_tools)
+    assert shown == sorted({*dg_tools.__all__, *dg_tools._MODULES, "__version__"})
+    assert all(hasattr(dg_tools, name) for name in shown)
+    assert dg_tools.__version__ == importlib.metadata.version("dg-tools")
+
+
+def test_the_core_does_without_the_extra(tmp_path):
+    """Explorers and the turning surface say how to get what they need; nothing else misses it."""
+    code = """
+import sys
+for name in ("ipywidgets", "anywidget", "plotly", "traitlets", "jupyterlab", "IPython"):
+    sys.modules[name] = None  # importing it raises ModuleNotFoundError
+import numpy as np
+import dg_tools as dg
+from dg_tools import cli, demo, plots, report
+dit = dg.load()
+acts = dg.capture(dit, "owl", steps=1, progress=False)
+assert "svg" in acts._repr_html_() and "svg" in dit._repr_html_()
+dg.generate(dit, "owl", steps=1, guidance=dg.CFG(2.0), progress=True).grid()
+asked = [lambda: dg.widgets.ActivationExplorer(acts), lambda: plots.token_channel_surface_plotly(np.ones((4, 3)))]
+for ask in asked:
+    try:
+        ask()
+    except ImportError as error:
+        assert "pip install 'dg-tools[lab]'" in str(error), error
+    else:
+        raise AssertionError("it needs what is not there")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_citation_is_of_this_version():

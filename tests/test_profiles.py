@@ -29,12 +29,12 @@ def test_a_folder_with_a_profile(tmp_path):
     with pytest.raises(ValueError, match="channels 0 to 31 and blocks 0 to 3: it is another model's profile"):
         dg.load(tmp_path)
     (tmp_path / "profile.json").write_text(json.dumps({"channels": [3]}))
-    with pytest.raises(ValueError, match="is no profile: it has no block, source"):
+    with pytest.raises(ValueError, match="is not a profile: it has no block, source"):
         dg.load(tmp_path)
 
 
 def test_one_writer(tmp_path):
-    """What is written is read again; what JSON does not know is null; what is no profile leaves the file as it was."""
+    """What is written is read again; what JSON does not know is null; an invalid one leaves the file as it was."""
     file = tmp_path / "new" / "profile.json"
     profile = {"channels": [3], "block": 2, "source": "a test", "window": (0.2, 0.8), "test": {"gain": float("nan")}}
     assert write_profile(file, profile) == file

@@ -73,7 +73,7 @@ def test_pictures_without_alpha(dit):
 
 
 def test_one_step(dit):
-    """The prediction of a noise of one's own is that of the pipeline's first step."""
+    """The prediction of your own noise is that of the pipeline's first step."""
     made, step = [], dit.pipeline.scheduler.step
 
     def stepped(prediction, t, sample, **kwargs):
@@ -95,5 +95,5 @@ def test_what_is_refused(dit):
     with pytest.raises(ValueError, match="use_kv_cache=True given; with a guidance, family 'qwen21' needs False"):
         with dg.detail_guidance(dit.pipeline, off):
             dit.pipeline("apple", num_inference_steps=2, **ABOUT.SIZE)
-    with pytest.raises(ValueError, match="image=.* asked for; with family 'qwen21' it is None"):
+    with pytest.raises(ValueError, match="image=.* requested; with family 'qwen21' it is None"):
         dg.generate(dit, "apple", image=[1], progress=False, **CALL)

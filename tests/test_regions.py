@@ -78,7 +78,7 @@ def test_another_size_is_refused_with_both(dits):
 
 def test_plain_indices_beyond_the_picture(dits):
     dit = dits("sd3")
-    with pytest.raises(IndexError, match="token 95 asked for; there are 0 to 63"):
+    with pytest.raises(IndexError, match="token 95 requested; there are 0 to 63"):
         with dg.Disrupt(CHANNELS, BLOCK, tokens=[95]).on(dit.pipeline):
             run(dit.pipeline, height=32, width=32)
 

@@ -33,9 +33,9 @@ def test_bad_input_is_refused_before_the_detection_run(dits):
         ({"prompts": []}, ValueError, "empty list of prompts"),
         ({"prompts": ["apple", "tree"]}, ValueError, "1 prompt.s. are left for the test"),
         ({"seeds": []}, ValueError, "empty list of seeds"),
-        ({"channels": [32]}, IndexError, r"channels \[32\] asked for; there are 0 to 31"),
+        ({"channels": [32]}, IndexError, r"channels \[32\] requested; there are 0 to 31"),
         ({"channels": []}, ValueError, "channels is empty"),
-        ({"block": 4}, IndexError, "block 4 asked for; there are 0 to 3"),
+        ({"block": 4}, IndexError, "block 4 requested; there are 0 to 3"),
     ):
         with pytest.raises(error, match=words):
             choose(dit, **{"prompts": ["apple", "tree", "sun"], "seeds": [0], **arguments})

@@ -34,7 +34,7 @@ from dg_tools.models.pictures import decode
 from dg_tools.models.profiles import read_profile
 from dg_tools.sweeps import cells as cells_module
 from dg_tools.sweeps import open_sweep, read_config
-from dg_tools.sweeps.choose import best, scores
+from dg_tools.sweeps.choose import best, recommendation, scores, worse_than
 from dg_tools.sweeps.config import COMPARED
 from dg_tools.sweeps.settings import Setting, settings_of, spread
 from dg_tools.widgets.sweep_code import guidance_code
@@ -294,8 +294,8 @@ def test_a_full_disk(settings, dit, tmp_path, monkeypatch):
         ({"detail_guidance_scales": ["much"]}, ValueError, "a value of the wrong kind"),
         ({"detail_guidance_scales": [0.0]}, ValueError, "w must be more than 0"),
         ({"guidance_scales": [0.5]}, ValueError, "at least 1"),
-        ({"blocks": [0, 9]}, IndexError, "block 9 asked for; there are 0 to 3"),
-        ({"channels": [99]}, IndexError, "channel 99 asked for"),
+        ({"blocks": [0, 9]}, IndexError, "block 9 requested; there are 0 to 3"),
+        ({"channels": [99]}, IndexError, "channel 99 requested"),
         ({"channels": None}, ValueError, "no profile that names them"),
         ({"windows": [[0.1, 0.4]]}, ValueError, "no step of 2 lies in the detail guidance window"),
         ({"windows": [[0.6, 0.4]]}, ValueError, "0 <= start < stop <= 1"),
@@ -341,6 +341,20 @@ def test_without_references_and_where_nothing_holds_the_guard(settings, dit, cap
     assert made.table["layout"].between(-1, 1.000001).all() and made.table["layout"].nunique() > 3
     strict = dg.sweep({**words, "margin": -1.0}, dit, progress=False)  # a guard that nothing can hold
     assert strict.chosen["DG"] is None and strict.profile is None and "no profile is written" in caplog.text
+
+
+@pytest.mark.parametrize("high, worse", [(-0.01, ["CFG"]), (0.01, [])])
+def test_nothing_is_recommended_that_is_worse(high, worse):
+    """By the whole interval on the test prompts, against whatever else was searched."""
+    setting = Setting("DG", 1.0, 0.5, 1, (3,))
+    row = {"guidance": "DG", "gain_over_cond_high": 0.2, "gain_over_CFG_high": high}
+    report = pd.DataFrame([{"guidance": "cond"}, row, {"guidance": "CFG"}])
+    assert worse_than(report) == worse
+    words = recommendation(setting, report)
+    assert words == (
+        f"nothing: the best setting of Detail Guidance ({setting}) is worse than CFG" if worse else str(setting)
+    )
+    assert "holds the objective's guard" in recommendation(None, report[report["guidance"] != "DG"])
 
 
 def test_the_guard_and_pictures_that_are_not_finite():
@@ -440,6 +454,9 @@ def test_command(settings, dit, tmp_path, monkeypatch, capsys):
     done = CliRunner().invoke(cli.app, ["sweep", str(file)])
     assert done.exit_code == 0 and f"{len(kept)} of 10 development cells are there" in done.output
     assert "recommended: " in done.output and "gain_over_cond" in done.output
+    told = json.loads(CliRunner().invoke(cli.app, ["sweep", str(file), "--json"]).stdout)
+    chosen = json.loads((Path(settings["folder"]) / "chosen.json").read_text())
+    assert told == {**chosen, "folder": settings["folder"], "profile": str(Path(settings["folder"]) / "profile.json")}
     assert kept.items() <= made_at(settings["folder"]).items()
     assert CliRunner().invoke(cli.app, ["sweep"]).exit_code == 2
     helped = CliRunner().invoke(cli.app, ["sweep", "--help"]).output

@@ -135,5 +135,5 @@ def test_bad_input_is_refused_before_any_forward(dits):
     ):
         with pytest.raises(ValueError, match=words):
             timestep(dits("sd3"), **{"prompts": PROMPTS, "seeds": [0], **CALL, **arguments})
-    with pytest.raises(IndexError, match=r"channels \[32\] asked for"):
+    with pytest.raises(IndexError, match=r"channels \[32\] requested"):
         timestep(dits("sd3"), PROMPTS, [0], **{**CALL, "channels": [32]})

@@ -136,11 +136,11 @@ def test_bad_input_is_refused_before_any_forward(planted):
         ({"ratio": 0}, ValueError, "ratio=0"),
         ({"controls": 0}, ValueError, "controls=0"),
         ({"channels": list(range(20))}, ValueError, "too few others"),
-        ({"channels": [32]}, IndexError, r"channels \[32\] asked for"),
+        ({"channels": [32]}, IndexError, r"channels \[32\] requested"),
         ({"prompts": []}, ValueError, "empty list of prompts"),
         ({"prompts": ["apple"], "channels": [3]}, ValueError, "needs at least 2"),
         ({"seeds": []}, ValueError, "empty list of seeds"),
-        ({"block": 4}, IndexError, "block 4 asked for"),
+        ({"block": 4}, IndexError, "block 4 requested"),
     ):
         with pytest.raises(error, match=words):
             tokens(planted, **{"prompts": PROMPTS, "seeds": [0], **CALL, **arguments})

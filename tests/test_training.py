@@ -290,7 +290,7 @@ def test_bad_input(trained, tmp_path):
     assert "another shape" in refused("dit", "--recipe", wide, "--run", trained)
     assert torch.load(trained / "dit.pt", weights_only=True)["step"] == 12
     odd.write_text(toy.replace("size = 64", "size = 63"))
-    assert "no multiple of 8" in refused("data", "--recipe", odd)
+    assert "not a multiple of 8" in refused("data", "--recipe", odd)
     typo.write_text(toy.replace("patch = 2", "patches = 2"))
     assert "patches" in refused("data", "--recipe", typo)
     typo.write_text('name = "other"\n' + toy)  # a recipe is named by its file

@@ -130,7 +130,7 @@ def test_some_tokens_and_channels_and_the_text_stream(dits):
 
 def test_out_of_range_is_an_error_and_nothing_moves(explorer):
     before = explorer.state
-    with pytest.raises(traitlets.TraitError, match="block 9 asked for; this capture has 0 to 3"):
+    with pytest.raises(traitlets.TraitError, match="block 9 requested; this capture has 0 to 3"):
         explorer.block = 9
     assert explorer.state == before
 
@@ -152,7 +152,7 @@ def test_a_saved_capture_and_what_is_none(captured, tmp_path, explorer):
     shown, state = made.map.png, made.state
     (tmp_path / "other").mkdir()
     for folder, words in (("", "no folder named"), (tmp_path / "gone", "there is no folder"),
-                          (tmp_path / "other", "is no capture")):  # fmt: skip
+                          (tmp_path / "other", "is not a capture")):  # fmt: skip
         made.folder.value = str(folder)
         made.opening.click()
         assert words in made.messages.text and made.messages.kind == "error" and 'role="alert"' in made.messages.value

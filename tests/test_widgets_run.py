@@ -105,7 +105,7 @@ def test_an_error_in_the_run_is_told_and_raised_headless(dit):
     made = ActivationExplorer(dit, steps=3, **SIZE)
     for field, value, words in (
         (made.run_fields.text, "   ", "the prompt is empty"),
-        (made.run_fields.seed, "abc", "the seed 'abc' is no whole number"),
+        (made.run_fields.seed, "abc", "the seed 'abc' is not a whole number"),
     ):
         kept = field.value
         field.value = value
@@ -133,7 +133,7 @@ def test_intervention_edit_is_what_the_controls_say(dit):
     made.mode = "zero"
     made.step_range.value = (0, 2)
     assert made.state.edits()[0].steps is None
-    for value, words in (("5, 99", "channel 99 asked for"), ("five", "no list of whole numbers"), ("", "no list")):
+    for value, words in (("5, 99", "channel 99 requested"), ("five", "not a list of whole"), ("", "not a list")):
         made.channels_field.value = value
         assert words in made.messages.text and made.messages.kind == "error"
     made.channels_field.value = "7"
@@ -146,7 +146,7 @@ def test_a_value_that_no_control_can_show_is_an_error(dit):
     edits, guided = InterventionExplorer(dit, steps=3, **SIZE), GuidanceExplorer(dit, steps=3, **SIZE)
     for made, name, value in ((edits, "block", 9), (edits, "rho", 5.0), (guided, "weight", -1.0), (guided, "block", 4)):
         before = made.state
-        with pytest.raises(traitlets.TraitError, match=f"{name} .* asked for; this explorer has 0 to"):
+        with pytest.raises(traitlets.TraitError, match=f"{name} .* requested; this explorer has 0 to"):
             setattr(made, name, value)
         assert made.state == before
 
@@ -318,7 +318,7 @@ def test_guidance_bad_input(dit, tmp_path):
     assert made.messages.text == ""
     made.channels_field.value = "99"
     press(made.runner)
-    assert "channel 99 asked for" in made.messages.text and made.images == {}
+    assert "channel 99 requested" in made.messages.text and made.images == {}
     made.channels_field.value = "5"
     made.run()
     (tmp_path / "file").write_text("")

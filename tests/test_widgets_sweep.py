@@ -148,7 +148,7 @@ def test_guidances_side_by_side_each_in_its_chosen_setting(explorer, made):
     for y, guidance in enumerate(page.rows):
         row = of_table(made, number=numbers[guidance], prompt=page.columns[0], seed=explorer.at["seed"])
         assert page.files[y][0] == made.folder / row["picture"]
-    assert {y for y, _ in page.marked} == {1, 2, 3}, "cond is no choice"
+    assert {y for y, _ in page.marked} == {1, 2, 3}, "cond is not a choice"
     explorer.chosen = False
     other = next(b for b in (0, 2) if b != made.chosen["DG"].block)
     explorer.move(guidance="DG", block=other)
@@ -192,9 +192,9 @@ def test_axes_and_splits(explorer):
 def test_out_of_range_is_an_error_and_nothing_moves(explorer):
     before = explorer.state
     for name, value, words in (
-        ("rows", "sampler", "rows 'sampler' asked for; this sweep has guidance, block"),
-        ("at", {"block": 1}, "block 1 asked for; this sweep has 0, 2"),
-        ("at", {"depth": 1}, "axis 'depth' asked for"),
+        ("rows", "sampler", "rows 'sampler' requested; this sweep has guidance, block"),
+        ("at", {"block": 1}, "block 1 requested; this sweep has 0, 2"),
+        ("at", {"depth": 1}, "axis 'depth' requested"),
         ("measure", "beauty", "this sweep has amount_error"),
     ):
         with pytest.raises(traitlets.TraitError, match=words):

@@ -171,7 +171,7 @@ class Training(Averaged):
             self.parameters, lr=recipe.dit.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
         )
         self.step = 0
-        self.history: list[dict[str, Any]] = []  # one row a run: steps, seconds, machine
+        self.history: list[dict[str, Any]] = []  # one row per run: steps, seconds, machine
         self.average = [p.detach().clone() for p in self.parameters]
 
     @property
@@ -229,7 +229,7 @@ def main(
     recipe: str = typer.Option("cpu", help="cpu, gpu, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
     warm_start: Path = typer.Option(None, help="an exported folder to go on from, where no checkpoint is kept"),
-    minutes: float = typer.Option(None, help="stop after so many minutes, with a checkpoint"),
+    minutes: float = typer.Option(None, help="stop after this many minutes, with a checkpoint"),
     compile: bool = typer.Option(False, help="torch.compile the transformer"),
     seed: int = typer.Option(None, help="of first weights, batches and noise, instead of the recipe's; same data"),
 ) -> None:

@@ -112,7 +112,7 @@ class Recipe:
         """Raise SystemExit where sizes do not fit together."""
         step = self.vae.factor * self.dit.patch
         if self.size % step:
-            raise SystemExit(f"size {self.size} is no multiple of {step} (VAE factor x patch)")
+            raise SystemExit(f"size {self.size} is not a multiple of {step} (VAE factor x patch)")
         if self.dit.architecture not in ("sd3", "flux"):
             raise SystemExit(f"architecture = {self.dit.architecture!r}: sd3 or flux")
         if self.dit.dual_attention and self.dit.architecture != "sd3":

@@ -29,6 +29,7 @@ from dg_tools.forward.stepping import after_callback, after_each_step
 from dg_tools.generation.sampling import check_call, guidance_scale, windowed
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, spatial
 from dg_tools.numbers import is_several
 from dg_tools.progress import progress_bar
@@ -44,7 +45,7 @@ class CaptureInterrupted(KeyboardInterrupt):
 
 def capture(
     dit: DiT,
-    prompts: Any,
+    prompts: Any = None,
     *,
     seeds: int | Sequence[int] = 0,
     steps: int | None = None,
@@ -70,7 +71,7 @@ def capture(
     Args:
         dit: from `load`.
         prompts: one or several: strings, `Reference`s, (prompt, picture) pairs or `Example`s; class numbers too, for a
-            model of classes.
+            model of classes. Needed.
         seeds: one or several.
         steps, height, width: the pipeline's defaults where None.
         guidance: None (s = 1) or `CFG(s)`. Inside `with dg.detail_guidance(dit, guider):` the clean passes are
@@ -94,11 +95,19 @@ def capture(
         StoreStopped: the store could not be written further (a full disk); says what is kept.
         RuntimeError: an edit that touched nothing or made the hidden states overflow, or a run that ended early.
         CaptureInterrupted: on Ctrl-C; the finished runs are in `.kept`.
+
+    Example:
+        >>> acts = dg.capture(dit, ["red apple", "owl"], seeds=range(2), steps=2)
+        >>> acts.data["mean"].sel(stream="image").dims
+        ('prompt', 'seed', 'branch', 'step', 'site', 'channel')
+        >>> acts.data.sizes["site"], acts.data.sizes["channel"], acts.grid
+        (12, 144, (8, 8))
     """
+    check_loaded(dit, "capture")
     prompts, seeds = prompt_list(prompts), as_list(seeds)
     disruptions = [e for e in as_list(edits) if e is not None]
     check_request(prompts, seeds, guidance, rows, quantiles)
-    check_call(dit, prompts, kwargs)
+    check_call(dit, prompts, kwargs, "capture", capture)
     check_cache(dit.transformer)
     scale = guidance_scale(guidance)
     height, width = dit.size(height, width)

@@ -26,6 +26,7 @@ from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions import Disrupt, attached
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode, packed
 from dg_tools.onestep import conditions
 from dg_tools.progress import progress_bar
@@ -77,7 +78,15 @@ def capture_image(
             cannot take, sigma outside (0, 1], a model that predicts no velocity, before any forward.
         MemoryError, IndexError, FileExistsError, StoreStopped: as in `capture`.
         RuntimeError: an edit that touched nothing.
+
+    Example:
+        >>> known = dg.references(dit)
+        >>> apple = known.picture(known.reference("red apple"))
+        >>> acts = dg.capture_image(dit, apple, sigma=[0.3, 0.7], prompt="red apple")
+        >>> acts.data["sigma"].values.tolist()
+        [0.7, 0.3]
     """
+    check_loaded(dit, "capture_image")
     if dit.family.prediction != "velocity":
         raise ValueError(
             f"family {dit.family.name!r} predicts {dit.family.prediction}; sigma is a level of flow matching"
@@ -87,7 +96,7 @@ def capture_image(
     height, width = dit.size(pictures.shape[2], pictures.shape[3])
     sigmas = sorted({float(s) for s in np.atleast_1d(np.asarray(sigma, float))}, reverse=True)
     if not sigmas or not all(0 < s <= 1 for s in sigmas):
-        raise ValueError(f"sigma={sigma} asked for; noise levels lie above 0 and up to 1")
+        raise ValueError(f"sigma={sigma} requested; noise levels lie above 0 and up to 1")
     count, seeds = len(pictures), as_list(seeds)
     prompts = as_list(prompt) * (count if isinstance(prompt, str) else 1)
     if len(prompts) != count:

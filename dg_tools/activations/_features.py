@@ -23,6 +23,7 @@ from dg_tools.datasets.pictures import as_pictures
 from dg_tools.families import bind
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode
 from dg_tools.onestep import check_velocity, conditions, velocity
 
@@ -57,7 +58,7 @@ def features(
     batch: int = 32,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Features of pictures, one vector an image token, from one partial forward at z = (1 - sigma) x + sigma noise.
+    """Features of pictures, one vector per image token, from one partial forward at z = (1 - sigma) x + sigma noise.
 
     Args:
         dit: from `load`.
@@ -70,7 +71,7 @@ def features(
         channels: massive channels to discard; None: those that the profile disrupts. Not with `raw` and `adaln`.
         recipe: `ditf`: discard, LayerNorm, AdaLN; `raw`: hidden states as they are; `discard`, `adaln`: one step alone.
         seed: of the noise, one for all pictures (the same noise) or one each.
-        batch: pictures a forward.
+        batch: pictures in one forward.
         **kwargs: passed to the pipeline's call, of which the text embeddings are read.
 
     Returns:
@@ -80,14 +81,21 @@ def features(
         TypeError, ValueError: no picture, sizes that differ or do not fit, sigma outside (0, 1], an unknown recipe, no
             channels known, channels that the recipe does not use, a model that predicts no velocity.
         IndexError: a block or channels that this model does not have.
+
+    Example:
+        >>> known = dg.references(dit)
+        >>> apple = known.picture(known.reference("red apple"))
+        >>> dg.features(dit, apple, block=6, sigma=0.3, channels=[55]).shape
+        torch.Size([1, 8, 8, 144])
     """
+    check_loaded(dit, "features")
     check_velocity(dit)
     if recipe not in get_args(Recipe):
         raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(get_args(Recipe))}")
     if not 0 < sigma <= 1:
-        raise ValueError(f"sigma={sigma} asked for; noise levels lie above 0 and up to 1")
+        raise ValueError(f"sigma={sigma} requested; noise levels lie above 0 and up to 1")
     if batch < 1:
-        raise ValueError(f"batch={batch} asked for; at least 1")
+        raise ValueError(f"batch={batch} requested; at least 1")
     dit.block(block)
     selection = known_channels(dit, channels, recipe)
     pictures = as_pictures(images, span)
@@ -117,7 +125,7 @@ def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> 
         )
     wrong = [c for c in selection if not 0 <= c < dit.width]
     if wrong:
-        raise IndexError(f"channels {wrong} asked for; there are 0 to {dit.width - 1}")
+        raise IndexError(f"channels {wrong} requested; there are 0 to {dit.width - 1}")
     return selection
 
 

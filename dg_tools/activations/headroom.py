@@ -20,7 +20,7 @@ def limit_of(dtype: str) -> float:
     """
     kind = getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise ValueError(f"dtype={dtype!r} is no floating dtype of torch: 'float16', 'bfloat16', 'float8_e4m3fn' are")
+        raise ValueError(f"dtype={dtype!r} is not a floating dtype of torch: 'float16' and 'bfloat16' are")
     return float(torch.finfo(kind).max)
 
 

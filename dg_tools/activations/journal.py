@@ -49,7 +49,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     """Lines of the journal; a last one that was cut off is left out.
 
     Raises:
-        ValueError: a journal that is no list of files.
+        ValueError: a journal that is not a list of files.
     """
     try:
         lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()

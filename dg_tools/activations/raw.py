@@ -84,7 +84,7 @@ def select_raw(
     for block in blocks:
         dit.block(block)
         if stream == "text" and not dit.block(block).has_text:
-            raise ValueError(f"raw text of block {block} asked for; this block returns no text stream")
+            raise ValueError(f"raw text of block {block} requested; this block returns no text stream")
     options = {"raw_steps": steps, "raw_tokens": tokens, "raw_channels": channels}
     if not blocks:
         named = [name for name, values in options.items() if values is not None]
@@ -102,7 +102,7 @@ def select_raw(
         if len(values) == 0 or len(set(values)) != len(values):
             raise ValueError(f"{name}={list(values)}: name at least one, and each once")
         if not all(0 <= v < limits[name] for v in values):
-            raise IndexError(f"{name}={list(values)} asked for; there are 0 to {limits[name] - 1}")
+            raise IndexError(f"{name}={list(values)} requested; there are 0 to {limits[name] - 1}")
     selection = RawSelection(
         in_order(blocks),
         in_order(range(available) if steps is None else steps),

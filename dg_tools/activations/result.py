@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from dg_tools.activations.journal import save
+from dg_tools.cards import card, curves, thumbnail
+
+RUNS = ("prompt", "seed", "branch", "step", "site", "stream", "token", "channel")
+SHOWN = 8  # pictures and prompts on a card
 
 
 @dataclass
@@ -37,6 +42,44 @@ class Activations:
         sizes = ", ".join(f"{k} {v}" for k, v in self.data.sizes.items())
         state = "" if self.data.attrs.get("finished", True) else "; unfinished"
         return f"Activations({sizes}; {self.data.nbytes / 2**20:.1f} MiB{state})"
+
+    def _repr_html_(self) -> str:
+        data, attrs = self.data, self.data.attrs
+        facts = {
+            "model": attrs.get("model"),
+            "captured": ", ".join(f"{k} {data.sizes[k]}" for k in RUNS if k in data.sizes),
+            "prompts": "; ".join(map(str, data["prompt"].values[:SHOWN])) if "prompt" in data.coords else "",
+            "image tokens": f"{self.grid[0]} x {self.grid[1]}" if "grid" in attrs else "",
+            "edits": "; ".join(attrs.get("edits", [])),
+            "variables": ", ".join(map(str, data.data_vars)),
+            "size": f"{data.nbytes / 2**20:.1f} MiB" + ("" if attrs.get("finished", True) else ", unfinished"),
+        }
+        return card("Activations", facts, self._thumbnails(), self._by_block())
+
+    def _thumbnails(self) -> str:
+        """The first pictures, one for each prompt and seed."""
+        if "picture" not in self.data:
+            return ""
+        runs = [d for d in self.data["picture"].dims if d not in ("y", "x", "rgb")]
+        pictures = self.data["picture"].transpose(*runs, "y", "x", "rgb")
+        shown = []
+        for at in list(np.ndindex(*(pictures.sizes[d] for d in runs)))[:SHOWN]:
+            one = pictures.isel(dict(zip(runs, at, strict=True)))
+            words = ", ".join(f"{d} {one[d].item()}" for d in runs if d in one.coords)
+            shown.append(thumbnail(one.values, words))
+        return "".join(shown)
+
+    def _by_block(self) -> str:
+        """The largest |x| of the image stream by block, beside the median channel."""
+        if not {"top_value", "median_abs_mean"} <= set(self.data.data_vars) or "image" not in self.data["stream"]:
+            return ""
+        part = self.data[["top_value", "median_abs_mean"]].sel(stream="image").isel(rank=0)
+        over = [d for d in part["top_value"].dims if d != "site"]
+        lines = {
+            "largest |x|": abs(part["top_value"]).mean(over).values.tolist(),
+            "median channel's mean |x|": part["median_abs_mean"].mean(over).values.tolist(),
+        }
+        return curves(lines, [str(s) for s in part["site"].values], unit="|x|, image stream", axis="block")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -58,6 +58,11 @@ def open_activations(folder: str | Path, *, verify: bool = True) -> Activations:
     Raises:
         FileNotFoundError: no such store.
         ValueError: a file that is missing or corrupt, by name.
+
+    Example:
+        >>> dg.capture(dit, "owl", steps=2).save("owl.zarr")
+        >>> dg.open_activations("owl.zarr").data.sizes["step"]
+        2
     """
     folder = Path(folder)
     if not (folder / ".zgroup").is_file():

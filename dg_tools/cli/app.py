@@ -30,6 +30,23 @@ app = typer.Typer(
 )
 
 
+def stated(wanted: bool) -> None:
+    """Print the versions that a bug report needs, and end; nothing of them is imported."""
+    if wanted:
+        from importlib.metadata import version
+
+        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers", "nnsight"))
+        print(f"dg-tools {version('dg-tools')} ({others})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=stated, is_eager=True, help="print versions and end"),
+) -> None:
+    """The options of dg-tools itself."""
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command; its docstring is its help, see `page`."""
     return app.command(help=page(function.__doc__ or ""), cls=Command)(function)

@@ -82,7 +82,7 @@ class Wanted:
             say("note: --channel, --block and --auto do nothing here: they are of --dg, --rho and --dg-rows uncond")
 
     def guider(self, dit: DiT, call: dict[str, Any]) -> Any:
-        """Detail Guidance, or the knob, on one model; None where neither was asked for."""
+        """Detail Guidance, or the knob, on one model; None where neither was given."""
         import dg_tools as dg
 
         if not self.guided and self.rho is None:

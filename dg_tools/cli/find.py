@@ -26,6 +26,7 @@ def find(
     prompt: list[str] = typer.Option([], "--prompt", "-p", help="of a model: what to capture; may be repeated"),
     seed: list[str] = Seeds,
     steps: int = Steps,
+    blocks: bool = typer.Option(False, "--blocks", help="every block too, and channels that are not massive"),
     device: str = Device,
     dtype: str = Dtype,
     offload: str = Offload,
@@ -37,6 +38,7 @@ def find(
 
     Examples:
       dg-tools find acts.zarr
+      dg-tools find acts.zarr --blocks
       dg-tools find path/to/model --steps 10
       dg-tools find path/to/model -p "a red apple" -p "an owl" --json
     """
@@ -62,11 +64,11 @@ def find(
             finished: Activations | None = getattr(stopped, "kept", None)
             if finished is None:
                 stop("no run was finished, so there is nothing to search")
-            print_massive(finished_runs(finished, rule, stream), warnings, as_json)
+            print_massive(finished_runs(finished, rule, stream), warnings, as_json, blocks)
             stop("this is of the finished runs only")
     if not acts.data.attrs.get("finished", True):
         say("warning: these activations are of a run that was stopped: what follows is of its finished part")
-    print_massive(finished_runs(acts, rule, stream), warnings, as_json)
+    print_massive(finished_runs(acts, rule, stream), warnings, as_json, blocks)
 
 
 def model_of(target: str, device: str | None, dtype: str, offload: str, as_json: bool) -> DiT:
@@ -96,13 +98,17 @@ def finished_runs(acts: Activations, rule: str, stream: str) -> Massive:
     return dg.find_massive(data, rule=cast(Any, rule), stream=stream)
 
 
-def print_massive(massive: Massive, warnings: list[str], as_json: bool) -> None:
-    """Print the massive channels."""
+def print_massive(massive: Massive, warnings: list[str], as_json: bool, blocks: bool) -> None:
+    """Print the massive channels, one line each; with `blocks` also every block where a channel stands out."""
     rows = massive.to_frame().to_dict("records")
     if as_json:
         about = {"channels": massive.channels, "onset": massive.onset, "rule": massive.rule}
-        emit({**about, "rows": rows, "warnings": warnings})
+        emit({**about, "by_channel": massive.by_channel().to_dict("records"), "rows": rows, "warnings": warnings})
         return
     print(massive)
-    if rows:
-        table([{name: row[name] for name in SHOWN} for row in rows])
+    if massive.channels:
+        table(massive.by_channel().to_dict("records"), title="by channel, where its ratio is largest")
+    if blocks and rows:
+        table([{name: row[name] for name in SHOWN} for row in rows], title="every block and channel that stands out")
+    elif rows:
+        print(f"--blocks prints every block and channel that stands out, massive or not: {len(rows)} rows.")

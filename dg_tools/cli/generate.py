@@ -143,11 +143,13 @@ def grid_of(images: list[Image], rows: list[dict[str, Any]], columns: int, out: 
     """All pictures side by side in one file, where there are several."""
     if len(images) < 2:
         return None
+    from dg_tools.generation.heads import heads
     from dg_tools.plots import image_grid
 
-    captions = [f"{row['prompt']}, seed {row['seed']}\n{row['in words']}" for row in rows]
+    named = heads([{**row, "guidance": row["in words"], "edit": "clean"} for row in rows], columns)
     file = free(out / "grid.png")
-    image_grid(images, captions, columns=columns).savefig(file, dpi=150)
+    words: dict[str, Any] = {"rows": named.rows, "heads": named.columns, "captions": named.captions}
+    image_grid(images, columns=columns, title=named.title, **words).savefig(file, dpi=150)
     return file
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from dg_tools.cli.app import command, say
-from dg_tools.cli.options import Device, Dtype, Offload, usable
+from dg_tools.cli.app import at_work, command, emit, say
+from dg_tools.cli.options import AsJson, Device, Dtype, Offload, usable
 
 
 @command
@@ -20,6 +20,7 @@ def sweep(
     device: str = Device,
     dtype: str = Dtype,
     offload: str = Offload,
+    as_json: bool = AsJson,
 ) -> None:
     r"""Which block, scale and steps? Measures every setting, chooses one and reports it on other prompts.
 
@@ -49,10 +50,15 @@ def sweep(
     given: dict[str, Any] = {"folder": folder, "model": model, "device": usable(device)}
     given |= {"dtype": None if dtype == "auto" else dtype, "offload": None if offload == "none" else offload}
     try:
-        result = run_sweep(replace(settings, **{k: v for k, v in given.items() if v is not None}))
+        with at_work(as_json):
+            result = run_sweep(replace(settings, **{k: v for k, v in given.items() if v is not None}))
     except KeyboardInterrupt as stopped:
         say(str(stopped) or "interrupted: finished cells are kept")
         raise typer.Exit(130) from None
-    if os.environ.get("RANK", "0") == "0":
-        print(f"recommended: {result.recommended}\n{result.verdict}")
-        print(f"{result.report.round(4).T.to_string(header=False)}\n-> {result.folder}")
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        emit({"folder": result.folder, "profile": result.profile, **result.to_json()})
+        return
+    print(f"recommended: {result.recommended}\n{result.verdict}")
+    print(f"{result.report.round(4).T.to_string(header=False)}\n-> {result.folder}")

@@ -34,7 +34,7 @@ def check_seed(seed: str | int) -> int:
     """
     text = str(seed).strip()
     if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
-        raise ValueError(f"the seed {text!r} is no whole number from 0 up: write one such as 0 or 42")
+        raise ValueError(f"the seed {text!r} is not a whole number from 0 up: write one such as 0 or 42")
     return int(text)
 
 

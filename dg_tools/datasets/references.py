@@ -19,6 +19,7 @@ from PIL import Image
 
 from dg_tools.models.dit import DiT
 from dg_tools.models.files import ZOO
+from dg_tools.models.loaded import check_loaded
 
 STYLES = ("shaded", "flat")
 COLUMNS = 32  # sprites in a row of a sheet
@@ -143,13 +144,20 @@ def references(dit: DiT | None = None) -> References:
 
     Raises:
         FileNotFoundError: there are none beside this model.
+
+    Example:
+        >>> known = dg.references(dit)
+        >>> apple = known.reference("red apple", "flat", "blue")
+        >>> apple.prompt, tuple(known.picture(apple).shape)
+        ('red apple, flat on blue', (3, 64, 64))
     """
     folder = ZOO / "emoji"
     if dit is not None:
+        check_loaded(dit, "references")
         folder = Path(str(getattr(dit.pipeline, "name_or_path", ""))).parent / "emoji"
         if not (folder / "names.json").is_file():
             raise FileNotFoundError(
-                f"{dit!r} has no reference pictures ({folder} is no such folder): only models that training.export "
+                f"{dit!r} has no reference pictures ({folder} does not exist): only models that training.export "
                 "wrote do; pass your own pictures"
             )
     return References(folder)

@@ -142,7 +142,7 @@ def correspondence(
 def check_search(dit: DiT, block: Any, blocks: Sequence[int], sigmas: Sequence[float], batch: int) -> None:
     """Raise for candidate blocks and noise levels that this model does not have, before any forward."""
     if batch < 1:
-        raise ValueError(f"batch={batch} asked for; at least 1")
+        raise ValueError(f"batch={batch} requested; at least 1")
     for index in blocks:
         dit.block(index)
     if not blocks or not sigmas or not all(0 < s <= 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
@@ -178,7 +178,7 @@ def divided(
     if items[0].reference is None:
         size = dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
     if not 0 < develop < 1:
-        raise ValueError(f"develop={develop} asked for; a share of the pictures, between 0 and 1")
+        raise ValueError(f"develop={develop} requested; a share of the pictures, between 0 and 1")
     settings = {"block": block, "detect": develop, "progress": progress, **kwargs, **size}
     if channels is None:
         return choose(dit, items, seeds, **settings)

@@ -23,6 +23,7 @@ from dg_tools.interventions import Disrupt
 from dg_tools.metrics import Bands, axis_share, bootstrap_interval, coherent_error
 from dg_tools.metrics.cell_bands import check_size, named_bands, named_words
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded
 from dg_tools.onestep import conditions, velocity
@@ -131,7 +132,17 @@ def denoise_error(
     Raises:
         ValueError: no edits or the same one twice, a sigma outside 0..1, an edit restricted to steps (there is one),
             pictures of at most 8 latent cells a side, which have no low band.
+
+    Example:
+        >>> off = dg.Disrupt([55], 6)
+        >>> found = dg.denoise_error(dit, dg.references(dit), [off, *off.controls(2)], pictures=4, sigmas=[0.5])
+        >>> found.summary()[["band", "controls"]]
+           band  controls
+        0   low         2
+        1   mid         2
+        2  high         2
     """
+    check_loaded(dit, "denoise_error")
     if not edits:
         raise ValueError("no edits: pass at least one Disrupt, with its controls")
     if not all(0 < s < 1 for s in sigmas):

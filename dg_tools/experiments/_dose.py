@@ -34,6 +34,7 @@ from dg_tools.massive import find_massive
 from dg_tools.metrics.cell_bands import check_size
 from dg_tools.models.dit import DiT
 from dg_tools.models.journal import Journal
+from dg_tools.models.loaded import check_loaded
 from dg_tools.models.provenance import provenance
 from dg_tools.numbers import integer, integers, is_several, number
 from dg_tools.onestep import check_velocity
@@ -109,11 +110,15 @@ def dose(
         IndexError: channels or a block that this model does not have.
 
     Example:
-        >>> dg.dose(dit, "red apple").plot()                # doctest: +SKIP
-        >>> dg.dose(dit, dg.references(dit).sample(8), scales=()).words   # one step only   # doctest: +SKIP
+        One step only, at one block, with two controls (a verdict needs more):
+
+        >>> two = dg.references(dit).sample(2)
+        >>> small = {"channels": [55], "blocks": [6], "rhos": (0.0, 1.0, 1.5), "sigmas": (0.5,), "controls": 2}
+        >>> result = dg.dose(dit, two, scales=(), cache=False, **small)
+        >>> result.table["rho"].unique().tolist()
+        [0.0, 1.0, 1.5]
     """
-    if not isinstance(dit, DiT):
-        raise TypeError(f"dit is a {type(dit).__name__}; a DiT is needed: pass dg.load(...)")
+    check_loaded(dit, "dose")
     doses = check(rhos, sigmas, controls, scales)
     check_velocity(dit)
     items = examples(dit, prompts, folder)
@@ -256,7 +261,7 @@ def check(rhos: Sequence[float], sigmas: Sequence[float], controls: int, scales:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of `count` blocks, spread evenly, first and last among them."""
+    """At most `most` of `count` blocks, spread evenly, first and last among them."""
     most = min(count, most)
     return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 

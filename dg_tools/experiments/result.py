@@ -12,12 +12,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from dg_tools.cards import SMALL, card, picture_table, whisker
 from dg_tools.metrics import bootstrap_interval
 
 Direction = Literal["above", "below", "within"]
@@ -151,6 +153,19 @@ class Result:
     def __repr__(self) -> str:
         return f"Result({self.experiment!r}: {self.verdict})"
 
+    def _repr_html_(self) -> str:
+        cells, names = [], []
+        for o in sorted(self.outcomes, key=lambda o: not o.primary):
+            asked = {"above": f"more than {o.margin:g}", "below": f"less than {o.margin:g}"}
+            bound = asked.get(o.direction, f"within +-{o.margin:g}")
+            drawing = whisker(o.estimate, o.low, o.high, o.margin, o.null)
+            number = f"{o.estimate:.3g} ({o.low:.3g} to {o.high:.3g}) {o.unit}"
+            cells.append([drawing, escape(number), escape(f"asked: {bound}"), escape(o.status)])
+            names.append(o.claim + (" (primary)" if o.primary else ""))
+        facts = {"question": self.question, "verdict": self.verdict, "notes": " ".join(self.notes)}
+        marks = f'<div style="{SMALL}">dot and line: estimate, 95% interval; dashed: bound; grey ticks: controls</div>'
+        return card(f"Result of {self.experiment}", facts, picture_table(cells, names, []), marks)
+
     @property
     def primary(self) -> Outcome:
         """The outcome that the verdict rests on."""
@@ -177,7 +192,7 @@ class Result:
         return self.table.copy()
 
     def effects(self) -> pd.DataFrame:
-        """One row an outcome: estimate, interval, bound, controls, rank, status."""
+        """One row per outcome: estimate, interval, bound, controls, rank, status."""
         rows = [
             {
                 "outcome": o.name,
@@ -203,7 +218,7 @@ class Result:
         return FIGURES[self.experiment](self)
 
     def save(self, folder: str | Path) -> None:
-        """Write `result.json` and one CSV a table into a folder, made where missing; on an error nothing is changed."""
+        """Write `result.json` and one CSV per table into a folder, which is made; on an error nothing is changed."""
         folder = Path(folder)
         partial = folder / ".partial"
         partial.mkdir(parents=True, exist_ok=True)

@@ -179,4 +179,4 @@ def check_channels(dit: DiT, channels: Sequence[int]) -> None:
         raise ValueError("channels is empty: name at least one, or pass None to detect them")
     wrong = [c for c in channels if not 0 <= c < dit.width]
     if wrong:
-        raise IndexError(f"channels {wrong} asked for; there are 0 to {dit.width - 1}")
+        raise IndexError(f"channels {wrong} requested; there are 0 to {dit.width - 1}")

@@ -46,7 +46,7 @@ def family_of(transformer: torch.nn.Module | Any, pipeline: Any = None) -> Famil
         pipeline: what it stands in, where that is known; a record may be written for some pipelines only.
 
     Raises:
-        ValueError: a class without a record; names the known ones and what a record of one's own needs. Or a pipeline
+        ValueError: a class without a record; names the known ones and what your own record needs. Or a pipeline
             that the record is not about.
     """
     return family_named(type(transformer).__name__, None if pipeline is None else type(pipeline).__name__)

@@ -45,7 +45,7 @@ class BlockList:
             come from outside.
         given: then the block's input that holds them, (rows, chunks x channels) or (rows, chunks, channels), the image
             stream's first; `table` is the block's parameter (chunks, channels) that is added to it, if any.
-        still: that input has one row more, the last: chunks at time 0, for the tokens that are no image.
+        still: that input has one row more, the last: chunks at time 0, for the tokens that are not of the image.
         modulation: names of the chunks (rows, channels), in order; None for a chunk of the text stream.
         modulation_dual: the same where the block has a second image attention (SD3.5-medium), at the path `attn_dual`,
             with the gate `gate_msa2`.

@@ -2,7 +2,7 @@
 
 The blocks are given one modulation (rows, 6 x channels) and add a table of their own. The forward's end modulates with
 the rows it began with, outside of any module, so that there is no fork. Cross-attention has no gate. Half of the output
-is a variance. Sizes are as asked for: the pipeline's own rounding to a list of aspect ratios is switched off.
+is a variance. Sizes are as given: the pipeline's own rounding to a list of aspect ratios is switched off.
 """
 
 from dg_tools.families.records import BlockList, Defaults, Family

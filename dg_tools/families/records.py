@@ -48,7 +48,7 @@ class Family:
         transformer: class name of the transformer in diffusers.
         lists: block lists in execution order.
         rows: how classifier-free guidance is laid out: `batched` (one call, rows [uncond, cond]), `batched_cond_first`
-            (rows [cond, uncond]) or `sequential` (two calls a step, the conditional one first).
+            (rows [cond, uncond]) or `sequential` (two calls per step, the conditional one first).
         contexts: names that pipelines of a `sequential` family give their passes (diffusers' `cache_context`), and what
             these are; a pipeline that gives none is read by the order of its calls.
         timestep_scale: the transformer's `timestep` input is sigma times this (for `noise`: the training step over
@@ -72,7 +72,7 @@ class Family:
         tail_conditioning: paths of further modules there whose inputs have rows.
         fork: whether rows may be added inside a forward; not where its end relies on the rows of its beginning.
         prediction: what the transformer predicts: a `velocity` (flow matching), `minus velocity` or `noise`.
-            Experiments at a z_t of one's own, z = (1 - sigma) x + sigma noise, are for velocities only.
+            Experiments at a z_t of your own, z = (1 - sigma) x + sigma noise, are for velocities only.
         prompt: the pipeline's argument for what to draw; `class_labels` takes class numbers, or the names that the
             pipeline knows them by.
         negative_prompt: whether the pipeline takes one.
@@ -214,7 +214,7 @@ class Family:
         rows, columns = (int(ids[:, i].max()) + 1 for i in (1, 2))
         if rows * columns != hidden.shape[1]:
             raise ValueError(
-                f"{hidden.shape[1]} image tokens are no {rows} x {columns} picture: only plain text-to-image"
+                f"{hidden.shape[1]} image tokens are not a {rows} x {columns} picture: only plain text-to-image"
             )
         return rows, columns
 

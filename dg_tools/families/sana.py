@@ -1,7 +1,7 @@
 """Sana: one stream that attends to the text, an MLP of convolutions, AdaLN from a table in each block.
 
 The forward's end reshapes to the rows it began with, so that there is no fork. Cross-attention has no gate. Sizes are
-as asked for: the pipeline's own rounding to a list of aspect ratios is switched off.
+as given: the pipeline's own rounding to a list of aspect ratios is switched off.
 """
 
 from dg_tools.families.records import BlockList, Defaults, Family

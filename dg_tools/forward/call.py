@@ -14,7 +14,7 @@ class Call:
     """One call of the transformer.
 
     Attributes:
-        step: counted from the first step that runs; None for a call that is no part of the sampling.
+        step: counted from the first step that runs; None for a call that is not a part of the sampling.
         timestep: the scheduler's timestep, 0..1000.
         sigma: noise level, 0..1 for flow matching.
         branch: `both` (rows [uncond, cond]), `cond`, `uncond`, or `other`: a further call at a step already seen, such

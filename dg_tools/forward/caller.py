@@ -1,7 +1,7 @@
 """Which pipeline call does a forward belong to? Read from the call itself, which is on the stack.
 
 FLUX.1 keeps its true CFG scale nowhere but among the local variables of its `__call__`; a second pipeline over the same
-transformer brings its own scheduler; and a callback may call the transformer at will, which is no denoising step.
+transformer brings its own scheduler; and a callback may call the transformer at will, which is not a denoising step.
 """
 
 from __future__ import annotations

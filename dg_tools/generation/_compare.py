@@ -25,6 +25,7 @@ from dg_tools.guidance.report import Report
 from dg_tools.metrics import UNITS, describe
 from dg_tools.metrics.cell_bands import check_size, named_bands, named_words
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 
 
 @dataclass
@@ -99,7 +100,18 @@ def compare(
     Raises:
         ValueError, TypeError, IndexError: before the first forward, for what this model cannot have, for no guidances,
             two of one name, or pictures too small for a low band (8 latent cells a side).
+
+    Example:
+        >>> guided = dg.DetailGuidance(1.0, 0.5, disrupt=dg.Disrupt([55], 6))
+        >>> result = dg.compare(dit, "red apple", {"plain": None, "DG": guided}, steps=2)
+        >>> result
+        Comparison(2 guidances, 2 pictures)
+        >>> result.to_frame()[["guidance", "forwards", "block_calls"]]
+          guidance  forwards  block_calls
+        0    plain         2           24
+        1       DG         4           34
     """
+    check_loaded(dit, "compare")
     items = examples(dit, prompts, folder)
     named = guidances if isinstance(guidances, Mapping) else by_name(as_list(guidances))
     if not items or not named:

@@ -12,15 +12,20 @@ import torch
 from diffusers.guiders import BaseGuidance
 
 from dg_tools._as_list import as_list
+from dg_tools.cards import SMALL, card, picture_table, thumbnail
 from dg_tools.datasets.pictures import as_pictures
+from dg_tools.generation.heads import heads
 from dg_tools.generation.sampling import check, check_call, guidance_scale, run
 from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.report import Edited
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, spatial
 from dg_tools.progress import progress_bar
+
+SHOWN = 24  # pictures on a card
 
 
 @dataclass
@@ -66,12 +71,31 @@ class Generation:
         """The pixels of `images`, (N, 3, H, W) in [-1, 1]: what `metrics` measure."""
         return as_pictures(self.images)
 
+    def _repr_html_(self) -> str:
+        shown = self.images[: SHOWN - SHOWN % self.columns or self.columns]
+        named = heads(self.settings[: len(shown)], self.columns)
+        costs = zip(shown, self.forwards, self.seconds, strict=False)
+        cells = [f'{thumbnail(x)}<div style="{SMALL}">{n} forwards, {s:.1f} s</div>' for x, n, s in costs]
+        lines = [cells[i : i + self.columns] for i in range(0, len(cells), self.columns)]
+        left = len(self.images) - len(shown)
+        facts = {"of": named.title, "not shown": f"{left} more pictures" if left else ""}
+        return card(repr(self), facts, picture_table(lines, named.rows, named.columns) if lines else "")
+
     def grid(self, **kwargs: Any) -> Any:
-        """The pictures with captions, as a matplotlib figure; the variants of one prompt and seed share a row."""
+        """The pictures as a matplotlib figure: the variants of one prompt and seed share a row.
+
+        Heads of rows and columns say what differs, and the title what all pictures share.
+
+        Args:
+            **kwargs: to `plots.image_grid`, such as `size` (inches of a picture) or `columns`.
+        """
         from dg_tools.plots import image_grid
 
-        captions = [caption(s) for s in self.settings]
-        return image_grid(self.images, captions, columns=self.columns, **kwargs)
+        columns = kwargs.pop("columns", self.columns)
+        named = heads(self.settings, columns)
+        words: dict[str, Any] = {"rows": named.rows, "heads": named.columns, "title": named.title}
+        words["captions"] = named.captions
+        return image_grid(self.images, columns=columns, **{**words, **kwargs})
 
 
 class Interrupted(KeyboardInterrupt):
@@ -80,12 +104,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, kept: Generation, planned: int) -> None:
         super().__init__(f"interrupted: {len(kept.images)} of {planned} pictures are kept in this exception's .kept")
         self.kept = kept
-
-
-def caption(settings: dict[str, Any]) -> str:
-    """Two short lines under a picture."""
-    parts = [settings["guidance"]] + ([settings["edit"]] if settings["edit"] != "clean" else [])
-    return f"{settings['prompt']}, seed {settings['seed']}\n{', '.join(parts)}"
 
 
 def name_of(guidance: BaseGuidance | None) -> str:
@@ -126,12 +144,21 @@ def generate(
         TypeError, ValueError, IndexError: before the first forward, for settings that this model cannot take.
         RuntimeError: an edit that touched nothing.
         Interrupted: on Ctrl-C; the model is clean and the finished pictures are in `.kept`.
+
+    Example:
+        >>> off = dg.Disrupt([55], block=6)
+        >>> made = dg.generate(dit, "red apple", seed=0, steps=2, edits=[None, off])
+        >>> made.forwards, made.images[0].size
+        ([2, 2], (64, 64))
+        >>> [row["edit"] for row in made.settings]
+        ['clean', 'zero channels 55 after block 6, image stream']
     """
+    check_loaded(dit, "generate")
     prompts, seeds = as_list(prompt), as_list(seed)
     variants = [(group_of(e), g) for e, g in itertools.product(as_list(edits), as_list(guidance))]
     if not (prompts and seeds and variants):
         raise ValueError("an empty list of prompts, seeds, edits or guidances: nothing to generate")
-    check_call(dit, prompts, kwargs)
+    check_call(dit, prompts, kwargs, "generate", generate)
     for _, g in variants:
         guidance_scale(g)
     height, width = dit.size(height, width)

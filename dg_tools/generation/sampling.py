@@ -6,6 +6,8 @@ forward of a batch of two counts as two forwards.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -81,17 +83,34 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
     )
 
 
-def check_call(dit: DiT, prompts: Sequence[Any], arguments: Mapping[str, Any]) -> None:
+def check_call(
+    dit: DiT, prompts: Sequence[Any], arguments: Mapping[str, Any], name: str, function: Callable[..., Any]
+) -> None:
     """Raise before the first forward for prompts, or arguments of the pipeline's call, that cannot be had.
 
+    Args:
+        dit: the model.
+        prompts: what to draw.
+        arguments: those that `function` passes on to the pipeline.
+        name: of the public function.
+        function: itself, whose own arguments are suggested.
+
     Raises:
-        TypeError: a prompt that is no string (or no class), or a setting that has another name here.
+        TypeError: a prompt that is not a string (or a class), a setting that has another name here, or that neither
+            the function nor the pipeline knows.
     """
-    for name in arguments:
-        if name in ("guidance_scale", dit.family.guidance_argument):
-            raise TypeError(f"{name}= is the guidance's: pass guidance=dg.CFG(s), or dg.DetailGuidance(s, w, ...)")
-        if name == "num_inference_steps":
+    own = [n for n in inspect.signature(function).parameters if n not in ("dit", "kwargs")]
+    for given in arguments:
+        if given in ("guidance_scale", dit.family.guidance_argument):
+            raise TypeError(f"{given}= is the guidance's: pass guidance=dg.CFG(s), or dg.DetailGuidance(s, w, ...)")
+        if given == "num_inference_steps":
             raise TypeError("num_inference_steps= is called steps= here: pass steps=")
+        if given not in dit.takes and given != "negative_prompt":
+            near = difflib.get_close_matches(given, [*own, *dit.takes], 1, 0.6)
+            meant = f": did you mean {near[0]}=?" if near else f"; {name} itself takes {', '.join(own)}"
+            raise TypeError(f"dg.{name} and {type(dit.pipeline).__name__} have no argument {given}={meant}")
+    if None in prompts:
+        raise TypeError(f'no prompt: pass what to draw, such as dg.{name}(dit, ["red apple", "owl"], steps=10)')
     dit.check_prompts(prompts)
 
 
@@ -110,7 +129,7 @@ def check(
 ) -> None:
     """Raise before the first forward for edits or guidance that this run cannot have."""
     if steps < 1:
-        raise ValueError(f"steps={steps} asked for; at least 1 is needed")
+        raise ValueError(f"steps={steps} requested; at least 1 is needed")
     for edit in edits:
         if not isinstance(edit, Disrupt):
             raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")

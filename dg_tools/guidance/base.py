@@ -16,12 +16,15 @@ import torch
 from diffusers.guiders import BaseGuidance
 from diffusers.guiders.guider_utils import GuiderOutput, rescale_noise_cfg
 
+from dg_tools.cards import card, window_bars
 from dg_tools.guidance.settings import LiveConfig, without_experimental_notice
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import number
 
 Field = Callable[[torch.Tensor], torch.Tensor]
+# settings that a guider's card says in words, or draws
+UNDRAWN = ("enabled", "disrupt", "start", "stop", "window", "detail_guidance_start", "detail_guidance_stop")
 
 
 class Seen(NamedTuple):
@@ -89,6 +92,16 @@ class Guidance(LiveConfig, BaseGuidance):
         if not 0 <= guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale={guidance_rescale}; a share, 0 (off) to 1")
         self.guidance_rescale = guidance_rescale
+
+    def _repr_html_(self) -> str:
+        words = " + ".join(self.words(self.guidance_scale)) or "no guidance: c alone"
+        plain = {k: v for k, v in self.config.items() if not k.startswith("_") and k not in UNDRAWN}
+        edit = getattr(self, "disrupt", None)  # of those that have one
+        facts = {"edit": edit, **{k: v for k, v in plain.items() if v not in (None, False)}}
+        windows = {"all guidance": (float(self.start), float(self.stop))}
+        if self.weight:
+            windows["the degraded pass"] = (float(self.window[0]), float(self.window[1]))
+        return card(f"{type(self).__name__}: {words}", facts, window_bars(windows))
 
     @property
     def guidance_scale(self) -> float:

@@ -18,7 +18,11 @@ class CFG(ClassifierFreeGuidance, Guidance):
         guidance_rescale, use_original_formulation, start, stop, enabled: as in `diffusers.ClassifierFreeGuidance`.
 
     Raises:
-        TypeError, ValueError: a scale that is no finite number, or below 1; an empty window.
+        TypeError, ValueError: a scale that is not a finite number, or below 1; an empty window.
+
+    Example:
+        >>> dg.generate(dit, "red apple", steps=2, guidance=dg.CFG(3.0)).forwards
+        [4]
     """
 
     guidance_scale: Any = 7.5  # diffusers' own attribute: in the original formulation it may be less than 1

@@ -50,6 +50,13 @@ def detail_guidance(pipeline: Any, guider: Guidance, *, way: Way = "fork", force
         IndexError: a block, channel or token that does not exist.
         RuntimeError: at a step that was planned to be guided and was not; at the last one, where the guidance changed
             nothing in any step, or a degraded prediction is not finite.
+
+    Example:
+        >>> guider = dg.DetailGuidance(detail_guidance_scale=0.5, disrupt=dg.Disrupt([55], 6))
+        >>> with dg.detail_guidance(dit.pipeline, guider) as run:
+        ...     out = dit.pipeline("red apple", num_inference_steps=2, guidance_scale=3.0, **dit.call)
+        >>> out.images[0].size, len(run.report.guided)
+        ((64, 64), 2)
     """
     check_request(guider, way)
     dit = load(pipeline)
@@ -70,7 +77,7 @@ def detail_guidance(pipeline: Any, guider: Guidance, *, way: Way = "fork", force
 
 
 def check_request(guider: Any, way: str) -> None:
-    """Raise for what is no guidance, and for a way that does not exist."""
+    """Raise for what is not a guidance, and for a way that does not exist."""
     if not isinstance(guider, BaseGuidance):
         raise TypeError(
             f"the guider is a {type(guider).__name__}; pass dg.DetailGuidance(s, w, disrupt=...) or one of dg.baselines"

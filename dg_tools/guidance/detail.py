@@ -69,8 +69,11 @@ class DetailGuidance(ModularGuidance):
         TypeError, ValueError: a scale, window or disruption that cannot work; before any forward.
 
     Example:
-        >>> weak = Disrupt([55], 4, "scale", rho=1.5)
-        >>> DetailGuidance(3.0, disrupt=weak, rows="uncond").words(3.0)
+        >>> weak = dg.Disrupt([55], 4, "scale", rho=1.5)
+        >>> made = dg.generate(dit, "red apple", steps=2, guidance=dg.DetailGuidance(3.0, 0.5, disrupt=weak))
+        >>> made.forwards, len(made.guided[0].guided)
+        ([6], 2)
+        >>> dg.DetailGuidance(3.0, disrupt=weak, rows="uncond").words(3.0)
         ['CFG 3', 'DG uncond rho 1.5']
 
     Attributes may be set later: they are saved, copied and used as they are, and checked when a run begins.

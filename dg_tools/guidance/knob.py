@@ -41,8 +41,11 @@ class DetailKnob(ModularGuidance):
         TypeError, ValueError: settings that cannot work; before any forward.
 
     Example:
-        >>> DetailKnob([55], 6, rho=0.5, guidance_scale=3.0).words(3.0)
+        >>> knob = dg.DetailKnob([55], 6, rho=0.5, guidance_scale=3.0)
+        >>> knob.words(3.0)
         ['CFG 3', 'knob 0.5']
+        >>> dg.generate(dit, "red apple", steps=2, guidance=knob).forwards
+        [4]
     """
 
     short = "knob"

@@ -20,7 +20,7 @@ def controls_of(edit: Edit, n: int, kind: Control, seed: int, like: Any) -> list
     if kind not in CONTROLS:
         raise ValueError(f"kind={kind!r}; allowed: {', '.join(CONTROLS)}")
     if n < 1:
-        raise ValueError(f"n={n} controls asked for; at least 1")
+        raise ValueError(f"n={n} controls requested; at least 1")
     draws = [seed * 100_003 + i for i in range(n)]
     if kind == "variance":
         if like is None:

@@ -62,7 +62,7 @@ class Disrupt(EditSettings):
             of `dc` (1: the whole mean). A number, or ((sigma, strength), ...).
         control: this edit is a control of another one: experiments put it into the null distribution.
         norms: `own`, or `clean`: the LayerNorms of the image stream after the edit keep the statistics of a clean pass
-            at the same z_t, on all image tokens of the edit's rows. One more forward a call.
+            at the same z_t, on all image tokens of the edit's rows. It costs one more forward per call.
         others: act on as many other channels instead, drawn with `draw`.
         donor: the values that `transport` puts in.
         blocks: as a sequence, always; `block` is the first of them.
@@ -77,6 +77,12 @@ class Disrupt(EditSettings):
             indices), or than numbers as rho or strength.
         ValueError: an unknown mode, stream, rows or norms, no channels, an empty selection, repeated indices, NaN or an
             infinity, or settings that do not go together (such as rho in a mode without one).
+
+    Example:
+        >>> dg.Disrupt([55, 58], block=5)
+        zero channels 55, 58 after block 5, image stream
+        >>> dg.Disrupt(55, 5, "scale", rho=1.5, steps=[0, 1])
+        scale channels 55 by 1.5 after block 5, image stream, steps 0, 1
     """
 
     def __post_init__(self) -> None:
@@ -258,7 +264,7 @@ class Disrupt(EditSettings):
         video = "num_frames" in dit.takes  # how many tokens there are is known when it runs
         check_sizes(self, rows * columns if self.stream == "image" and not video else 10**9, dit.width)
         if steps is not None and self.steps is not None and max(self.steps) >= steps:
-            raise IndexError(f"step {max(self.steps)} asked for; there are 0 to {steps - 1}")
+            raise IndexError(f"step {max(self.steps)} requested; there are 0 to {steps - 1}")
         if not video:
             check_donor(self, steps, rows * columns, dit.width)
 

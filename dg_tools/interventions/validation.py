@@ -47,7 +47,7 @@ def check_elsewhere(edit: EditSettings) -> None:
     if mode == "gate" and edit.stream != "image":
         raise ValueError("mode='gate' is about the image stream's AdaLN: family records name no text gates")
     if mode == "gate" and edit.tokens is not None:
-        raise ValueError("mode='gate' takes no tokens: a gate is one number a row and channel, the same for all tokens")
+        raise ValueError("mode='gate' takes no tokens: a gate is one number per row and channel, for all tokens")
     if edit.pictures != "all" and (edit.stream != "image" or edit.tokens or mode in ("gate", "transport")):
         raise ValueError(
             f"pictures={edit.pictures!r} chooses tokens of the image stream: it goes with stream 'image', without "
@@ -80,9 +80,9 @@ def check_elsewhere(edit: EditSettings) -> None:
 def check_sizes(edit: EditSettings, tokens: int, width: int) -> None:
     """Raise IndexError for channels or tokens that do not exist in a stream of this size."""
     if max(edit.channels) >= width:
-        raise IndexError(f"channel {max(edit.channels)} asked for; there are 0 to {width - 1}")
+        raise IndexError(f"channel {max(edit.channels)} requested; there are 0 to {width - 1}")
     if edit.tokens is not None and max(edit.tokens) >= tokens:
-        raise IndexError(f"token {max(edit.tokens)} asked for; there are 0 to {tokens - 1} in the {edit.stream} stream")
+        raise IndexError(f"token {max(edit.tokens)} requested; there are 0 to {tokens - 1} in the {edit.stream} stream")
     k = len(edit.channels)
     needs = k if edit.others or edit.mode in ("shift", "random") else edit.mode in ("shift_direction", "rescale")
     if k + needs > width:
@@ -94,7 +94,7 @@ def check_blocks(edit: EditSettings, sites: Sequence[str]) -> None:
     for block in edit.blocks:
         if not 0 <= block < len(sites):
             raise IndexError(
-                f"block {block} asked for; there are 0 to {len(sites) - 1} (sites {sites[0]!r} to {sites[-1]!r})"
+                f"block {block} requested; there are 0 to {len(sites) - 1} (sites {sites[0]!r} to {sites[-1]!r})"
             )
 
 

@@ -190,7 +190,7 @@ def amount_change(
         cell, low, high: as in `fineness`.
 
     Example:
-        >>> x = torch.randn(1, 3, 64, 48)
+        >>> x = torch.randn(1, 3, 128, 96)
         >>> amount_change(2 * x, x, cell=8).abs().max().item() < 1e-6
         True
     """

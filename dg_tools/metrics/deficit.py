@@ -1,7 +1,7 @@
 """Does a weak model lack detail? One denoising step, the weak prediction against the model's own, without a reference.
 
 Detail Guidance steers away from a weak model, so the weak model must lack detail, and nothing else: the low band must
-stay, and a weaker or louder prediction is no lack of detail. So the gain is taken out first, d' = d / g with
+stay, and a weaker or louder prediction is not a lack of detail. So the gain is taken out first, d' = d / g with
 g = <c, d> / <c, c> for each picture; then x0 of d' is compared with x0 of c in bands of cycles per latent cell, without
 the mean. The score is log2(low-band power ratio) - log2(high-band power ratio), in doublings: the detail that is gone.
 
@@ -51,7 +51,7 @@ def detail_deficit(noised: torch.Tensor, cond: torch.Tensor, weak: torch.Tensor,
 
     Example:
         >>> z, c = torch.randn(2, 4, 16, 24), torch.randn(2, 4, 16, 24)
-        >>> detail_deficit(z, c, 0.8 * c, 0.5).score.abs().max().item() < 1e-6  # a gain is no lack of detail
+        >>> detail_deficit(z, c, 0.8 * c, 0.5).score.abs().max().item() < 1e-6  # a gain is not a lack of detail
         True
     """
     same_shape(weak, cond)

@@ -39,7 +39,7 @@ def as_images(pictures: torch.Tensor) -> list[Image.Image]:
 
 
 def check_prompts(pictures: torch.Tensor, prompts: Sequence[str]) -> None:
-    """Raise ValueError where there is not one prompt a picture."""
+    """Raise ValueError where the prompts are not one per picture."""
     if len(pictures) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures: one for each is needed")
 

@@ -46,10 +46,17 @@ def load(
         **kwargs: passed to `DiffusionPipeline.from_pretrained` (`variant`, `revision`, `cache_dir` ...).
 
     Raises:
-        FileNotFoundError: a path that is no diffusers folder, or an empty one; lists what there is.
+        FileNotFoundError: a path that is not a diffusers folder, or an empty one; lists what there is.
         TypeError: something else, such as a modular pipeline, which takes a guider itself.
         ValueError: an unknown dtype, offloading without an accelerator, pickle weights, an unknown transformer class, a
             pipeline without a transformer, or a transformer that is not what its family record says.
+
+    Example:
+        >>> dit = dg.load()
+        >>> dit
+        DiT(StableDiffusion3Pipeline, family 'sd3', 12 blocks, width 144)
+        >>> dit.size(), dit.grid()
+        ((64, 64), (8, 8))
     """
     if isinstance(model, DiT):
         return model
@@ -93,7 +100,7 @@ def load_pipeline(
         )
     if not isinstance(model, str | Path | None):
         raise TypeError(
-            f"a {type(model).__name__} is no model: pass a name, a folder, a Hub id or a diffusers pipeline"
+            f"a {type(model).__name__} is not a model: pass a name, a folder, a Hub id or a diffusers pipeline"
         )
     name = DEFAULT if model is None else str(model)
     adapter = adapter_folder(name)

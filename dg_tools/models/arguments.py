@@ -38,7 +38,7 @@ class Arguments(Sizes):
         """
         height, width = self.size(height, width)
         if steps is not None and steps < 1:
-            raise ValueError(f"steps={steps} asked for; at least 1 is needed")
+            raise ValueError(f"steps={steps} requested; at least 1 is needed")
         self.check_prompts(as_list(prompt))
         single = not isinstance(prompt, list | tuple | range)
         count = 1 if single else len(prompt)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ class Arguments(Sizes):
         return {**call, **kwargs}
 
     def check_prompts(self, prompts: Sequence[Any]) -> None:
-        """Raise TypeError for a prompt that is no string; a model of classes takes class numbers too."""
+        """Raise TypeError for a prompt that is not a string; a model of classes takes class numbers too."""
         numbers = self.family.prompt != "prompt"
         for prompt in prompts:
             if not isinstance(prompt, str) and not (numbers and isinstance(prompt, Integral)):
@@ -89,7 +89,7 @@ class Arguments(Sizes):
         for one in as_list(prompt):
             number = labels.get(one) if isinstance(one, str) else one
             if number is None or not 0 <= number < count:
-                raise ValueError(f"class {one!r} asked for; there are 0 to {count - 1}, {names}")
+                raise ValueError(f"class {one!r} requested; there are 0 to {count - 1}, {names}")
             numbers.append(int(number))
         return numbers
 
@@ -97,14 +97,14 @@ class Arguments(Sizes):
         """Raise ValueError for an argument that this toolkit needs to be otherwise."""
         for name, value in self.family.call.items():
             if name not in self.family.free_call and kwargs.get(name, value) != value:
-                raise ValueError(f"{name}={kwargs[name]!r} asked for; with family {self.family.name!r} it is {value!r}")
+                raise ValueError(f"{name}={kwargs[name]!r} requested; with family {self.family.name!r} it is {value!r}")
 
 
 def generators_of(seed: int | list[int], count: int) -> list[torch.Generator]:
     """One generator for each of `count` prompts.
 
     Raises:
-        TypeError: a seed that is no whole number.
+        TypeError: a seed that is not a whole number.
         ValueError: another number of seeds.
     """
     seeds = list(integers(seed, "seed"))

@@ -48,7 +48,7 @@ def check_record(family: Family, transformer: torch.nn.Module) -> None:
         if record.adaln is not None:
             size = part_of(block, record.adaln).out_features
             if size != width * len(chunks):
-                raise wrong(f"block {name}: {size} AdaLN outputs are no {len(chunks)} chunks of {width}")
+                raise wrong(f"block {name}: {size} AdaLN outputs are not {len(chunks)} chunks of {width}")
         elif record.given not in inspect.signature(type(block).forward).parameters:
             raise wrong(f"block {name} takes no {record.given!r}")
         if (table := record.table_of(block)) is not None and tuple(table.shape[-2:]) != (len(chunks), width):

@@ -6,10 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dg_tools.cards import block_strip, card
 from dg_tools.families import BlockList, Family, bind, family_of
 from dg_tools.families.inputs import NamedForward
 from dg_tools.forward.active import Active, active
@@ -20,7 +22,7 @@ from dg_tools.models.arguments import Arguments
 from dg_tools.models.block import Block
 from dg_tools.models.check import check_pipeline, check_record
 from dg_tools.models.guider import sample
-from dg_tools.models.profiles import check_profile
+from dg_tools.models.profiles import check_profile, profile_words
 
 if TYPE_CHECKING:  # nnsight is imported on first use
     from nnsight import NNsight
@@ -69,6 +71,22 @@ class DiT(Arguments):
         lists = " + ".join(f"{len(getattr(self.transformer, r.path))} {r.label or 'blocks'}" for r in self.family.lists)
         return f"DiT({type(self.pipeline).__name__}, family {self.family.name!r}, {lists}, width {self.width})"
 
+    def _repr_html_(self) -> str:
+        (height, width), (rows, columns) = self.size(), self.grid()
+        profile = self.profile or {}
+        at = profile.get("block")
+        facts = {
+            "family": f"{self.family.name}, predicts {self.family.prediction}",
+            "residual stream": f"{self.width} channels, {rows} x {columns} image tokens",
+            "picture": f"{height} x {width} pixels (height x width), {self.default_steps} steps",
+            "weights": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+            "profile": profile_words(profile) if profile else "none: dg.find_massive(dg.capture(dit, prompts)) looks",
+        }
+        lists = {r.label or "blocks": len(getattr(self.transformer, r.path)) for r in self.family.lists}
+        drawing = block_strip(lists, [at] if isinstance(at, int) else [])
+        name = Path(str(getattr(self.pipeline, "name_or_path", "") or "")).name
+        return card(" ".join(filter(None, ("DiT", type(self.pipeline).__name__, name))), facts, drawing)
+
     @property
     def device(self) -> torch.device:
         """Where the pipeline runs (with offloading: where it computes)."""
@@ -95,7 +113,7 @@ class DiT(Arguments):
         """
         if not isinstance(block, int) or not 0 <= block < len(self.blocks):
             names = f"{self.sites[0]!r} to {self.sites[-1]!r}"
-            raise IndexError(f"block {block!r} asked for; there are 0 to {len(self.blocks) - 1} (sites {names})")
+            raise IndexError(f"block {block!r} requested; there are 0 to {len(self.blocks) - 1} (sites {names})")
         return self.blocks[block]
 
     # -- what acts on it ----------------------------------------------------------------------------------------------

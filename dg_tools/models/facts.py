@@ -35,7 +35,7 @@ class Facts:
     """What `facts` says of a model.
 
     Attributes:
-        model: as it was asked for; `pipeline`, `transformer`: class names; `family`: short name.
+        model: as it was requested; `pipeline`, `transformer`: class names; `family`: short name.
         blocks: how many blocks each list has, by label; `sites`: of all, in execution order.
         width: channels of the residual stream.
         pixels: height and width of the default picture; `grid`: its image tokens, rows and columns.

@@ -55,8 +55,8 @@ def source_of(model: str | Path | None) -> str | Path:
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
-            f"no model {name!r}: it is no embedded model ({', '.join(embedded()) or 'none in this checkout'}), no "
-            "existing folder, and no Hub id of the form owner/name"
+            f"no model {name!r}: it is not an embedded model ({', '.join(embedded()) or 'none in this checkout'}), not "
+            "an existing folder, and not a Hub id of the form owner/name"
         )
     return name
 
@@ -67,7 +67,7 @@ def check_folder(folder: Path) -> None:
     if not (folder / "model_index.json").is_file():
         inside = ", ".join(sorted({p.relative_to(folder).parts[0] for p in files})[:8]) or "nothing"
         raise FileNotFoundError(
-            f"{folder} is no diffusers pipeline folder: it has no model_index.json (there is: {inside}). "
+            f"{folder} is not a diffusers pipeline folder: it has no model_index.json (there is: {inside}). "
             "Pass the folder that save_pretrained() wrote"
         )
     for part in ("transformer", "vae"):
@@ -114,7 +114,7 @@ def read_json(file: Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: no such file, or no JSON object in it.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent} has no {file.name}: it is no whole pipeline folder")
+        raise FileNotFoundError(f"{file.parent} has no {file.name}: it is not a whole pipeline folder")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -157,5 +157,5 @@ def header(file: Path) -> dict[str, Any]:
         tensors = json.loads(text)
         tensors.pop("__metadata__", None)
     except (ValueError, AttributeError):
-        raise ValueError(f"{file} is no safetensors file: its header cannot be read (cut off, or a pointer)") from None
+        raise ValueError(f"{file} is not a safetensors file: its header cannot be read (a pointer?)") from None
     return tensors

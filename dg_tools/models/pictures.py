@@ -42,7 +42,7 @@ def pictures(dit: DiT, latents: torch.Tensor, *, batch: int = 32) -> torch.Tenso
     Args:
         dit: the model whose VAE decodes.
         latents: (N, C, h, w), as a scheduler leaves them (`spatial` unpacks FLUX.1's), or a predicted x0.
-        batch: so many are decoded at once.
+        batch: how many are decoded at once.
     """
     parts = [decode(dit, part, output_type="pt").cpu().float() * 2 - 1 for part in latents.split(batch)]
     return torch.cat(parts)

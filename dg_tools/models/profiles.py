@@ -53,11 +53,11 @@ def read_profile(source: str | Path) -> dict[str, Any] | None:
     try:
         profile = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no profile: it holds no JSON ({error})") from None
+        raise ValueError(f"{file} is not a profile: it holds no JSON ({error})") from None
     if not isinstance(profile, dict):
-        raise ValueError(f"{file} is no profile: it has no {', '.join(sorted(REQUIRED))}")
+        raise ValueError(f"{file} is not a profile: it has no {', '.join(sorted(REQUIRED))}")
     if missing := REQUIRED - set(profile):
-        raise ValueError(f"{file} is no profile: it has no {', '.join(sorted(missing))}")
+        raise ValueError(f"{file} is not a profile: it has no {', '.join(sorted(missing))}")
     return profile
 
 
@@ -73,7 +73,7 @@ def profile_of(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], 
             raise ValueError(f"this profile has no {', '.join(sorted(missing))}: a profile names channels and a block")
         return dict(source), str(source.get("model", "the given mapping"))
     if not isinstance(source, str | Path):
-        raise TypeError(f"a {type(source).__name__} is no profile: pass dit.profile, a JSON file or a model folder")
+        raise TypeError(f"a {type(source).__name__} is not a profile: pass dit.profile, a JSON file or a model folder")
     profile = read_profile(source)
     if profile is None:
         raise ValueError(

@@ -77,18 +77,18 @@ class Sizes:
         height, width = height or defaults[0], width or defaults[1]
         if "height" not in self.takes and (height, width) != defaults:
             raise ValueError(
-                f"size {height} x {width} asked for; {type(self.pipeline).__name__} makes {defaults[0]} x "
+                f"size {height} x {width} requested; {type(self.pipeline).__name__} makes {defaults[0]} x "
                 f"{defaults[1]} only: leave height and width out"
             )
         step = self.pixels_per_token
         if height % step or width % step or height < step or width < step:
             raise ValueError(
-                f"size {height} x {width} asked for; both sides must be multiples of {step} pixels (one image token), "
+                f"size {height} x {width} requested; both sides must be multiples of {step} pixels (one image token), "
                 f"such as {max(step, height // step * step)} x {max(step, width // step * step)}"
             )
         most = self.family.most_tokens(self.transformer)
         if most and max(height, width) > most * step:
-            raise ValueError(f"size {height} x {width} asked for; this transformer's positions end at {most * step}")
+            raise ValueError(f"size {height} x {width} requested; this transformer's positions end at {most * step}")
         return height, width
 
     def grid(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
@@ -122,7 +122,7 @@ class Sizes:
         for left, top, right, bottom in boxes:
             if not (0 <= left < right <= width and 0 <= top < bottom <= height):
                 raise ValueError(
-                    f"box ({left}, {top}, {right}, {bottom}) asked for; (left, top, right, bottom) must lie within "
+                    f"box ({left}, {top}, {right}, {bottom}) requested; (left, top, right, bottom) must lie within "
                     f"(0, 0, {width}, {height})"
                 )
             inside[round(top) : round(bottom), round(left) : round(right)] = 1

@@ -32,12 +32,14 @@ from dg_tools.plots.origin import origin_figure
 from dg_tools.plots.overview import overview
 from dg_tools.plots.pictures import channel_map, image_grid
 from dg_tools.plots.rivals import rivals_figure
+from dg_tools.plots.style import STYLE, name_lines
 from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.timestep import timestep_figure
 from dg_tools.plots.tokens import tokens_figure
 from dg_tools.plots.two_faces import two_faces
 
 __all__ = [
+    "STYLE",
     "channel_map",
     "comparison_grid",
     "correspondence_figure",
@@ -54,6 +56,7 @@ __all__ = [
     "lens_figure",
     "magnitude_by_block",
     "magnitude_by_sigma",
+    "name_lines",
     "origin_figure",
     "overview",
     "rivals_figure",

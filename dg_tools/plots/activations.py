@@ -9,9 +9,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import MASSIVE, QUIET, finish, side_by_side
+from dg_tools.plots.style import (
+    INK,
+    MASSIVE,
+    QUIET,
+    SERIES,
+    finish,
+    name_lines,
+    several,
+    side_by_side,
+    styled,
+)
+from dg_tools.plots.surface import graph_objects
 
 
+@styled
 def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, title: str = "") -> Figure:
     """|activation| over token x channel (one block, one step) as a 3-D surface; massive channels in red.
 
@@ -32,54 +44,84 @@ def draw_surface(axis: Any, hidden: np.ndarray, massive: Sequence[int] = ()) -> 
     tokens, channels = size.shape
     x, y = np.meshgrid(np.arange(channels), np.arange(tokens))
     axis.plot_surface(x, y, size, rcount=min(tokens, 64), ccount=min(channels, 192), color="#aebfcf", linewidth=0)
-    for channel in massive:
-        axis.plot(np.full(tokens, channel), np.arange(tokens), size[:, channel], color=MASSIVE, linewidth=1.6)
-        axis.text(channel, tokens, size[:, channel].max(), str(channel), color=MASSIVE, fontsize=8)
+    for channel, colour in zip(massive, several(len(massive)), strict=False):
+        axis.plot(np.full(tokens, channel), np.arange(tokens), size[:, channel], color=colour, linewidth=1.6)
+        axis.text(channel, tokens, size[:, channel].max() * 1.05, str(channel), color=colour, fontsize=9, ha="center")
+    for side in (axis.xaxis, axis.yaxis, axis.zaxis):
+        side.set_pane_color((1, 1, 1, 0))
+        side.line.set_color(QUIET)
     axis.set(xlabel="channel", ylabel="image token", zlabel="|activation|")
     axis.view_init(elev=28, azim=-60)
 
 
 def token_channel_surface_plotly(hidden: np.ndarray, massive: Sequence[int] = (), *, title: str = "") -> Any:
     """The same surface as a plotly figure that can be turned."""
-    import plotly.graph_objects as go
-
+    go = graph_objects()
     size = np.abs(np.asarray(hidden, np.float32))
     figure = go.Figure(go.Surface(z=size, colorscale="Blues", showscale=False))
-    for channel in massive:
+    for channel, colour in zip(massive, several(len(massive)), strict=False):
         tokens = np.arange(len(size))
-        line = {"color": MASSIVE, "width": 6}
+        line = {"color": colour, "width": 6}
         figure.add_scatter3d(
             x=np.full(len(size), channel),
             y=tokens,
             z=size[:, channel],
-            mode="lines",
+            mode="lines+text",
             line=line,
             name=f"channel {channel}",
+            text=[str(channel)] + [""] * (len(size) - 1),
+            textfont={"color": colour},
         )
     axes = {"xaxis_title": "channel", "yaxis_title": "image token", "zaxis_title": "|activation|"}
-    figure.update_layout(title=title or "|activation| over token and channel", scene=axes, width=760, height=520)
+    room = {"l": 10, "r": 10, "t": 50, "b": 30}  # names of axes are not cut off
+    words = {"title": title or "|activation| over token and channel", "showlegend": False}
+    figure.update_layout(scene=axes, width=760, height=520, margin=room, template="plotly_white", **words)
     return figure
 
 
+@styled
 def magnitude_by_block(data: Any, *, stream: str = "image", step: int | None = None) -> Figure:
-    """Top-1, 2, 3 of |x| and the median channel's mean |x| at each block (mean over prompts, seeds and steps)."""
+    """The largest |x| at each block with the channel that holds it, beside the median channel's mean |x|.
+
+    Both are means over prompts, seeds and steps. A channel's number stands where it takes over, by most of the runs.
+
+    Args:
+        data: of a capture.
+        stream: of its tokens.
+        step: one step; None: all.
+    """
     part = data.sel(stream=stream) if step is None else data.sel(stream=stream, step=step)
-    other = [d for d in part["top_value"].dims if d not in ("site", "rank")]
-    top = np.abs(part["top_value"]).mean(other).transpose("site", "rank").values
+    top = np.abs(part["top_value"]).isel(rank=0)
+    other = [d for d in top.dims if d != "site"]
+    largest = top.mean(other).values
+    holders = most_frequent(part["top_channel"].isel(rank=0).transpose("site", *other).values)
     median = part["median_abs_mean"].mean([d for d in other if d in part["median_abs_mean"].dims]).values
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    places = np.arange(len(top))
-    for rank, alpha in zip(range(top.shape[1]), (1.0, 0.6, 0.35), strict=False):
-        axis.plot(places, top[:, rank], "o-", color=MASSIVE, alpha=alpha, ms=4, label=f"top {rank + 1} value")
-    axis.plot(places, median, "s-", color=QUIET, ms=4, label="median channel")
+    places = np.arange(len(largest))
+    axis.plot(places, largest, "o-", color=MASSIVE, ms=4, label="largest |x|")
+    axis.plot(places, median, "s-", color=QUIET, ms=4, label="median channel,\nmean |x|")
+    before = None
+    for place, size, channel in zip(places, largest, holders, strict=True):
+        if channel != before:
+            words, side = (f"channel {channel}", "left") if before is None else (str(channel), "center")
+            axis.annotate(words, (place, size), (0, 8), textcoords="offset points", ha=side, color=MASSIVE, fontsize=8)
+        before = channel
     axis.set(xlabel="block", ylabel="|activation|", yscale="log", xticks=places)
+    axis.set_ylim(top=3 * float(np.nanmax(largest)))
     names = [str(site) for site in part["site"].values]
     axis.set_xticklabels(names, rotation=90 if len(names) > side_by_side(names, 100) else 0, fontsize=8)
-    axis.set_title(f"Largest activations by block, {stream} stream", fontsize=10)
-    axis.legend(fontsize=8, frameon=False)
+    axis.set_title(f"The largest activation of each block and the channel that holds it, {stream} stream", fontsize=10)
+    name_lines(axis, gap=0.12)
     return finish(figure)
 
 
+def most_frequent(numbers: np.ndarray) -> list[int]:
+    """For each row the number that stands in it most often."""
+    rows = [np.unique(row, return_counts=True) for row in np.reshape(numbers, (len(numbers), -1)).astype(int)]
+    return [int(values[counts.argmax()]) for values, counts in rows]
+
+
+@styled
 def magnitude_by_sigma(data: Any, channels: Sequence[int], *, block: int, stream: str = "image") -> Figure:
     """Mean |x| over tokens of given channels against sigma at one block, beside the median channel and its spread."""
     part = data["abs_mean"].sel(stream=stream).isel(site=block)
@@ -87,18 +129,18 @@ def magnitude_by_sigma(data: Any, channels: Sequence[int], *, block: int, stream
     values, sigma = part.mean(other).transpose("step", "channel").values, data["sigma"].values
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
     low, middle, high = np.percentile(values, [5, 50, 95], axis=1)
-    axis.fill_between(sigma, low, high, color=QUIET, alpha=0.3, lw=0, label="5% to 95% of channels")
-    axis.plot(sigma, middle, color=QUIET, label="median channel")
-    for i, channel in enumerate(channels):
-        shade = 1.0 - 0.6 * i / max(1, len(channels))
-        axis.plot(sigma, values[:, channel], "o-", ms=3, color=MASSIVE, alpha=shade, label=f"channel {channel}")
+    axis.fill_between(sigma, low, high, color=QUIET, alpha=0.25, lw=0)
+    axis.plot(sigma, middle, color=QUIET, label="median channel\n(band: 5% to 95%)")
+    for channel, colour in zip(channels, several(len(channels)), strict=False):
+        axis.plot(sigma, values[:, channel], "o-", ms=3, color=colour, label=f"channel {channel}")
     axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="mean |x| over tokens", yscale="log")
     axis.invert_xaxis()
     axis.set_title(f"Magnitude by noise level after block {data['site'].values[block]}, {stream} stream", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, ncols=2)
+    name_lines(axis, gap=0.1)
     return finish(figure)
 
 
+@styled
 def headroom(table: Any, *, dtype: str = "float16") -> Figure:
     """The largest |x| of each block against the largest number of a dtype, which is drawn as a line.
 
@@ -109,24 +151,25 @@ def headroom(table: Any, *, dtype: str = "float16") -> Figure:
     limit = float((table["largest"] / table["share"]).median())
     sites = list(dict.fromkeys(table["site"]))
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    looks = {"image": ("o-", MASSIVE), "text": ("s-", "#3b6ea5"), "attn": ("^:", QUIET), "mlp": ("v:", "#666666")}
-    looks["reference"] = ("D-", "#8a6d3b")
+    looks = {"image": ("o-", MASSIVE), "text": ("s-", SERIES[1]), "attn": ("^:", QUIET), "mlp": ("v:", SERIES[3])}
+    looks["reference"] = ("D-", SERIES[2])
     words = {"image": "image stream", "text": "text stream", "attn": "attention's output", "mlp": "MLP's output"}
     words["reference"] = "reference pictures"
     for place, part in table.groupby("place", sort=False):
         marker, color = looks[place]
         at = [sites.index(site) for site in part["site"]]
         axis.plot(at, part["largest"], marker, ms=4, color=color, label=words[place])
-    axis.axhline(limit, color="black", lw=1)
-    axis.text(len(sites) - 1, limit, f"largest {dtype}: {limit:,.0f}", ha="right", va="bottom", fontsize=8)
+    axis.axhline(limit, color=INK, lw=1)
+    axis.text(0, limit, f"largest {dtype}: {limit:,.0f}", ha="left", va="bottom", fontsize=8)
     axis.set(xlabel="block", ylabel="largest |x|", yscale="log", xticks=range(len(sites)))
     axis.set_ylim(top=max(limit, table["largest"].max()) * 4)
     axis.set_xticklabels(sites, rotation=90 if len(sites) > side_by_side(sites, 100) else 0, fontsize=8)
-    axis.set_title(f"Headroom in {dtype} by block", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, ncols=2)
+    axis.set_title(f"How near each block comes to the largest number of {dtype}", fontsize=10)
+    name_lines(axis, gap=0.08)
     return finish(figure)
 
 
+@styled
 def gates(data: Any, channels: Sequence[int], *, block: int, part: str | None = None) -> Figure:
     """|AdaLN gate| by channel at one block (mean over the runs), massive channels marked."""
     part = part or str(data["part"].values[0])
@@ -134,8 +177,14 @@ def gates(data: Any, channels: Sequence[int], *, block: int, part: str | None = 
     values = values.mean([d for d in values.dims if d != "channel"]).values
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     axis.bar(np.arange(len(values)), values, width=1.0, color=QUIET)
-    axis.bar(list(channels), values[list(channels)], width=1.6, color=MASSIVE, label="massive channels")
+    axis.bar(list(channels), values[list(channels)], width=1.6, color=MASSIVE)
+    for i, channel in enumerate(sorted(channels)):
+        words = f" {channel}, rank {1 + int((values > values[channel]).sum())} of {len(values)}"
+        height = 0.98 - 0.07 * i  # of the axis; neighbours do not stand on each other
+        line = {"arrowstyle": "-", "color": MASSIVE, "lw": 0.6}
+        axis.annotate("", (channel, values[channel]), (channel, height), "data", ("data", "axes fraction"), line)
+        axis.annotate(words, (channel, height), xycoords=("data", "axes fraction"), color=MASSIVE, va="top", fontsize=8)
+    axis.set_ylim(0, 1.3 * float(np.nanmax(values)))
     axis.set(xlabel="channel", ylabel=f"|gate {part}|")
-    axis.set_title(f"AdaLN gate ({part}) of block {data['site'].values[block]}", fontsize=10)
-    axis.legend(fontsize=8, frameon=False)
+    axis.set_title(f"AdaLN gate ({part}) of block {data['site'].values[block]}, massive channels marked", fontsize=10)
     return finish(figure)

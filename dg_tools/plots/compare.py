@@ -8,9 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, finish, wrap
+from dg_tools.plots.style import INK, finish, styled, wrap
 
 
+@styled
 def comparison_grid(comparison: Any, *, metric: str | None = None, title: str = "", size: float = 1.5) -> Figure:
     """A column for each guidance, a row for each prompt and seed, references first where there are any.
 

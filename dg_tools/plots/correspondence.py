@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dg_tools.plots.denoise import null_panel
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, from_tidy, name_lines, styled
 
-RIGHT, WRONG = "#2471a3", MASSIVE
-COLOURS = {"raw": QUIET, "discard": "#d98880", "adaln": "#7fb3d5", "ditf": MASSIVE}
+RIGHT, WRONG = POINT, MASSIVE
+COLOURS = {"raw": QUIET, "discard": SERIES[2], "adaln": SERIES[4], "ditf": MASSIVE}
 
 
+@styled
 def token_matches(
     query: np.ndarray,
     target: np.ndarray,
@@ -72,6 +73,7 @@ def draw_matches(
     axis.set_axis_off()
 
 
+@styled
 def correspondence_figure(result: Any) -> Figure:
     """Five panels from a `correspondence` result: one pair matched by raw and by DiTF's features, PCK by task, PCK by
     block on the development pictures, and the primary outcome against its controls.
@@ -108,7 +110,9 @@ def task_panel(axis: Any, result: Any, threshold: float) -> None:
         for j, (recipe, colour) in enumerate(COLOURS.items()):
             rows = mean[(mean["task"] == task) & (mean["recipe"] == recipe)]
             x = i + 0.2 * (j - 1.5)
-            axis.bar(x, rows[rows["role"] == "recipe"]["pck"], 0.18, color=colour, label=recipe if i == 0 else None)
+            axis.bar(x, rows[rows["role"] == "recipe"]["pck"], 0.18, color=colour)
+            axis.annotate(recipe, (x, 0), (0, 3), textcoords="offset points", rotation=90, fontsize=7, ha="center",
+                          color="white")  # fmt: skip
             controls = rows[rows["role"] == "control"]["pck"]
             axis.plot(
                 [x] * len(controls),
@@ -117,7 +121,6 @@ def task_panel(axis: Any, result: Any, threshold: float) -> None:
                 color=INK,
                 ms=3,
                 alpha=0.6,
-                label="controls" if (i, j) == (0, 1) else None,
             )
         for name, style in (("chance", ":"), ("position", "--")):
             axis.plot(
@@ -126,11 +129,13 @@ def task_panel(axis: Any, result: Any, threshold: float) -> None:
                 style,
                 color=INK,
                 lw=1,
-                label=f"{name}, no model" if i == 0 else None,
             )
+            if i == len(levels) - 1:
+                axis.annotate(f"{name},\nno model", (i + 0.42, levels.loc[task, name]), (4, 0), fontsize=7, va="center",
+                              textcoords="offset points")  # fmt: skip
     axis.set_xticks(range(len(levels)), levels.index)
     axis.set(ylabel="correct keypoints, %", ylim=(0, 105), title=f"PCK within {threshold:g} token, test pictures")
-    axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper right")
+    axis.text(0.01, 0.99, "dots: controls of the same recipe", transform=axis.transAxes, fontsize=7, va="top")
 
 
 def block_panel(axis: Any, development: Any) -> None:
@@ -141,4 +146,4 @@ def block_panel(axis: Any, development: Any) -> None:
     axis.set(
         xlabel="block whose input is read", ylabel="correct keypoints, %", title="development pictures, best sigma"
     )
-    axis.legend(fontsize=7, frameon=False)
+    name_lines(axis)

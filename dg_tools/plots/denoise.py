@@ -8,12 +8,13 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from dg_tools.plots.denoise_error import band_title
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, label_ends, styled, wrap
 
 EDIT: dict[str, Any] = {"color": MASSIVE, "marker": "o", "ms": 5}
 CONTROL: dict[str, Any] = {"color": QUIET, "marker": ".", "lw": 1}
 
 
+@styled
 def denoise_figure(result: Any) -> Figure:
     """Six panels from a `denoise` result.
 
@@ -32,9 +33,14 @@ def denoise_figure(result: Any) -> Figure:
         axis.set_title(band_title(band, result.settings.get("words", {})), fontsize=9)
         axis.sharey(axes[0, 0])
     axes[0, 0].set_ylabel("log(x0 error / clean error)")
-    axes[0, 2].plot([], [], **EDIT, label="massive channels zeroed")
-    axes[0, 2].plot([], [], **CONTROL, label="controls of the same harm")
-    axes[0, 2].legend(fontsize=7, frameon=False)
+    ends = []
+    for role, words, colour in (
+        ("edit", "massive\nchannels\nzeroed", MASSIVE),
+        ("control", "controls of\nthe same harm", QUIET),
+    ):
+        rows = curves[(curves["role"] == role) & (curves["band"] == "high")]
+        ends.append((float(rows[rows["sigma"] == rows["sigma"].max()]["log_ratio"].mean()), words, colour))
+    label_ends(axes[0, 2], ends, 0.25, 8)
     null_panel(axes[1, 0], result.outcome("selectivity"))
     region_panel(axes[1, 1], summary)
     others_panel(axes[1, 2], summary)
@@ -45,14 +51,19 @@ def denoise_figure(result: Any) -> Figure:
 def null_panel(axis: Any, outcome: Any) -> None:
     """An outcome's estimate and interval above the histogram of its controls', with the bound that was set."""
     if outcome.null:
-        axis.hist(outcome.null, bins=12, color=QUIET, alpha=0.8, label=f"{len(outcome.null)} controls")
+        axis.hist(outcome.null, bins=12, color=QUIET, alpha=0.6)
     top = max(axis.get_ylim()[1], 1) * 1.15
     axis.plot([outcome.low, outcome.high], [top, top], color=MASSIVE)
-    axis.plot(outcome.estimate, top, **EDIT, ls="", label="massive channels, 95% interval")
-    axis.axvline(outcome.margin, color=INK, lw=0.8, ls="--", label=f"asked: {outcome.direction} {outcome.margin:g}")
-    axis.set(title=f"{outcome.name} against controls", xlabel=wrap(outcome.unit, 44), ylabel="controls")
+    axis.plot(outcome.estimate, top, **EDIT, ls="")
+    axis.annotate("massive channels\n(95% interval)", (outcome.estimate, top), (0, 6), textcoords="offset points",
+                  color=MASSIVE, fontsize=8, ha="center")  # fmt: skip
+    axis.axvline(outcome.margin, color=INK, lw=0.8, ls="--")
+    axis.annotate(f" asked: {outcome.direction} {outcome.margin:g}", (outcome.margin, 0.02), fontsize=7,
+                  xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")  # fmt: skip
+    axis.set(title=f"{outcome.name} against controls", xlabel=wrap(outcome.unit, 44))
+    axis.set_ylabel(f"how many of {len(outcome.null)} controls", color=QUIET)
     axis.set_ylim(0, top * 1.6)
-    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.margins(x=0.25)
 
 
 def region_panel(axis: Any, summary: Any) -> None:
@@ -61,13 +72,18 @@ def region_panel(axis: Any, summary: Any) -> None:
         axis.text(0.5, 0.5, "no masks: object and background\nare not told apart", ha="center", va="center", fontsize=8)
         axis.set_axis_off()
         return
-    for role, style, label in (("control", CONTROL, "controls"), ("edit", EDIT, "massive channels")):
+    for role, style, words in (("control", CONTROL, "controls"), ("edit", EDIT, "massive channels")):
         rows = summary[summary["role"] == role]
-        axis.plot(rows["background"], rows["foreground"], **style, ls="", label=label)
+        axis.plot(rows["background"], rows["foreground"], **style, ls="")
+        if len(rows):
+            at = rows.sort_values("foreground").iloc[-1]
+            axis.annotate(words, (at["background"], at["foreground"]), (5, 5), textcoords="offset points", fontsize=8,
+                          color=style["color"])  # fmt: skip
     limits = [min(axis.get_xlim()[0], axis.get_ylim()[0], 0), max(axis.get_xlim()[1], axis.get_ylim()[1], 0)]
-    axis.plot(limits, limits, color=INK, lw=0.8, ls="--", label="same on both")
+    axis.plot(limits, limits, color=INK, lw=0.8, ls="--")
+    axis.annotate("same on both", (limits[0], limits[0]), (8, 0), textcoords="offset points", fontsize=7)
     axis.set(title="where the high band suffers", xlabel="background, log ratio", ylabel="object, log ratio")
-    axis.legend(fontsize=7, frameon=False)
+    axis.margins(0.12)
 
 
 def others_panel(axis: Any, summary: Any) -> None:

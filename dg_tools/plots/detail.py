@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, styled, wrap
 
 SEMANTIC = ("found", "low_correlation", "layout", "low_band")
 WORDS = {
@@ -26,6 +26,7 @@ WORDS = {
 }
 
 
+@styled
 def detail_figure(result: Any) -> Figure:
     """From a `detail` result: the first prompt's pictures; changes of detail and of semantics with their margins.
 
@@ -50,10 +51,8 @@ def detail_figure(result: Any) -> Figure:
     axes = below.subplots(1, columns, width_ratios=(1.4, 1, 0.8)[:columns])
     outcomes = [o for o in result.outcomes if not o.name.startswith("local_")]
     semantic = (*SEMANTIC, *result.settings["margins"])
-    bars(
-        axes[0], [o for o in outcomes if base(o.name) not in semantic], "detail: change from the clean sample", "right"
-    )
-    bars(axes[1], [o for o in outcomes if base(o.name) in semantic], "semantics: equivalence within a margin", "left")
+    bars(axes[0], [o for o in outcomes if base(o.name) not in semantic], "detail: change from the clean sample")
+    bars(axes[1], [o for o in outcomes if base(o.name) in semantic], "semantics: equivalence within a margin")
     if local is not None:
         halves(axes[2], local)
     scales = ", ".join(f"{s:g}" for s in result.settings["scales"])
@@ -66,7 +65,7 @@ def base(name: str) -> str:
     return name.rsplit("_s", 1)[0] if name.rsplit("_s", 1)[-1].replace(".", "").isdigit() else name
 
 
-def bars(axis: Any, outcomes: list[Any], title: str, side: str) -> None:
+def bars(axis: Any, outcomes: list[Any], title: str) -> None:
     """One row per measure, one mark per scale, controls as ticks, and the margin."""
     names = list(dict.fromkeys(base(o.name) for o in outcomes))
     seen: dict[str, int] = {}
@@ -87,9 +86,13 @@ def bars(axis: Any, outcomes: list[Any], title: str, side: str) -> None:
     axis.set_ylim(len(names) - 0.4, -0.5)
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("change, or correlation; dotted and shaded: bounds", fontsize=8)
-    axis.plot([], [], "|", color=QUIET, label="controls")
-    axis.plot([], [], "o", color=MASSIVE, label="massive channels off (hollow: next CFG scale)")
-    axis.legend(fontsize=7, frameon=False, loc=f"lower {side}")
+    if outcomes:
+        first = outcomes[0]
+        words = "massive channels off" + (" (hollow: next CFG scale)" if max(seen.values()) > 1 else "")
+        marks: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "ha": "center"}
+        axis.annotate(words, (first.estimate, 0), (0, 6), color=MASSIVE, **marks)
+        if first.null:
+            axis.annotate("controls", (max(first.null), 0), (0, -12), color=QUIET, **marks)
 
 
 def halves(axis: Any, local: Any) -> None:

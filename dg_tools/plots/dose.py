@@ -11,14 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, name_lines, several, styled, wrap
 
 EXPLAINED = {  # who -> line style and words
-    "norms kept": ("--", "LayerNorm statistics kept"),
-    "gain alone": (":", "plain gain on the velocity"),
+    "norms kept": ("--", "LayerNorm kept, 1 step"),
+    "gain alone": (":", "gain alone, 1 step"),
 }
 
 
+@styled
 def dose_figure(result: Any) -> Figure:
     """From a `dose` result: a strip of pictures over rho, and under each picture its point of the curve.
 
@@ -69,10 +70,9 @@ def draw_curves(axis: Any, table: pd.DataFrame, settings: dict[str, Any], place:
     random = step[step["who"].str.startswith("control ")]
     draws = random.groupby(["who", "rho"])["amount"].mean()
     axis.plot([place[r] for _, r in draws.index], draws, "_", color=QUIET, ms=11, alpha=0.5)
-    axis.plot([], [], "_", color=QUIET, label=f"random channels, one step ({random['who'].nunique()} draws)")
     one = place[1.0]
     axis.plot(*with_clean(*line(step[step["who"] == "largest others"], "amount", place), one), "-", color=QUIET, lw=1,
-              label="largest others, one step")  # fmt: skip
+              label="largest others, 1 step")  # fmt: skip
     for who, (style, words) in EXPLAINED.items():
         axis.plot(
             *with_clean(*line(step[step["who"] == who], "amount", place), one), style, color=INK, lw=1, label=words
@@ -82,12 +82,12 @@ def draw_curves(axis: Any, table: pd.DataFrame, settings: dict[str, Any], place:
         axis.plot(*with_clean(*line(step[step["who"] == who], "amount", place), one), f"{mark}-", color=MASSIVE, lw=0.5,
                   ms=3, alpha=0.6, label=f"channel {who}")  # fmt: skip
     axis.plot(*line(step[step["who"] == "massive"], "amount", place), "o-", color=MASSIVE, lw=1, ms=3, mfc="white",
-              label=f"massive channels, one step, block {block}")  # fmt: skip
+              label=f"massive, 1 step, block {block}")  # fmt: skip
     for scale, style in zip(settings["scales"], ("s-", "s--", "s-.", "s:"), strict=False):
         for sampled in settings["sampled"][:1]:
             at = (table["kind"] == "sample") & (table["scale"] == scale) & (table["block"] == sampled)
             axis.plot(*line(table[at & (table["who"] == "massive")], "amount", place), style, color=MASSIVE, lw=2, ms=5,
-                      label=f"massive channels, samples, s = {scale:g}, block {sampled}")  # fmt: skip
+                      label=f"massive, samples, s = {scale:g}")  # fmt: skip
             others = table[at & (table["who"] == "largest others")]
             if len(others):
                 axis.plot(*with_clean(*line(others, "amount", place), one), style, color=QUIET, lw=1.5, ms=3,
@@ -101,7 +101,9 @@ def draw_curves(axis: Any, table: pd.DataFrame, settings: dict[str, Any], place:
     axis.set_xticks([])
     axis.set_xlim(-0.5, len(place) - 0.5)
     axis.set_ylabel("detail at equal contrast,\ndoublings against clean", fontsize=8)
-    axis.legend(fontsize=6.5, frameon=False, ncols=3, loc="upper center")
+    last = draws[draws.index.get_level_values("rho") == draws.index.get_level_values("rho").max()]
+    more = [(float(last.mean()), f"random, 1 step ({random['who'].nunique()} draws)", QUIET)] if len(last) else []
+    name_lines(axis, gap=0.075, size=7, more=more)
 
 
 def with_clean(places: list[int], values: list[float], clean: int) -> tuple[list[int], list[float]]:
@@ -143,14 +145,16 @@ def draw_map(axis: Any, table: pd.DataFrame, settings: dict[str, Any]) -> None:
 
 def draw_shares(axis: Any, channels: pd.DataFrame, settings: dict[str, Any]) -> None:
     """Each channel's share of the stream's energy, by block."""
-    for channel, mark in zip(settings["channels"], "os^vDP" * len(settings["channels"]), strict=False):
+    shades = several(len(settings["channels"]))
+    for channel, mark, colour in zip(settings["channels"], "os^vDP" * len(shades), shades, strict=False):
         rows = channels[channels["channel"] == channel]
         massive = rows[rows["massive"].astype(bool)]
-        axis.plot(rows["block"], rows["energy_share"], f"{mark}-", color=MASSIVE, mfc="white", lw=0.8, ms=5)
-        axis.plot(massive["block"], massive["energy_share"], mark, color=MASSIVE, ms=5, label=f"channel {channel}")
+        axis.plot(rows["block"], rows["energy_share"], f"{mark}-", color=colour, mfc="white", lw=0.8, ms=5,
+                  label=f"channel {channel}")  # fmt: skip
+        axis.plot(massive["block"], massive["energy_share"], mark, color=colour, ms=5)
     axis.set_ylim(0, None)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("block", fontsize=8)
     axis.set_ylabel("share of energy", fontsize=8)
     axis.set_title("share of the stream's energy (filled: massive)", fontsize=9)
-    axis.legend(fontsize=7, frameon=False)
+    name_lines(axis)

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, side_by_side
-
-POINT = "#1f6fb2"  # the current place
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, side_by_side
 
 
 class Chart(Figure):

@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import MASSIVE, QUIET, finish, side_by_side
+from dg_tools.plots.style import MASSIVE, POINT, QUIET, finish, name_lines, side_by_side, styled
 
-LOOKS = {"first frame": ("o-", MASSIVE), "frame boundary": ("s-", "#3b6ea5"), "interior": ("^-", QUIET)}
+LOOKS = {"first frame": ("o-", MASSIVE), "frame boundary": ("s-", POINT), "interior": ("^-", QUIET)}
 
 
 def frame_parts(frame: np.ndarray, grid: tuple[int, int], edge: int | None = None) -> dict[str, np.ndarray]:
@@ -39,6 +39,7 @@ def frame_parts(frame: np.ndarray, grid: tuple[int, int], edge: int | None = Non
     }
 
 
+@styled
 def frames_by_block(data: Any, *, edge: int | None = None, step: int | None = None) -> Figure:
     """The largest |x| of a token by block: mean over the tokens of the first frame, of frame boundaries, of the rest.
 
@@ -64,5 +65,5 @@ def frames_by_block(data: Any, *, edge: int | None = None, step: int | None = No
     axis.set(xlabel="block", ylabel="largest |x| of a token", yscale="log", xticks=np.arange(len(names)))
     axis.set_xticklabels(names, rotation=90 if len(names) > side_by_side(names, 100) else 0, fontsize=8)
     axis.set_title("Largest activations by block and place in the video", fontsize=10)
-    axis.legend(fontsize=8, frameon=False)
+    name_lines(axis)
     return finish(figure)

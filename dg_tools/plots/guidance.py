@@ -10,29 +10,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, name_lines, styled
 
 KINDS = {  # role -> colour, marker, size, label
     "base": (INK, "o", 46, "cond, CFG"),
     "equal compute": (INK, "D", 30, "the same, as many block calls as DG"),
-    "one pass": ("#27ae60", "P", 36, "gain, Detail Daemon: no further pass"),
+    "one pass": (SERIES[2], "P", 36, "gain, Detail Daemon: no further pass"),
     "DG": (MASSIVE, "o", 46, "DG"),
     "part of DG": (MASSIVE, "^", 30, "DG along and across CFG"),
     "control guidance": (QUIET, "s", 26, "other degraded predictions"),
     "control draw": (QUIET, ".", 14, "control draws"),
     "sweep": (MASSIVE, "x", 22, "sweep of w, block, window"),
-    "baseline": ("#2980b9", "+", 26, "PAG, SLG, SEG and others, as many settings"),
+    "baseline": (POINT, "+", 26, "PAG, SLG, SEG and others, as many settings"),
 }
 DISTANCES = {
     "spectrum": "mean spectra, dB apart",
     "statistics": "detail statistics, std apart",
     "kernel": "kernel distance, VAE features",
 }
-LINES = {"u": INK, "blur": "#2980b9", "twin": "#8e44ad", "control 0": QUIET, "d": MASSIVE}
+LINES = {"u": SERIES[3], "blur": POINT, "twin": SERIES[2], "control 0": QUIET, "d": MASSIVE}
 NAMES = {"u": "c - u (CFG)", "blur": "c - blur", "twin": "c - weak model", "control 0": "c - d' (shift control)"}
 NAMES |= {"d": "c - d (DG)"}
 
 
+@styled
 def guidance_figure(result: Any) -> Figure:
     """Seven panels from a `guidance` result.
 
@@ -81,7 +82,7 @@ def alone_figure(result: Any) -> Figure:
         xlabel="detail, doublings from the plain sample at equal contrast", ylabel="low band, with its base"
     )
     axes["change"].axvline(0, color=QUIET, lw=0.8)
-    axes["change"].legend(fontsize=7, frameon=False)
+    axes["change"].legend(fontsize=7, frameon=False, loc="best")  # clouds have no ends to stand at
     axes["change"].set_title("how much detail, and is the picture kept?", fontsize=9)
     bands = [c for c in mean.columns if c.startswith("amount ")]
     for row in runs[runs["role"].isin(["base", "DG"])].to_dict("records"):
@@ -92,7 +93,7 @@ def alone_figure(result: Any) -> Figure:
     axes["bands"].set_xticks(range(len(bands)), [c.removeprefix("amount ") for c in bands], fontsize=6, rotation=20)
     axes["bands"].axhline(0, color=QUIET, lw=0.8)
     axes["bands"].set(xlabel="cycles per latent cell", ylabel="doublings")
-    axes["bands"].legend(fontsize=6, frameon=False)
+    name_lines(axes["bands"], gap=0.07, size=6)
     axes["bands"].set_title("by band", fontsize=9)
     outcomes(axes["outcomes"], result)
     directions(axes, result.tables)
@@ -160,7 +161,7 @@ def cosines(axis: Axes, log: pd.DataFrame) -> None:
     axis.axhline(0, color=QUIET, lw=0.8)
     axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="cosine with c - d", ylim=(-1, 1))
     axis.invert_xaxis()
-    axis.legend(fontsize=6, frameon=False)
+    name_lines(axis, gap=0.1, size=7)
     axis.set_title("is DG another guidance?", fontsize=9)
 
 
@@ -187,6 +188,7 @@ def spectra(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_title("spectrum (dotted: early)", fontsize=9)
 
 
+@styled
 def direction_maps(result: Any, names: tuple[str, ...] = ("u", "d"), *, shown: int = 6) -> Figure:
     """Mean power of each direction by place in the picture, at some steps of the CFG run of a `guidance` result.
 
@@ -210,8 +212,7 @@ def direction_maps(result: Any, names: tuple[str, ...] = ("u", "d"), *, shown: i
         for axis, step in zip(row, steps, strict=True):
             part = maps[(maps["of"] == name) & (maps["step"] == step)]
             axis.imshow(part.pivot(index="y", columns="x", values="power"), cmap="viridis", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(xticks=[], yticks=[], frame_on=False)
             if name == names[0]:
                 axis.set_title(f"sigma {part['sigma'].iloc[0]:.2f}", fontsize=8)
         row[0].set_ylabel(NAMES[name], fontsize=8)

@@ -8,9 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import finish
+from dg_tools.plots.style import finish, styled
 
 
+@styled
 def lens_figure(
     rows: dict[str, np.ndarray], sites: Sequence[str], changes: Sequence[float] | None = None, title: str = ""
 ) -> Figure:
@@ -31,8 +32,7 @@ def lens_figure(
     for i, (name, pictures) in enumerate(rows.items()):
         for b, axis in enumerate(axes[i]):
             axis.imshow(pictures[b].clip(0, 1), interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(xticks=[], yticks=[], frame_on=False)
             if i == 0:
                 axis.set_title(sites[b], fontsize=7)
             if changes is not None and i == len(rows) - 1:

@@ -10,18 +10,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES, finish, label_ends, name_lines, several, styled
 
-COLOURS = {
-    "patch": "#d5c4a1",
-    "position": "#a89984",
-    "attention": INK,
-    "attention 2": "#5d7a94",
+COLOURS = {  # of SERIES, by who writes
+    "patch": SERIES[4],
+    "position": QUIET,
+    "attention": SERIES[3],
+    "attention 2": SERIES[1],
     "MLP": MASSIVE,
-    "joint": "#8e5572",
+    "joint": SERIES[2],
 }
 
 
+@styled
 def origin_figure(result: Any) -> Figure:
     """From an `origin` result: for each channel its signed writes by block, stacked by writer (mean over runs); the
     share of its final size that is gone without the gates; its size after each block once it was zeroed.
@@ -36,7 +37,6 @@ def origin_figure(result: Any) -> Figure:
         axis.axis("off")
     for axis, channel in zip(panels.flat, channels, strict=False):
         writes(axis, result.table[result.table["channel"] == channel], channel)
-    panels[0, 0].legend(fontsize=7, frameon=False, ncols=3)
     left, right = bottom.subplots(1, 2)
     removed(left, result.tables["gates"])
     healing(right, result.tables["healing"], result.settings["block"])
@@ -55,6 +55,16 @@ def writes(axis: Axes, table: Any, channel: int) -> None:
         value = mean.loc[writer].to_numpy()
         axis.bar(blocks, value, bottom=np.where(value >= 0, above, below), color=COLOURS[writer], label=writer)
         above, below = above + np.maximum(value, 0), below + np.minimum(value, 0)
+    low, high = float(below.min()), float(above.max())
+    room = 0.12 * ((high - low) or 1.0)  # no bar is cut off
+    axis.set_ylim(low - room * (low < 0), high + room * (high > 0))
+    last = mean[blocks].to_numpy()
+    ends = [
+        (0.5 * (high + low), w, COLOURS[w])
+        for w, row in zip(mean.index, last, strict=True)
+        if w in COLOURS and np.any(row)
+    ]
+    label_ends(axis, ends, 0.12, 8)
     axis.axhline(0, color=INK, lw=0.6)
     axis.set_xticks(blocks, ["in" if b < 0 else str(b) for b in blocks], fontsize=7)
     axis.set(xlabel="block (in: before the first)", ylabel="write, token mean")
@@ -81,11 +91,10 @@ def healing(axis: Axes, table: Any, block: int) -> None:
     """Size relative to the clean run's after each block: massive channels in red, control draws in grey."""
     for i, (_, one) in enumerate(table[table["kind"] == "other zeroed"].groupby("draw")):
         axis.plot(one["block"], one["relative"], color=QUIET, lw=0.7, alpha=0.6, label=None if i else "other channels")
-    for i, (name, one) in enumerate(table[table["kind"] == "zeroed"].groupby("channel", sort=False)):
-        axis.plot(
-            one["block"], one["relative"], "o-", ms=3, color=MASSIVE, alpha=1 - 0.25 * (i % 4), label=f"channel {name}"
-        )
+    zeroed = list(table[table["kind"] == "zeroed"].groupby("channel", sort=False))
+    for (name, one), colour in zip(zeroed, several(len(zeroed)), strict=False):
+        axis.plot(one["block"], one["relative"], "o-", ms=3, color=colour, label=f"channel {name}")
     axis.axhline(1, color=INK, lw=0.6, ls=":")
     axis.set(xlabel="block", ylabel="size relative to clean")
     axis.set_title(f"zeroed after block {block}: does it come back?", fontsize=9)
-    axis.legend(fontsize=7, frameon=False)
+    name_lines(axis)

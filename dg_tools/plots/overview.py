@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, styled, wrap
 
 READABLE = 2.0  # a larger dose breaks the picture, and would set the scale of the curve
 TIMES = 5  # a difference is drawn five times as large, around grey
 
 
+@styled
 def overview(
     strips: Mapping[str, Mapping[float, np.ndarray]],
     curve: pd.DataFrame,
@@ -74,15 +75,13 @@ def draw_curve(part: Any, curve: pd.DataFrame, rhos: Sequence[float]) -> None:
     axis = part.subplots()
     place = {rho: i for i, rho in enumerate(rhos)}
     names = [name for name in dict.fromkeys(curve["who"]) if name != "massive"]
-    for i, name in enumerate(names):
+    for name in names:
         rows = curve[curve["who"] == name].sort_values("rho")
-        label = "other channels that move the velocity as much" if not i else None
-        axis.plot([place[r] for r in rows["rho"]], rows["amount"], "o-", color=QUIET, ms=4, lw=1.2, label=label)
+        axis.plot([place[r] for r in rows["rho"]], rows["amount"], "o-", color=QUIET, ms=4, lw=1.2)
     rows = curve[curve["who"] == "massive"].sort_values("rho")
     middle = rows["amount"].to_numpy()
     error = np.stack([middle - rows["low"], rows["high"] - middle])
-    axis.errorbar([place[r] for r in rows["rho"]], middle, error, fmt="o-", color=MASSIVE, ms=6, lw=2, capsize=3,
-                  label="massive channels times rho (95%)")  # fmt: skip
+    axis.errorbar([place[r] for r in rows["rho"]], middle, error, fmt="o-", color=MASSIVE, ms=6, lw=2, capsize=3)
     seen = curve[curve["rho"] <= READABLE]
     pad = 0.15 * float(seen["high"].max() - seen["low"].min()) + 0.05
     bottom, top = seen["low"].min() - pad, seen["high"].max() + pad
@@ -96,7 +95,10 @@ def draw_curve(part: Any, curve: pd.DataFrame, rhos: Sequence[float]) -> None:
     axis.set_xticks(range(len(rhos)), [f"{rho:g}" for rho in rhos], fontsize=10)
     axis.tick_params(axis="y", labelsize=9)
     axis.set_ylabel("detail at equal contrast,\ndoublings", fontsize=10, color=INK)
-    axis.legend(fontsize=9, frameon=False, loc="lower left")
+    words = {"fontsize": 9, "xycoords": "axes fraction", "va": "bottom"}
+    axis.annotate("massive channels times rho (95%)", (0.01, 0.13), color=MASSIVE, **words)
+    if names:
+        axis.annotate("other channels that move the velocity as much", (0.01, 0.02), color=QUIET, **words)
 
 
 def draw_compared(

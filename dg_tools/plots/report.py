@@ -16,31 +16,19 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, side_by_side
+from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES, STYLE, finish, label_ends, side_by_side
 
 PAPER = "#ffffff"  # inside of an open mark
 WIDTH = 7.0  # inches: one column of text
 BARS = 384  # most bars that a column can show
 HEAT = LinearSegmentedColormap.from_list("massive", ["#f4f1ee", "#e0a899", MASSIVE])
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": QUIET,
+CLEAR: dict[Any, Any] = {  # on a page of any colour
+    **STYLE,
     "axes.facecolor": "none",
-    "axes.linewidth": 0.8,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
-    "lines.solid_capstyle": "round",
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
 }
 
 
@@ -49,7 +37,7 @@ def quiet(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @wraps(draw)
     def styled(*args: Any, **kwargs: Any) -> Figure:
-        with plt.rc_context(STYLE):
+        with plt.rc_context(CLEAR):
             return finish(draw(*args, **kwargs))
 
     return styled
@@ -58,35 +46,6 @@ def quiet(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def floats(values: Sequence[float | None]) -> np.ndarray:
     """Numbers, NaN where there is none."""
     return np.array([np.nan if v is None else v for v in values], float)
-
-
-def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.085) -> None:
-    """Names at the right of lines, moved apart where they would touch; after the limits are set.
-
-    Args:
-        axis: with the lines.
-        ends: where each line ends in y, its name, its colour.
-        gap: between two names, as a share of the axis' height.
-    """
-    axis.get_ylim()  # which brings the scale up to date
-    ends = [end for end in ends if np.isfinite(end[0])]
-    if not ends:
-        return
-    places = axis.transAxes.inverted().transform(axis.transData.transform([(0, y) for y, _, _ in ends]))[:, 1]
-    order = np.argsort(places, kind="stable")
-    wanted = places[order]
-    for _ in range(200):  # two that touch move away from each other
-        near = gap - np.diff(wanted)
-        if not (near > 1e-6).any():
-            break
-        push = np.clip(near, 0, None) / 2
-        wanted[:-1] -= push
-        wanted[1:] += push
-    for i, place in zip(order, wanted, strict=True):
-        _, name, colour = ends[i]
-        axis.annotate(
-            name, (1, place), (6, 0), xycoords="axes fraction", textcoords="offset points", color=colour, va="center"
-        )
 
 
 def sites_below(axis: Axes, sites: Sequence[str]) -> None:
@@ -121,16 +80,18 @@ def channels_figure(
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharey=True, layout="constrained", width_ratios=(1.4, 1))
     left, right = axes
     parts = ((left, np.arange(len(sites)), by_block, median_by_block), (right, sigmas, by_sigma, median_by_sigma))
+    shades = SERIES * (1 + len(by_block) // len(SERIES))
+    own = dict(zip(by_block, shades, strict=False))
     for axis, x, lines, median in parts:
         axis.plot(x, floats(median), color=QUIET, lw=1.2)
-        for values in lines.values():
-            axis.plot(x, floats(values), color=MASSIVE, lw=1.6)
+        for values, colour in zip(lines.values(), shades, strict=False):
+            axis.plot(x, floats(values), color=colour, lw=1.6)
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.minorticks_off()
     for channel, first in onset.items():
         if channel in by_block:
-            left.plot(first, floats(by_block[channel])[first], "o", color=MASSIVE, mfc=PAPER, ms=5)
+            left.plot(first, floats(by_block[channel])[first], "o", color=own[channel], mfc=PAPER, ms=5)
     sites_below(left, sites)
     left.set_xlabel("block")
     left.set_ylabel("mean |x| over image tokens")
@@ -139,7 +100,7 @@ def channels_figure(
     right.xaxis.set_major_formatter("{x:g}")
     right.set_title(f"By noise level, after block {at}")
     right.invert_xaxis()
-    ends = [(floats(v)[-1], f"channel {c}", MASSIVE) for c, v in by_sigma.items()]
+    ends = [(floats(v)[-1], f"channel {c}", own.get(c, INK)) for c, v in by_sigma.items()]
     label_ends(right, [*ends, (floats(median_by_sigma)[-1], "median channel", QUIET)])
     return figure
 

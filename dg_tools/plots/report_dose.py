@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.report import PAPER, WIDTH, floats, label_ends, quiet
-from dg_tools.plots.style import INK, MASSIVE, QUIET
+from dg_tools.plots.report import PAPER, WIDTH, floats, quiet
+from dg_tools.plots.style import INK, MASSIVE, QUIET, label_ends
 
 ROLES = {"massive": (MASSIVE, 2.0, "o-"), "samples": (MASSIVE, 1.4, "s--")}
 ROLES |= {"control": (QUIET, 1.2, "o-"), "other": (INK, 1.0, ":")}

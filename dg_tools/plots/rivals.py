@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, finish, styled
 
 PANELS = {
     "amt_c": ("detail", "doublings, equal contrast"),
@@ -17,14 +17,15 @@ PANELS = {
     "margin": ("margin", "share of the base's"),
 }
 BOUNDS = {"amt_c": 0.10, "right": -0.02, "low": -0.01, "margin": -0.05}  # lower bounds of the claim
-COLOURS = {"holds": "#27ae60", "does not hold": MASSIVE, "not tested": QUIET}
+COLOURS = {"holds": POINT, "does not hold": MASSIVE, "not tested": QUIET}
 
 
+@styled
 def rivals_figure(result: Any) -> Figure:
     """Five panels from a `rivals` result, one line per guidance, the one with most detail on top.
 
     Changes from no guidance with 95% intervals: amount of detail, rightness, low band, margin; the dashed line is what
-    the lower end must be above. Then passes per step over those without guidance. Green: gives detail and loses
+    the lower end must be above. Then passes per step over those without guidance. Blue: gives detail and loses
     nothing; red: does not; grey: not tested; dark: undecided. DG's name is bold.
     """
     table = result.tables["rivals"].sort_values("amt_c").reset_index(drop=True)

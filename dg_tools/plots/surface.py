@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dg_tools.plots.explorers import POINT, positive_floor
-from dg_tools.plots.style import MASSIVE
+from dg_tools.plots.explorers import positive_floor
+from dg_tools.plots.style import POINT, several
 
 MOST = (128, 320)  # cells of a surface that a browser still turns smoothly: tokens, channels
 
@@ -50,7 +51,7 @@ def surface(
     log: bool = False,
     title: str = "",
 ) -> Any:
-    """|activation| over token x channel as a plotly figure to turn; massive channels as red lines with their numbers.
+    """|activation| over token x channel as a plotly figure to turn; massive channels as lines with their numbers.
 
     Args:
         hidden: (tokens, channels).
@@ -60,8 +61,7 @@ def surface(
         log: logarithmic height.
         title: over it.
     """
-    import plotly.graph_objects as go
-
+    go = graph_objects()
     size = np.abs(np.asarray(hidden, np.float32))
     columns = np.arange(size.shape[1]) if channels is None else np.asarray(channels)
     rows = np.arange(size.shape[0]) if tokens is None else np.asarray(tokens)
@@ -81,6 +81,7 @@ def surface(
         )
     )
     place = {int(c): i for i, c in enumerate(columns)}
+    shades = dict(zip(massive, several(len(massive)), strict=False))
     for channel in [c for c in massive if c in place]:
         line = size[:, place[channel]]
         figure.add_scatter3d(
@@ -89,10 +90,10 @@ def surface(
             z=line,
             mode="lines+text",
             name=f"channel {channel}",
-            line={"color": MASSIVE, "width": 6},
+            line={"color": shades[channel], "width": 6},
             text=[str(channel)] + [""] * (len(rows) - 1),
             textposition="top center",
-            textfont={"color": MASSIVE},
+            textfont={"color": shades[channel]},
             hovertemplate="channel %{x}<br>token %{y}<br>|x| %{z:.3g}<extra></extra>",
         )
     if at is not None:
@@ -120,3 +121,15 @@ def surface(
         template="plotly_white",
     )
     return figure
+
+
+def graph_objects() -> Any:
+    """Plotly's figures.
+
+    Raises:
+        ImportError: plotly is not installed, with the line that installs it.
+    """
+    try:
+        return importlib.import_module("plotly.graph_objects")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"a figure that turns needs {error.name}: pip install 'dg-tools[lab]'") from error

@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from dg_tools.plots.style import MASSIVE, finish, wrap
+from dg_tools.plots.style import MASSIVE, finish, styled, wrap
 
 PANELS = 8
 
 
+@styled
 def sweep_map(result: Any, guidance: str = "DG") -> Figure:
     """Mean cost by block (down) and w (across), one panel for each s, window, set of channels and rho.
 

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, name_lines, styled
 
 
+@styled
 def tokens_figure(result: Any) -> Figure:
     """Five panels from a `tokens` result: the first run's picture, one massive channel over it (last block, last step),
     the share of massive tokens by block beside the controls, and the Jaccard index between blocks and between steps.
@@ -30,8 +31,7 @@ def tokens_figure(result: Any) -> Figure:
     axes["map"].set_title(f"channel {channels[0]} by token,\nlast block and step", fontsize=9)
     figure.colorbar(image, ax=axes["map"], fraction=0.046, label="activation")
     for name in ("picture", "map"):
-        axes[name].set_xticks([])
-        axes[name].set_yticks([])
+        axes[name].set(xticks=[], yticks=[], frame_on=False)
     share_panel(axes["share"], tables["by_block"], result)
     for factor in ("block", "step"):
         jaccard_panel(figure, axes[factor], tables["jaccard"], factor)
@@ -49,15 +49,15 @@ def share_panel(axis: Axes, by_block: Any, result: Any) -> None:
             style,
             ms=4,
             color=MASSIVE if stream == "image" else INK,
-            label=f"massive channels, {stream} tokens",
+            label=f"massive channels,\n{stream} tokens",
         )
         if stream == "image":
             axis.fill_between(rows["block"], rows["control_median"], rows["control_most"], color=QUIET, alpha=0.4, lw=0)
-            axis.plot(rows["block"], rows["control_median"], color=QUIET, label="controls: median to largest")
+            axis.plot(rows["block"], rows["control_median"], color=QUIET, label="controls, median\nto largest")
     axis.axhline(result.primary.margin, color=QUIET, lw=0.8, ls=":")
     axis.set(xlabel="block", ylabel="share of tokens that are massive", ylim=(-0.03, 1.05))
     axis.set_title(f"|x| >= {result.settings['ratio']:g} x the median channel's", fontsize=9)
-    axis.legend(fontsize=7, frameon=False)
+    name_lines(axis, gap=0.18)
 
 
 def jaccard_panel(figure: Figure, axis: Axes, table: Any, factor: str) -> None:

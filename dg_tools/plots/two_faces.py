@@ -10,12 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, name_lines, styled
 
-COLOURS = {0.0: "#2c6fbb", 0.5: "#7fb2e5", 1.5: "#e59a8f", 2.0: MASSIVE}  # of rho
+COLOURS = {0.0: POINT, 0.5: SERIES[4], 1.5: SERIES[2], 2.0: MASSIVE}  # of rho
 THRESHOLD = 0.15  # of the score
 
 
+@styled
 def two_faces(scan: Any, *, names: Sequence[str] | None = None) -> Figure:
     """Two panels per model: the detail that a weak model lacks beyond gain, and its gain g; by block, a line per rho.
 
@@ -42,8 +43,7 @@ def two_faces(scan: Any, *, names: Sequence[str] | None = None) -> Figure:
         for axis in (left, right):
             axis.set_xlabel("block after which the massive channels are multiplied by rho", fontsize=8)
             axis.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+        name_lines(right, gap=0.1)
     return finish(figure)
 
 
@@ -55,7 +55,7 @@ def table_of(scan: Any) -> pd.DataFrame:
 def scores(axis: Axes, table: pd.DataFrame) -> None:
     """Score and its interval by block."""
     axis.axhline(0, color=INK, lw=0.8)
-    axis.axhline(THRESHOLD, color=QUIET, lw=0.8, ls="--", label="needed (lower end)")
+    axis.axhline(THRESHOLD, color=QUIET, lw=0.8, ls="--")
     for rho, part in table.groupby("rho"):
         colour = COLOURS.get(float(rho), INK)
         axis.plot(part["block"], part["score"], "-", color=colour, lw=1.2, label=f"rho {rho:g}")
@@ -63,6 +63,9 @@ def scores(axis: Axes, table: pd.DataFrame) -> None:
         faces = [colour if e else "white" for e in part["eligible"]]
         axis.scatter(part["block"], part["score"], c=faces, edgecolors=colour, s=22, zorder=3)
     axis.set_ylabel("score (doublings)", fontsize=8)
+    name_lines(axis, gap=0.1)
+    axis.annotate("needed (lower end)", (0.01, THRESHOLD), xycoords=("axes fraction", "data"), va="bottom", fontsize=7,
+                  color=QUIET)  # fmt: skip
 
 
 def gains(axis: Axes, table: pd.DataFrame) -> None:
@@ -70,5 +73,5 @@ def gains(axis: Axes, table: pd.DataFrame) -> None:
     axis.axhline(1, color=INK, lw=0.8)
     for rho, part in table.groupby("rho"):
         colour = COLOURS.get(float(rho), INK)
-        axis.plot(part["block"], part["gain"], "o-", color=colour, lw=1.2, ms=4)
+        axis.plot(part["block"], part["gain"], "o-", color=colour, lw=1.2, ms=4, label=f"rho {rho:g}")
     axis.set_ylabel("g = <c, d> / <c, c>", fontsize=8)

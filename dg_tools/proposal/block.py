@@ -153,7 +153,7 @@ class BlockRun:
             branches: (suffix, part), in the order in which they run; a suffix is `_msa`, or empty for a joint one.
 
         Raises:
-            LookupError: a chunk is no shift, scale or gate of a branch; says what it does.
+            LookupError: a chunk is not a shift, scale or gate of a branch; says what it does.
         """
         return tuple(self.role(source, index, branches) for index in range(source.count))
 

@@ -132,7 +132,7 @@ def find_branches(run: BlockRun, name: str, words: list[str]) -> Branches:
         if writer.at:
             words.append(f"{name}: of what {writer.path} returns the image tokens are number {writer.at}, not 0")
     if not gated:
-        words.append(f"{name}: what it adds to the image tokens is no sum of gate x part; attn and mlp are not told")
+        words.append(f"{name}: what it adds to the image tokens is not a sum of gate x part; attn and mlp are not told")
         return Branches(writers=guesses(run))
     joined = {"concatenated": any(w.joint for w in gated), "image_first": any(w.image_first for w in gated)}
     part = run.block.get_submodule(gated[-1].path)

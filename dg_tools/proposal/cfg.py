@@ -120,7 +120,7 @@ def told(found: Cfg, runs: Runs, words: list[str]) -> None:
         names = [forward.name for forward in on.forwards[: on.passes]]
         at = min(range(len(passes)), key=lambda i: apart(passes[i], alone))
         if len(passes) != 2:
-            words.append(f"rows: {len(passes)} passes a step with guidance; a record knows two")
+            words.append(f"rows: {len(passes)} passes per step with guidance; a record knows two")
         for i, name in enumerate(names[:2]):
             if name is not None:
                 found.contexts[name] = "cond" if i == at else "uncond"
@@ -206,7 +206,7 @@ def scale_of(found: Cfg, cond: torch.Tensor, uncond: torch.Tensor, output: torch
             )
             words.append(f"rescaling: {found.rescaling}; a report says that sentence")
             return
-    words.append("guidance: what the scheduler is given is no u + k (c - u); say in `rescaling` what the pipeline does")
+    words.append("guidance: what the scheduler is given is not u + k (c - u); say in `rescaling` what is done")
 
 
 def live_scale(runs: Runs, found: Cfg) -> str:

@@ -63,7 +63,7 @@ def packing(runs: Runs, run: Run, chain: Chain, words: list[str]) -> int | None:
     frames = run.samples[0].shape[2] if run.samples[0].ndim == 5 else 1
     side = (pixels * frames / own_tokens(run, chain)) ** 0.5
     if side != int(side):
-        words.append(f"packing: {own_tokens(run, chain)} tokens for {pixels} latent pixels is no square patch")
+        words.append(f"packing: {own_tokens(run, chain)} tokens for {pixels} latent pixels is not a square patch")
     return None if packing_of(runs.transformer) == int(side) else int(side)
 
 

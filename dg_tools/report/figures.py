@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
 from dg_tools.plots.report import PAPER, WIDTH
-from dg_tools.plots.style import INK, MASSIVE, QUIET
+from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES
 from dg_tools.report.parts import Figure, jsonable
 
 SETTINGS: dict[Any, Any] = {
@@ -26,6 +26,7 @@ DPI = 160  # of what is drawn as pixels in an SVG
 POINTS = 72 * WIDTH  # a column's width
 SMALL = 256  # pixels: a picture up to this side is kept without loss
 THEME = {INK: "var(--ink)", MASSIVE: "var(--massive)", QUIET: "var(--quiet)", PAPER: "var(--paper)"}
+THEME |= {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES[1:], 2)}
 
 
 def drawn(

@@ -51,7 +51,7 @@ class Forecast:
         >>> plan = Forecast("m", "quick", (4, 8), 16, (512, 512), {"samples": (1000.0, 50.0)}, 0.03, 0.01, 6e9, 2e8)
         >>> print(plan)
         report of size quick on m: 4 prompts to choose on, 8 to measure on, 512 x 512 pixels, 16 steps
-        at most 1000 forwards and 50 decoded pictures: about 31 s here, 6 GB of memory, 0.2 GB of disk
+        at most 1000 forwards and 50 decoded pictures: about 30 s here, 6 GB of memory, 0.2 GB of disk
     """
 
     model: str

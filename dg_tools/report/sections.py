@@ -43,7 +43,7 @@ class Report:
     """A report on one model.
 
     Attributes:
-        model: its name. settings: what was asked for, by name.
+        model: its name. settings: what was requested, by name.
         sections: one for each of `KEYS`, in order; each with a table or a figure (`claims`: with claims), or with the
             reason why there is nothing to show.
         claims: verdicts; each is `claims/ID` in report.json, where ID is `anchor(row.key)`.

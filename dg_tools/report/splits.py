@@ -47,8 +47,8 @@ def split(references: References, sizes: Sizes, seed: int = SEED) -> dict[str, l
                 used.add(reference.name)
         if len(pictures) < count:
             raise ValueError(
-                f"{count} names asked for the part {part!r}; {len(pictures)} are left of the {len(references.names)} "
-                f"in {references!r}"
+                f"{count} names requested for the part {part!r}; {len(pictures)} are left of the "
+                f"{len(references.names)} in {references!r}"
             )
         parts[part] = pictures
     return parts

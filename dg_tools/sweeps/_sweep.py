@@ -22,7 +22,7 @@ from dg_tools.models.profiles import write_profile
 from dg_tools.paths import check_folder
 from dg_tools.progress import progress_bar
 from dg_tools.sweeps.cells import Cell, read_cell, write, write_cell, write_json
-from dg_tools.sweeps.choose import OBJECTIVES, best, profile_of, verdict
+from dg_tools.sweeps.choose import OBJECTIVES, best, profile_of, recommendation, verdict
 from dg_tools.sweeps.config import Config, read_config
 from dg_tools.sweeps.parallel import Workers
 from dg_tools.sweeps.plan import Plan, plan_of
@@ -62,6 +62,15 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
         OSError: a full disk; finished cells stay.
         ChildProcessError: another process of this run stopped; finished cells stay.
         KeyboardInterrupt: Ctrl-C; says how many cells are kept.
+
+    Example:
+        >>> config = {"folder": "sweep", "blocks": [3, 6], "detail_guidance_scales": [0.5], "baselines": []}
+        >>> made = dg.sweep({**config, "references": 4, "steps": 1}, dit, progress=False)
+        >>> made.scores[["guidance", "block", "w", "pictures"]].fillna("")
+          guidance block    w  pictures
+        0     cond        0.0         2
+        1       DG   3.0  0.5         2
+        2       DG   6.0  0.5         2
     """
     given = read_config(config)
     before = begun(Path(given.folder))
@@ -221,7 +230,7 @@ def write_choice(result: Sweep) -> None:
     plan, report = result.plan, result.report
     write(result.folder / TABLE, lambda file: file.write(result.table.to_csv(index=False).encode()))
     choice = result.chosen.get("DG")
-    words = str(choice) if choice is not None else "no setting of Detail Guidance holds the objective's guard"
+    words = recommendation(choice, report)
     rule = OBJECTIVES[plan.objective].words.format(margin=plan.margin)
     write_json(
         result.folder / CHOSEN,

@@ -121,6 +121,22 @@ def report(table: pd.DataFrame, chosen: dict[str, int | None], objective: str) -
     return pd.DataFrame(rows)
 
 
+def worse_than(report: pd.DataFrame) -> list[str]:
+    """Guidances that the chosen Detail Guidance is worse than on the test prompts, by whole intervals."""
+    rows = report[report["guidance"] == "DG"]
+    others = [g for g in report["guidance"] if g != "DG"]
+    return [g for g in others if len(rows) and rows.iloc[0][f"gain_over_{g}_high"] < 0]
+
+
+def recommendation(choice: Setting | None, report: pd.DataFrame) -> str:
+    """What is recommended, in words; nothing that the test prompts show to be worse than what else was searched."""
+    if choice is None:
+        return "no setting of Detail Guidance holds the objective's guard"
+    if worse := worse_than(report):
+        return f"nothing: the best setting of Detail Guidance ({choice}) is worse than {', '.join(worse)}"
+    return str(choice)
+
+
 def verdict(report: pd.DataFrame) -> str:
     """Is the chosen Detail Guidance better than what else was searched? In words, from the test prompts' intervals."""
     rows = report[report["guidance"] == "DG"]

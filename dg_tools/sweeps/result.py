@@ -90,9 +90,20 @@ class Sweep:
 
     @property
     def recommended(self) -> str:
-        """What was chosen, in words."""
+        """What is recommended, in words: nothing where the best Detail Guidance is worse than another guidance."""
         file = self.folder / CHOSEN
         return json.loads(file.read_text(encoding="utf-8"))["recommended"] if file.is_file() else "nothing yet"
+
+    def to_json(self) -> dict[str, Any]:
+        """What was chosen, by which objective, and its report on the test prompts, as `chosen.json` holds it.
+
+        Raises:
+            FileNotFoundError: nothing has been chosen yet.
+        """
+        file = self.folder / CHOSEN
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is not there: nothing has been chosen yet, start the sweep again")
+        return json.loads(file.read_text(encoding="utf-8"))
 
     @property
     def verdict(self) -> str:

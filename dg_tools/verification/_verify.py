@@ -57,7 +57,7 @@ def verify(
         ValueError: fewer than 2 steps, or a size or a call that the pipeline cannot take; as `load` for the model.
 
     Example:
-        >>> verify("emoji-sd3").ok
+        >>> verify("emoji-sd3").ok  # some seconds  # doctest: +SKIP
         True
     """
     dit = load(model)

@@ -97,7 +97,7 @@ class ActivationExplorer(ActivationPage):
         if self.activations is not None:
             count = self.activations.data.sizes["site" if name == "block" else name]
             if not 0 <= value < count:
-                raise t.TraitError(f"{name} {value} asked for; this capture has 0 to {count - 1}")
+                raise t.TraitError(f"{name} {value} requested; this capture has 0 to {count - 1}")
         return value
 
     # -- state and view ---------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def read_capture(folder: Any) -> Activations:
     try:
         acts = open_activations(str(folder).strip())
     except Exception as error:  # zarr has its own words for each way in which a folder can be something else
-        raise ValueError(f"{folder} is no capture: pass a folder that Activations.save wrote") from error
+        raise ValueError(f"{folder} is not a capture: pass a folder that Activations.save wrote") from error
     return checked(acts)
 
 
@@ -80,7 +80,7 @@ def checked(acts: Activations) -> Activations:
     if missing or "grid" not in acts.data.attrs:
         there = ", ".join(map(str, acts.data.data_vars)) or "nothing"
         raise ValueError(
-            f"this is no whole capture: it lacks {', '.join(missing) or 'its grid'} (there is: {there}); pass what "
+            f"this is not a whole capture: it lacks {', '.join(missing) or 'its grid'} (there is: {there}); pass what "
             "dg.capture gave, or a folder that Activations.save wrote"
         )
     if acts.data.nbytes <= SMALL:

@@ -68,13 +68,13 @@ class ComparisonExplorer(ComparisonPage):
         name, value = proposal["trait"].name, proposal["value"]
         known = [] if self.stored is None else self.stored.measures if name == "measure" else self.stored.varying
         if value not in known:
-            raise t.TraitError(f"{name} {value!r} asked for; {self._offer(known)}")
+            raise t.TraitError(f"{name} {value!r} requested; {self._offer(known)}")
         return value
 
     @t.validate("chosen")
     def _check_chosen(self, proposal: Any) -> bool:
         if proposal["value"] and not (self.stored and self.stored.chosen):
-            raise t.TraitError("chosen settings asked for; this sweep has not chosen yet: start it again to go on")
+            raise t.TraitError("chosen settings requested; this sweep has not chosen yet: start it again to go on")
         return proposal["value"]
 
     @t.validate("at")
@@ -82,9 +82,9 @@ class ComparisonExplorer(ComparisonPage):
         axes = {} if self.stored is None else self.stored.axes
         for axis, value in proposal["value"].items():
             if axis not in axes:
-                raise t.TraitError(f"axis {axis!r} asked for; {self._offer(list(axes))}")
+                raise t.TraitError(f"axis {axis!r} requested; {self._offer(list(axes))}")
             if value not in axes[axis]:
-                raise t.TraitError(f"{axis} {value!r} asked for; {self._offer(axes[axis])}")
+                raise t.TraitError(f"{axis} {value!r} requested; {self._offer(axes[axis])}")
         return {**self.at, **proposal["value"]}
 
     def _offer(self, known: list[Any]) -> str:

@@ -77,7 +77,7 @@ def check_range(field: Any, proposal: Any) -> Any:
     value = proposal["value"]
     if field is not None and not field.min <= value <= field.max:
         name = proposal["trait"].name
-        raise TraitError(f"{name} {value:g} asked for; this explorer has {field.min:g} to {field.max:g}")
+        raise TraitError(f"{name} {value:g} requested; this explorer has {field.min:g} to {field.max:g}")
     return value
 
 
@@ -89,5 +89,5 @@ def parse_numbers(text: str, what: str) -> list[int]:
     """
     parts = text.replace(",", " ").split()
     if not parts or not all(p.isdigit() for p in parts):
-        raise ValueError(f"{what}: {text!r} is no list of whole numbers: write such as 3, 7")
+        raise ValueError(f"{what}: {text!r} is not a list of whole numbers: write such as 3, 7")
     return [int(p) for p in parts]

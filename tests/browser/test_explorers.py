@@ -60,7 +60,7 @@ def changed(notebook, stage, before: str) -> None:
 
 
 def press_run(notebook, explorer, button: str, name: str) -> None:
-    """Press the button, and wait until the run is over; what it says is no error."""
+    """Press the button, and wait until the run is over; what it says is not an error."""
     ended = int(notebook.ask(f"{name}.runner.ended"))
     explorer.get_by_role("button", name=button).click()
     notebook.until(f"{name}.runner.ended", str(ended + 1))
@@ -119,7 +119,7 @@ def test_activation_explorer(notebook):
 
     explorer.get_by_label("Seed", exact=True).fill("abc")
     explorer.get_by_role("button", name="Capture").click()
-    explorer.get_by_role("alert").get_by_text("is no whole number").wait_for(timeout=SECONDS)
+    explorer.get_by_role("alert").get_by_text("is not a whole number").wait_for(timeout=SECONDS)
     notebook.picture("activation_error", explorer)
     explorer.get_by_label("Seed", exact=True).fill("0")
 
@@ -180,7 +180,7 @@ def test_intervention_explorer(notebook):
     shown_whole(notebook, explorer, "intervention")
     explorer.get_by_label("Channels", exact=True).fill("55, 999")
     explorer.get_by_label("Channels", exact=True).press("Enter")
-    explorer.get_by_role("alert").get_by_text("channel 999 asked for").wait_for(timeout=SECONDS)
+    explorer.get_by_role("alert").get_by_text("channel 999 requested").wait_for(timeout=SECONDS)
 
 
 def test_guidance_explorer(notebook):

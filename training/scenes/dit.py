@@ -81,8 +81,8 @@ def main(
     recipe: str = typer.Option("emoji128", help="emoji128, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
     warm_start: Path = typer.Option(None, help="a model folder whose weights are the first ones, where shapes agree"),
-    minutes: float = typer.Option(None, help="stop after so many minutes of CPU time, with a checkpoint"),
-    finish: float = typer.Option(None, help="bring the rate to zero over so many CPU minutes, into its own checkpoint"),
+    minutes: float = typer.Option(None, help="stop after this many minutes of CPU time, with a checkpoint"),
+    finish: float = typer.Option(None, help="the rate falls to zero in this many CPU minutes, in its own checkpoint"),
 ) -> None:
     """Train transformer and text encoders; resumes where it stopped."""
     settings = SceneRecipe.load(recipe)

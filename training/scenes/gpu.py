@@ -193,7 +193,7 @@ def main(
     ahead: int = typer.Option(32, help="shards that are drawn ahead"),
     time_only: bool = typer.Option(False, help="print the time of a step in each stage, and stop"),
 ) -> None:
-    """Train the VAE, then the transformer, each for so many minutes."""
+    """Train the VAE, then the transformer, each for a number of minutes."""
     settings = SceneRecipe.load(recipe)
     run = run or Path("runs") / settings.name
     torch.manual_seed(settings.seed)

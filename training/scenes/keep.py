@@ -1,4 +1,4 @@
-"""Keep: checkpoints without pickle, a stop that is asked for politely, and the time that a process took.
+"""Keep: checkpoints without pickle, a stop that is requested politely, and the time that a process took.
 
 A checkpoint is one safetensors file: tensors by name, and a record in its header. It is written beside the old one and
 renamed, so a full disk or a kill leaves the old one whole.

@@ -39,7 +39,7 @@ class Pool:
         vae: encodes them.
         recipe: stages, shares and sizes.
         folder: keeps the shards in use.
-        asked: whether to give up between two pictures (a stop was asked for).
+        asked: whether to give up between two pictures (a stop was requested).
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Pool:
         """Latents (shard, channels, h, w) and their scenes; of pictures of `size` pixels.
 
         Raises:
-            InterruptedError: a stop was asked for while the shard was drawn.
+            InterruptedError: a stop was requested while the shard was drawn.
         """
         key = (size, number)
         if key not in self.shards:

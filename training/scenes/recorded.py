@@ -71,5 +71,5 @@ class Stepper:
         with torch.cuda.graph(graph):
             self.once()
         self.graph = graph
-        self.total.zero_()  # the losses before the recording are no step of the run
+        self.total.zero_()  # the losses before the recording are not steps of the run
         return graph.replay

@@ -130,7 +130,7 @@ def main(
     recipe: str = typer.Option("emoji128", help="emoji128, toy, or a TOML file"),
     run: Path = typer.Option(None, help="run folder (default runs/RECIPE)"),
     warm_start: Path = typer.Option(None, help="a model folder whose VAE has the recipe's shape"),
-    minutes: float = typer.Option(None, help="finish early: the rate falls to zero over so many minutes of CPU time"),
+    minutes: float = typer.Option(None, help="finish early: the rate falls to zero over this many minutes of CPU time"),
     decoder: bool = typer.Option(
         False, help="the decoder alone, over --minutes: the latents of a model stay as they are"
     ),

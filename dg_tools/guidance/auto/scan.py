@@ -28,7 +28,7 @@ from dg_tools.progress import progress_bar
 
 SIGMAS = (0.3, 0.5, 0.7)
 RHOS = (0.0, 0.5, 1.5, 2.0)
-BLOCKS = 10  # at most so many are tried
+BLOCKS = 10  # at most this many are tried
 RULE = WeakModelRule()
 
 
@@ -55,7 +55,7 @@ def candidates(dit: DiT, massive: Massive, room: float, count: int = BLOCKS) -> 
     Args:
         dit, massive: the model, and its massive channels.
         room: row-forwards that one picture's trials may cost.
-        count: at most so many.
+        count: at most this many.
     """
     known = [b for b in range(len(dit.blocks)) if channels_at(massive, b)]
     trials = len(SIGMAS) * len(RHOS)

@@ -1,7 +1,8 @@
 """The base of baselines that guide away from a degraded prediction: a subclass says how the prediction is degraded.
 
 `guided_forward` computes the prediction c, stores the output of the block before the first perturbed one, and runs the
-rest again with the perturbation on: K - m block calls from a first perturbed block m of K (a skipped block is no call).
+rest again with the perturbation on: K - m block calls from a first perturbed block m of K (a skipped block
+counts as none).
 """
 
 from __future__ import annotations

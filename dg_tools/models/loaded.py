@@ -1,0 +1,29 @@
+"""Is what a function was given a loaded model? If not: what was meant, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dg_tools.models.dit import DiT
+
+
+def check_loaded(dit: object, function: str) -> None:
+    """Raise where a public function's first argument is not a `DiT`; `function` is its name.
+
+    Raises:
+        TypeError: something else, with the line that loads it.
+
+    Example:
+        >>> check_loaded("emoji-sd3", "capture")
+        Traceback (most recent call last):
+        TypeError: dg.capture needs a loaded model and got the name 'emoji-sd3': ...
+    """
+    if isinstance(dit, DiT):
+        return
+    if isinstance(dit, str | Path):
+        what, how = f"the name {str(dit)!r}", f"dit = dg.load({str(dit)!r}) loads it once"
+    elif hasattr(dit, "transformer"):
+        what, how = f"a {type(dit).__name__}", "dit = dg.load(pipeline) makes one of it"
+    else:
+        what, how = f"a {type(dit).__name__}", "dit = dg.load() loads the embedded one"
+    raise TypeError(f"dg.{function} needs a loaded model and got {what}: {how}, then dg.{function}(dit, ...)")
