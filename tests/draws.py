@@ -10,6 +10,10 @@ import tiny
 
 FAMILIES = tiny.families()
 NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name != "dit")]
+LATER = (  # their draws come after those of the others, which stay as they are
+    "qwen21",
+)
+SIDES = {"sana": 32, **dict.fromkeys(("wan", "qwen21", "lumina2", "kandinsky5", "ltx", "cogvideox"), 64)}  # pixels
 SD3 = {"sd3", "sd35-medium", "sd35-large"}
 TRUE_CFG = {"flux", "flux-distilled"}  # their usual scale is `true_cfg_scale`
 FLUX2 = {"flux2", "flux2_dev"}
@@ -20,10 +24,12 @@ NO_CFG = {
     name for name, about in FAMILIES.items() if getattr(about, "SCALE", "") is None and not hasattr(about, "set_scale")
 }
 HEUN = SD3 | {"wan"}  # the other pipelines set sigmas, which Heun does not take
-PROCESSORS = set(NAMES) - {"cogview4", "z_image", "qwen21"}  # these have no list of attention processors to set
+# these have no list of attention processors to set
+PROCESSORS = set(NAMES) - {"cogview4", "z_image", "qwen21", "ovis_image", "bria", "lumina2", "ernie_image", "hidream"}
 # Kinds of `altered.KINDS`. torchao's int8 sums before it scales, and overflows in float16 where a plain layer does not;
 # diffusers gives PixArt's transformer no adapters.
 WEIGHTS = ("int8", "fp8", "lora", "model", "sequential", "leaves")
+RESCALED = {name for name, about in FAMILIES.items() if hasattr(about, "afterwards")}
 COND_FIRST = {name for name, about in FAMILIES.items() if about.HALVES == "cond, uncond"}
 
 
@@ -70,10 +76,12 @@ def draw(rng: random.Random, names: Sequence[str] = NAMES) -> Draw:
         # a guidance given to generate says its scale, and another is refused; FLUX.2 returns latents of another form
         call = "with"
     dtype = rng.choice(["float32", "float32", "bfloat16", "float16"])
-    if family in QWEN:  # s c - guided is rounded there, which in half precision is as large as the change
+    # in half precision the rounding of s c - guided is as large as the change; Kandinsky 5 cannot be cast
+    if family in QWEN | RESCALED | {"kandinsky5"}:
         dtype = "float32"
     weights = [w for w in WEIGHTS if (w, dtype) != ("int8", "float16") and (w, family) != ("lora", "pixart")]
-    side = {"wan": 64, "qwen21": 64, "sana": 32}.get(family, 16)
+    side = SIDES.get(family, 16)
+    sizes = [(2 * side, 3 * side), (3 * side, 2 * side), (2 * side, 2 * side)]
     return Draw(
         family=family,
         kind=kind,
@@ -85,7 +93,7 @@ def draw(rng: random.Random, names: Sequence[str] = NAMES) -> Draw:
         images=rng.choice([1, 1, 2]),
         callback=callback,
         window=rng.choice([(0.0, 1.0), (0.0, 1.0), (0.3, 0.8), (0.5, 1.0)]),
-        size=rng.choice([(2 * side, 3 * side), (3 * side, 2 * side), (2 * side, 2 * side)]),
+        size=rng.choice(getattr(FAMILIES.get(family), "SIZES", sizes)),
         processor=rng.choice(["stock", "stock", "stock", "hook", "halves" if family in PROCESSORS else "hook"]),
         scale=1.0 if family in NO_CFG else rng.choice([1.0, 3.0, 4.5]),
         weight=rng.choice([0.3, 0.7, 1.5]),

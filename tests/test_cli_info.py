@@ -18,7 +18,8 @@ from dg_tools.models.files import parameters
 from dg_tools.models.profiles import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
-BUILD = {**tiny.PIPELINES, **{name: module.pipeline for name, module in tiny.families().items()}}
+FURTHER = {name: getattr(module, "published", module.pipeline) for name, module in tiny.families().items()}
+BUILD = {**tiny.PIPELINES, **FURTHER}
 
 
 @pytest.mark.parametrize("name", list(BUILD))

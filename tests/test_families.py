@@ -73,14 +73,17 @@ def test_full_size_configurations(name):
         assert {record.mlp_gate} <= set(chunks) and (record.attn is None or record.attn_gate in chunks)
 
 
+STATED = {"hidream": {"patch_size": 2, "in_channels": 16, "caption_channels": [4096, 4096]}}  # no defaults of the class
+
+
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.name not in ("sd3", "flux")], ids=lambda f: f.name)
 def test_published_widths(family):
     """The classes' own defaults are the published sizes; one block of each list is enough here."""
     kind = getattr(diffusers, family.transformer)
     names = inspect.signature(kind.__init__).parameters
-    counts = [p for p in names if p.startswith(("num", "n_")) and p.endswith("layers")]
+    counts = [p for p in names if p.startswith(("num", "n_")) and p.endswith(("layers", "blocks"))]
     with torch.device("meta"):
-        transformer = kind(**dict.fromkeys(counts, 1))
+        transformer = kind(**dict.fromkeys(counts, 1), **STATED.get(family.name, {}))
     check_record(family, transformer)
     assert family.width(transformer) > 1000 and len(list(family.blocks(transformer))) == len(family.lists)
 
@@ -122,7 +125,7 @@ def test_a_record_of_ones_own():
 
 TINY = tiny.families()
 OFF = [3, 7]
-TINY_CHANNELS = 4  # of all tiny VAEs
+TINY_CHANNELS = 4  # of most tiny VAEs
 CALL = Call(0, 999.0, 1.0, "cond", slice(None), slice(0, 0))
 
 
@@ -196,6 +199,9 @@ class Subject:
             return found[:2]
 
         def half(i):
+            if hasattr(self.about, "half"):
+                return self.about.half(found[0], i)
+
             def split(value):
                 rows = len(value) if isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim) else 0
                 return value[i : i + 1] if rows == 2 else value
@@ -243,6 +249,15 @@ class Subject:
     def references(self) -> int:
         """Tokens of the pictures to edit, after the picture's own."""
         return getattr(self.about, "REFERENCES", 0)
+
+    @property
+    def channels(self) -> int:
+        """Of the VAE's latents."""
+        return getattr(self.about, "CHANNELS", TINY_CHANNELS)
+
+    def rows_first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, tokens, channels) of what a block takes or returns."""
+        return getattr(self.about, "rows_first", lambda x: x)(hidden)
 
     @property
     def ends(self) -> list[int]:
@@ -354,7 +369,8 @@ def test_capture_and_trace(subject):
         # what is zeroed is what the family calls image, so the difference finds it
         changed = subject.about.zero(output, list(range(dit.width)), subject.tokens)
         pairs = [(output, changed)] if isinstance(output, torch.Tensor) else zip(output, changed, strict=True)
-        image, changed = next((a, b) for a, b in pairs if a is not None and not torch.equal(a, b))
+        pair = next((a, b) for a, b in pairs if a is not None and not torch.equal(a, b))
+        image, changed = map(subject.rows_first, pair)
         first = int((image != changed).any(-1).any(0).nonzero()[0])
         found.append(image[:, first : first + subject.tokens].clone())
 
@@ -392,7 +408,7 @@ def test_a_closed_gate_writes_nothing(subject):
 
         def before(m, args, kwargs, seen=seen):
             named = inspect.signature(type(m).forward).bind(m, *args, **kwargs).arguments
-            seen["in"] = named[getattr(subject.about, "HIDDEN", "hidden_states")]
+            seen["in"] = subject.rows_first(named[getattr(subject.about, "HIDDEN", "hidden_states")])
 
         def after(m, i, o, seen=seen, record=record):
             seen["out"] = record.get(o, "image", subject.tokens + subject.references)
@@ -420,9 +436,10 @@ def test_what_a_block_writes_adds_up(subject):
             with pytest.raises(AttributeError, match="runs its MLP more than once"):
                 _ = block.mlp
             continue
-        handles = []
-        if hasattr(block.module, "attn2") and block.module.attn2 is not None:
-            handles.append(block.module.attn2.register_forward_hook(lambda m, i, o, cross=cross: cross.append(o)))
+        handles, gated = [], block.record.attn_dual if "gate_msa2" in block.record.modulation else ""
+        other = block.module.get_submodule(gated) if gated else getattr(block.module, "attn2", None)
+        if other is not None:
+            handles.append(other.register_forward_hook(lambda m, i, o, cross=cross: cross.append(o)))
         with dit.trace(prompt, seed=5, output_type="latent", **subject.call) as traced:
             for _ in traced.steps:
                 before = dit.blocks[index - 1].image
@@ -430,12 +447,12 @@ def test_what_a_block_writes_adds_up(subject):
                 if block.record.attn is not None and block.record.attn_gate is not None:
                     written = chunks[block.record.attn_gate][:, None] * block.attn
                 written = written + chunks[block.record.mlp_gate][:, None] * block.mlp
-                sums.append((block.image - before, written))
+                sums.append((block.image - before, written, chunks["gate_msa2"][:, None].clone() if gated else 1))
         for handle in handles:
             handle.remove()
         assert len(sums) == subject.call["steps"]
-        for i, (difference, written) in enumerate(sums):
-            assert near(written + (cross[i] if cross else 0), difference)
+        for i, (difference, written, gate) in enumerate(sums):
+            assert near(written + (gate * cross[i] if cross else 0), difference)
 
 
 def test_a_crash_leaves_nothing(subject):
@@ -508,7 +525,7 @@ def test_encoding_undoes_decoding_scale(subject):
     dit = subject.dit
     layout, side = dit.family.latents, dit.vae_scale_factor
     height, width = dit.size(subject.call.get("height"), subject.call.get("width"))
-    given = torch.randn(2, TINY_CHANNELS, height // side, width // side, generator=seeded(0))
+    given = torch.randn(2, subject.channels, height // side, width // side, generator=seeded(0))
     assert near(layout.from_vae(dit.pipeline, layout.to_vae(dit.pipeline, given)), given)
     assert torch.equal(layout.unpack(dit.pipeline, layout.pack(dit.pipeline, given), height, width), given)
 
@@ -560,7 +577,7 @@ def test_controls_are_matched_on_any_family_of_velocities(subject):
         return
     height, width = dit.size(subject.call.get("height"), subject.call.get("width"))
     side, (prompt, _) = dit.vae_scale_factor, subject.about.PROMPTS
-    z = torch.randn(1, TINY_CHANNELS, height // side, width // side, generator=seeded(3))
+    z = torch.randn(1, subject.channels, height // side, width // side, generator=seeded(3))
     call = {k: v for k, v in subject.call.items() if k not in ("steps", "height", "width")}
     inputs = conditions(dit, [prompt], height, width, **call)
     clean, edit = velocity(dit, z, 0.6, inputs), dg.Disrupt(OFF, 1)

@@ -81,7 +81,8 @@ def test_discarding_comes_before_the_layernorm(dit):
     assert abs(made[..., CHANNELS] - made.mean()).max() > 0, "LayerNorm and AdaLN move what was zeroed"
 
 
-WITHOUT = {"dit", "pixart", "z_image", "qwen_edit", "qwen_edit_plus"}  # no velocity, or reference pictures
+WITHOUT = {"dit", "pixart", "z_image", "lumina2", "hidream", "cogvideox"}  # no velocity
+WITHOUT |= {"qwen_edit", "qwen_edit_plus"}  # reference pictures
 
 
 @pytest.mark.parametrize("name", sorted(set(tiny.families()) - WITHOUT))
@@ -99,6 +100,10 @@ def test_further_families(name):
     before = torch.from_numpy(np.asarray(acts.data["hidden_states"].values, np.float32)).flatten(0, -3)
     assert raw.shape == (1, *dit.grid(*size), dit.width)
     assert torch.allclose(raw.flatten(1, 2), before, atol=1e-4)
+    if not dit.family.layer_norms:
+        with pytest.raises(ValueError, match="norms otherwise: take 'raw' or 'discard'"):
+            dg.features(dit, image, block=block, sigma=SIGMA, recipe="adaln", **call)
+        return
     made = dg.features(dit, image, block=block, sigma=SIGMA, recipe="adaln", **call).flatten(1, 2)[0]
     normed = torch.nn.functional.layer_norm(raw.flatten(1, 2)[0], (dit.width,), eps=1e-6)
     line = torch.stack([normed, torch.ones_like(normed)], -1).transpose(0, 1)  # per channel: made = a * normed + b

@@ -22,6 +22,7 @@ from diffusers import (
     StableDiffusion3Img2ImgPipeline,
     UniPCMultistepScheduler,
 )
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from draws import COND_FIRST, FAMILIES, SD3, TRUE_CFG, Draw
 
 import dg_tools as dg
@@ -206,14 +207,19 @@ class Walker:
             return output[0], image
 
         def stand_in(*args, **kwargs):
-            nonlocal count
-
             def again():
-                sample = forward(*args, **{**kwargs, "return_dict": False})[0]
+                output = forward(*args, **{**kwargs, "return_dict": False})
+                sample = output[0] if isinstance(output, tuple) else output  # Kandinsky 5 returns it bare
                 return torch.stack(sample) if isinstance(sample, list) else sample
 
+            made = predict(again)
+            return Transformer2DModelOutput(sample=made) if kwargs.get("return_dict", True) else (made,)
+
+        def predict(again):
+            nonlocal count
+
             if self.extra_calls:
-                return (again(),)
+                return again()
             guided = self.live_scale() > 1
             per_step = 2 if sequential and guided else 1
             step, order = divmod(count, per_step)
@@ -221,9 +227,9 @@ class Walker:
             prediction = again()
             steps = len(self.pipe.scheduler.timesteps) - (self.pipe.scheduler.begin_index or 0 if img2img else 0)
             if order and pushes:  # the pipeline's sum takes (s - 1) u away
-                return (prediction - pushes.pop() / (self.live_scale() - 1),)
+                return prediction - pushes.pop() / (self.live_scale() - 1)
             if order or not self.way.weight or not way.window[0] * steps <= step < way.window[1] * steps:
-                return (prediction,)
+                return prediction
             handle = module.register_forward_hook(zero)
             degraded = again()
             handle.remove()
@@ -235,9 +241,9 @@ class Walker:
             push = way.weight * (prediction[rows] - degraded[rows])
             if guided and self.rescaled:
                 pushes[:] = [push]
-                return (prediction,)
+                return prediction
             folded[rows] += push / (self.live_scale() if guided else 1.0)
-            return (folded,)
+            return folded
 
         self.transformer.forward = stand_in
         try:
@@ -256,7 +262,7 @@ class Walker:
 
     def live_scale(self) -> float:
         """The scale that the pipeline's loop multiplies with now."""
-        if self.way.family in SD3 or self.way.family in ("cogview4", "z_image"):
+        if self.way.family in SD3 or self.way.family in ("cogview4", "z_image") or getattr(self.about, "LIVE", False):
             return self.pipe.guidance_scale + self.offset
         return self.way.scale
 

@@ -79,7 +79,8 @@ def features(
 
     Raises:
         TypeError, ValueError: no picture, sizes that differ or do not fit, sigma outside (0, 1], an unknown recipe, no
-            channels known, channels that the recipe does not use, a model that predicts no velocity.
+            channels known, channels that the recipe does not use, a model that predicts no velocity, a recipe with a
+            LayerNorm where the blocks have another norm.
         IndexError: a block or channels that this model does not have.
 
     Example:
@@ -92,6 +93,10 @@ def features(
     check_velocity(dit)
     if recipe not in get_args(Recipe):
         raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(get_args(Recipe))}")
+    if recipe in MODULATES and not dit.family.layer_norms:
+        raise ValueError(
+            f"recipe {recipe!r} has a LayerNorm; {dit.family.name!r} norms otherwise: take 'raw' or 'discard'"
+        )
     if not 0 < sigma <= 1:
         raise ValueError(f"sigma={sigma} requested; noise levels lie above 0 and up to 1")
     if batch < 1:
@@ -172,10 +177,7 @@ def entries(
 
     def at_entry(block: Block) -> Any:
         def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            inputs = bind(module, args, kwargs)
-            image = inputs["hidden_states"]
-            if block.record.returns == "sequence":  # text tokens first
-                image = image[:, -rows * columns :]
+            image = block.record.entering(bind(module, args, kwargs), rows * columns)
             hidden[block.index] = image.detach().to(torch.float32, copy=True)  # a compiled block reuses its memory
 
         return block.module.register_forward_pre_hook(hook, with_kwargs=True)

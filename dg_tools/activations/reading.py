@@ -65,10 +65,10 @@ def hooks(dit: DiT, recorder: Recorder, block: Block) -> Iterator[Any]:
             assert record.adaln is not None
             recorder.modulation(block, output_of_part(module, record.adaln, args, kwargs))
 
-    def branch(variable: str) -> Hook:
+    def branch(variable: str, path: str) -> Hook:
         def hook(module: torch.nn.Module, args: tuple, output: Any) -> None:
             if call := recorder.visit(index, variable):
-                recorder.write(block, variable, block.of_image(output, call.image_tokens))
+                recorder.write(block, variable, record.of_image(output, path, call.image_tokens))
 
         return hook
 
@@ -87,7 +87,7 @@ def hooks(dit: DiT, recorder: Recorder, block: Block) -> Iterator[Any]:
         yield module.register_forward_hook(streams)
         return
     if record.attn is not None and record.attn_gate is not None:
-        yield module.get_submodule(record.attn).register_forward_hook(branch("attn_write"))
+        yield module.get_submodule(record.attn).register_forward_hook(branch("attn_write", record.attn))
     if record.mlp is not None:
-        yield module.get_submodule(record.mlp).register_forward_hook(branch("mlp_write"))
+        yield module.get_submodule(record.mlp).register_forward_hook(branch("mlp_write", record.mlp))
     yield module.register_forward_hook(streams)

@@ -74,6 +74,10 @@ def timestep(
         raise ValueError(f"measured={measured}: what the timestep does takes two noise levels at least")
     if swaps < 1:
         raise ValueError(f"swaps={swaps}; at least 1 is needed")
+    if not dit.family.conditioning:
+        raise ValueError(
+            f"the swaps need blocks that are handed their conditioning by row; {dit.family.name!r} has none"
+        )
     if channels is not None:
         check_controls(dit, channels, controls)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)

@@ -61,6 +61,7 @@ class BlockList:
             known.
         text_only: names of the block's parts that see the text stream and nothing else, where they have LayerNorms.
         drops_text: a block's attribute that is true where it returns no text stream (SD3's last block).
+        tokens_first: what a block takes and returns, and its MLP's output, is (tokens, rows, channels).
         length: the transformer's configuration that says how many blocks these are.
     """
 
@@ -87,6 +88,7 @@ class BlockList:
     products: tuple[str, ...] = ()
     text_only: tuple[str, ...] = ("norm1_context", "norm2_context")
     drops_text: str = ""
+    tokens_first: bool = False
     length: str = "num_layers"
 
     # -- AdaLN --------------------------------------------------------------------------------------------------------
@@ -128,9 +130,15 @@ class BlockList:
         acting[:, gates] = acting[:, gates].tanh()
         return acting
 
-    def moving(self, given: torch.Tensor) -> torch.Tensor:
-        """The rows of the block's input `given` that are of the image, as a view."""
+    def moving(self, block: torch.nn.Module, given: Any) -> torch.Tensor:
+        """The chunks in the block's input `given` that are of the image."""
         return given[:-1] if self.still else given
+
+    def with_moving(self, block: torch.nn.Module, given: Any, value: torch.Tensor) -> Any:
+        """The block's input `given` with other chunks of the image."""
+        whole = given.clone()
+        self.moving(block, whole).copy_(value)
+        return whole
 
     def closed(
         self, block: torch.nn.Module, value: torch.Tensor, width: int, rows: slice, channels: list[int]
@@ -149,7 +157,7 @@ class BlockList:
 
     def on_modulation(
         self, block: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor | None]
-    ) -> RemovableHandle:
+    ) -> RemovableHandle | Handles:
         """A hook where the block's chunks come from: its linear layer, or its own input. Returns the handle.
 
         Args:
@@ -161,12 +169,9 @@ class BlockList:
 
         def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
             inputs = bind(module, args, kwargs)
-            value = function(self.moving(inputs[self.given]))
-            if value is None:
-                return None
-            whole = inputs[self.given].clone()
-            self.moving(whole).copy_(value)
-            return (), {**inputs, self.given: whole}
+            given = inputs[self.given]
+            value = function(self.moving(module, given))
+            return None if value is None else ((), {**inputs, self.given: self.with_moving(module, given, value)})
 
         return block.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -208,7 +213,33 @@ class BlockList:
             return output[getattr(self, stream)]
         if self.returns == "tensor":
             return output if stream == "image" else None
+        output = self.rows_first(output)
         return output[:, self.tokens_of(stream, output.shape[1], image_tokens)]
+
+    def entering(self, inputs: Mapping[str, Any], image_tokens: int | None = None) -> torch.Tensor:
+        """The image stream (rows, tokens, channels) that a block's inputs, by name, hold."""
+        hidden = self.rows_first(inputs[self.hidden])
+        if self.returns != "sequence":
+            return hidden
+        return hidden[:, self.tokens_of("image", hidden.shape[1], image_tokens)]
+
+    def of_image(self, output: Any, path: str, image_tokens: int | None) -> torch.Tensor:
+        """The image tokens of what the branch at `path` gives; a convolution's (rows, channels, y, x) as tokens."""
+        first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        if first.ndim == 4:
+            return first.flatten(2).transpose(1, 2)
+        if not self.mlp_is_concatenated:
+            return first
+        first = self.rows_first(first) if path == self.mlp else first
+        return first[:, self.tokens_of("image", first.shape[1], image_tokens)]
+
+    def rows_first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, tokens, channels) of what a block takes or returns, or that as a block takes it; a view."""
+        return hidden.transpose(0, 1) if self.tokens_first else hidden
+
+    def take(self, hidden: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Some rows of a tensor that a block returned."""
+        return hidden[:, rows] if self.tokens_first else hidden[rows]
 
     def tokens_of(self, stream: Stream, tokens: int, image_tokens: int | None) -> slice:
         """Which of the `tokens` of one sequence of both streams are this stream's."""
@@ -228,7 +259,18 @@ class BlockList:
         other = self.get(output, "text" if stream == "image" else "image", image_tokens)
         assert other is not None
         first = (stream == "image") == self.image_first
-        return torch.cat([value, other] if first else [other, value], dim=1)
+        return self.rows_first(torch.cat([value, other] if first else [other, value], dim=1)).contiguous()
+
+
+class Handles:
+    """Several hooks that are taken off together."""
+
+    def __init__(self, *handles: RemovableHandle) -> None:
+        self.handles = handles
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 def count_known(image_tokens: int | None) -> int:

@@ -45,6 +45,7 @@ class NamedForward:
         native = self.inputs.native(inputs)
         output = self.forward(**native)
         if not native.get("return_dict", True):
-            return (self.inputs.prediction(output[0], inputs),)
+            sample = output[0] if isinstance(output, tuple) else output  # Kandinsky 5 returns it bare
+            return (self.inputs.prediction(sample, inputs),)
         output.sample = self.inputs.prediction(output.sample, inputs)
         return output

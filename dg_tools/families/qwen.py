@@ -42,8 +42,8 @@ FAMILY = Family(
     config=(("zero_cond_t", False), ("use_layer3d_rope", False)),
     latents=PackedStandardised(),
     rescaling=(
-        "Qwen-Image's pipeline rescales every token of a guided prediction to the norm of the conditional one: of "
-        "Detail Guidance the direction stays, not the size"
+        "Qwen-Image's pipeline rescales every token of a guided prediction to the norm of the conditional one: of what "
+        "a guidance adds the direction stays, not the size"
     ),
     defaults=Defaults(steps=50, latent_side=128),
     shapes="img_shapes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,8 +51,9 @@ class Family:
             (rows [cond, uncond]) or `sequential` (two calls per step, the conditional one first).
         contexts: names that pipelines of a `sequential` family give their passes (diffusers' `cache_context`), and what
             these are; a pipeline that gives none is read by the order of its calls.
-        timestep_scale: the transformer's `timestep` input is sigma times this (for `noise`: the training step over
-            1000, times this).
+        timestep_scale: the transformer's `timestep` input is sigma times this (in a diffusion: the training step
+            over 1000, times this), plus `timestep_offset`.
+        scale_per_token: the pipeline's `vae_scale_factor` counts pixels along a side of a token, not of a latent pixel.
         packing: latent pixels per token along a side; None: the transformer's `patch_size`.
         partial_forward: whether a forward may start from a stored block output.
         guidance_argument: the pipeline's argument for the usual CFG scale.
@@ -71,7 +72,8 @@ class Family:
         positions_are_flat: the transformer's `pos_embed_max_size` counts tokens, not tokens along a side.
         tail_conditioning: paths of further modules there whose inputs have rows.
         fork: whether rows may be added inside a forward; not where its end relies on the rows of its beginning.
-        prediction: what the transformer predicts: a `velocity` (flow matching), `minus velocity` or `noise`.
+        prediction: what the transformer predicts: a `velocity` (flow matching), `minus velocity`, or in a diffusion
+            `noise` or `v`.
             Experiments at a z_t of your own, z = (1 - sigma) x + sigma noise, are for velocities only.
         prompt: the pipeline's argument for what to draw; `class_labels` takes class numbers, or the names that the
             pipeline knows them by.
@@ -85,12 +87,17 @@ class Family:
         latents: how latents are packed into tokens, and brought to the VAE's scale.
         rescaling: what the pipeline does to the guided prediction afterwards, as a sentence; empty: nothing. It must
             depend on the conditional prediction that the transformer returned and on the guided one only.
+        rescaling_switch: the pipeline's argument that switches this on and off; empty: it is always on.
         defaults: of the pipeline's call.
         image_first: whether the image tokens come before the text in a joint attention; None: not known.
         positions: the transformer's input with a picture, a row and a column for each image token, as columns 0 to 2,
-            where latents come as tokens. Column 0 is 0 for the picture's own tokens, which come first, and another
-            number for those of reference pictures.
+            where latents come as tokens; those of the text may come before them. The picture's own tokens come first,
+            and reference pictures have other numbers in column 0.
         shapes: instead: the input that lists (frames, rows, columns) of each picture of a row, the own one first.
+        sizes: instead: the inputs that say how many frames, rows and columns of tokens there are.
+        layout: the axes of latents with a dimension of frames: n (rows), c (channels), f (frames), h, w.
+        patched: latents reach the transformer as patches of `packing` x `packing` pixels, of (N, C, H, W) still.
+        fit: what height and width the pipeline makes of those that it is called with; others are refused here.
         patch_projection: path of the module that projects patches, where a table of positions is added to its output.
         width_config: the transformer's configuration that is the width of the stream; empty: heads times their width.
         layer_norms: whether the blocks' norms are LayerNorms, whose statistics `Disrupt(norms="clean")` can keep.
@@ -112,6 +119,8 @@ class Family:
     inputs: Inputs | None = None
     guiders: tuple[str, ...] = ()
     scale_offset: float = 0.0
+    timestep_offset: float = 0.0
+    scale_per_token: bool = False
     live_scale: str = ""
     conditioning: tuple[str, ...] = ("temb",)
     embedding: str = "temb"
@@ -119,7 +128,7 @@ class Family:
     positions_are_flat: bool = False
     tail_conditioning: tuple[str, ...] = ()
     fork: bool = True
-    prediction: Literal["velocity", "minus velocity", "noise"] = "velocity"
+    prediction: Literal["velocity", "minus velocity", "noise", "v"] = "velocity"
     prompt: str = "prompt"
     negative_prompt: bool = True
     call: dict[str, Any] = field(default_factory=dict)
@@ -130,11 +139,16 @@ class Family:
     pipeline_config: tuple[tuple[str, Any], ...] = ()
     latents: Latents = PLAIN
     rescaling: str = ""
+    rescaling_switch: str = ""
     contexts: Mapping[str, Literal["cond", "uncond"]] = field(default_factory=lambda: dict(CONTEXTS))
     defaults: Defaults = Defaults()
     image_first: bool | None = None
     positions: str = ""
     shapes: str = ""
+    sizes: tuple[str, ...] = ()
+    layout: str = "ncfhw"
+    patched: bool = False
+    fit: Callable[[Any, int, int], tuple[int, int]] | None = None
     patch_projection: str = ""
     width_config: str = ""
     layer_norms: bool = True
@@ -143,6 +157,11 @@ class Family:
         *("in_channels", "out_channels", "patch_size"),
         *("joint_attention_dim", "pooled_projection_dim"),
     )
+
+    @property
+    def diffusion(self) -> bool:
+        """Whether the noise is that of a diffusion, z = sqrt(1 - sigma^2) x + sigma noise, and no flow's."""
+        return self.prediction in ("noise", "v")
 
     def blocks(self, transformer: torch.nn.Module) -> Iterator[tuple[str, BlockList, torch.nn.Module]]:
         """(site name, record, module) of every block, in execution order."""
@@ -189,16 +208,25 @@ class Family:
         """Image tokens in the transformer's own input: a latent picture, or tokens already packed."""
         if hidden_states.ndim == 3:
             return hidden_states.shape[1]
-        patch = self.patch(transformer)
-        rows, columns = hidden_states.shape[-2] // patch, hidden_states.shape[-1] // patch
-        return self.frames(transformer, hidden_states) * rows * columns
+        frames, rows, columns = self.counts(transformer, hidden_states)
+        return frames * rows * columns
 
-    def frames(self, transformer: Any, hidden_states: torch.Tensor) -> int:
-        """Frames of image tokens in the transformer's own input: 1 where it is a picture."""
-        if hidden_states.ndim != 5:
-            return 1
+    def frames(self, transformer: Any, inputs: Mapping[str, Any]) -> int:
+        """Frames of image tokens in the transformer's own inputs: 1 where these are pictures."""
+        if self.sizes:
+            return inputs[self.sizes[0]]
+        hidden = inputs["hidden_states"]
+        return 1 if hidden.ndim == 3 else self.counts(transformer, hidden)[0]
+
+    def counts(self, transformer: Any, latents: torch.Tensor) -> tuple[int, int, int]:
+        """Frames, rows and columns of the image tokens of latents that are not packed."""
+        axes = self.layout if latents.ndim == 5 else "nchw"
+        frames, rows, columns = (latents.shape[axes.index(axis)] if axis in axes else 1 for axis in "fhw")
         size = getattr(transformer.config, "patch_size", 1)
-        return hidden_states.shape[2] // (size[0] if isinstance(size, list | tuple) and len(size) == 3 else 1)
+        long = size[0] if isinstance(size, list | tuple) and len(size) == 3 else 1
+        patched = self.patched and latents.shape[1] == transformer.config.in_channels
+        patch = 1 if patched else self.patch(transformer)
+        return frames // long, rows // patch, columns // patch
 
     def grid(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
         """Image tokens as (rows, columns), from the transformer's own inputs.
@@ -208,10 +236,11 @@ class Family:
         """
         hidden = inputs["hidden_states"]
         if hidden.ndim != 3:
-            patch = self.patch(transformer)
-            return hidden.shape[-2] // patch, hidden.shape[-1] // patch
-        ids = inputs[self.positions].reshape(-1, inputs[self.positions].shape[-1])
-        rows, columns = (int(ids[:, i].max()) + 1 for i in (1, 2))
+            return self.counts(transformer, hidden)[1:]
+        if self.sizes:
+            return inputs[self.sizes[1]], inputs[self.sizes[2]]
+        ids = inputs[self.positions]
+        rows, columns = extent(ids.reshape(-1, ids.shape[-1])[-hidden.shape[1] :])
         if rows * columns != hidden.shape[1]:
             raise ValueError(
                 f"{hidden.shape[1]} image tokens are not a {rows} x {columns} picture: only plain text-to-image"
@@ -221,7 +250,7 @@ class Family:
     def picture_grid(self, transformer: Any, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
         """Rows and columns of the picture's own tokens, reference pictures left out; None where they do not tell."""
         hidden = inputs["hidden_states"]
-        if hidden.ndim != 3:
+        if hidden.ndim != 3 or self.sizes:
             return self.grid(transformer, inputs)
         if inputs.get(self.shapes):
             first = inputs[self.shapes][0]
@@ -229,11 +258,17 @@ class Family:
         if inputs.get(self.positions) is None:
             return None
         ids = inputs[self.positions]
-        ids = ids[0] if ids.ndim == 3 else ids  # FLUX.2 gives them for every row
-        ids = ids[ids[:, 0] == 0]  # FLUX.1 Kontext and FLUX.2 number their reference pictures there
-        rows, columns = (int(ids[:, i].max()) + 1 for i in (1, 2))
+        ids = (ids[0] if ids.ndim == 3 else ids)[-hidden.shape[1] :]  # FLUX.2 gives them for every row
+        ids = ids[ids[:, 0] == ids[0, 0]]  # FLUX.1 Kontext and FLUX.2 number their reference pictures there
+        rows, columns = extent(ids)
         return (rows, columns) if rows * columns == len(ids) else None
 
     def image_rows(self, tokens: int, image_tokens: int) -> slice:
         """Which of the `tokens` of a joint attention are the image's."""
         return slice(0, image_tokens) if self.image_first else slice(tokens - image_tokens, tokens)
+
+
+def extent(ids: torch.Tensor) -> tuple[int, int]:
+    """Rows and columns of the tokens with these positions (tokens, 3 or more), wherever the first of them lies."""
+    rows, columns = (int(ids[:, i].max() - ids[:, i].min()) + 1 for i in (1, 2))
+    return rows, columns

@@ -47,7 +47,8 @@ class Caller:
             scale = float(getattr(self.pipeline, family.live_scale))
         scale += family.scale_offset
         own = getattr(self.pipeline, "do_classifier_free_guidance", scale > 1)
-        own = self.variables.get("apply_cfg", own)  # Z-Image may end its guidance before the last step
+        own = self.variables.get("apply_cfg", own)  # Z-Image may end its guidance before the last step, as may Lumina2
+        own = own and not self.variables.get("do_classifier_free_truncation")
         return scale if self.variables.get("do_true_cfg", own) else 1.0
 
     def _guider_scale(self) -> float:

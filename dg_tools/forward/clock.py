@@ -152,7 +152,7 @@ class Clock:
         else:
             timestep = self._given(inputs)
             sigma = timestep / 1000.0
-        frames = self.family.frames(self.transformer, inputs["hidden_states"])
+        frames = self.family.frames(self.transformer, inputs)
         return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps, self._grid_of(inputs), frames)
 
     def _grid_of(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
@@ -169,7 +169,7 @@ class Clock:
         """A new list of timesteps: a new run."""
         self._timesteps = scheduler.timesteps
         self._levels = scheduler.timesteps.tolist()  # once a run: reading a value waits for the device
-        self._sigmas = [] if self.family.prediction == "noise" else scheduler.sigmas.tolist()
+        self._sigmas = [] if self.family.diffusion else scheduler.sigmas.tolist()
         check_stepped(self.transformer)
         active(self.transformer).parts = None
         self.runs += 1
@@ -212,15 +212,16 @@ class Clock:
             )
 
     def _sigma(self, scheduler: Any, index: int, timestep: float) -> float:
-        """The noise level: the share of noise in z_t = sqrt(1 - sigma^2) x + sigma noise where noise is predicted."""
-        if self.family.prediction == "noise":
+        """The noise level: the share of noise in z_t = sqrt(1 - sigma^2) x + sigma noise of a diffusion."""
+        if self.family.diffusion:
             alphas = scheduler.alphas_cumprod
             return (1 - alphas[min(max(round(timestep), 0), len(alphas) - 1)]).sqrt().item()
         return self._sigmas[index]
 
     def _given(self, inputs: dict[str, Any]) -> float:
         """The timestep that a call was given, 0..1000."""
-        return inputs["timestep"].detach().flatten()[0].double().item() * 1000.0 / self.family.timestep_scale
+        told = inputs["timestep"].detach().flatten()[0].double().item()
+        return (told - self.family.timestep_offset) * 1000.0 / self.family.timestep_scale
 
     def _guided(self, caller: Caller | None) -> bool:
         if self.guided is not None:

@@ -105,14 +105,14 @@ class Restart:
     @contextmanager
     def keeping(self, rows: slice = slice(None)) -> Iterator[None]:
         """A forward inside leaves the block's output, of some rows, as it is before any edit."""
+        _, record, block = list(self.family.blocks(self.transformer))[self.block]
 
         def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            self._output = each(output, lambda x: x[rows])
+            self._output = each(output, lambda x: record.take(x, rows))
             self._left = self.uses
 
-        modules = [module for _, _, module in self.family.blocks(self.transformer)]
         # the first hook there: edits act again in a forward that starts from what is kept
-        handle = modules[self.block].register_forward_hook(keep, prepend=True)
+        handle = block.register_forward_hook(keep, prepend=True)
         try:
             yield
         finally:

@@ -44,16 +44,16 @@ class Count:
 @contextmanager
 def counted(family: Family, transformers: Sequence[torch.nn.Module]) -> Iterator[Count]:
     """Count the rows that go through these transformers inside."""
-    count = Count()
+    count, dimension = Count(), int(family.lists[-1].tokens_first)  # of the rows
 
     def forward(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        count.forwards += output.shape[0]
+        count.forwards += output.shape[dimension]
 
     @reads_any_rows
     def block_call(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(module, Stored):
             first = output if isinstance(output, torch.Tensor) else next(x for x in output if x is not None)
-            count.block_calls += first.shape[0]
+            count.block_calls += first.shape[dimension]
 
     with ExitStack() as hooks:
         for transformer in transformers:

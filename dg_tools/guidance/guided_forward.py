@@ -96,7 +96,7 @@ class GuidedForward:
         self.passes.scale = self.scale
         self.guider.check_scale(self.scale)
         config = self.dit.transformer.config
-        if getattr(config, "out_channels", None) == 2 * config.in_channels:
+        if getattr(config, "out_channels", None) == 2 * getattr(config, "in_channels", 0):
             half = "half of what this transformer returns is a variance that is not guided: leave it out"
             if self.guider.guidance_rescale > 0:
                 raise ValueError(
@@ -109,9 +109,11 @@ class GuidedForward:
 
     @property
     def rescaled(self) -> bool:
-        """Whether the pipeline rescales what this guidance gives."""
-        acts = self.scale > 1 and self.guider.pushes and not isinstance(self.guider, OnePass)
-        return bool(self.dit.family.rescaling) and acts
+        """Whether the pipeline rescales what this guidance adds; what a knob gives is rescaled as without it."""
+        edit, family, caller = self.guider.own_edit, self.dit.family, self.clock.caller
+        adds = self.guider.pushes and not isinstance(self.guider, OnePass) and (edit is None or edit.rows == "uncond")
+        switched = caller is None or caller.variables.get(family.rescaling_switch, True)
+        return bool(family.rescaling) and self.scale > 1 and adds and bool(switched)
 
     def _check_guider(self, caller: Caller | None) -> None:
         """Raise ValueError where the pipeline's own guider combines the two halves of CFG in another way."""

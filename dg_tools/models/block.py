@@ -78,7 +78,7 @@ class Block:
         if record.adaln is not None:
             value = part_of(envoy, record.adaln).output
         else:
-            value = record.moving(bind(self.module, *envoy.inputs)[record.given])
+            value = record.moving(self.module, bind(self.module, *envoy.inputs)[record.given])
         return record.modulated(self.module, value, self.dit.width)
 
     @property
@@ -91,26 +91,19 @@ class Block:
         """What attention gives the image stream, before its gate: (rows, tokens, channels). For reading."""
         if self.record.attn is None:
             raise AttributeError(f"{self!r} writes attention and MLP in one projection: read .mlp")
-        return self._of_image(part_of(self._envoy(1, "attn"), self.record.attn).output)
+        return self._of_image(self.record.attn)
 
     @property
     def mlp(self) -> torch.Tensor:
         """What the MLP gives the image stream, before its gate: (rows, tokens, channels). For reading."""
         if self.record.mlp is None:
             raise AttributeError(f"{self!r} runs its MLP more than once, and a trace cannot tell which run is which")
-        return self._of_image(part_of(self._envoy(2, "mlp"), self.record.mlp).output)
+        return self._of_image(self.record.mlp)
 
-    def _of_image(self, output: Any) -> torch.Tensor:
-        return self.of_image(output, self.dit.image_tokens_now())
-
-    def of_image(self, output: Any, image_tokens: int | None) -> torch.Tensor:
-        """The image tokens of what `attn` or `mlp` gives; a convolution's output (rows, channels, y, x) as tokens."""
-        first: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        if first.ndim == 4:
-            return first.flatten(2).transpose(1, 2)
-        if not self.record.mlp_is_concatenated:
-            return first
-        return first[:, self.record.tokens_of("image", first.shape[1], image_tokens)]
+    def _of_image(self, path: str) -> torch.Tensor:
+        rank, what = (1, "attn") if path == self.record.attn else (2, "mlp")
+        output = part_of(self._envoy(rank, what), path).output
+        return self.record.of_image(output, path, self.dit.image_tokens_now())
 
     @property
     def output(self) -> Any:

@@ -164,6 +164,8 @@ def latent_pixels(vae: dict[str, Any]) -> int:
         return vae["scale_factor_spatial"]
     if "temperal_downsample" in vae:  # so spelt in diffusers
         return 2 ** len(vae["temperal_downsample"])
+    if "spatio_temporal_scaling" in vae:
+        return vae.get("spatial_compression_ratio") or vae["patch_size"] * 2 ** sum(vae["spatio_temporal_scaling"])
     levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
     if not levels:
         raise ValueError("the VAE's config.json does not say by how much it shrinks a picture")

@@ -42,9 +42,10 @@ class Sizes:
     @property
     def vae_scale_factor(self) -> int:
         """Pixels along one side of a latent pixel."""
-        for name in ("vae_scale_factor", "vae_scale_factor_spatial"):
+        for name in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio"):
             if hasattr(self.pipeline, name):
-                return getattr(self.pipeline, name)
+                factor: int = getattr(self.pipeline, name)
+                return factor // self.family.patch(self.transformer) if self.family.scale_per_token else factor
         return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
     def picture_size(self, latents: torch.Tensor) -> tuple[int, int]:
@@ -64,7 +65,8 @@ class Sizes:
         if stated:
             return stated
         size: int = getattr(self.pipeline, "default_sample_size", 0) or self.transformer.config.sample_size
-        return size * self.vae_scale_factor
+        counted = self.family.patch(self.transformer) if self.family.scale_per_token else 1  # it counts in these
+        return size * self.vae_scale_factor * counted
 
     def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Height and width in pixels, the model card's or the pipeline's default where None.
@@ -89,6 +91,12 @@ class Sizes:
         most = self.family.most_tokens(self.transformer)
         if most and max(height, width) > most * step:
             raise ValueError(f"size {height} x {width} requested; this transformer's positions end at {most * step}")
+        made = self.family.fit(self.pipeline, height, width) if self.family.fit else (height, width)
+        if made != (height, width):
+            raise ValueError(
+                f"size {height} x {width} requested; {type(self.pipeline).__name__} makes {made[0]} x {made[1]} of it: "
+                "ask for that size"
+            )
         return height, width
 
     def grid(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
@@ -141,7 +149,9 @@ class Sizes:
     def frames(self, num_frames: int | None = None) -> int:
         """Latent frames of a call that makes `num_frames` pictures; 1 where the pipeline makes single pictures."""
         pictures: int = num_frames or self.family.call.get("num_frames", 1)
-        return (pictures - 1) // getattr(self.pipeline, "vae_scale_factor_temporal", 1) + 1
+        names = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+        factor: int = next((getattr(self.pipeline, name) for name in names if hasattr(self.pipeline, name)), 1)
+        return (pictures - 1) // factor + 1
 
     @property
     def has_cfg(self) -> bool:

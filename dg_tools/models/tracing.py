@@ -96,7 +96,8 @@ def wrap(dit: Model) -> NNsight:
     check_uncompiled(dit.transformer)
     if active(dit.transformer).guidance is not None:
         raise REFUSALS["trace"].error()
-    envoys = {type(b.module): block_envoy(b.record, dit.image_tokens_now) for b in dit.blocks}
+    # by path: HiDream's two lists have blocks of one class
+    envoys = {f"transformer.{r.path}.*": block_envoy(r, dit.image_tokens_now) for r in dit.family.lists}
     return NNsight(PipelineModule(dit.pipeline, dit.family), envoys=envoys)
 
 

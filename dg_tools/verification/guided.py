@@ -79,7 +79,8 @@ def written_by_hand(plain: Plain, disrupt: Disrupt, scale: float, weight: float)
     two_calls = scale > 1 and family.rows == "sequential" and len(plain.calls(scale)) > len(plain.calls(1.0))
     push: list[torch.Tensor] = []  # w (c - d) of the step that runs
     config = transformer.config
-    half = config.in_channels if getattr(config, "out_channels", None) == 2 * config.in_channels else None
+    channels = getattr(config, "in_channels", None)
+    half = channels if channels and getattr(config, "out_channels", None) == 2 * channels else None
     count = 0
 
     def zero(module: torch.nn.Module, args: tuple, output: Any, tokens: int) -> Any:

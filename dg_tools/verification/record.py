@@ -45,9 +45,12 @@ def check_streams(plain: Plain) -> Measured:
         if differences:
             return
         reached = next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
-        image = last[0].to(reached.dtype)
+        image, record = last[0].to(reached.dtype), dit.blocks[-1].record
+        if reached.ndim > 3:  # tokens by row and column
+            reached = reached.flatten(1, -2)
+        reached = record.rows_first(reached)
         if reached.shape[1] != image.shape[1]:  # text and image tokens in one sequence
-            reached = reached[:, dit.family.image_rows(reached.shape[1], image.shape[1])]
+            reached = reached[:, record.tokens_of("image", reached.shape[1], image.shape[1])]
         differences.append(unequal(reached, image))
 
     with plain.watched(read), ExitStack() as hooks:
@@ -72,7 +75,7 @@ def check_written(plain: Plain) -> Measured:
         tokens = plain.image_tokens(bind(module, args, kwargs))
 
     def before(block: Block, args: tuple, kwargs: dict[str, Any]) -> None:
-        parts["before"] = bind(block.module, args, kwargs)[block.record.hidden]
+        parts["before"] = block.record.entering(bind(block.module, args, kwargs), tokens)
 
     def chunks(block: Block, value: torch.Tensor) -> None:
         parts["chunks"] = block.record.modulated(block.module, value, dit.width)
@@ -88,13 +91,10 @@ def check_written(plain: Plain) -> Measured:
             return
         image = block.record.get(output, "image", tokens)
         assert image is not None
-        before_it = parts["before"]
-        if before_it.shape[1] != tokens:
-            before_it = before_it[:, block.record.tokens_of("image", before_it.shape[1], tokens)]
-        written = (image - before_it).double()
+        written = (image - parts["before"]).double()
         total = torch.zeros_like(written)
         for _, path, gate in block.record.branches(block.module):
-            total += parts["chunks"][gate][:, None].double() * block.of_image(parts[path], tokens).double()
+            total += parts["chunks"][gate][:, None].double() * block.record.of_image(parts[path], path, tokens).double()
         if "cross" in parts:
             total += parts["cross"].double()
         worst.append(((total - written).norm().item() / max(written.norm().item(), 1e-30), block.index))
@@ -128,8 +128,8 @@ def check_timestep(plain: Plain) -> Measured:
     dit = plain.dit
     told = [inputs["timestep"].detach().flatten()[0].double().item() for inputs, _ in plain.calls(1.0)]
     levels = dit.pipeline.scheduler.timesteps.double().tolist()[: len(told)]
-    expected = [level * dit.family.timestep_scale / 1000.0 for level in levels]
-    difference = max(abs(a - b) for a, b in zip(told, expected, strict=True)) / max(expected)  # the last may be 0
+    expected = [dit.family.timestep_offset + level * dit.family.timestep_scale / 1000.0 for level in levels]
+    difference = max(abs(a - b) for a, b in zip(told, expected, strict=True)) / max(expected)  # the first or last is 0
     words = f"timestep {told[0]:g} at the scheduler's {levels[0]:g}"
     return Measured(difference, 4 * torch.finfo(dit.dtype).eps, words)
 

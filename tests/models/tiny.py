@@ -49,7 +49,7 @@ def byte_tokenizer() -> Qwen2Tokenizer:
     return Qwen2Tokenizer(vocab=vocab, merges=[], model_max_length=512)
 
 
-def clip(tokenizer: CLIPTokenizer, kind: type, width: int = 16) -> Any:
+def clip(tokenizer: CLIPTokenizer, kind: type, width: int = 16, positions: int = 16) -> Any:
     ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
     return kind(
         CLIPTextConfig(
@@ -59,7 +59,7 @@ def clip(tokenizer: CLIPTokenizer, kind: type, width: int = 16) -> Any:
             projection_dim=width,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=16,
+            max_position_embeddings=positions,
             **ids,
         )
     ).eval()
