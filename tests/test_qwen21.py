@@ -97,3 +97,16 @@ def test_what_is_refused(dit):
             dit.pipeline("apple", num_inference_steps=2, **ABOUT.SIZE)
     with pytest.raises(ValueError, match="image=.* requested; with family 'qwen21' it is None"):
         dg.generate(dit, "apple", image=[1], progress=False, **CALL)
+
+
+def test_the_cache_of_the_text_is_refused_around_the_users_own_call(dit):
+    """Edits too: after the first step there would be no text in the sequence, and no row of its modulation."""
+    for edit in (dg.Disrupt([3], 1), dg.Disrupt([3], 1, "gate")):
+        with (
+            pytest.raises(ValueError, match="use_kv_cache=True given, .*pass use_kv_cache=False"),
+            edit.on(dit.pipeline),
+        ):
+            dit.pipeline("apple", num_inference_steps=2, true_cfg_scale=1.0, **ABOUT.SIZE)
+    with dg.Disrupt([3], 1).on(dit.pipeline) as run:
+        dit.pipeline("apple", num_inference_steps=2, true_cfg_scale=1.0, use_kv_cache=False, **ABOUT.SIZE)
+    assert run.report.calls == (2,)

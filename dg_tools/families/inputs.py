@@ -28,6 +28,14 @@ class Inputs:
 class ImageLast(Inputs):
     """The transformer returns the text's tokens as well; the pipeline takes the last ones, which are the image's."""
 
+    def native(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if inputs.get("kv_cache") is not None:  # Qwen-Image 2.1
+            raise ValueError(
+                "use_kv_cache=True given, which is the pipeline's default: after the first step its blocks get no "
+                "text, and the streams are not what the record says; pass use_kv_cache=False"
+            )
+        return inputs
+
     def prediction(self, sample: Any, inputs: dict[str, Any] | None = None) -> Any:
         return sample if inputs is None else sample[:, -inputs["hidden_states"].shape[1] :]
 
