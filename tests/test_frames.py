@@ -1,4 +1,4 @@
-"""Videos: several frames of Wan, in guidance, edits, regions, captures and the figure of frames."""
+"""Videos: several frames of Wan, LTX and CogVideoX, in guidance, edits, regions, captures and the figure of frames."""
 
 from __future__ import annotations
 
@@ -12,32 +12,41 @@ from dg_tools import plots
 from dg_tools.models.pictures import decode_frames
 from dg_tools.plots.frames import frame_parts
 
-ABOUT = tiny.families()["wan"]
+ABOUT = tiny.families()
 FRAMES, TOKENS = 3, 8 * 12  # latent frames, and image tokens of each
-CALL = {**ABOUT.SIZE, **ABOUT.CALL, "num_frames": 9}
+CALL = {**ABOUT["wan"].SIZE, "steps": 3, "max_sequence_length": 16, "num_frames": 9}
 CHANNELS, BLOCK = [3, 7], 1
 
 
-@pytest.fixture(scope="module")
-def dit():
-    return dg.load(ABOUT.pipeline())
+@pytest.fixture(scope="module", params=["wan"])
+def dit(request):
+    return dg.load(ABOUT[request.param].pipeline())
 
 
 def stock(dit, s=1.0):
+    """Latents of the pipeline's own call, as (N, C, frames, H, W)."""
     call = {k: v for k, v in CALL.items() if k != "steps"}
     negative = {"negative_prompt": ""} if s > 1 else {}
     generator = torch.Generator().manual_seed(0)
     call |= {"num_inference_steps": CALL["steps"], "output_type": "latent", "guidance_scale": s}
-    return dit.pipeline(prompt="apple", generator=generator, **call, **negative)[0]
+    made = dit.pipeline(prompt="apple", generator=generator, **call, **negative)[0]
+    if dit.family.name == "cogvideox":
+        return made.transpose(1, 2)
+    return made if made.ndim == 5 else made.transpose(1, 2).unflatten(2, (FRAMES, 8, 12))
+
+
+def stream(output):
+    """The image stream of what a block returns."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def edited(dit, change):
     """The stock call with a plain hook on a block: `change` of the stream (rows, tokens, channels), in place."""
 
     def hook(module, args, output):
-        output = output.clone()
-        change(output)
-        return output
+        changed = stream(output).clone()
+        change(changed)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     handle = dit.blocks[BLOCK].module.register_forward_hook(hook)
     try:
@@ -52,6 +61,8 @@ def test_a_video_is_the_pipelines_own(dit):
     assert made.latents.shape[:3] == (1, 4, FRAMES) and torch.equal(made.latents, theirs)
     (frames,) = decode_frames(dit, made.latents)
     assert len(frames) == 9 and frames[0].tobytes() == made.images[0].tobytes()
+    assert [x.tobytes() for x in made.frames[0]] == [x.tobytes() for x in frames]
+    assert repr(made).startswith("Generation(1 videos of 9 frames (.images: the first of each), ")
     assert dg.generate(dit, "apple", progress=False, **{**CALL, "num_frames": 1}).latents.ndim == 4
 
 
@@ -63,12 +74,16 @@ def test_guidance_by_hand(dit, s):
     def stand_in(*args, **kwargs):
         count[0] += 1
         prediction = forward(*args, **kwargs)[0]
-        if s > 1 and count[0] % 2 == 0:
+        if s > 1 and dit.family.rows == "sequential" and count[0] % 2 == 0:
             return (prediction,)
-        handle = dit.blocks[BLOCK].module.register_forward_hook(lambda m, a, o: ABOUT.zero(o, CHANNELS, 0))
+        zero = tiny.zero_first if dit.family.name == "cogvideox" else tiny.zero_tensor
+        handle = dit.blocks[BLOCK].module.register_forward_hook(lambda m, a, o: zero(o, CHANNELS, 0))
         degraded = forward(*args, **kwargs)[0]
         handle.remove()
-        return (prediction + 0.8 / s * (prediction - degraded),)
+        change = 0.8 / s * (prediction - degraded)
+        if s > 1 and dit.family.rows == "batched":
+            change[0] = 0  # the unconditional row
+        return (prediction + change,)
 
     dit.transformer.forward = stand_in
     try:
@@ -116,7 +131,7 @@ def test_steering_to_the_largest(dit):
 
 def test_a_capture_has_frames(dit):
     found = []
-    handle = dit.blocks[BLOCK].module.register_forward_hook(lambda m, a, o: found.append(o[0].clone()))
+    handle = dit.blocks[BLOCK].module.register_forward_hook(lambda m, a, o: found.append(stream(o)[0].clone()))
     stock(dit)
     handle.remove()
     acts = dg.capture(dit, "apple", raw=[BLOCK], progress=False, **CALL)

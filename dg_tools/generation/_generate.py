@@ -22,7 +22,7 @@ from dg_tools.interventions import Disrupt
 from dg_tools.interventions.report import Edited
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
-from dg_tools.models.pictures import decode, spatial
+from dg_tools.models.pictures import decode, decode_frames, spatial
 from dg_tools.progress import progress_bar
 
 SHOWN = 24  # pictures on a card
@@ -33,8 +33,9 @@ class Generation:
     """The pictures of `generate`, and what each cost.
 
     Attributes:
-        images: PIL pictures, prompts outermost, then seeds, edits, guidances.
-        latents: (N, C, H, W), in the pictures' order.
+        images: PIL pictures, prompts outermost, then seeds, edits, guidances; of a video its first frame.
+        frames: all frames of each, as lists of PIL pictures; lists of one where these are pictures.
+        latents: (N, C, H, W), in the pictures' order; (N, C, frames, H, W) of videos, with the VAE's latent frames.
         settings: one dict per picture: prompt, seed, edit, guidance (in words), steps, height, width.
         forwards: rows through the transformer; `block_calls`: rows through its blocks; `seconds`: each one number per
             picture.
@@ -58,9 +59,13 @@ class Generation:
     guided: list[Report | None] = field(default_factory=list)
     edited: list[Edited | None] = field(default_factory=list)
     columns: int = 1
+    frames: list[list[Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        words = [f"{len(self.images)} pictures", f"{sum(self.forwards)} forwards", f"{sum(self.seconds):.1f} s"]
+        longest = max((len(frames) for frames in self.frames), default=1)
+        videos = f"{len(self.images)} videos of {longest} frames (.images: the first of each)"
+        words = [videos if longest > 1 else f"{len(self.images)} pictures"]
+        words += [f"{sum(self.forwards)} forwards", f"{sum(self.seconds):.1f} s"]
         if reports := [report for report in self.guided if report is not None]:
             done, planned = (sum(len(getattr(r, name)) for r in reports) for name in ("guided", "planned"))
             words.append(f"guided {done} of {planned} steps")
@@ -180,7 +185,11 @@ def generate(
             began = time.perf_counter()
             raw, count = run(dit, p, edits=group, guidance=g, on_step=advance, seed=s, **call)
             latents.append(spatial(dit, raw, height, width))
-            pictures.images += decode(dit, latents[-1])
+            shown = (
+                decode_frames(dit, latents[-1]) if latents[-1].ndim == 5 else [[x] for x in decode(dit, latents[-1])]
+            )
+            pictures.frames += shown
+            pictures.images += [frames[0] for frames in shown]
             pictures.seconds.append(time.perf_counter() - began)
             pictures.forwards.append(count.forwards)
             pictures.block_calls.append(count.block_calls)
