@@ -12,6 +12,7 @@ FAMILIES = tiny.families()
 NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name != "dit")]
 LATER = (  # their draws come after those of the others, which stay as they are
     "qwen21",
+    "lumina2",
 )
 SIDES = {"sana": 32, **dict.fromkeys(("wan", "qwen21", "lumina2", "kandinsky5", "ltx", "cogvideox"), 64)}  # pixels
 SD3 = {"sd3", "sd35-medium", "sd35-large"}
