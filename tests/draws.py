@@ -13,6 +13,7 @@ NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name != "dit")]
 LATER = (  # their draws come after those of the others, which stay as they are
     "qwen21",
     "lumina2",
+    "longcat_image",
 )
 SIDES = {"sana": 32, **dict.fromkeys(("wan", "qwen21", "lumina2", "kandinsky5", "ltx", "cogvideox"), 64)}  # pixels
 SD3 = {"sd3", "sd35-medium", "sd35-large"}
