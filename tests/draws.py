@@ -14,6 +14,7 @@ LATER = (  # their draws come after those of the others, which stay as they are
     "qwen21",
     "lumina2",
     "longcat_image",
+    "ovis_image",
 )
 SIDES = {"sana": 32, **dict.fromkeys(("wan", "qwen21", "lumina2", "kandinsky5", "ltx", "cogvideox"), 64)}  # pixels
 SD3 = {"sd3", "sd35-medium", "sd35-large"}
