@@ -20,6 +20,7 @@ LATER = (  # their draws come after those of the others, which stay as they are
     "ernie_image",
     "kandinsky5",
     "krea2",
+    "ltx",
 )
 SIDES = {"sana": 32, **dict.fromkeys(("wan", "qwen21", "lumina2", "kandinsky5", "ltx", "cogvideox"), 64)}  # pixels
 SD3 = {"sd3", "sd35-medium", "sd35-large"}
