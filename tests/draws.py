@@ -11,16 +11,8 @@ import tiny
 FAMILIES = tiny.families()
 NAMES = [*tiny.PIPELINES, *(name for name in FAMILIES if name != "dit")]
 LATER = (  # their draws come after those of the others, which stay as they are
-    "qwen21",
-    "lumina2",
-    "longcat_image",
-    "ovis_image",
-    "bria",
-    "hidream",
-    "ernie_image",
-    "kandinsky5",
-    "krea2",
-    "ltx",
+    *("qwen21", "ovis_image", "longcat_image", "bria", "krea2", "lumina2"),
+    *("ernie_image", "hidream", "kandinsky5", "ltx", "cogvideox"),
 )
 SIDES = {"sana": 32, **dict.fromkeys(("wan", "qwen21", "lumina2", "kandinsky5", "ltx", "cogvideox"), 64)}  # pixels
 SD3 = {"sd3", "sd35-medium", "sd35-large"}

@@ -18,7 +18,7 @@ CALL = {**ABOUT["wan"].SIZE, "steps": 3, "max_sequence_length": 16, "num_frames"
 CHANNELS, BLOCK = [3, 7], 1
 
 
-@pytest.fixture(scope="module", params=["wan", "ltx"])
+@pytest.fixture(scope="module", params=["wan", "ltx", "cogvideox"])
 def dit(request):
     return dg.load(ABOUT[request.param].pipeline())
 
