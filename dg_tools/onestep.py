@@ -15,7 +15,7 @@ from dg_tools.families import bind
 from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
-from dg_tools.interventions import Disrupt, Donor, attached
+from dg_tools.interventions import Disrupt, Donor, Edit, attached
 from dg_tools.interventions.patching import reading
 from dg_tools.metrics import gain
 from dg_tools.models.dit import DiT
@@ -92,7 +92,7 @@ def velocity(
     noised: torch.Tensor,
     sigma: float,
     inputs: dict[str, Any],
-    edits: Sequence[Disrupt] = (),
+    edits: Sequence[Edit] = (),
     *,
     step: int | None = None,
 ) -> torch.Tensor:

@@ -105,8 +105,8 @@ def test_matching_and_counting_by_hand():
 
 def test_each_variant_is_scored_where_it_did_best_on_other_pictures(result):
     development, chosen = result.tables["development"], result.tables["chosen"].set_index("variant")
-    assert set(chosen.index) == {"raw", "discard", "adaln", "ditf"} | {
-        f"{r}, control {i}" for r in ("discard", "ditf", "adaln") for i in range(3)
+    assert set(chosen.index) == {"raw", "discard", "adaln", "ditf", "mrep"} | {
+        f"{r}, control {i}" for r in ("discard", "ditf", "adaln", "mrep") for i in range(3)
     }
     for name, rows in development.groupby("variant"):
         assert len(rows) == 6 and chosen.loc[name, "pck"] == rows["pck"].max()

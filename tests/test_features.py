@@ -81,6 +81,23 @@ def test_discarding_comes_before_the_layernorm(dit):
     assert abs(made[..., CHANNELS] - made.mean()).max() > 0, "LayerNorm and AdaLN move what was zeroed"
 
 
+def test_the_map_of_the_channels_stands_beside_the_modulated_features(dit):
+    """MREP written out in numpy, from what the block itself computes; two channels, two pictures of another mean."""
+    images, block = pictures() * torch.tensor([1.0, 0.4])[:, None, None, None], len(dit.blocks) - 1
+    known = {name: value.double().numpy() for name, value in by_hand(dit, images, block).items()}
+    given = {"block": block, "sigma": SIGMA, "channels": CHANNELS, "recipe": "mrep", **CALL}
+    made = dg.features(dit, images, **given).flatten(1, 2).numpy()
+    assert made.shape[-1] == tiny.WIDTH + 2
+    wanted = known["adaln"] / np.sqrt((known["adaln"] ** 2).sum(-1, keepdims=True))
+    assert np.allclose(made[..., : tiny.WIDTH], wanted, atol=1e-5)
+    for place, channel in enumerate(CHANNELS):
+        for picture in range(2):
+            field = known["raw"][picture, :, channel]
+            field = (field - field.mean()) / field.std() / np.sqrt(2)
+            assert np.allclose(made[picture, :, tiny.WIDTH + place], field, atol=1e-3)
+    assert np.allclose((made[..., : tiny.WIDTH] ** 2).sum(-1).mean(1), (made[..., tiny.WIDTH :] ** 2).sum(-1).mean(1))
+
+
 WITHOUT = {"dit", "pixart", "z_image", "lumina2", "hidream", "cogvideox"}  # no velocity
 WITHOUT |= {"qwen_edit", "qwen_edit_plus"}  # reference pictures
 
@@ -135,7 +152,7 @@ def test_the_forward_ends_at_the_block_and_hooks_are_gone(dits):
 
 
 REFUSED = {
-    "recipe": ({"recipe": "best"}, ValueError, "ditf, raw, discard, adaln"),
+    "recipe": ({"recipe": "best"}, ValueError, "ditf, raw, discard, adaln, mrep"),
     "sigma": ({"sigma": 0.0}, ValueError, "above 0 and up to 1"),
     "block": ({"block": 4}, IndexError, "4.*0 to 3"),
     "channel": ({"channels": [tiny.WIDTH]}, IndexError, f"there are 0 to {tiny.WIDTH - 1}"),

@@ -94,7 +94,41 @@ def test_a_channel_that_no_block_writes_gives_a_no():
 def test_saved_and_drawn(result, tmp_path):
     result.save(tmp_path)
     axes = open_result(tmp_path).plot().axes
-    assert len(axes) == 4 and "channel 3" in axes[0].get_title() and axes[0].get_xticklabels()[0].get_text() == "in"
+    assert len(axes) == 5 and "channel 3" in axes[0].get_title() and axes[0].get_xticklabels()[0].get_text() == "in"
+
+
+def test_who_reads_the_channel_by_hand(dit):
+    """Norm of the weights at the channel times |1 + scale|, each over the median channel's, from the modules alone."""
+    found = origin(dit, PROMPTS[:2], [0], channels=[5], controls=2, **CALL).tables["readers"]
+    part = next(
+        trajectories(dit, PROMPTS[:2], [0], steps=3, keep=[0], progress=False, **tiny.SIZE, max_sequence_length=8)
+    )
+    chunks: dict[int, torch.Tensor] = {}
+
+    def keep(index):
+        return lambda module, args, output: chunks.update({index: output.unflatten(-1, (-1, tiny.WIDTH))})
+
+    linears = [(b.module.norm1 if hasattr(b.module, "norm1") else b.module.norm).linear for b in dit.blocks]
+    handles = [linear.register_forward_hook(keep(i)) for i, linear in enumerate(linears)]
+    _, sigma, z = part.steps[0]
+    velocity(dit, z, sigma, part.inputs)
+    for handle in handles:
+        handle.remove()
+    table = found.set_index(["block", "reader"])
+    for i, block in enumerate(dit.blocks):
+        module, single = block.module, not hasattr(block.module, "norm1")
+        layers = {"q": (module.attn.to_q, 1), "k": (module.attn.to_k, 1), "v": (module.attn.to_v, 1)}
+        layers["MLP"] = (module.proj_mlp, 1) if single else (module.ff.net[0].proj, 4)
+        if getattr(module, "attn2", None) is not None:
+            layers |= {"q 2": (module.attn2.to_q, 7), "k 2": (module.attn2.to_k, 7), "v 2": (module.attn2.to_v, 7)}
+        assert set(table.loc[i].index) == set(layers)
+        for reader, (layer, chunk) in layers.items():
+            norm = layer.weight.detach().double().square().sum(0).sqrt().numpy()
+            scale = (1 + chunks[i][:, chunk].double()).abs().mean(0).numpy()
+            row = table.loc[(i, reader)]
+            assert row["weight"] == pytest.approx(norm[5] / np.median(norm), rel=1e-4)
+            assert row["scale"] == pytest.approx(scale[5], rel=1e-3)
+            assert row["read"] == pytest.approx(norm[5] * scale[5] / np.median(norm * scale), rel=1e-3)
 
 
 def test_elsewhere_gives_distinct_other_blocks():

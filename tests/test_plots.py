@@ -16,7 +16,7 @@ from dg_tools import plots
 from dg_tools.plots.explorers import course
 from dg_tools.plots.surface import pooled, spike
 
-EXPERIMENTS = "correspondence denoise denoise_error detail guidance lens origin rivals timestep tokens".split()
+EXPERIMENTS = "correspondence denoise denoise_error detail guidance lens origin rivals sinks timestep tokens".split()
 
 
 @pytest.fixture(scope="module")

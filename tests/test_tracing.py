@@ -72,6 +72,61 @@ def test_gates_equal_the_adaln_module(dits):
     assert len(gates) == 3 and all(torch.equal(a, b) for a, b in zip(gates, seen, strict=True))
 
 
+def head_inputs(dit, block):
+    """(module, pre-hook or hook, reads) of what the heads give side by side, before they are mixed."""
+    attn = dit.blocks[block].module.attn
+    return attn.to_out[0] if hasattr(attn, "to_out") and attn.to_out is not None else attn
+
+
+@pytest.mark.parametrize("edit", ["read", "in place", "assign"])
+def test_heads_are_read_and_edited_as_plain_hooks_do(dit, edit):
+    """Head 1 of the first and the last block: what it gives, and the picture without it."""
+    blocks, tokens = (0, len(dit.blocks) - 1), 96
+    seen: list[torch.Tensor] = []
+
+    def without(value):
+        image = value[:, -tokens:].unflatten(-1, (2, 16))
+        seen.append(image.clone())
+        if edit != "read":
+            image[:, :, 1] = 0
+
+    handles = []
+    for block in blocks:
+        module = head_inputs(dit, block)
+        if module is dit.blocks[block].module.attn:
+            handles.append(module.register_forward_hook(lambda m, a, o: without(o)))
+        else:
+            handles.append(module.register_forward_pre_hook(lambda m, a: without(a[0])))
+    try:
+        arguments = dit.arguments("apple", **trace_arguments(guidance_scale=3.0))
+        known = dit.pipeline(**arguments, output_type="latent").images
+    finally:
+        for handle in handles:
+            handle.remove()
+    read, out = [], []
+    with dit.trace("apple", output_type="latent", **trace_arguments(guidance_scale=3.0)) as run:
+        for step in run.steps:
+            for block in blocks:
+                heads = dit.blocks[block].heads
+                read.append(heads.clone())
+                if edit == "in place":
+                    heads[:, :, 1] = 0
+                if edit == "assign":
+                    changed = heads.clone()
+                    changed[:, :, 1] = 0
+                    dit.blocks[block].heads = changed
+        out.append(run.result.images.clone())
+    assert torch.equal(out[0], known)
+    assert read[0].shape[1:] == (tokens, 2, 16) and len(read) == len(seen)
+    assert all(torch.equal(a, b) for a, b in zip(read, seen, strict=True))
+
+
+def test_heads_are_not_had_everywhere():
+    dit = dg.load(tiny.families()["sana"].pipeline())
+    with pytest.raises(AttributeError, match="family 'sana' names no attention products"):
+        _ = dit.blocks[0].heads
+
+
 def test_an_edit_in_place_is_not_lost(dit):
     """Views are copies, so `view[...] = 0` must be written back whole: tuple, strides and all."""
     for block in (0, len(dit.blocks) - 1):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from dg_tools.forward.clock import Clock
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.stepping import after_callback, after_each_step
 from dg_tools.generation.sampling import check_call, guidance_scale, windowed
-from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions import Edit, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, spatial
@@ -52,7 +53,7 @@ def capture(
     height: int | None = None,
     width: int | None = None,
     guidance: BaseGuidance | None = None,
-    edits: Disrupt | Sequence[Disrupt] | None = None,
+    edits: Edit | Sequence[Edit] | None = None,
     rows: Literal["cond", "all"] = "cond",
     quantiles: Sequence[float] = (),
     raw: Sequence[int] = (),
@@ -138,7 +139,8 @@ def capture(
     for (p, prompt), (s, seed) in progress_bar(progress, jobs, desc="runs"):
         recorder = Recorder(dit, branches, selection, quantiles, writer, (p, s))
         try:
-            latents = recorded_run(dit, prompt, disruptions, recorder, {"seed": seed, **arguments})
+            reads = functools.partial(reading, dit, recorder)
+            latents = recorded_run(dit, prompt, disruptions, reads, {"seed": seed, **arguments})
             recorder.finish()
             pictures = decode(dit, spatial(dit, latents, height, width), output_type="np")
             runs.append(recorder.dataset().assign(picture=picture_variable(pictures)))
@@ -155,9 +157,13 @@ def capture(
 
 
 def recorded_run(
-    dit: DiT, prompt: str, edits: Sequence[Disrupt], recorder: Recorder, arguments: dict[str, Any]
+    dit: DiT,
+    prompt: str,
+    edits: Sequence[Edit],
+    reads: Callable[[Callable[[], Call]], AbstractContextManager[None]],
+    arguments: dict[str, Any],
 ) -> torch.Tensor:
-    """One recorded run; its final latents."""
+    """One run inside `reads`, which is given what says which call of the transformer begins; its final latents."""
     final: list[torch.Tensor] = []
     calls: list[Call] = []  # the one that runs
 
@@ -172,7 +178,7 @@ def recorded_run(
         clock = stack.enter_context(Clock(dit.pipeline, dit.family))
         stack.callback(dit.transformer.register_forward_pre_hook(read, with_kwargs=True).remove)
         edited = stack.enter_context(attached(dit.transformer, dit.family, edits, lambda inputs: calls[-1]))
-        stack.enter_context(reading(dit, recorder, lambda: calls[-1]))
+        stack.enter_context(reads(lambda: calls[-1]))
         stack.enter_context(after_each_step(dit.pipeline, lambda step, latents: keep(latents)))
         dit.sample(**call, output_type="latent")
     edited.check_finite()

@@ -24,7 +24,7 @@ from dg_tools.activations.store import create_store
 from dg_tools.datasets.pictures import as_pictures
 from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
-from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions import Edit, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode, packed
@@ -40,7 +40,7 @@ def capture_image(
     prompt: str | Sequence[str] = "",
     span: tuple[float, float] | None = None,
     seeds: int | Sequence[int] = 0,
-    edits: Disrupt | Sequence[Disrupt] | None = None,
+    edits: Edit | Sequence[Edit] | None = None,
     quantiles: Sequence[float] = (),
     raw: Sequence[int] = (),
     raw_steps: Sequence[int] | None = None,
@@ -151,7 +151,7 @@ def capture_image(
 
 @torch.no_grad()
 def recorded_forward(
-    dit: DiT, edits: Sequence[Disrupt], recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]
+    dit: DiT, edits: Sequence[Edit], recorder: Recorder, index: int, sigma: float, inputs: dict[str, Any]
 ) -> None:
     """One forward at one noise level, recorded as step `index`."""
     hidden = inputs["hidden_states"]

@@ -4,6 +4,10 @@ DiTF (arXiv 2505.18584) reads the image tokens at a block's *input*, where its a
 all tokens look alike. It sets those channels to zero, then applies what the block itself applies first: LayerNorm
 without weights, and the block's own AdaLN, (1 + scale) * x + shift. Each step can also be used alone.
 
+Its authors' next recipe, here `mrep`, keeps what DiTF throws away: beside the modulated features stands the map of the
+massive channels over the picture. A channel that is nearly constant still varies a little from token to token, and the
+map is that variation.
+
 The input of a block is the output of the one before it; that of block 0 is the patch embedding with its positions.
 `capture_image` keeps the raw hidden states of whole runs; here a forward ends as soon as the last of the requested
 blocks is reached.
@@ -27,8 +31,9 @@ from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode
 from dg_tools.onestep import check_velocity, conditions, velocity
 
-Recipe = Literal["ditf", "raw", "discard", "adaln"]
-DISCARDS, MODULATES = ("ditf", "discard"), ("ditf", "adaln")
+Recipe = Literal["ditf", "raw", "discard", "adaln", "mrep"]
+DISCARDS, MODULATES = ("ditf", "discard"), ("ditf", "adaln", "mrep")
+WITH_CHANNELS: tuple[Recipe, ...] = ("ditf", "discard", "mrep")
 EPSILON = 1e-6  # of the LayerNorm, as in DiTF and in the blocks' own
 
 
@@ -68,14 +73,18 @@ def features(
         sigma: noise level, 0 < sigma <= 1.
         prompt: one for all pictures, or one each.
         span: the values of black and white in arrays and tensors; None: as `as_picture` finds them by their values.
-        channels: massive channels to discard; None: those that the profile disrupts. Not with `raw` and `adaln`.
-        recipe: `ditf`: discard, LayerNorm, AdaLN; `raw`: hidden states as they are; `discard`, `adaln`: one step alone.
+        channels: massive channels to discard, or whose map is kept (`mrep`); None: those that the profile disrupts. Not
+            with `raw` and `adaln`.
+        recipe: `ditf`: discard, LayerNorm, AdaLN; `raw`: hidden states as they are; `discard`, `adaln`: one step alone;
+            `mrep`: `adaln` at unit norm for each token, then the channels' map: each channel with mean 0 and variance 1
+            over the picture's tokens, divided by the root of their count, so that both parts have the same mean square.
         seed: of the noise, one for all pictures (the same noise) or one each.
         batch: pictures in one forward.
         **kwargs: passed to the pipeline's call, of which the text embeddings are read.
 
     Returns:
-        (pictures, rows, columns, channels), float32 on the CPU; token (y, x) covers `dit.pixels_per_token` pixels.
+        (pictures, rows, columns, channels), float32 on the CPU; token (y, x) covers `dit.pixels_per_token` pixels. With
+        `mrep` the maps come after the model's channels.
 
     Raises:
         TypeError, ValueError: no picture, sizes that differ or do not fit, sigma outside (0, 1], an unknown recipe, no
@@ -117,15 +126,18 @@ def features(
 
 
 def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> list[int]:
-    """The channels that a recipe discards; empty for one that discards none."""
-    if recipe not in DISCARDS:
+    """The channels that a recipe discards, or whose map it keeps; empty for one that does neither."""
+    if recipe not in WITH_CHANNELS:
         if channels is not None:
-            raise ValueError(f"recipe {recipe!r} discards no channels; leave channels out, or take 'ditf' or 'discard'")
+            raise ValueError(
+                f"recipe {recipe!r} discards no channels and keeps no map of any: leave channels out, or take 'ditf', "
+                "'discard' or 'mrep'"
+            )
         return []
     selection = list((dit.profile or {}).get("channels", ()) if channels is None else channels)
     if not selection:
         raise ValueError(
-            f"recipe {recipe!r} discards massive channels, and none are given or in a profile of this model: pass "
+            f"recipe {recipe!r} needs massive channels, and none are given or in a profile of this model: pass "
             "channels=, such as find_massive(...).channels, or take 'raw' or 'adaln'"
         )
     wrong = [c for c in selection if not 0 <= c < dit.width]
@@ -207,4 +219,13 @@ def modulated(entry: Entry, channels: Sequence[int], recipe: Recipe) -> torch.Te
         x[..., list(channels)] = 0
     if recipe in MODULATES:
         x = F.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + entry.scale[:, None]) + entry.shift[:, None]
+    if recipe == "mrep":
+        return torch.cat([F.normalize(x, dim=-1), normalised_maps(entry.hidden[..., list(channels)])], -1)
     return x
+
+
+def normalised_maps(values: torch.Tensor) -> torch.Tensor:
+    """Channels (rows, tokens, channels), each with mean 0 and variance 1 over the tokens, together of mean square 1."""
+    centred = values - values.mean(1, keepdim=True)
+    spread = centred.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+    return centred / spread / values.shape[-1] ** 0.5

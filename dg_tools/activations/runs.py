@@ -12,7 +12,7 @@ import xarray as xr
 from dg_tools.activations.recorder import LARGEST, WRITES
 from dg_tools.activations.result import Activations
 from dg_tools.forward.compiled import compiled_parts
-from dg_tools.interventions import Disrupt
+from dg_tools.interventions import Edit
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import provenance, version
 
@@ -25,7 +25,7 @@ def check_quantiles(quantiles: Sequence[float]) -> None:
         raise ValueError(f"quantiles={tuple(quantiles)}; each is a share, 0 to 1")
 
 
-def settings(dit: DiT, height: int, width: int, edits: Sequence[Disrupt]) -> dict[str, Any]:
+def settings(dit: DiT, height: int, width: int, edits: Sequence[Edit]) -> dict[str, Any]:
     """What was captured: model, weights, precision, versions, size and edits, and what is left out."""
     source = provenance(dit)
     versions = {**source["versions"], "dg_tools": version("dg-tools")}

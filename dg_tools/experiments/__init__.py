@@ -15,6 +15,7 @@ from dg_tools.experiments._guidance import guidance
 from dg_tools.experiments._lens import Lens, lens
 from dg_tools.experiments._origin import origin
 from dg_tools.experiments._rivals import rivals
+from dg_tools.experiments._sinks import sinks
 from dg_tools.experiments._timestep import timestep
 from dg_tools.experiments._tokens import tokens
 from dg_tools.experiments.result import Outcome, Result, open_result
@@ -37,6 +38,7 @@ __all__ = [
     "origin",
     "rivals",
     "semantic_scores",
+    "sinks",
     "timestep",
     "tokens",
 ]

@@ -6,9 +6,9 @@ keypoints matched within a threshold, needs no labels. Each variant of the featu
 block and noise level, the best of all on development pictures, and is scored on other pictures there: no variant
 searches longer than another.
 
-The controls of discarding are as many other channels; those of AdaLN are its own shift and scale with the channels
-permuted. Beside them stand two levels that need no model: a token drawn at random (`chance`), and the token at the same
-place (`position`), which is what a positional embedding alone would find.
+The controls of discarding, and of the massive channels' map (`mrep`), are as many other channels; those of AdaLN are
+its own shift and scale with the channels permuted. Beside them stand two levels that need no model: a token drawn at
+random (`chance`), and the token at the same place (`position`), which is what a positional embedding alone would find.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from dg_tools._as_list import as_list
-from dg_tools.activations._features import DISCARDS, Recipe, entries, noisy
+from dg_tools.activations._features import WITH_CHANNELS, Recipe, entries, noisy
 from dg_tools.datasets.examples import Example, Items, examples
 from dg_tools.datasets.references import References
 from dg_tools.experiments.channel_sets import check_controls, draws
@@ -37,7 +37,7 @@ from dg_tools.onestep import check_velocity, conditions
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7)
 GAIN = 5.0  # percentage points: one keypoint in twenty
-RECIPES: tuple[Recipe, ...] = ("raw", "discard", "adaln", "ditf")
+RECIPES: tuple[Recipe, ...] = ("raw", "discard", "adaln", "ditf", "mrep")
 
 
 def correspondence(
@@ -190,12 +190,12 @@ def divided(
 
 
 def variants(dit: DiT, channels: Sequence[int], controls: int) -> list[Variant]:
-    """The four recipes, and control draws of three of them."""
+    """The recipes, and control draws of all but the raw one."""
     massive = tuple(channels)
-    every = [Variant(r, r, massive if r in DISCARDS else ()) for r in RECIPES]
+    every = [Variant(r, r, massive if r in WITH_CHANNELS else ()) for r in RECIPES]
     others = draws([c for c in range(dit.width) if c not in set(massive)], len(massive), controls, seed=0)
     for i, other in enumerate(others):
-        every += [Variant(f"{r}, control {i}", r, other) for r in ("discard", "ditf")]
+        every += [Variant(f"{r}, control {i}", r, other) for r in WITH_CHANNELS]
         every.append(Variant(f"adaln, control {i}", "adaln", (), i))
     return every
 
@@ -211,6 +211,8 @@ def effects(table: pd.DataFrame, levels: pd.DataFrame, controls: int) -> list[Ou
         ("recipe", "DiTF's features match better than raw ones", "ditf", pck["raw"], other, GAIN),
         ("discard on top", "discarding massive channels adds to AdaLN", "ditf", pck["adaln"], other,
          0.0),
+        ("map on top", "the map of the massive channels adds to AdaLN", "mrep", pck["adaln"],
+         "the map of as many other channels", 0.0),
         ("adaln alone", "the block's AdaLN makes better features of raw ones", "adaln", pck["raw"], permuted, GAIN),
         ("discard alone", "discarding massive channels makes better features of raw ones", "discard", pck["raw"], other,
          0.0),

@@ -4,7 +4,7 @@ The residual stream is a sum of writes (`writers`), so each block's share of a c
 block's gate *causes* it is a second claim, tested by setting the gates to zero in that channel, at the block that
 writes most of it, and looking at the end of the stream. Two nulls stand beside it: other channels, each at the block
 that writes most of *it*, and the same channels at other blocks. And after the channel is zeroed at one block, its size
-in the blocks after it says whether the model writes it again.
+in the blocks after it says whether the model writes it again. Who *reads* it stands beside that (`readers`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dg_tools.datasets.examples import prompt_of
 from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.channel_sets import check_controls, draws, largest_others
 from dg_tools.experiments.origin_outcomes import PlannedEdit, effects, gate_table, healing_table, tidy
+from dg_tools.experiments.readers import Readers
 from dg_tools.experiments.result import CONTROLS, Result
 from dg_tools.experiments.subject import choose
 from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectories
@@ -65,7 +66,8 @@ def origin(
     Returns:
         `table`: prompt, seed, sigma, block (-1: before the first), writer, channel, write (signed token mean), size
         (mean |write|), final (token mean at the end of the stream). `tables`: gates (share of the final size removed,
-        by kind and draw), healing (size relative to clean after each block, by kind and draw), sums (largest difference
+        by kind and draw), healing (size relative to clean after each block, by kind and draw), readers (how strongly
+        each block's query, key, value and MLP take the channels in, see `Readers.table`), sums (largest difference
         between the sum of the writes and the stream).
 
     Raises:
@@ -89,8 +91,10 @@ def origin(
     writes = np.zeros((len(WRITERS), *shape, len(dit.blocks) + 1, dit.width), np.float32)  # the embedding comes last
     sizes = np.zeros((len(WRITERS), *shape, len(dit.blocks) + 1, len(chosen)), np.float32)
     clean, mean = (np.zeros((*shape, len(dit.blocks), dit.width), np.float32) for _ in range(2))
-    for part in parts:
-        measure(dit, part, len(seeds), chosen, writes, sizes, clean, mean)
+    readers = Readers(dit)
+    with readers.watching():
+        for part in parts:
+            measure(dit, part, len(seeds), chosen, writes, sizes, clean, mean)
     final = mean[:, :, :, -1]
     test = slice(len(detection), None)
     basis = slice(0, len(detection)) if detection else slice(None)
@@ -117,6 +121,7 @@ def origin(
         {
             "gates": gate_table(plan, relative),
             "healing": healing_table(plan, relative, at),
+            "readers": readers.table(chosen, pool),
             "sums": pd.DataFrame([{"largest_difference": float(gap), "unit": "of the largest token mean at the end"}]),
         },
         notes,

@@ -55,10 +55,12 @@ class BlockList:
         mlp: path of the last module of the MLP branch, None where it runs more than once in a block (a trace could not
             tell the runs apart); `mlp_gate` the chunk that scales its output. Where attention and MLP are written
             together (FLUX single blocks) `attn` is None and `mlp` is the joint projection.
+        mlp_in: path of the linear layer that the MLP branch begins with, where `mlp` does not hold it.
         mlp_is_concatenated: the outputs of `attn` and `mlp` hold the text tokens too.
         image_first: in one sequence of both, image tokens come before the text.
         products: paths of the modules that compute attention over image tokens, where a block has them; empty: not
             known.
+        crossed: paths of those in which image tokens attend to the text alone.
         text_only: names of the block's parts that see the text stream and nothing else, where they have LayerNorms.
         drops_text: a block's attribute that is true where it returns no text stream (SD3's last block).
         tokens_first: what a block takes and returns, and its MLP's output, is (tokens, rows, channels).
@@ -83,9 +85,11 @@ class BlockList:
     attn_gate: str | None = "gate_msa"
     mlp: str | None = "ff"
     mlp_gate: str = "gate_mlp"
+    mlp_in: str = ""
     mlp_is_concatenated: bool = False
     image_first: bool = False
     products: tuple[str, ...] = ()
+    crossed: tuple[str, ...] = ()
     text_only: tuple[str, ...] = ("norm1_context", "norm2_context")
     drops_text: str = ""
     tokens_first: bool = False

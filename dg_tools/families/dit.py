@@ -29,7 +29,7 @@ class Scaled(Latents):
 FAMILY = Family(
     name="dit",
     transformer="DiTTransformer2DModel",
-    lists=(BlockList("transformer_blocks", returns="tensor", attn="attn1", text_only=()),),
+    lists=(BlockList("transformer_blocks", returns="tensor", attn="attn1", products=("attn1",), text_only=()),),
     rows="batched_cond_first",
     timestep_scale=1000.0,
     packing=None,

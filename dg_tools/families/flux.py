@@ -17,6 +17,7 @@ FAMILY = Family(
             attn=None,
             mlp="proj_out",
             mlp_gate="gate",
+            mlp_in="proj_mlp",
             mlp_is_concatenated=True,
             products=("attn",),
         ),
@@ -30,5 +31,6 @@ FAMILY = Family(
     latents=PACKED,
     defaults=Defaults(latent_side=128),
     image_first=False,
+    tokenizers=("tokenizer_2",),
     positions="img_ids",
 )

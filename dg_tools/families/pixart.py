@@ -18,6 +18,8 @@ FAMILY = Family(
             given="timestep",
             table="scale_shift_table",
             attn="attn1",
+            products=("attn1",),
+            crossed=("attn2",),
             text_only=(),
         ),
     ),
@@ -35,4 +37,5 @@ FAMILY = Family(
     pipelines=("PixArtSigmaPipeline",),
     defaults=Defaults(steps=20, text=(0, 300)),
     patch_projection="pos_embed.proj",
+    tokenizers=("tokenizer",),
 )

@@ -90,6 +90,8 @@ class Family:
         rescaling_switch: the pipeline's argument that switches this on and off; empty: it is always on.
         defaults: of the pipeline's call.
         image_first: whether the image tokens come before the text in a joint attention; None: not known.
+        tokenizers: the pipeline's tokenizers whose tokens make up the text stream, one after the other, each padded to
+            its own length and the last one to what is left; empty: not known.
         positions: the transformer's input with a picture, a row and a column for each image token, as columns 0 to 2,
             where latents come as tokens; those of the text may come before them. The picture's own tokens come first,
             and reference pictures have other numbers in column 0.
@@ -143,6 +145,7 @@ class Family:
     contexts: Mapping[str, Literal["cond", "uncond"]] = field(default_factory=lambda: dict(CONTEXTS))
     defaults: Defaults = Defaults()
     image_first: bool | None = None
+    tokenizers: tuple[str, ...] = ()
     positions: str = ""
     shapes: str = ""
     sizes: tuple[str, ...] = ()

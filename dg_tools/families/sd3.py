@@ -23,5 +23,6 @@ FAMILY = Family(
     row_inputs=("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"),
     defaults=Defaults(text=(0, 256), padded=True),
     image_first=True,
+    tokenizers=("tokenizer", "tokenizer_3"),
     patch_projection="pos_embed.proj",
 )

@@ -16,7 +16,7 @@ import torch
 
 from dg_tools.families import Family, bind
 from dg_tools.forward.active import Parts, active
-from dg_tools.forward.replaced import is_ours
+from dg_tools.forward.replaced import is_ours, is_replaced
 
 
 def reads_any_rows(hook: Callable) -> Callable:
@@ -28,11 +28,15 @@ def reads_any_rows(hook: Callable) -> Callable:
 def foreign_hooks(transformer: torch.nn.Module, family: Family, *, below: bool = False) -> bool:
     """Whether a block, or a part of one, has hooks that expect the pipeline's own rows: edits, readers, a user's own.
 
+    Not `below`, a replaced forward counts too: what reads or masks attention.
+
     `below`: whether a part of a block has hooks of the user's own. Those of this package and of nnsight are told which
     rows a forward has, and one on a whole block finds the conditional rows last, as in the pipeline's call.
     """
     listed = parts(transformer, family)
     for module in listed.below if below else listed.all:
+        if not below and "forward" in module.__dict__ and is_replaced(module, "forward"):
+            return True
         if not (module._forward_hooks or module._forward_pre_hooks):
             continue
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):

@@ -18,7 +18,7 @@ from dg_tools.generation.heads import heads
 from dg_tools.generation.sampling import check, check_call, guidance_scale, run
 from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.report import Report
-from dg_tools.interventions import Disrupt
+from dg_tools.interventions import Edit
 from dg_tools.interventions.report import Edited
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
@@ -128,7 +128,7 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     guidance: BaseGuidance | Sequence[BaseGuidance | None] | None = None,
-    edits: Disrupt | Sequence[Any] | None = None,
+    edits: Edit | Sequence[Any] | None = None,
     progress: bool = True,
     **kwargs: Any,
 ) -> Generation:
@@ -207,6 +207,6 @@ def generate(
     return pictures
 
 
-def group_of(edits: Any) -> list[Disrupt]:
+def group_of(edits: Any) -> list[Edit]:
     """None, one edit, or several that act together, as a list."""
     return [edit for edit in as_list(edits) if edit is not None]

@@ -25,7 +25,7 @@ from dg_tools.forward.stepping import after_callback, after_each_step
 from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.report import Report
-from dg_tools.interventions import Disrupt, attached
+from dg_tools.interventions import Disrupt, Edit, MaskTokens, attached
 from dg_tools.interventions.report import Edited
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import number
@@ -125,14 +125,14 @@ def windowed(guidance: BaseGuidance | None) -> Guidance | None:
 
 
 def check(
-    dit: DiT, edits: Sequence[Disrupt], guidance: BaseGuidance | None, steps: int, height: int | None, width: int | None
+    dit: DiT, edits: Sequence[Edit], guidance: BaseGuidance | None, steps: int, height: int | None, width: int | None
 ) -> None:
     """Raise before the first forward for edits or guidance that this run cannot have."""
     if steps < 1:
         raise ValueError(f"steps={steps} requested; at least 1 is needed")
     for edit in edits:
-        if not isinstance(edit, Disrupt):
-            raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, or a list of these")
+        if not isinstance(edit, Disrupt | MaskTokens):
+            raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, a MaskTokens or a list")
         edit.check(dit, steps, height, width)
     if edits or windowed(guidance) is not None:
         check_cache(dit.transformer)
@@ -145,7 +145,7 @@ def run(
     dit: DiT,
     prompt: str | list[str],
     *,
-    edits: Sequence[Disrupt] = (),
+    edits: Sequence[Edit] = (),
     guidance: BaseGuidance | None = None,
     on_step: Callable[[int], None] | None = None,
     **arguments: Any,

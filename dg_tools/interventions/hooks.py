@@ -1,7 +1,7 @@
 """How do edits reach a transformer? Through plain hooks that are always taken off again.
 
 An edit acts at its blocks' outputs; one of mode `gate` at its blocks' AdaLN; `norms="clean"` at every LayerNorm after
-its first block, and runs the model once more beforehand.
+its first block, and runs the model once more beforehand. A mask of tokens acts at its blocks' attention products.
 """
 
 from __future__ import annotations
@@ -9,19 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from dg_tools.families import Family, bind
+from dg_tools.forward.attention import Inputs
+from dg_tools.forward.attention_sites import AttentionSite, on_attention
 from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions.description import sentence
 from dg_tools.interventions.gates import without_gates
+from dg_tools.interventions.mask_settings import MaskSettings
 from dg_tools.interventions.modes import edited_output
 from dg_tools.interventions.norms import CleanNorms, own_forward
 from dg_tools.interventions.report import Changes, Edited
 from dg_tools.interventions.settings import EditSettings
+
+
+def in_words(edit: EditSettings | MaskSettings) -> str:
+    """An edit in one sentence."""
+    return edit.sentence() if isinstance(edit, MaskSettings) else sentence(edit)
 
 
 class Attachment:
@@ -31,7 +41,7 @@ class Attachment:
         self,
         transformer: torch.nn.Module,
         family: Family,
-        edits: Sequence[EditSettings],
+        edits: Sequence[EditSettings | MaskSettings],
         read: Call | Callable[[dict[str, Any]], Call],
     ) -> None:
         self.transformer = transformer
@@ -42,13 +52,13 @@ class Attachment:
         self.now: Call | None = read if isinstance(read, Call) else None
         self.touched = [0] * len(edits)
         self.changes = [Changes() for _ in edits]
-        self.norms = CleanNorms(transformer, family, edits)
+        self.norms = CleanNorms(transformer, family, [edit for edit in edits if isinstance(edit, EditSettings)])
         self.finite: list[tuple[int | None, torch.Tensor]] = []  # step, and whether its prediction is; on the device
 
     @property
     def report(self) -> Edited:
         """What the edits did so far."""
-        words = tuple(sentence(edit) for edit in self.edits)
+        words = tuple(in_words(edit) for edit in self.edits)
         return Edited(words, tuple(self.touched), tuple(changes.mean() for changes in self.changes))
 
     @property
@@ -84,7 +94,7 @@ class Attachment:
         step = self.finite[whether.index(False)][0]
         raise RuntimeError(
             f"the prediction is not finite{'' if step is None else f' from step {step} on'} under "
-            f"{'; '.join(sentence(edit) for edit in self.edits)}: the hidden states overflow {self.transformer.dtype} "
+            f"{'; '.join(in_words(edit) for edit in self.edits)}: the hidden states overflow {self.transformer.dtype} "
             "there or in a later block; take a smaller dose, or float32 or bfloat16"
         )
 
@@ -98,7 +108,7 @@ class Attachment:
 
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
             for i, edit in enumerate(self.edits):
-                if block not in edit.blocks or edit.mode == "gate" or self.off(edit):
+                if isinstance(edit, MaskSettings) or block not in edit.blocks or edit.mode == "gate" or self.off(edit):
                     continue
                 assert self.now is not None
                 edited = edited_output(edit, output, record, self.now)
@@ -118,7 +128,7 @@ class Attachment:
         """A block's AdaLN chunks after every edit of its gates."""
         record, module = self.blocks[block]
         for i, edit in enumerate(self.edits):
-            if edit.mode != "gate" or block not in edit.blocks or self.off(edit):
+            if isinstance(edit, MaskSettings) or edit.mode != "gate" or block not in edit.blocks or self.off(edit):
                 continue
             assert self.now is not None
             edited = without_gates(edit, value, record, module, self.family.width(self.transformer), self.now)
@@ -138,18 +148,41 @@ class Attachment:
         if self.edits:
             yield self.transformer.register_forward_pre_hook(self.before, with_kwargs=True)
             yield self.transformer.register_forward_hook(self.finished)
-        for block in sorted({b for e in self.edits for b in e.blocks}):
+        outputs = [edit for edit in self.edits if isinstance(edit, EditSettings)]
+        for block in sorted({b for e in outputs for b in e.blocks}):
             yield self.blocks[block][1].register_forward_hook(self.after(block))
-            if any(e.mode == "gate" and block in e.blocks for e in self.edits):
+            if any(e.mode == "gate" and block in e.blocks for e in outputs):
                 yield self.gate_hook(block)
         yield from self.norms.hooks()
+
+    def mask(self, index: int, site: AttentionSite, inputs: Inputs) -> Inputs | None:
+        """The inputs of an attention product after one mask of tokens; it is computed twice, to say what changed."""
+        edit = self.edits[index]
+        assert isinstance(edit, MaskSettings)
+        changed = None if self.now is None else edit.masked(site, inputs, self.now)
+        if changed is not None and self.now is not None:
+            rows = self.now.rows(edit.rows)
+            before, after = (F.scaled_dot_product_attention(**x)[rows] for x in (inputs, changed))
+            self.touched[index] += 1
+            self.changes[index].add(after, before)
+        return changed
+
+    @contextmanager
+    def masking(self) -> Iterator[None]:
+        """Every mask of tokens is on in a forward inside."""
+        with ExitStack() as stack:
+            for i, edit in enumerate(self.edits):
+                if isinstance(edit, MaskSettings):
+                    sites = edit.sites(self.family, self.transformer)
+                    stack.enter_context(on_attention(sites, partial(self.mask, i)))
+            yield
 
 
 @contextmanager
 def attached(
     transformer: torch.nn.Module,
     family: Family,
-    edits: Sequence[EditSettings],
+    edits: Sequence[EditSettings | MaskSettings],
     read: Call | Callable[[dict[str, Any]], Call],
     *,
     checked: bool = False,
@@ -178,7 +211,8 @@ def attached(
     with ExitStack() as stack:
         for handle in attachment.hooks():
             stack.callback(handle.remove)
+        stack.enter_context(attachment.masking())
         yield attachment
     for edit, count in zip(edits, attachment.touched, strict=True):
         if count == 0:
-            raise RuntimeError(f"this edit touched nothing: {sentence(edit)}; check its steps and rows against the run")
+            raise RuntimeError(f"this edit touched nothing: {in_words(edit)}; check its steps and rows against the run")

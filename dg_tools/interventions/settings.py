@@ -93,7 +93,12 @@ class EditSettings:
 
     def concerns(self, call: Call) -> bool:
         """Whether the edit acts in a call: one of its steps, with rows of its kind."""
-        if self.steps is not None and call.step not in self.steps:
-            return False
-        rows = call.rows(self.rows)
-        return rows.stop is None or rows.stop > (rows.start or 0)
+        return acts_in(call, self.steps, self.rows)
+
+
+def acts_in(call: Call, steps: Sequence[int] | None, rows: Literal["all", "cond", "uncond"]) -> bool:
+    """Whether a call is one of these steps, with rows of this kind."""
+    if steps is not None and call.step not in steps:
+        return False
+    there = call.rows(rows)
+    return there.stop is None or there.stop > (there.start or 0)

@@ -87,6 +87,35 @@ class Block:
         return {name: value for name, value in self.modulation.items() if name.startswith("gate")}
 
     @property
+    def heads(self) -> torch.Tensor:
+        """What each attention head gives the image stream, before the heads are mixed: (rows, tokens, heads, channels
+        of a head). Read, edit in place or assign; SD3.5's second attention of the image alone has none here.
+        """
+        whole, image = self._heads()
+        return whole[:, image].unflatten(-1, (self._attention.heads, -1))
+
+    @heads.setter
+    def heads(self, value: torch.Tensor) -> None:
+        whole, image = self._heads()
+        whole[:, image] = value.flatten(2)
+
+    @property
+    def _attention(self) -> Any:
+        """The module of the block's first attention product."""
+        if not self.record.products:
+            raise AttributeError(f"{self!r}: the record of family {self.dit.family.name!r} names no attention products")
+        return part_of(self.module, self.record.products[0])
+
+    def _heads(self) -> tuple[torch.Tensor, slice]:
+        """In a trace: the heads' outputs side by side, (rows, tokens, channels), and which tokens are the image's."""
+        attention = self._attention
+        envoy = part_of(self._envoy(1, "heads"), self.record.products[0])
+        if getattr(attention, "to_out", None) is not None:  # the image's tokens alone go into this projection
+            return part_of(envoy, "to_out.0").input, slice(None)
+        whole = envoy.output  # FLUX.1's single blocks mix heads and MLP at once, text tokens too
+        return whole, self.dit.family.image_rows(whole.shape[1], self.dit.image_tokens_now())
+
+    @property
     def attn(self) -> torch.Tensor:
         """What attention gives the image stream, before its gate: (rows, tokens, channels). For reading."""
         if self.record.attn is None:
@@ -101,38 +130,38 @@ class Block:
         return self._of_image(self.record.mlp)
 
     def _of_image(self, path: str) -> torch.Tensor:
-        rank, what = (1, "attn") if path == self.record.attn else (2, "mlp")
+        rank, what = (2, "attn") if path == self.record.attn else (3, "mlp")
         output = part_of(self._envoy(rank, what), path).output
         return self.record.of_image(output, path, self.dit.image_tokens_now())
 
     @property
     def output(self) -> Any:
         """What the block returns, as it returns it (the record says where the streams are). Read or assign whole."""
-        return self._envoy(3, "output").output
+        return self._envoy(4, "output").output
 
     @output.setter
     def output(self, value: Any) -> None:
-        self._envoy(3, "output").output = value
+        self._envoy(4, "output").output = value
 
     @property
     def image(self) -> torch.Tensor:
         """Hidden states of the image stream at the block's output: (rows, tokens, channels). Read, edit or assign."""
-        return self._envoy(3, "image").image
+        return self._envoy(4, "image").image
 
     @image.setter
     def image(self, value: torch.Tensor) -> None:
-        self._envoy(3, "image").image = value
+        self._envoy(4, "image").image = value
 
     @property
     def text(self) -> torch.Tensor | None:
         """Hidden states of the text stream at the block's output; None where there are none (SD3's last block, and
         families that only attend to the text).
         """
-        return self._envoy(3, "text").text
+        return self._envoy(4, "text").text
 
     @text.setter
     def text(self, value: torch.Tensor) -> None:
-        self._envoy(3, "text").text = value
+        self._envoy(4, "text").text = value
 
 
 def part_of(module: Any, path: str) -> Any:

@@ -219,7 +219,7 @@ class DiT(Arguments):
                     dit.blocks[5].image[..., channels] = 0
 
         Takes what `arguments` takes. `run.steps` yields one `Step` (an int) for each call of the transformer, numbered
-        by the scheduler's own index. Reads must follow execution order (block by block; modulation, attn, mlp,
+        by the scheduler's own index. Reads must follow execution order (block by block; modulation, heads, attn, mlp,
         then image and text); another order is an error, not a silent read of the next step. Tensors to keep: clone them
         into a container made before the block (a view that is kept shows an edit made in place through it). After the
         loop `run.result` is what the pipeline returned.

@@ -142,11 +142,11 @@ class GuardedTracer(InterleavingTracer):
                 "disrupted pass): ask step.visits(block), or keep to calls whose step.branch is not 'other'"
             )
         if (index, rank) < self._last:
-            order = ("modulation", "attn", "mlp", "image")
+            order = ("modulation", "heads", "attn", "mlp", "image")
             last = f"block {self._last[0]}'s .{order[self._last[1]]}"
             raise RuntimeError(
-                f"block {index}'s .{what} was read after {last}: in a step, read in execution order "
-                "(block by block; modulation, attn, mlp, then image and text), or it would silently be the next step's"
+                f"block {index}'s .{what} was read after {last}: in a step, read in execution order (block by block; "
+                "modulation, heads, attn, mlp, then image and text), or it would silently be the next step's"
             )
         self._last = (index, rank)
 

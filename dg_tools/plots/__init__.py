@@ -19,6 +19,7 @@ from dg_tools.plots.activations import (
     token_channel_surface,
     token_channel_surface_plotly,
 )
+from dg_tools.plots.attention import attention_mass, word_over_picture
 from dg_tools.plots.compare import comparison_grid
 from dg_tools.plots.correspondence import correspondence_figure, token_matches
 from dg_tools.plots.denoise import denoise_figure
@@ -32,6 +33,7 @@ from dg_tools.plots.origin import origin_figure
 from dg_tools.plots.overview import overview
 from dg_tools.plots.pictures import channel_map, image_grid
 from dg_tools.plots.rivals import rivals_figure
+from dg_tools.plots.sinks import sinks_figure
 from dg_tools.plots.style import STYLE, name_lines
 from dg_tools.plots.sweeps import sweep_map
 from dg_tools.plots.timestep import timestep_figure
@@ -40,6 +42,7 @@ from dg_tools.plots.two_faces import two_faces
 
 __all__ = [
     "STYLE",
+    "attention_mass",
     "channel_map",
     "comparison_grid",
     "correspondence_figure",
@@ -60,6 +63,7 @@ __all__ = [
     "origin_figure",
     "overview",
     "rivals_figure",
+    "sinks_figure",
     "sweep_map",
     "timestep_figure",
     "token_channel_surface",
@@ -67,6 +71,7 @@ __all__ = [
     "token_matches",
     "tokens_figure",
     "two_faces",
+    "word_over_picture",
 ]
 
 FIGURES: dict[str, Callable[[Any], Figure]] = {  # experiment -> the figure of its `Result`
@@ -77,6 +82,7 @@ FIGURES: dict[str, Callable[[Any], Figure]] = {  # experiment -> the figure of i
     "guidance": guidance_figure,
     "origin": origin_figure,
     "rivals": rivals_figure,
+    "sinks": sinks_figure,
     "timestep": timestep_figure,
     "tokens": tokens_figure,
 }

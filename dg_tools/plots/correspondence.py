@@ -12,7 +12,7 @@ from dg_tools.plots.denoise import null_panel
 from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, from_tidy, name_lines, styled
 
 RIGHT, WRONG = POINT, MASSIVE
-COLOURS = {"raw": QUIET, "discard": SERIES[2], "adaln": SERIES[4], "ditf": MASSIVE}
+COLOURS = {"raw": QUIET, "discard": SERIES[2], "adaln": SERIES[4], "ditf": MASSIVE, "mrep": SERIES[3]}
 
 
 @styled
@@ -101,7 +101,7 @@ def correspondence_figure(result: Any) -> Figure:
 
 
 def task_panel(axis: Any, result: Any, threshold: float) -> None:
-    """PCK of each recipe by task, the controls of DiTF's recipe as dots, chance and position as lines."""
+    """PCK of each recipe by task, its controls as dots, chance and position as lines."""
     table = result.table[result.table["threshold"] == threshold]
     levels = result.tables["levels"]
     levels = levels[levels["threshold"] == threshold].groupby("task", sort=False)[["chance", "position"]].mean()
@@ -109,8 +109,10 @@ def task_panel(axis: Any, result: Any, threshold: float) -> None:
     for i, task in enumerate(levels.index):
         for j, (recipe, colour) in enumerate(COLOURS.items()):
             rows = mean[(mean["task"] == task) & (mean["recipe"] == recipe)]
-            x = i + 0.2 * (j - 1.5)
-            axis.bar(x, rows[rows["role"] == "recipe"]["pck"], 0.18, color=colour)
+            if rows.empty:  # results that were saved before the recipe was there
+                continue
+            x = i + 0.17 * (j - 2)
+            axis.bar(x, rows[rows["role"] == "recipe"]["pck"], 0.15, color=colour)
             axis.annotate(recipe, (x, 0), (0, 3), textcoords="offset points", rotation=90, fontsize=7, ha="center",
                           color="white")  # fmt: skip
             controls = rows[rows["role"] == "control"]["pck"]
@@ -142,6 +144,8 @@ def block_panel(axis: Any, development: Any) -> None:
     """PCK by block on the development pictures, at the best noise level of each block."""
     for recipe, colour in COLOURS.items():
         rows = development[development["variant"] == recipe].groupby("block")["pck"].max()
+        if rows.empty:
+            continue
         axis.plot(rows.index, rows, "o-", ms=3, color=colour, label=recipe)
     axis.set(
         xlabel="block whose input is read", ylabel="correct keypoints, %", title="development pictures, best sigma"

@@ -1,4 +1,4 @@
-"""Who writes a massive channel: writes by block, what its gates cause, and its size after it is zeroed."""
+"""Who writes a massive channel: writes by block, what its gates cause, its size once zeroed; and who reads it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,22 @@ COLOURS = {  # of SERIES, by who writes
     "joint": SERIES[2],
 }
 
+READERS = {  # of SERIES, by who reads
+    "q": SERIES[1],
+    "k": SERIES[2],
+    "v": SERIES[4],
+    "MLP": MASSIVE,
+    "q 2": SERIES[3],
+    "k 2": SERIES[5],
+    "v 2": INK,
+}
+
 
 @styled
 def origin_figure(result: Any) -> Figure:
     """From an `origin` result: for each channel its signed writes by block, stacked by writer (mean over runs); the
-    share of its final size that is gone without the gates; its size after each block once it was zeroed.
+    share of its final size that is gone without the gates; its size after each block once it was zeroed; and how
+    strongly each block's weights read it.
     """
     channels = result.settings["channels"][:4]
     figure = plt.figure(figsize=(9.5, 2.3 * -(-len(channels) // 2) + 3), layout="constrained")
@@ -37,9 +48,11 @@ def origin_figure(result: Any) -> Figure:
         axis.axis("off")
     for axis, channel in zip(panels.flat, channels, strict=False):
         writes(axis, result.table[result.table["channel"] == channel], channel)
-    left, right = bottom.subplots(1, 2)
-    removed(left, result.tables["gates"])
-    healing(right, result.tables["healing"], result.settings["block"])
+    panels = bottom.subplots(1, 2 + ("readers" in result.tables))
+    removed(panels[0], result.tables["gates"])
+    healing(panels[1], result.tables["healing"], result.settings["block"])
+    if "readers" in result.tables:  # results that were saved before there were any have none
+        readers(panels[2], result.tables["readers"])
     figure.suptitle(
         f"Channels {', '.join(map(str, result.settings['channels']))}: {result.primary.status}", fontsize=10
     )
@@ -97,4 +110,18 @@ def healing(axis: Axes, table: Any, block: int) -> None:
     axis.axhline(1, color=INK, lw=0.6, ls=":")
     axis.set(xlabel="block", ylabel="size relative to clean")
     axis.set_title(f"zeroed after block {block}: does it come back?", fontsize=9)
+    name_lines(axis)
+
+
+def readers(axis: Axes, table: Any) -> None:
+    """How strongly each block reads the channels, mean over them: one line for each reader; the controls in grey."""
+    mean = table.groupby(["reader", "block"])[["read", "others"]].mean()
+    for reader, colour in READERS.items():
+        if reader in mean.index:
+            rows = mean.loc[reader]
+            axis.plot(rows.index, rows["read"], "o-", ms=3, color=colour, label=reader)
+            axis.plot(rows.index, rows["others"], color=QUIET, lw=0.7)
+    axis.axhline(1, color=INK, lw=0.6, ls=":")
+    axis.set(xlabel="block", ylabel="weights x |1 + scale|,\nover the median channel's")
+    axis.set_title("who reads it (grey: other channels)", fontsize=9)
     name_lines(axis)

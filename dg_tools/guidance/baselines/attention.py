@@ -1,9 +1,4 @@
-"""A block's attention is changed where its inputs enter the product, whichever code computes them.
-
-Query, key and value are caught on their way into torch's `scaled_dot_product_attention`: after the projections, their
-norms and the rotary positions, with text and image already joined. So the same code serves SD3's joint attention,
-SD3.5-medium's second attention of the image alone, and FLUX.1's double and single blocks.
-"""
+"""A block's attention is changed where its inputs enter the product (`forward.attention`)."""
 
 from __future__ import annotations
 
@@ -12,37 +7,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
+from dg_tools.forward.attention import Caught, Computed, Inputs
 from dg_tools.forward.replaced import replaced
 from dg_tools.models.dit import DiT
 
-NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-Change = Callable[[dict[str, Any]], dict[str, Any]]
-Product = Callable[[Callable[..., torch.Tensor], dict[str, Any], int], torch.Tensor]
-
-
-class Caught(TorchFunctionMode):
-    """While active, `product` gets torch's product and its named inputs, and returns what is used instead.
-
-    Attributes:
-        block: in which the attention is, which `product` is told.
-        count: how many products were seen.
-    """
-
-    def __init__(self, product: Product) -> None:
-        super().__init__()
-        self.product = product
-        self.block = -1
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        self.count += 1
-        return self.product(func, {**dict(zip(NAMES, args, strict=False)), **kwargs}, self.block)
+Change = Callable[[Inputs], Inputs]
 
 
 def attentions(dit: DiT, blocks: Sequence[int]) -> list[torch.nn.Module]:
@@ -52,7 +22,7 @@ def attentions(dit: DiT, blocks: Sequence[int]) -> list[torch.nn.Module]:
 
 
 @contextmanager
-def computed(dit: DiT, blocks: Sequence[int], product: Product) -> Iterator[None]:
+def computed(dit: DiT, blocks: Sequence[int], product: Computed) -> Iterator[None]:
     """A forward inside has `product` in the place of the attention of these blocks; all is put back afterwards.
 
     Args:
