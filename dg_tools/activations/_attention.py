@@ -129,7 +129,7 @@ def attention(
     data = combined(runs, prompts, seeds)
     data.attrs = settings(dit, height, width, disruptions) | {"steps": steps, "guidance_scale": scale}
     if tables[0] is not None:
-        blank = {"piece": [""] * image, "pad": [False] * image}
+        blank: dict[str, list[Any]] = {"piece": [""] * image, "pad": [False] * image}
         for name, first in blank.items():
             data[name] = (("prompt", "key"), np.array([[*first, *t[name].tolist()] for t in tables if t is not None]))
     return Attention(data)
