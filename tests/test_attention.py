@@ -216,7 +216,7 @@ def test_nothing_is_left_after_an_exception(dits):
 REFUSED = {
     "word": ({"words": ["owl"]}, ValueError, "'owl' is not in this prompt; its tokens are: .*a p p l e"),
     "block": ({"blocks": [4]}, IndexError, "4.*0 to 3"),
-    "map": ({"blocks": [1], "maps": [2]}, ValueError, r"maps of blocks \[2\] asked for"),
+    "map": ({"blocks": [1], "maps": [2]}, ValueError, r"maps of blocks \[2\] requested"),
     "steps alone": ({"map_steps": [0]}, ValueError, "map_steps given without maps="),
     "step": ({"maps": [1], "map_steps": [2]}, IndexError, "there are 0 to 1"),
     "cap": ({"maps": [1], "cap": 10_000}, MemoryError, "weights .* MiB.*4 products.*cap"),

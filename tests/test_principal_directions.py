@@ -61,7 +61,7 @@ def test_a_planted_channel_is_the_direction():
 
 def test_guided_rows_and_refusals(dits):
     dit = dits("sd3")
-    with pytest.raises(IndexError, match="channels .32. asked for"):
+    with pytest.raises(IndexError, match="channels .32. requested"):
         principal_directions(dit, "apple", channels=[32], **CALL)
     with pytest.raises(ValueError, match="channels is empty"):
         principal_directions(dit, "apple", channels=[], **CALL)

@@ -29,6 +29,7 @@ from dg_tools.forward.refusals import check_cache
 from dg_tools.generation.sampling import check_call, guidance_scale
 from dg_tools.interventions import Edit
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, spatial
 from dg_tools.models.text_tokens import text_tokens, tokens_of_word
 from dg_tools.onestep import first_call
@@ -78,10 +79,11 @@ def attention(
         >>> found = attention(dit, "a red apple", steps=10, words="apple")  # doctest: +SKIP
         >>> found.plot("apple"); found.sinks(5)  # doctest: +SKIP
     """
+    check_loaded(dit, "attention")
     prompts, seeds = prompt_list(prompts), as_list(seeds)
     disruptions = [e for e in as_list(edits) if e is not None]
     check_request(prompts, seeds, guidance, rows, ())
-    check_call(dit, prompts, kwargs)
+    check_call(dit, prompts, kwargs, "attention", attention)
     check_cache(dit.transformer)
     if "num_frames" in dit.takes:
         raise ValueError("attention is read of pictures; this pipeline makes videos")
@@ -136,7 +138,7 @@ def attention(
 
 
 def token_tables(dit: DiT, prompts: Sequence[Any], text: int, words: Sequence[str]) -> list[pd.DataFrame | None]:
-    """The text tokens of each prompt; None where the family's record does not know them and no word is asked for.
+    """The text tokens of each prompt; None where the family's record does not know them and no word is requested.
 
     Raises:
         ValueError: words that cannot be found: in a prompt, or in this family at all.
@@ -175,11 +177,11 @@ def whole(
     missing = set(maps) - {sites[i].block for i in places}
     if missing:
         raise ValueError(
-            f"maps of blocks {sorted(missing)} asked for, whose attention is not read: add them to blocks="
+            f"maps of blocks {sorted(missing)} requested, whose attention is not read: add them to blocks="
         )
     chosen = tuple(range(steps)) if at is None else tuple(sorted(set(at)))
     if not chosen or not all(0 <= step < steps for step in chosen):
-        raise IndexError(f"map_steps={at} asked for; there are 0 to {steps - 1}")
+        raise IndexError(f"map_steps={at} requested; there are 0 to {steps - 1}")
     return places, chosen
 
 

@@ -24,6 +24,7 @@ from dg_tools.forward.refusals import check_cache
 from dg_tools.generation.sampling import check_call
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_loaded
 from dg_tools.progress import progress_bar
 
 VECTORS, ITERATIONS = 4, 24  # of the subspace iteration; the first of 4 converges with the ratio of value 5 to value 1
@@ -62,16 +63,17 @@ def principal_directions(
     Example:
         >>> principal_directions(dit, "red apple", channels=[55], steps=4)  # doctest: +SKIP
     """
+    check_loaded(dit, "principal_directions")
     prompts, seeds = prompt_list(prompts), as_list(seeds)
     check_request(prompts, seeds, None, "cond", ())
-    check_call(dit, prompts, kwargs)
+    check_call(dit, prompts, kwargs, "principal_directions", principal_directions)
     check_cache(dit.transformer)
     chosen = [int(c) for c in channels]
     if not chosen:
         raise ValueError("channels is empty: name at least one, such as find_massive(...).channels")
     wrong = [c for c in chosen if not 0 <= c < dit.width]
     if wrong:
-        raise IndexError(f"channels {wrong} asked for; there are 0 to {dit.width - 1}")
+        raise IndexError(f"channels {wrong} requested; there are 0 to {dit.width - 1}")
     rows: list[dict[str, Any]] = []
     last: dict[int, torch.Tensor] = {}
 

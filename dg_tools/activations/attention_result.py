@@ -103,7 +103,7 @@ class Attention:
         if blocks is not None:
             known = set(self.data["block"].values.tolist())
             if not set(blocks) <= known:
-                raise ValueError(f"blocks={list(blocks)} asked for; attention was read at blocks {sorted(known)}")
+                raise ValueError(f"blocks={list(blocks)} requested; attention was read at blocks {sorted(known)}")
             mass = mass.sel(site=np.isin(mass["block"], list(blocks)))
         seen = mass.notnull()
         both = seen.all("key")
@@ -140,11 +140,11 @@ class Attention:
         if blocks is not None:
             field = field.sel(site=np.isin(field["block"], list(blocks)))
             if not field.sizes["site"]:
-                raise ValueError(f"blocks={list(blocks)} asked for; attention was read at others")
+                raise ValueError(f"blocks={list(blocks)} requested; attention was read at others")
         return field.mean([d for d in field.dims if d not in ("row", "column")]).values
 
     def plot(self, word: str | None = None, **kwargs: Any) -> Any:
-        """The map of a word over the picture; without a word, who receives how much at each block."""
+        """The map of a word over the picture; where `word` is None, who receives how much at each block."""
         from dg_tools.plots import attention_mass, word_over_picture
 
         if word is None:

@@ -85,7 +85,7 @@ class MaskSettings:
             return None
         if max(self.tokens) >= count:
             raise IndexError(
-                f"token {max(self.tokens)} asked for; there are 0 to {count - 1} in the {self.stream} stream"
+                f"token {max(self.tokens)} requested; there are 0 to {count - 1} in the {self.stream} stream"
             )
         places = [stream.start + token for token in self.tokens]
         if self.path == "value":

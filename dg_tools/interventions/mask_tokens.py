@@ -75,7 +75,7 @@ class MaskTokens(MaskSettings):
             IndexError: a masked token beyond the stream's end.
         """
         if n < 1:
-            raise ValueError(f"n={n} controls asked for; at least 1")
+            raise ValueError(f"n={n} controls requested; at least 1")
         weights = np.asarray(mass, float)
         if max(self.tokens) >= len(weights):
             raise IndexError(f"token {max(self.tokens)} is masked; mass= has {len(weights)} tokens")
@@ -97,9 +97,9 @@ class MaskTokens(MaskSettings):
             raise ValueError(f"{self.sentence()}: no attention there has keys of the {self.stream} stream")
         rows, columns = dit.grid(height, width)
         if self.stream == "image" and "num_frames" not in dit.takes and max(self.tokens) >= rows * columns:
-            raise IndexError(f"token {max(self.tokens)} asked for; there are 0 to {rows * columns - 1} image tokens")
+            raise IndexError(f"token {max(self.tokens)} requested; there are 0 to {rows * columns - 1} image tokens")
         if steps is not None and self.steps is not None and max(self.steps) >= steps:
-            raise IndexError(f"step {max(self.steps)} asked for; there are 0 to {steps - 1}")
+            raise IndexError(f"step {max(self.steps)} requested; there are 0 to {steps - 1}")
 
     @contextmanager
     def on(self, pipeline: Any) -> Iterator[Attachment]:
