@@ -36,7 +36,7 @@ def read_weights(block: Block, width: int) -> list[tuple[str, str, torch.Tensor]
         attention = getattr(module, path, None)
         found += [(f"{name} 2" if dual else name, scale, getattr(attention, part, None)) for name, part in ATTENTION]
     if record.mlp_in:
-        found.append(("MLP", "scale_mlp", module.get_submodule(record.mlp_in)))
+        found.append(("MLP", "scale_mlp", getattr(module, record.mlp_in, None)))
     elif record.mlp is not None and record.attn is not None:
         inside = module.get_submodule(record.mlp).modules()
         linear = (m for m in inside if isinstance(m, torch.nn.Linear) and m.in_features == width)
