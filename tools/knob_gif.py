@@ -27,7 +27,8 @@ def frame(pictures: list[Image.Image], rho: float) -> Image.Image:
     """The pictures in a row under a slider."""
     page = Image.new("RGB", (len(pictures) * (SIDE + GAP) - GAP, HEAD + SIDE), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(16)
-    draw.text((0, 2), f"massive channel x {rho:.2f}" + (" (the model as it is)" if round(rho, 6) == 1 else ""), INK, font)
+    as_it_is = " (the model as it is)" if round(rho, 6) == 1 else ""
+    draw.text((0, 2), f"massive channel x {rho:.2f}{as_it_is}", INK, font)
     left, right, y = 6, page.width - 6, 38
     draw.line((left, y, right, y), LINE, 3)
     for mark in (0, 0.5, 1, 1.5, 2):
