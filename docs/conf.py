@@ -31,6 +31,7 @@ include_patterns = [
     "docs/evidence/*.md",
     "evidence/rules.md",
     "evidence/results-weak-model/README.md",
+    "evidence/results-rivals/README.md",
     "notebooks/*.ipynb",
     "README.md",
     "CONTRIBUTING.md",
