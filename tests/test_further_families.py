@@ -7,6 +7,7 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools import experiments
 from dg_tools.generation.sampling import run
 
 ABOUT = tiny.families()
@@ -130,8 +131,21 @@ def test_padding_belongs_to_no_stream(loaded, block):
     assert int(tokens.notnull().sum()) == 144
 
 
-def test_the_grid_of_the_picture(loaded):
-    """From positions that begin elsewhere, or after those of the text."""
-    for name in ("longcat_image", "krea2"):
-        about = ABOUT[name]
-        assert dg.capture(loaded(name), "apple", progress=False, **about.SIZE, **about.CALL).grid == (8, 12)
+@pytest.mark.parametrize("name", ["longcat_image", "krea2"])
+def test_the_grid_of_the_picture(loaded, name):
+    """From positions that begin elsewhere, or after those of the text: a region of another grid is refused."""
+    dit, given = loaded(name), []
+    hook = lambda module, args, kwargs: given.append(kwargs)  # noqa: E731
+    handle = dit.transformer.register_forward_pre_hook(hook, with_kwargs=True)
+    called(dit, name, guidance_scale=1.0 - dit.family.scale_offset)
+    handle.remove()
+    assert dit.family.picture_grid(dit.transformer, given[0]) == dit.family.grid(dit.transformer, given[0]) == (8, 12)
+    region = dit.tokens([(0, 0, 24, 16)], height=48, width=32)
+    with pytest.raises(ValueError, match="12 x 8"), dg.Disrupt(CHANNELS, BLOCK, tokens=region).on(dit.pipeline):
+        called(dit, name, guidance_scale=1.0 - dit.family.scale_offset)
+
+
+def test_swaps_need_conditioning_by_row(loaded):
+    """ERNIE-Image's blocks are given chunks by token."""
+    with pytest.raises(ValueError, match="blocks that are handed their conditioning by row; 'ernie-image' has none"):
+        experiments.timestep(loaded("ernie_image"), ["apple", "owl"], channels=CHANNELS, block=BLOCK)
