@@ -16,7 +16,7 @@ EACH = r"row|picture|prompt|token|forward|step|call|block|model|notebook|run"
 COUNTED = r"pictures|forwards|rows|calls|steps|passes|vector|number|minute|one"
 PATTERNS = {
     "X is no Y: write X is not a Y": A_KIND,
-    "asked for: write requested, or given": r"\basked for\b",
+    "asked for: write requested, or given": r"(?<!nobody )\basked for\b",  # what nobody asked for is English
     "that there are not": r"\bthat there are not\b",
     "a row a, a picture a: write per": rf"\b(?:{COUNTED}) an? (?:image )?(?:{EACH})\b(?! (?:is|has|makes|was|in)\b)",
     "without a word": r"\bwithout a word\b",

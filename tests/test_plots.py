@@ -10,9 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tiny
+from matplotlib.colors import to_hex
+from skimage.color import rgb2lab
 
 import dg_tools as dg
-from dg_tools import plots
+from dg_tools import palette, plots
 from dg_tools.plots.explorers import course
 from dg_tools.plots.surface import pooled, spike
 
@@ -115,3 +117,71 @@ def test_two_faces_draws_scores_gains_and_what_counts():
     faces = points.get_facecolor()
     assert tuple(faces[0]) == (1.0, 1.0, 1.0, 1.0) != tuple(faces[1])
     assert plots.two_faces({"scan": rows}).axes[0].get_title() == "detail lacking beyond gain"
+
+
+MACHADO = {  # how eyes without one kind of cones see linear sRGB (Machado, Oliveira and Fernandes 2009, severity 1)
+    "red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "none": np.eye(3),
+}
+
+
+def seen(colour, missing):
+    """A colour in CIELAB, as eyes see it in which one kind of cones is missing."""
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.asarray(MACHADO[missing]) @ linear, 0, 1)
+    return rgb2lab(np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055))
+
+
+@pytest.mark.parametrize("missing", MACHADO)
+def test_colours_are_told_apart_by_every_eye(missing):
+    """Ten in CIELAB is clear to see side by side; red and green of the same lightness are at 5."""
+    places = {c: seen(c, missing) for c in (*palette.SERIES, palette.QUIET)}
+    near = {(a, b): np.linalg.norm(places[a] - places[b]) for a, b in itertools.combinations(places, 2)}
+    assert min(near.values()) > 20, min(near, key=near.get)
+
+
+def test_red_and_green_would_not_pass():
+    assert np.linalg.norm(seen("#c0392b", "green") - seen("#4f6f10", "green")) < 20
+
+
+def test_names_stand_at_the_ends_of_lines_and_not_on_each_other():
+    figure, axis = plt.subplots()
+    for i, name in enumerate("abc"):
+        axis.plot([0, 1], [0, 1 + 0.001 * i], label=name)
+    axis.plot([0, 1], [1, 0])  # without a name
+    plots.name_lines(axis, gap=0.1)
+    places = {t.get_text(): t.xy for t in axis.texts}
+    assert set(places) == set("abc") and all(x == 1 for x, _ in places.values())
+    heights = [places[name][1] for name in "abc"]
+    assert np.all(np.diff(heights) > 0.099) and abs(np.mean(heights) - 0.95) < 0.1
+    assert [t.get_color() for t in axis.texts] == [to_hex(line.get_color()) for line in axis.lines[:3]]
+    plt.close(figure)
+
+
+def test_several_channels_have_several_colours(acts):
+    figure = plots.magnitude_by_sigma(acts.data, [3, 7, 9], block=2)
+    lines = [x for x in figure.axes[0].lines if x.get_label().startswith("channel")]
+    assert len({x.get_color() for x in lines}) == 3 and not figure.axes[0].get_legend()
+    assert {t.get_text() for t in figure.axes[0].texts} >= {"channel 3", "channel 7", "channel 9"}
+    into = io.StringIO()
+    figure.savefig(into, format="svg")
+    assert ">channel 7</text>" in into.getvalue() or "<!-- channel 7 -->" in into.getvalue()
+
+
+def test_the_largest_channel_is_named_where_it_takes_over(acts):
+    figure = plots.magnitude_by_block(acts.data, step=1)
+    part = acts.data["top_channel"].sel(stream="image", step=1).isel(rank=0).transpose("site", ...)
+    most = [int(np.bincount(row.values.astype(int).ravel()).argmax()) for row in part]
+    firsts = [str(c) for i, c in enumerate(most) if i == 0 or c != most[i - 1]]
+    said = [t.get_text().removeprefix("channel ") for t in figure.axes[0].texts]
+    assert said[: len(firsts)] == firsts
+
+
+def test_a_grid_says_rows_and_columns_once():
+    picture = np.zeros((4, 6, 3))
+    figure = plots.image_grid([picture] * 4, columns=2, rows=["up", "down"], heads=["left", "right"], title="all")
+    assert [a.get_title() for a in figure.axes] == ["left", "right", "", ""]
+    assert [a.get_ylabel() for a in figure.axes] == ["up", "", "down", ""] and figure.get_suptitle() == "all"

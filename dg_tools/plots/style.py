@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from dg_tools.palette import INK, MASSIVE, POINT, QUIET, SERIES
@@ -92,7 +93,7 @@ def name_lines(axis: Axes, *, gap: float = 0.085, size: float = 8, more: Sequenc
         name, y = str(line.get_label()), np.asarray(line.get_ydata(), float)
         there = np.flatnonzero(np.isfinite(y))
         if not name.startswith("_") and len(there):
-            ends.append((float(y[there[-1]]), name, str(line.get_color())))
+            ends.append((float(y[there[-1]]), name, to_hex(line.get_color())))
     label_ends(axis, ends, gap, size)
 
 
