@@ -27,8 +27,8 @@ began = time.perf_counter()
 import dg_tools as dg
 explorer = dg.widgets.ActivationExplorer({folder!r})
 seconds = time.perf_counter() - began, time.process_time()
-shown = [explorer.map.png, explorer.channels.png, explorer.blocks.png, explorer.steps.png]
-assert all(shown) and explorer.surface.figure is not None, explorer.messages.text
+shown = [explorer.map.data, explorer.channels.data, explorer.blocks.data, explorer.steps.data, explorer.spikes.data]
+assert all(shown), explorer.messages.text
 print(*seconds)
 """
 

@@ -17,7 +17,6 @@ import dg_tools as dg
 from dg_tools.plots import explorers as explore
 from dg_tools.widgets import ActivationExplorer
 from dg_tools.widgets.capture_lookup import Point, hidden_at
-from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.png import draw
 
 KINDS = ["sd3", "flux"]
@@ -43,8 +42,18 @@ def explorer(captured):
     return ActivationExplorer(captured("sd3"))
 
 
-def png(picture: Picture) -> Image.Image:
-    return Image.open(io.BytesIO(picture.png))
+def numbers(packed) -> np.ndarray:
+    """What the browser reads."""
+    return np.frombuffer(packed, np.float32)
+
+
+def drawn(chart) -> np.ndarray:
+    """The first line of a chart in the browser."""
+    return numbers(chart.data["series"][0]["values"])
+
+
+def there(part) -> bool:
+    return part.layout.display != "none"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -63,36 +72,51 @@ def test_every_control_moves_the_point_and_the_view_is_the_captured_value(captur
     line = view.steps.axes[0].lines[0].get_ydata()
     expected = acts.data["abs_mean"].isel(prompt=1, seed=1, branch=0, site=2, channel=5).sel(stream="image").values
     assert np.allclose(line, expected)
+    assert np.array_equal(numbers(made.map.data["values"]), hidden[:, 5]), "the browser draws the same numbers"
+    assert np.array_equal(drawn(made.channels), hidden[17]) and np.array_equal(drawn(made.steps), expected)
+    by_block = acts.data["abs_mean"].isel(prompt=1, seed=1, branch=0, step=1, channel=5).sel(stream="image").values
+    assert np.array_equal(drawn(made.blocks), by_block)
+    assert np.array_equal(numbers(made.spikes.data["values"]), np.abs(hidden).ravel()) and made.spikes.at == [17, 5]
+    places = made.map.cell, made.channels.cell, made.blocks.cell, made.steps.cell
+    assert places == (17, 5, 2, 1)
 
 
 def test_render_changes_nothing(explorer):
-    before, shown = explorer.state, explorer.map.png
+    before, shown = explorer.state, explorer.map.data
     view = explorer.render(replace(before, block=0, token=3))
-    assert explorer.state == before and explorer.map.png == shown
+    assert explorer.state == before and explorer.map.data is shown
     assert view.map.axes[0].get_title() != explorer.render().map.axes[0].get_title()
 
 
 def test_clicks(explorer):
-    shown = explorer.map.png, explorer.channels.png
-    assert explorer.map.grid == [8, 12] and explorer.channels.grid == [1, tiny.WIDTH]
+    shown = explorer.map.data, drawn(explorer.channels)
+    assert explorer.map.grid == [8, 12] and len(shown[1]) == tiny.WIDTH
     explorer.map.set_state({"cell": 31, "clicks": 1})  # as the front end sends it
-    assert explorer.token == explorer.token_field.value == 31 and explorer.channels.png != shown[1]
+    assert explorer.token == explorer.token_field.value == 31 and not np.array_equal(drawn(explorer.channels), shown[1])
+    surface = explorer.spikes.data
     explorer.channels.set_state({"cell": 7})
-    assert explorer.channel == 7 and explorer.map.png != shown[0]
+    assert explorer.channel == 7 and explorer.map.data != shown[0]
+    assert explorer.spikes.data is surface and explorer.spikes.at == [31, 7], "sent once for a block and step"
     explorer.blocks.set_state({"cell": 0})
     explorer.steps.set_state({"cell": 2})
     assert (explorer.block, explorer.step) == (0, 2) == (explorer.block_slider.value, explorer.step_slider.value)
-    figure = explorer.surface.figure
-    explorer.surface.clicked(figure.data[0], type("Points", (), {"xs": [4], "ys": [9]})(), None)
-    assert (explorer.channel, explorer.token) == (4, 9) and explorer.surface.figure is figure, "the angle is kept"
-    assert list(figure.data[-1].x) == [4] and list(figure.data[-1].y) == [9]
+    assert explorer.spikes.data is not surface
+    explorer.spikes.set_state({"point": [9, 4], "clicks": 1})
+    assert (explorer.channel, explorer.token) == (4, 9) and explorer.spikes.at == [9, 4]
+    explorer.play.value = 1
+    assert explorer.step == explorer.steps.cell == 1
 
 
 def test_text_stream_and_its_end(explorer):
     explorer.token = 90
     explorer.stream_buttons.value = "text"
     assert explorer.token < 90 and "no token 90" in explorer.messages.text
-    assert explorer.map.grid[0] == 1 and explorer.render().surface is None
+    assert there(explorer.text) and not there(explorer.map) and not there(explorer.spikes)
+    norms = explorer.activations.data["token_norm"].isel(prompt=0, seed=0, branch=0, step=explorer.step)
+    norms = norms.isel(site=explorer.block).sel(stream="text").dropna("token").values
+    assert np.array_equal(drawn(explorer.text), norms) and explorer.render().surface is None
+    explorer.text.set_state({"cell": 3})
+    assert explorer.token == 3
     explorer.block = 3  # SD3 drops the text there
     assert "no text stream" in explorer.numbers.value and explorer.messages.kind != "error"
 
@@ -100,9 +124,10 @@ def test_text_stream_and_its_end(explorer):
 def test_without_hidden_states_the_statistics_are_shown_and_what_to_capture(dits):
     acts = dg.capture(dits("sd3"), "ab", raw=[1], raw_steps=[2], progress=False, **tiny.CALL)
     made = ActivationExplorer(acts)
-    assert (made.block, made.step) == (1, 2) and made.surface.figure is not None, "it opens where something was kept"
+    assert (made.block, made.step) == (1, 2) and there(made.spikes), "it opens where something was kept"
     made.block = 2
-    assert made.surface.figure is None and "raw=[2], raw_steps=[2]" in made.surface.children[0].value
+    missing = made.panel.missing
+    assert not there(made.spikes) and there(missing) and "raw=[2], raw_steps=[2]" in missing.value
     norms = acts.data["token_norm"].isel(prompt=0, seed=0, branch=0, step=2, site=2).sel(stream="image").values
     assert np.array_equal(made.render().map.axes[0].images[-1].get_array().ravel(), norms[:96])
     assert hidden_at(acts, made.state) is None
@@ -116,16 +141,16 @@ def test_some_tokens_and_channels_and_the_text_stream(dits):
     hidden = acts.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=made.step, raw_site=0).values
     field = made.render().map.axes[0].images[-1].get_array()
     assert field[1, 5] == hidden[1, 1] and np.ma.masked_invalid(field).count() == 3
-    assert list(made.surface.figure.data[0].x) == [5, 9] and list(made.surface.figure.data[0].y) == [3, 17, 90]
+    assert made.spikes.data["channels"] == [5, 9] and made.spikes.data["tokens"] == [3, 17, 90]
     made.channel = 6  # not kept: norms instead, by name
     assert "norm of each token" in made.render().map.axes[0].get_title()
     text = dg.capture(dits("sd3"), "ab", raw=[1], raw_stream="text", progress=False, **tiny.CALL)
     made = ActivationExplorer(text)
     made.move(block=1, stream="text", token=2, channel=5)
     point = text.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=made.step, raw_site=0).values[2, 5]
-    assert f"{point:.3g}" in made.render().sentence and made.surface.figure is not None
+    assert f"{point:.3g}" in made.render().sentence and there(made.spikes)
     made.stream = "image"
-    assert made.surface.figure is None
+    assert not there(made.spikes)
 
 
 def test_out_of_range_is_an_error_and_nothing_moves(explorer):
@@ -142,21 +167,21 @@ def test_massive_channels_are_offered(dits):
     made = ActivationExplorer(acts)
     assert sorted(made.massive) == [5, 20] and made.channel in (5, 20) and made.block == 2
     made.offered.value = 20
-    assert made.channel == 20 and {t.name for t in made.surface.figure.data} >= {"channel 5", "channel 20"}
+    assert made.channel == 20 and sorted(made.spikes.data["marked"]) == sorted(made.channels.data["marked"]) == [5, 20]
 
 
 def test_a_saved_capture_and_what_is_none(captured, tmp_path, explorer):
     captured("sd3").save(tmp_path / "kept.zarr")
     made = ActivationExplorer(str(tmp_path / "kept.zarr"))
     assert made.render().sentence == explorer.render().sentence and made.massive == explorer.massive
-    shown, state = made.map.png, made.state
+    shown, state = made.map.data, made.state
     (tmp_path / "other").mkdir()
     for folder, words in (("", "no folder named"), (tmp_path / "gone", "there is no folder"),
                           (tmp_path / "other", "is not a capture")):  # fmt: skip
         made.folder.value = str(folder)
         made.opening.click()
         assert words in made.messages.text and made.messages.kind == "error" and 'role="alert"' in made.messages.value
-        assert (made.map.png, made.state) == (shown, state), "nothing lost"
+        assert (made.map.data, made.state) == (shown, state), "nothing lost"
     empty = ActivationExplorer(tmp_path / "gone")
     assert repr(empty) == "ActivationExplorer(no capture yet)" and empty.messages.kind == "error"
     acts = dg.open_activations(tmp_path / "kept.zarr")
@@ -170,7 +195,7 @@ def test_a_stored_capture_waits_for_no_model_library(captured, tmp_path):
     captured("sd3").save(tmp_path / "kept.zarr")
     code = (
         f"import sys, dg_tools as dg; shown = dg.widgets.ActivationExplorer({str(tmp_path / 'kept.zarr')!r}); "
-        "assert shown.map.png and not {'diffusers', 'transformers', 'nnsight'} & set(sys.modules)"
+        "assert shown.map.data and not {'diffusers', 'transformers', 'nnsight', 'plotly'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 
@@ -11,6 +12,7 @@ import tiny
 import torch
 import traitlets
 from diffusers import FluxImg2ImgPipeline
+from PIL import Image
 from test_cli import called
 
 import dg_tools as dg
@@ -18,7 +20,7 @@ from dg_tools.generation.recipes import read_picture
 from dg_tools.models.profiles import read_profile
 from dg_tools.widgets import ActivationExplorer, GuidanceExplorer, InterventionExplorer
 from dg_tools.widgets.edit_settings import EDIT_MODES
-from dg_tools.widgets.guidance_settings import profile_of
+from dg_tools.widgets.guidance_settings import STRIPS, profile_of
 from dg_tools.widgets.watch import watched
 
 SIZE = tiny.SIZE
@@ -39,6 +41,13 @@ def same(a, b) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
+def stale(made) -> bool:
+    """Whether what is shown is dimmed."""
+    dimmed = "dg-stale" in made.shown.place._dom_classes
+    assert dimmed == (made.shown.note.layout.display != "none"), "it says so where it is dimmed"
+    return dimmed
+
+
 def press(runner) -> None:
     """As the reader does it, and wait."""
     runner.button.click()
@@ -48,7 +57,7 @@ def press(runner) -> None:
 
 def test_capture_from_the_button_is_the_capture_and_has_a_picture_at_every_step(dit):
     made = ActivationExplorer(dit, steps=3, **SIZE)
-    assert "press Capture" in made.messages.text and not made.map.png
+    assert "press Capture" in made.messages.text and not made.map.data
     press(made.runner)
     assert made.activations is not None and made.map.png and made.massive == dg.find_massive(made.activations).channels
     plain = dg.capture(dit, "red apple on blue", steps=3, **SIZE, progress=False)
@@ -94,11 +103,72 @@ def test_cancelling_keeps_what_was_there(dit):
     assert (
         not made.runner.busy and made.messages.kind == "warning" and "Stopped after 1 of 9 steps" in made.messages.text
     )
-    assert made.images == before and made.code.value != code
+    assert made.images == before and made.code.value == code, "the code is that of the pictures"
+    assert stale(made) and "settings changed: press Run" in made.shown.note.value
     assert "step" not in dit.pipeline.scheduler.__dict__
     del made.runner.tick
     press(made.runner)
-    assert made.messages.kind == "note" and made.images != before
+    assert made.messages.kind == "note" and made.images != before and not stale(made) and "seed=1" in made.code.value
+
+
+@pytest.mark.parametrize("kind", [InterventionExplorer, GuidanceExplorer])
+def test_what_is_shown_is_of_the_settings_or_dimmed(dit, kind):
+    made = kind(dit, steps=2, **SIZE)
+    assert not stale(made), "nothing is shown yet"
+    made.run()
+    images, code, block = dict(made.images), made.code.value, made.block
+    assert not stale(made)
+    for change, back in (
+        (lambda: setattr(made, "block", 1), lambda: setattr(made, "block", block)),
+        (lambda: setattr(made.run_fields.seed, "value", "7"), lambda: setattr(made.run_fields.seed, "value", "0")),
+        (lambda: setattr(made.run_fields.seed, "value", "abc"), lambda: setattr(made.run_fields.seed, "value", "0")),
+        (lambda: setattr(made, "channels", [5, 9999]), lambda: setattr(made, "channels", [5, 20])),
+    ):
+        change()
+        assert stale(made) and (made.images, made.code.value) == (images, code)
+        back()
+        assert not stale(made)
+    made.block = 1
+    made.run()
+    assert not stale(made) and code != made.code.value
+    made.block = block
+    assert not stale(made) and made.code.value == code, "what was run before is shown at once"
+    assert all(same(a, b) for a, b in zip(made.images.values(), images.values(), strict=True))
+
+
+def test_a_capture_of_other_settings_is_dimmed(dit, tmp_path):
+    made = ActivationExplorer(dit, steps=2, **SIZE)
+    made.run()
+    made.run_fields.text.value = "owl"
+    assert stale(made) and "settings changed: press Capture" in made.shown.note.value
+    made.run()
+    assert not stale(made)
+    made.activations.save(tmp_path / "owl.zarr")
+    made.run_fields.text.value = "apple"
+    made.show(tmp_path / "owl.zarr")
+    assert not stale(made), "a capture that was opened says itself what it is of"
+
+
+def test_steps_of_the_edit_follow_steps(dit):
+    made = InterventionExplorer(dit, steps=3, **SIZE)
+    made.run_fields.steps.value = 5
+    assert made.step_range.value == (0, 4) and made.state.steps is None
+    made.step_range.value = (1, 4)
+    made.run_fields.steps.value = 3
+    assert made.step_range.value == (1, 2) and made.state.steps == (1, 2)
+    made.run_fields.steps.value = 6
+    assert made.state.steps == (1, 2) and made.messages.text == ""
+
+
+def test_the_reader_is_told_at_once_that_it_computes(dit):
+    made = InterventionExplorer(dit, steps=2, **SIZE)
+    at_work, go_on = threading.Event(), threading.Event()
+    made.runner.work = lambda tick: (at_work.set(), go_on.wait(240))
+    made.runner.button.click()
+    assert "computing" in made.runner.words.value, "before the first step"
+    go_on.set()
+    made.runner.thread.join(240)
+    assert made.runner.words.value == ""
 
 
 def test_an_error_in_the_run_is_told_and_raised_headless(dit):
@@ -181,6 +251,8 @@ def test_intervention_pictures_numbers_and_code(dit):
     assert np.allclose(view.differences[0].axes[0].images[0].get_array(), change.mean(-1), atol=1e-6)
     limits = [f.axes[0].images[0].get_clim() for f in view.differences]
     assert limits[0] == limits[1], "one scale for what is compared"
+    shown = np.asarray(Image.open(io.BytesIO(made.differences[0].png)), float)
+    assert np.allclose(shown, np.clip(0.5 + 5 * change, 0, 1) * 255, atol=1), "five times the difference, around grey"
     rows = {r[0]: r[1:] for r in view.rows}
     spectra = [np.fft.fft2(np.asarray(made.images[n], float).transpose(2, 0, 1)) for n in ("clean", "disrupted")]
     cycles = np.hypot(np.fft.fftfreq(spectra[0].shape[1])[:, None], np.fft.fftfreq(spectra[0].shape[2]))
@@ -219,6 +291,12 @@ def test_guidance_pictures_code_and_exports(dit, tmp_path):
     gains = [1 + 0.5 * (1 - g) for g in report.gain]
     assert f"gain {min(gains):.4g} to {max(gains):.4g}" in made.captions["gain"].value and len(gains) == 2
     assert made.slide.png == made.pictures["CFG"].png and made.slide.after == made.pictures["DG + CFG"].png
+    change = np.asarray(made.images["DG + CFG"], float) - np.asarray(made.images["CFG"], float)
+    shown = np.asarray(Image.open(io.BytesIO(made.difference.png)), float)
+    assert np.allclose(shown, np.clip(127.5 + 5 * change, 0, 255), atol=1)
+    assert (
+        f"<td>{scope['made'].forwards[3]}</td>" in made.numbers.value and "high-band power / cond" in made.numbers.value
+    )
     made.pictures["cond"].set_state({"clicks": 1})
     assert made.after == made.after_field.value == "cond" and made.slide.after == made.pictures["cond"].png
     made.zoom.value = 400
@@ -233,6 +311,31 @@ def test_guidance_pictures_code_and_exports(dit, tmp_path):
     file = tmp_path / "out" / "profile.json"
     assert read_profile(file)["channels"] == [5, 20]
     assert dg.DetailGuidance(1.0, 0.5, disrupt=str(file)).disrupt == dg.Disrupt([5, 20], 2)
+
+
+@pytest.mark.parametrize("over, plain", [("weight", 0.0), ("rho", 1.0)])
+def test_a_strip_is_the_guidance_at_each_value(dit, over, plain):
+    made = GuidanceExplorer(dit, rho=2.0, steps=2, **SIZE)
+    made.strip.over.value = over
+    press(made.strip.runner)
+    assert list(made.strip.images) == list(STRIPS[over]) and not made.messages.text
+    arguments = {"weight": made.weight, "rho": made.rho, over: 3.0}
+    off = dg.Disrupt([5, 20], 2, "scale", rho=arguments["rho"])
+    call = {"seed": 0, "steps": 2, **SIZE, "progress": False}
+    own = dg.generate(dit, "red apple on blue", **call, guidance=dg.DetailGuidance(3.0, arguments["weight"], off))
+    cfg = dg.generate(dit, "red apple on blue", **call, guidance=dg.CFG(3.0))
+    assert same(made.strip.images[3.0], own.images[0]) and same(made.strip.images[plain], cfg.images[0])
+    made.strip.play.value = 2
+    assert (
+        made.strip.large.png == made.strip.pictures[2].png and f"{STRIPS[over][2]:g}" in made.strip.large_caption.value
+    )
+    made.strip.pictures[4].set_state({"clicks": 1})
+    assert made.strip.index.value == 4
+    other = "block" if over == "rho" else "rho"
+    setattr(made, {"rho": "rho", "weight": "weight"}[over], 0.5)
+    assert "dg-stale" not in made.strip.views._dom_classes, "it goes over that one"
+    setattr(made, other, 1 if other == "block" else 1.5)
+    assert "dg-stale" in made.strip.views._dom_classes
 
 
 def test_an_exported_profile_gives_the_guidance_of_the_picture(dit, tmp_path):

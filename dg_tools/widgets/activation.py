@@ -23,9 +23,11 @@ from dg_tools.widgets import capture_lookup as lookup
 from dg_tools.widgets.activation_page import ActivationPage
 from dg_tools.widgets.capture_lookup import Point
 from dg_tools.widgets.capture_view import CaptureView, render
+from dg_tools.widgets.kept_capture import MOST_MB, capture_data
+from dg_tools.widgets.kept_page import page, write_page
 from dg_tools.widgets.parts import set_text
-from dg_tools.widgets.png import draw
 from dg_tools.widgets.runner import guarded
+from dg_tools.widgets.saving import save
 from dg_tools.widgets.watch import Tick
 
 FIELDS = ("prompt", "seed", "branch", "step", "block", "stream", "channel", "token", "log")
@@ -73,7 +75,7 @@ class ActivationExplorer(ActivationPage):
         if source is None or isinstance(source, DiT):
             dit = source or load()
             source = None
-        super().__init__(dit, self._capture, steps, height, width)
+        super().__init__(dit, self._capture, self.save, steps, height, width)
         self.dit = dit
         self.lock = RLock()
         self._moving = False
@@ -117,6 +119,35 @@ class ActivationExplorer(ActivationPage):
             raise RuntimeError("nothing captured yet: press Capture, call .run(), or pass an Activations")
         return render(self.activations, state or self.state, list(self.massive))
 
+    def to_html(self, path: str | Path, *, most_mb: float = MOST_MB) -> Path:
+        """Write the capture as one file that opens without a kernel or a network, at the current point; its path.
+
+        Map, charts, surface and pictures are drawn from numbers in the file (bfloat16: within 0.4 %).
+
+        Args:
+            path: ends in `.html`; a file there is replaced.
+            most_mb: megabytes of hidden states, at most; beyond, the massive channels' alone are kept.
+
+        Raises:
+            RuntimeError: nothing was captured yet.
+            ValueError, FileNotFoundError: a path that cannot be written, or a capture that is too large for a page.
+
+        Example:
+            >>> explorer.to_html("apple.html")  # doctest: +SKIP
+            PosixPath('apple.html')
+        """
+        if self.activations is None:
+            raise RuntimeError("nothing captured yet: press Capture, call .run(), or pass an Activations")
+        data = {"capture": capture_data(self.activations, self.state, list(self.massive), most_mb)}
+        about = f"{self.activations.data.attrs.get('model', 'A capture')}. Values are kept to within 0.4 %."
+        return write_page(path, page("Activations", about, data))
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write a page (`.html`) or the figures (`.png`, `.svg`, `.pdf`) of the current point; the paths."""
+        view = self.render()
+        figures = {"map": view.map, "channels": view.channels, "blocks": view.blocks, "steps": view.steps}
+        return save(path, self.to_html, lambda: figures)
+
     def show(self, source: Any) -> None:
         """Put an `Activations`, or the folder of a saved one, on the page.
 
@@ -141,6 +172,8 @@ class ActivationExplorer(ActivationPage):
                 point = self._opening(acts, point)
             self.set_ranges(acts, massive, self.channel)
             self._move_to(point)
+        self.shown.settings = None  # a capture that was opened says itself what it is of
+        self.shown.compare(None)
         self.messages.say("")
 
     def move(self, **fields: Any) -> None:
@@ -184,18 +217,9 @@ class ActivationExplorer(ActivationPage):
             self._draw(self.activations, point)
 
     def _draw(self, acts: Activations, point: Point) -> None:
-        view, sizes = self.render(point), acts.data.sizes
-        cells = acts.grid if point.stream == "image" else (1, max(lookup.token_count(acts, point), 1))
-        self.map.draw(draw(view.map, cells), point.token)
-        self.map.label = f"{point.stream} tokens: arrow keys or a click choose one"
-        self.channels.draw(draw(view.channels, (1, sizes["channel"])), point.channel)
-        self.blocks.draw(draw(view.blocks, (1, sizes["site"])), point.block)
-        self.steps.draw(draw(view.steps, (1, sizes["step"])), point.step)
+        view = self.render(point)
+        self.panel.draw(view)
         set_text(self.numbers, view.sentence)
-        if view.surface is None:
-            self.surface.say(lookup.advice_on_raw(acts, point))
-        else:
-            self.surface.draw(view.surface)
 
     # -- a live model -------------------------------------------------------------------------------------------------
 
@@ -208,22 +232,33 @@ class ActivationExplorer(ActivationPage):
             raise ValueError("this explorer has a capture and no model: pass dit= to capture more")
         from dg_tools.widgets.live_capture import capture_run  # imports diffusers, which a stored capture never needs
 
-        self.show(capture_run(self.dit, self.run_fields.read(), self.block, tick))
+        settings = self.run_fields.read()
+        self.show(capture_run(self.dit, settings, self.block, tick))
+        self.shown.put(settings)
         self.run_fields.warn(self.messages)
+        self._changed()  # the fields may have moved on meanwhile
+
+    def _changed(self) -> None:
+        """After a change in the fields of a run: a capture of other settings is dimmed."""
+        settings = None
+        try:
+            settings = self.run_fields.read()
+        finally:
+            self.shown.compare(settings)
 
     # -- controls and clicks ------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         say = self.messages
+        self.run_fields.observe(guarded(say, lambda change: self._changed()))
         self.opening.on_click(guarded(say, lambda _: self.show(self.folder.value)))
         for name, field in self.controls.items():
             field.observe(guarded(say, partial(self._set, name)), names="value")
             self.observe(partial(self._follow, field), names=name)
         self.offered.observe(guarded(say, self._choose_offered), names="value")
-        pictures = {"token": self.map, "channel": self.channels, "block": self.blocks, "step": self.steps}
-        for name, picture in pictures.items():
-            picture.observe(guarded(say, partial(self._clicked, name)), names="cell")
-        self.surface.on_point = lambda *point: guarded(say, lambda _: self._surface_clicked(*point))(None)
+        for name, view in [*self.panel.choosers.items(), ("token", self.map), ("token", self.text)]:
+            view.observe(guarded(say, partial(self._clicked, name)), names="cell")
+        self.spikes.observe(guarded(say, lambda change: self._surface_clicked(*self.spikes.point)), names="clicks")
         self.observe(guarded(say, lambda change: self.refresh()), names=list(FIELDS))
 
     def _set(self, name: str, change: Any) -> None:
@@ -242,11 +277,11 @@ class ActivationExplorer(ActivationPage):
         if change["new"] >= 0:
             setattr(self, name, change["new"])
 
-    def _surface_clicked(self, channel: int, token: int, pooled: bool) -> None:
+    def _surface_clicked(self, token: int, channel: int) -> None:
         """Choose a point of the surface; where a cell covers several tokens and channels, the largest of these."""
         assert self.activations is not None
         hidden = lookup.hidden_at(self.activations, self.state)
-        if pooled and hidden is not None:
+        if self.spikes.data["pooled"] and hidden is not None:
             row, column = np.searchsorted(hidden.tokens, token), np.searchsorted(hidden.channels, channel)
             y, x = spike(np.abs(hidden.values), int(row), int(column))
             channel, token = int(hidden.channels[x]), int(hidden.tokens[y])

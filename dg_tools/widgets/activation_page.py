@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
+import traitlets as t
 
 from dg_tools.activations import Activations
 from dg_tools.models.dit import DiT
-from dg_tools.widgets.parts import control, panel, panels, row, slider, text_block
-from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.capture_panel import CapturePanel
+from dg_tools.widgets.parts import control, row, slider, text_block
 from dg_tools.widgets.run_fields import RunFields
 from dg_tools.widgets.runner import Messages, Runner
-from dg_tools.widgets.surface import Surface
+from dg_tools.widgets.saving import SaveRow
+from dg_tools.widgets.shown import Shown
 from dg_tools.widgets.watch import Tick
 
 
@@ -21,20 +24,21 @@ class ActivationPage(widgets.VBox):
 
     Args:
         dit: the model; None where nothing can be run.
-        capture: what the button does.
+        capture, save: what the buttons do.
         steps, height, width: of new captures, as in `RunFields`.
 
     Attributes:
         run_fields: prompt, seed, steps and scale of a new capture.
         controls: each control of a point, by the name of the point's field.
-        map, channels, blocks, steps: pictures; a click on one chooses a token, channel, block or step.
-        surface: token x channel, to turn.
+        shown: says whether the capture was made with the settings in the fields; it knows those of the button only.
+        panel: the views of the capture; a click on one chooses a token, channel, block or step.
     """
 
     def __init__(
         self,
         dit: DiT | None,
         capture: Callable[[Tick], None],
+        save: Callable[[str], list[Path]],
         steps: int | None,
         height: int | None,
         width: int | None,
@@ -49,31 +53,29 @@ class ActivationPage(widgets.VBox):
         self.opening = widgets.Button(description="Open", icon="folder-open", layout={"width": "90px"})
         self._build_controls()
         self._build_pictures()
+        self.saving = SaveRow("view.html", save, self.messages)
+        self.saving.layout.display = "none"
         self.views = widgets.VBox(
             [
-                row(self.prompts, self.seeds, self.branches, self.stream_buttons),
-                row(self.block_slider, self.step_slider, self.token_field, self.channel_field, self.log_box),
-                self.offered,
+                row(self.prompts, self.seeds, self.branches, self.stream_buttons, self.log_box),
+                row(self.block_slider, self.step_slider, self.play, self.token_field, self.channel_field, self.offered),
                 self.numbers,
-                panels(
-                    panel("Where on the picture? (click a token)", self.map),
-                    panel("Token x channel (drag to turn, click a point)", self.surface),
-                    panel("Which channels? (click one)", self.channels),
-                    panel("At which block? (click one)", self.blocks),
-                    panel("At which step? (click one)", self.steps),
-                ),
+                self.panel,
             ],
             layout={"display": "none"},
         )
-        live = [self.run_fields.row, self.runner] if dit else []
-        self.children = [*live, row(self.folder, self.opening), self.messages, self.views]
+        self.shown = Shown(self.views, "Capture")
+        live = [row(*self.run_fields.row.children, self.runner, self.shown.note)] if dit else []
+        self.children = [*live, row(self.folder, self.opening, self.saving), self.messages, self.views]
 
     def _build_controls(self) -> None:
         self.prompts = control(widgets.Dropdown, "Run: prompt", "280px", options=[("none yet", 0)])
         self.seeds = control(widgets.Dropdown, "seed", "120px", options=[("none yet", 0)])
         self.branches = control(widgets.Dropdown, "branch", "150px", options=[("cond", 0)])
-        self.block_slider = slider("Block", 0)
-        self.step_slider = slider("Step", 0)
+        self.block_slider = slider("Block", 0, width="230px", at_once=True)
+        self.step_slider = slider("Step", 0, width="230px", at_once=True)
+        self.play = widgets.Play(interval=200, layout={"width": "120px"})
+        t.link((self.play, "value"), (self.step_slider, "value"))
         self.channel_field = control(widgets.BoundedIntText, "Channel", "140px", min=0, max=0)
         self.token_field = control(widgets.BoundedIntText, "Token", "130px", min=0, max=0)
         self.offered = control(widgets.ToggleButtons, "Massive", options=[])
@@ -94,11 +96,9 @@ class ActivationPage(widgets.VBox):
         }
 
     def _build_pictures(self) -> None:
-        self.map = Picture(width=400)
-        self.channels = Picture(width=500, label="channels: arrow keys or a click")
-        self.blocks = Picture(width=400, label="blocks")
-        self.steps = Picture(width=400, label="steps")
-        self.surface = Surface()
+        self.panel = CapturePanel()
+        self.map, self.text, self.spikes = self.panel.map, self.panel.text, self.panel.spikes
+        self.channels, self.blocks, self.steps = self.panel.channels, self.panel.blocks, self.panel.steps
         self.numbers = text_block("")
 
     def set_ranges(self, acts: Activations, massive: list[int], channel: int) -> None:
@@ -107,11 +107,11 @@ class ActivationPage(widgets.VBox):
         for dropdown, dim in ((self.prompts, "prompt"), (self.seeds, "seed"), (self.branches, "branch")):
             dropdown.options = [(str(v), i) for i, v in enumerate(data[dim].values)]
         self.block_slider.max = data.sizes["site"] - 1
-        self.step_slider.max = data.sizes["step"] - 1
+        self.step_slider.max = self.play.max = data.sizes["step"] - 1
         self.channel_field.max = data.sizes["channel"] - 1
         self.token_field.max = data.sizes["token"] - 1
         self.stream_buttons.options = [str(s) for s in data["stream"].values]
         self.offered.options = [(str(c), c) for c in massive]
         self.offered.value = channel if channel in massive else None
         self.offered.layout.display = "" if massive else "none"
-        self.views.layout.display = ""
+        self.views.layout.display = self.saving.layout.display = ""

@@ -93,9 +93,16 @@ def massive_channels(acts: Activations) -> list[int]:
     return find_massive(acts, blocks=min(2, acts.data.sizes["site"])).channels
 
 
-def run_at(acts: Activations, point: Point) -> Any:
-    """The dataset of one run and branch."""
-    return acts.data.isel(prompt=point.prompt, seed=point.seed, branch=point.branch)
+def part(acts: Activations, name: str, point: Point, **places: int) -> Any:
+    """A variable of one run and branch, and of the point's stream; further dims by position.
+
+    Without its coordinates: picking these too takes longer than all that a move of a slider may take.
+    """
+    variable = acts.data.variables[name]
+    places |= {"prompt": point.prompt, "seed": point.seed, "branch": point.branch}
+    if "stream" in variable.dims:
+        places["stream"] = list(acts.data["stream"].values).index(point.stream)
+    return variable.isel({dim: place for dim, place in places.items() if dim in variable.dims})
 
 
 def clipped(acts: Activations, point: Point) -> Point:
@@ -111,10 +118,10 @@ def clipped(acts: Activations, point: Point) -> Point:
 
 def token_norms(acts: Activations, point: Point) -> np.ndarray:
     """Norm over channels by token of one stream, without the padding behind a shorter stream."""
-    part = run_at(acts, point)["token_norm"].sel(stream=point.stream)
-    everywhere = np.isfinite(part.values).reshape(-1, part.sizes["token"]).any(0)
+    norms = part(acts, "token_norm", point)
+    everywhere = np.isfinite(norms.values).reshape(-1, norms.sizes["token"]).any(0)
     count = int(np.flatnonzero(everywhere)[-1]) + 1 if everywhere.any() else 0
-    return part.isel(step=point.step, site=point.block).values[:count]
+    return norms.isel(step=point.step, site=point.block).values[:count]
 
 
 def token_count(acts: Activations, point: Point) -> int:
@@ -125,55 +132,51 @@ def token_count(acts: Activations, point: Point) -> int:
 
 def hidden_at(acts: Activations, point: Point) -> HiddenStates | None:
     """Hidden states at a point, where they were kept."""
-    data = run_at(acts, point)
-    if "hidden_states" not in data:
+    data = acts.data
+    if "hidden_states" not in data or point.stream != raw_stream(acts):
         return None
-    part = data["hidden_states"]
-    if point.stream != raw_stream(acts):
+    steps, sites = data["raw_step"].values.tolist(), data["raw_site"].values.tolist()
+    site = data["site"].values[point.block]
+    if point.step not in steps or site not in sites:
         return None
-    at = {"raw_step": point.step, "raw_site": data["site"].values[point.block]}
-    if any(value not in part[name].values for name, value in at.items()):
-        return None
-    part = part.sel(at)
-    tokens, channels = part.dims[-2:]
-    numbers = [np.asarray(part[d].values) if d in part.coords else np.arange(part.sizes[d]) for d in (tokens, channels)]
-    values = part.values.astype(np.float32)
+    kept = part(acts, "hidden_states", point, raw_step=steps.index(point.step), raw_site=sites.index(site))
+    tokens, channels = (
+        np.asarray(data[d].values) if d in data.coords else np.arange(kept.sizes[d]) for d in kept.dims[-2:]
+    )
+    values = kept.values.astype(np.float32)
     whole = np.isfinite(values).any(1)  # rows of NaN are padding
-    return HiddenStates(values[whole], numbers[0][whole], numbers[1]) if whole.any() else None
+    return HiddenStates(values[whole], tokens[whole], channels) if whole.any() else None
 
 
 def raw_stream(acts: Activations) -> str:
     """Which stream's hidden states were kept: as the capture says; if it does not, by the number of tokens."""
-    part, (rows, columns) = acts.data["hidden_states"], acts.grid
-    whole = part.dims[-2] not in part.coords
-    guess = "text" if whole and part.shape[-2] != rows * columns else "image"
+    hidden, (rows, columns) = acts.data.variables["hidden_states"], acts.grid
+    whole = hidden.dims[-2] not in acts.data.coords
+    guess = "text" if whole and hidden.shape[-2] != rows * columns else "image"
     return str(acts.data.attrs.get("raw_stream", guess))
 
 
 def by_channel(acts: Activations, point: Point) -> np.ndarray:
     """Mean |x| over tokens by channel."""
-    part = run_at(acts, point)["abs_mean"].sel(stream=point.stream)
-    return part.isel(step=point.step, site=point.block).values
+    return part(acts, "abs_mean", point, step=point.step, site=point.block).values
 
 
 def magnitudes(acts: Activations, point: Point, along: str) -> dict[str, np.ndarray]:
     """The channel's mean |x| along `site` or `step`, beside the largest |x| and the median channel."""
     other = {"site": point.block} if along == "step" else {"step": point.step}
-    data = run_at(acts, point).sel(stream=point.stream).isel(other)
     return {
-        f"channel {point.channel}": data["abs_mean"].isel(channel=point.channel).values,
-        "largest |x|": np.abs(data["top_value"].isel(rank=0).values),
-        "median channel": data["median_abs_mean"].values,
+        f"channel {point.channel}": part(acts, "abs_mean", point, channel=point.channel, **other).values,
+        "largest |x|": np.abs(part(acts, "top_value", point, rank=0, **other).values),
+        "median channel": part(acts, "median_abs_mean", point, **other).values,
     }
 
 
 def picture_at(acts: Activations, point: Point) -> tuple[np.ndarray | None, str]:
     """The picture under the map, (H, W, 3), and what it is: the estimate at this step where there is one."""
-    data = run_at(acts, point)
-    if "step_picture" in data:
-        return data["step_picture"].isel(step=point.step).values, "the picture expected at this step"
-    if "picture" in data:
-        return data["picture"].values, "the finished picture (this capture has none by step)"
+    if "step_picture" in acts.data:
+        return part(acts, "step_picture", point, step=point.step).values, "the picture expected at this step"
+    if "picture" in acts.data:
+        return part(acts, "picture", point).values, "the finished picture (this capture has none by step)"
     return None, "no picture in this capture"
 
 
@@ -185,3 +188,9 @@ def advice_on_raw(acts: Activations, point: Point) -> str:
         f"shown. For single activations: dg.capture(dit, prompts, "
         f"raw=[{point.block}], raw_steps=[{point.step}]{stream})"
     )
+
+
+def words_of(acts: Activations, prompt: int, stream: str) -> list[str] | None:
+    """The words of a prompt's tokens, where the capture has them."""
+    words = acts.data.attrs.get("words") if stream == "text" else None
+    return list(words[prompt]) if words and prompt < len(words) and words[prompt] else None

@@ -1,8 +1,10 @@
-"""The view of one point of a capture: figures and numbers."""
+"""The view of one point of a capture: what its maps and charts show, for the browser, and the same as figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,109 +15,188 @@ from dg_tools.plots.explorers import course, profile, token_field
 from dg_tools.plots.surface import surface
 from dg_tools.widgets import capture_lookup as lookup
 from dg_tools.widgets.capture_lookup import HiddenStates, Point
+from dg_tools.widgets.chart import Curves
+from dg_tools.widgets.spikes import Ridges
+from dg_tools.widgets.token_map import TokenValues
 
 
 @dataclass(frozen=True)
 class CaptureView:
-    """The view of a point.
+    """The view of a point. The values are looked up at once; a figure is drawn where it is read.
 
     Attributes:
-        map: one value per token, over the picture (image), or along the prompt (text).
-        channels: one value per channel, of the chosen token or of all.
-        blocks, steps: the channel's size by block and by step.
-        surface: plotly figure of token x channel; None where no hidden states were kept.
+        tokens: one value per image token; None where the stream is another.
+        text: one value per token of another stream; None where the stream is the image.
+        by_channel: one value per channel, of the chosen token or of all.
+        by_block, by_step: the channel's size by block and by step.
         sentence: the numbers in words.
     """
 
-    map: Figure
-    channels: Figure
-    blocks: Figure
-    steps: Figure
-    surface: Any
+    acts: Activations
+    point: Point
+    massive: list[int]
+    hidden: HiddenStates | None
+    tokens: TokenValues | None
+    text: Curves | None
+    by_channel: Curves
+    by_block: Curves
+    by_step: Curves
     sentence: str
 
+    @property
+    def where(self) -> str:
+        """Block and step."""
+        return where(self.acts, self.point)
 
-def render(acts: Activations, point: Point, massive: list[int]) -> CaptureView:
-    """The view of a point, from what was captured."""
-    hidden, data = lookup.hidden_at(acts, point), lookup.run_at(acts, point)
-    site, sigma = str(data["site"].values[point.block]), float(data["sigma"].values[point.step])
-    where = f"after block {site}, step {point.step} (sigma {sigma:.2f})"
+    @property
+    def ridges_kept(self) -> bool:
+        """Whether there is a surface."""
+        return self.hidden is not None
+
+    @cached_property
+    def ridges(self) -> Ridges | None:
+        """|activation| over token x channel; None where no hidden states were kept."""
+        if self.hidden is None:
+            return None
+        words = {"marked": self.massive, "title": "Token x channel: drag to turn", "log": self.point.log}
+        return Ridges.of(self.hidden.values, self.hidden.tokens, self.hidden.channels, **words)
+
+    @property
+    def map(self) -> Figure:
+        """The tokens over the picture, or along the prompt."""
+        if self.tokens is None:
+            assert self.text is not None
+            return stems(self.text, self.point.token)
+        picture, which = lookup.picture_at(self.acts, self.point)
+        return token_field(
+            self.tokens.values,
+            self.acts.grid,
+            picture,
+            title=f"{self.tokens.title}, sigma {sigma(self.acts, self.point):.2f}\nover {which}",
+            signed=self.tokens.signed,
+            label=self.tokens.name,
+        )
+
+    @property
+    def channels(self) -> Figure:
+        """The channels."""
+        return stems(self.by_channel, self.point.channel)
+
+    @property
+    def blocks(self) -> Figure:
+        """The channel by block."""
+        return lines(self.by_block, self.point.block)
+
+    @property
+    def steps(self) -> Figure:
+        """The channel by step."""
+        return lines(self.by_step, self.point.step)
+
+    @property
+    def surface(self) -> Any:
+        """Token x channel as a plotly figure; None where no hidden states were kept."""
+        if self.hidden is None:
+            return None
+        return surface(
+            self.hidden.values,
+            self.massive,
+            channels=self.hidden.channels.tolist(),
+            tokens=self.hidden.tokens.tolist(),
+            at=(self.point.token, self.point.channel),
+            log=self.point.log,
+            title=self.where,
+        )
+
+
+def stems(curves: Curves, at: int) -> Figure:
+    """Curves as a figure of stems."""
+    (values,) = curves.lines.values()
+    words = {"title": curves.title, "xlabel": curves.xlabel, "ylabel": curves.ylabel}
+    return profile(values, at, marked=curves.marked, log=curves.log, **words)
+
+
+def lines(curves: Curves, at: int) -> Figure:
+    """Curves as a figure of lines."""
+    words = {"title": curves.title, "xlabel": curves.xlabel, "ylabel": curves.ylabel}
+    return course(curves.lines, at, ticks=curves.names or (), log=curves.log, **words)
+
+
+def where(acts: Activations, point: Point) -> str:
+    """Block and step in words."""
+    return f"after block {acts.data['site'].values[point.block]}, step {point.step}"
+
+
+def sigma(acts: Activations, point: Point) -> float:
+    """The noise level of the point's step."""
+    return float(acts.data["sigma"].values[point.step])
+
+
+def render(acts: Activations, point: Point, massive: list[int], words: Sequence[str] | None = None) -> CaptureView:
+    """The view of a point, from what was captured; `words` are the prompt's tokens."""
+    hidden, image = lookup.hidden_at(acts, point), point.stream == "image"
+    site = str(acts.data["site"].values[point.block])
     return CaptureView(
-        map=token_map(acts, point, hidden, where),
-        channels=channel_profile(acts, point, hidden, massive, where),
-        blocks=course(
+        acts,
+        point,
+        massive,
+        hidden,
+        tokens=token_values(acts, point, hidden) if image else None,
+        text=None if image else text_norms(acts, point, words),
+        by_channel=channel_profile(acts, point, hidden, massive),
+        by_block=Curves(
             lookup.magnitudes(acts, point, "site"),
-            point.block,
-            ticks=list(data["site"].values),
+            f"Channel {point.channel} by block, step {point.step}",
+            "block",
+            "mean |x|",
+            names=[str(s) for s in acts.data["site"].values],
             log=point.log,
-            title=f"by block, step {point.step}",
         ),
-        steps=course(
+        by_step=Curves(
             lookup.magnitudes(acts, point, "step"),
-            point.step,
-            ticks=list(data["step"].values),
+            f"Channel {point.channel} by step, block {site}",
+            "step (0 = noise)",
+            "mean |x|",
+            "step",
+            names=[str(s) for s in acts.data["step"].values],
             log=point.log,
-            title=f"by step, block {site}",
-            xlabel="step (0 = noise)",
-        ),
-        surface=None
-        if hidden is None
-        else surface(
-            hidden.values,
-            massive,
-            channels=hidden.channels.tolist(),
-            tokens=hidden.tokens.tolist(),
-            at=(point.token, point.channel),
-            log=point.log,
-            title=where,
         ),
         sentence=sentence(acts, point, hidden),
     )
 
 
-def token_map(acts: Activations, point: Point, hidden: HiddenStates | None, where: str) -> Figure:
-    """One value per token: the channel's activation where it was kept, else the norm over channels."""
+def token_values(acts: Activations, point: Point, hidden: HiddenStates | None) -> TokenValues:
+    """One value per image token: the channel's activation where it was kept, else the norm over channels."""
     norms = lookup.token_norms(acts, point)
-    if point.stream != "image":
-        return profile(
-            norms,
-            min(point.token, max(len(norms) - 1, 0)),
-            log=point.log,
-            title=f"text tokens {where}",
-            xlabel="text token",
-            ylabel="norm over channels",
-        )
-    picture, which = lookup.picture_at(acts, point)
     field = np.full(acts.grid[0] * acts.grid[1], np.nan, np.float32)
     column = hidden.column(point.channel) if hidden else None
     if hidden is not None and column is not None:
         field[hidden.tokens] = column
-    else:
-        field[: len(norms)] = norms
-    name = f"channel {point.channel}" if column is not None else "norm of each token"
-    return token_field(
-        field,
-        acts.grid,
-        picture,
-        title=f"{name} {where}\nover {which}",
-        signed=column is not None,
-        label="activation" if column is not None else "norm over channels",
+        return TokenValues(field, f"channel {point.channel} {where(acts, point)}", "activation", True)
+    field[: len(norms)] = norms
+    return TokenValues(field, f"norm of each token {where(acts, point)}", "norm over channels", False)
+
+
+def text_norms(acts: Activations, point: Point, words: Sequence[str] | None) -> Curves:
+    """The norm of each token of a stream that is not the image's."""
+    norms = lookup.token_norms(acts, point)
+    names = None if words is None or len(words) != len(norms) else list(words)
+    title = f"{point.stream} tokens {where(acts, point)}"
+    return Curves(
+        {"norm": norms}, title, f"{point.stream} token", "norm over channels", stems=True, names=names, log=point.log
     )
 
 
-def channel_profile(
-    acts: Activations, point: Point, hidden: HiddenStates | None, massive: list[int], where: str
-) -> Figure:
+def channel_profile(acts: Activations, point: Point, hidden: HiddenStates | None, massive: list[int]) -> Curves:
     """One value per channel: the token's activations where they were kept, else the mean over tokens."""
     row = hidden.row(point.token) if hidden else None
     if hidden is not None and row is not None:
         values = np.full(acts.data.sizes["channel"], np.nan, np.float32)
         values[hidden.channels] = row
-        title, ylabel = f"token {point.token} {where}", "activation"
+        title, ylabel = f"token {point.token} {where(acts, point)}", "activation"
     else:
         values = lookup.by_channel(acts, point)
-        title, ylabel = f"mean over {point.stream} tokens {where}", "mean |x|"
-    return profile(values, point.channel, marked=massive, log=point.log, title=title, ylabel=ylabel)
+        title, ylabel = f"mean over {point.stream} tokens {where(acts, point)}", "mean |x|"
+    return Curves({ylabel: values}, title, "channel", ylabel, stems=True, marked=massive, log=point.log)
 
 
 def sentence(acts: Activations, point: Point, hidden: HiddenStates | None) -> str:
@@ -128,7 +209,7 @@ def sentence(acts: Activations, point: Point, hidden: HiddenStates | None) -> st
     size, median = float(means[point.channel]), float(np.median(means))
     words = (
         f"Channel {point.channel}: mean |x| over {point.stream} tokens {size:.3g}, "
-        f"{size / median:.3g} x the median channel's."
+        f"{size / median:.3g} x the median channel's. Noise level sigma {sigma(acts, point):.2f}."
     )
     row = hidden.row(point.token) if hidden else None
     if hidden is not None and row is not None and (index := np.flatnonzero(hidden.channels == point.channel)).size:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
+import numpy as np
 import traitlets as t
 from diffusers.guiders import BaseGuidance
 
@@ -15,12 +17,17 @@ from dg_tools.guidance.auto import default_profile
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.models.profiles import profile_words
+from dg_tools.plots.pictures import image_grid
+from dg_tools.widgets import guidance_settings as five
 from dg_tools.widgets.edit_settings import dose_of
 from dg_tools.widgets.guidance_page import GuidancePage
-from dg_tools.widgets.guidance_settings import GAIN, GUIDED, VARIANTS, GuidanceSettings, code, export, render
-from dg_tools.widgets.parts import check_range, parse_numbers, set_text
+from dg_tools.widgets.guidance_settings import GAIN, GUIDED, VARIANTS, GuidanceSettings, code
+from dg_tools.widgets.kept_page import page, pictures_data, write_page
+from dg_tools.widgets.parts import check_range, parse_numbers, set_text, table
+from dg_tools.widgets.picture_changes import difference_png
 from dg_tools.widgets.run_fields import RunSettings
 from dg_tools.widgets.runner import guarded
+from dg_tools.widgets.saving import save
 from dg_tools.widgets.watch import Tick, across, watched
 
 FIELDS = ("weight", "channels", "block", "rho", "start", "stop")
@@ -67,8 +74,9 @@ class GuidanceExplorer(GuidancePage):
         width: int | None = None,
     ) -> None:
         dit = load() if dit is None else dit
-        super().__init__(dit, self._generate, steps, height, width)
+        super().__init__(dit, self._generate, self._generate_strip, self.save, steps, height, width)
         self.dit = dit
+        self.lock = RLock()
         self._connect()
         profile = default_profile(dit) or {}
         own = channels is not None or block is not None
@@ -80,7 +88,7 @@ class GuidanceExplorer(GuidancePage):
             self.weight = profile.get("detail_guidance_scale", self.weight)
             self.start, self.stop = profile.get("window", (self.start, self.stop))
             set_text(self.origin, f"The profile: {profile_words(profile)}.")
-        check = guarded(self.messages, lambda change: self.check())
+        check = guarded(self.messages, lambda change: self._changed())
         self.observe(check, names=list(FIELDS))
         self.run_fields.observe(check)
         self.observe(guarded(self.messages, lambda change: self._compare()), names=["before", "after"])
@@ -108,18 +116,32 @@ class GuidanceExplorer(GuidancePage):
 
     def render(self, images: dict[str, Any] | None = None) -> tuple[dict[str, bytes], bytes]:
         """PNG bytes by name of the last run's pictures, or of the pictures passed in, and of the uncovered one."""
-        return render(self.images if images is None else images, self.after)
+        return five.render(self.images if images is None else images, self.after)
 
     def check(self) -> tuple[GuidanceSettings, RunSettings]:
-        """The settings, checked on this model and written out as code.
+        """The settings, checked on this model.
 
         Raises:
             ValueError, IndexError: what this model cannot take.
         """
         run, settings = self.run_fields.read(), self.state
         settings.guider(run.scale).check(self.dit, run.steps, *self.run_fields.size)
-        self.code.value = code(settings, run)
         return settings, run
+
+    def _changed(self) -> None:
+        """After a change: what was run with these settings before is shown, or what is shown is dimmed."""
+        settings = None
+        try:
+            settings = self.check()
+        finally:
+            with self.lock:
+                if settings is not None and settings != self.shown.settings and (kept := self.shown.kept(settings)):
+                    made, guidances = kept
+                    self._show(made, guidances, *settings)
+                self.shown.compare(settings)
+                self.strip.shown.compare(settings and self._of_strip(*settings))
+                if settings is not None and self.shown.settings is None:
+                    self.code.value = code(*settings)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
@@ -143,7 +165,27 @@ class GuidanceExplorer(GuidancePage):
             if made:
                 self._show(made, guidances, settings, run)
             raise
-        self._show(made, guidances, settings, run)
+        with self.lock:
+            self._show(made, guidances, settings, run)
+        self._changed()  # the fields may have moved on meanwhile
+
+    def _of_strip(self, settings: GuidanceSettings, run: RunSettings) -> tuple:
+        """What the strip depends on: all settings but the one that it goes over."""
+        over = self.strip.over.value
+        return over, settings.moved(over, five.PLAIN[over]), run
+
+    def _generate_strip(self, tick: Tick) -> None:
+        settings, run = self.check()
+        over, _, _ = of = self._of_strip(settings, run)
+        put = partial(self.strip.put, over, settings=of, cell=self.dit.vae_scale_factor)
+        guidances = five.strip_of(settings, over, run.scale)
+        try:
+            with watched(self.dit, across(tick, len(guidances))):
+                put(generate(self.dit, run.prompt, **run.call, guidance=guidances, progress=False).images)
+        except Interrupted as stopped:
+            put(stopped.kept.images)
+            raise
+        self._changed()
 
     def _show(
         self,
@@ -154,17 +196,49 @@ class GuidanceExplorer(GuidancePage):
     ) -> None:
         """Put the pictures of a run on the page; a run that was cancelled has fewer than five."""
         self.last = made, guidances, settings, run
+        self.code.value = code(settings, run)
         self.images = dict(zip(VARIANTS, [image for part in made for image in part.images], strict=False))
         pngs, _ = self.render()
         for i, name in enumerate(VARIANTS):
             self.pictures[name].png = pngs.get(name, b"")
             title = f"{name}: not drawn" if name not in pngs else name_of(guidances[i])
             set_text(self.captions[name], f"DG's own: {title}" if name == GAIN and name in pngs else title, "title")
+        self.numbers.value = table(five.numbers_of(self.images, made, self.dit.vae_scale_factor))
         self._compare()
-        self.below.layout.display = ""
+        self.below.layout.display = self.export_row.layout.display = ""
+        whole = len(self.images) == len(VARIANTS)
+        self.shown.put((settings, run), (made, guidances) if whole else None)
+
+    def _drawn(self) -> None:
+        if not self.images:
+            raise RuntimeError("nothing drawn yet: press Run first, or call .run()")
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write what is shown as one file that opens without a kernel or a network; its path.
+
+        Raises:
+            RuntimeError: nothing was run yet.
+            ValueError, FileNotFoundError: a path that cannot be written.
+        """
+        self._drawn()
+        made, guidances, _, run = self.last
+        changes = five.changes_of(self.images, self.dit.vae_scale_factor)
+        sides = [name if name in self.images else VARIANTS[0] for name in (self.before, self.after)]
+        rows = five.numbers_of(self.images, made, self.dit.vae_scale_factor)
+        data = pictures_data(self.images, sides[0], sides[1], changes, rows, self.code.value)
+        about = f"{run.prompt}, seed {run.seed}: {', '.join(map(name_of, guidances))}, from the same noise."
+        return write_page(path, page("Guidance", about, {"pictures": data}))
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write a page (`.html`) or a figure (`.png`, `.svg`, `.pdf`) of what is shown; the paths."""
+        self._drawn()
+        return save(path, self.to_html, lambda: {"pictures": image_grid(list(self.images.values()), list(self.images))})
 
     def _compare(self) -> None:
         pngs, after = self.render()
+        both = [self.images.get(name) for name in (self.before, self.after)]
+        left, right = (None if image is None else np.asarray(image, np.float32) / 255 for image in both)
+        self.difference.png = b"" if left is None or right is None else difference_png(right, left)
         self.slide.png = pngs.get(self.before, b"")
         self.slide.after = after
         self.slide.label = f"left {self.before}, right {self.after}: arrow keys move the edge"
@@ -180,11 +254,10 @@ class GuidanceExplorer(GuidancePage):
             RuntimeError: nothing was run yet.
             ValueError: no folder named, or a file of that name.
         """
-        if not self.images:
-            raise RuntimeError("nothing drawn yet: press Run first, or call .run()")
+        self._drawn()
         if not str(folder).strip():
             raise ValueError("no folder named: write where the pictures should go")
-        return export(Path(str(folder).strip()).expanduser(), self.dit, *self.last)
+        return five.export(Path(str(folder).strip()).expanduser(), self.dit, *self.last)
 
     def _export(self) -> None:
         paths = self.export(self.folder.value)
@@ -203,6 +276,7 @@ class GuidanceExplorer(GuidancePage):
         for name, picture in self.pictures.items():
             picture.observe(guarded(say, partial(self._uncover, name)), names="clicks")
         self.zoom.observe(guarded(say, lambda c: self.set_zoom(c["new"])), names="value")
+        self.strip.over.observe(guarded(say, lambda c: self._changed()), names="value")
         t.link((self, "before"), (self.before_field, "value"))
         t.link((self, "after"), (self.after_field, "value"))
         self.export_button.on_click(guarded(say, lambda _: self._export()))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
 
 from dg_tools.models.dit import DiT
+from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.guidance_settings import VARIANTS
+from dg_tools.widgets.guidance_strip import Strip
 from dg_tools.widgets.parts import control, knob, panel, panels, row, slider, text_block
 from dg_tools.widgets.picture import Picture
+from dg_tools.widgets.picture_changes import TIMES
 from dg_tools.widgets.run_fields import RunFields
 from dg_tools.widgets.runner import Messages, Runner
+from dg_tools.widgets.saving import SaveRow
+from dg_tools.widgets.shown import Shown
 from dg_tools.widgets.watch import Tick
 
 
@@ -20,18 +26,27 @@ class GuidancePage(widgets.VBox):
 
     Args:
         dit: the model.
-        generate: what the button does.
+        generate, strip, save: what the buttons do.
         steps, height, width: of the pictures, as in `RunFields`.
 
     Attributes:
         run_fields: prompt, seed, steps and scale of a run.
         links: controls that share their value with the trait of the same name.
         pictures, captions: by variant.
-        slide: two pictures under one edge.
+        slide: two pictures under one edge; `difference`: the right one minus the left one, five times as large.
+        strip: pictures over w or rho.
+        shown: says whether what is on the page was made with the settings in the fields.
     """
 
     def __init__(
-        self, dit: DiT, generate: Callable[[Tick], None], steps: int | None, height: int | None, width: int | None
+        self,
+        dit: DiT,
+        generate: Callable[[Tick], None],
+        strip: Callable[[Tick], None],
+        save: Callable[[str], list[Path]],
+        steps: int | None,
+        height: int | None,
+        width: int | None,
     ) -> None:
         super().__init__()
         self.add_class("dg-explorer")
@@ -39,29 +54,34 @@ class GuidancePage(widgets.VBox):
         self.messages = Messages()
         self.run_fields = RunFields(dit, steps, height, width, scale=3.0)
         self.runner = Runner("Run", generate, self.messages)
+        self.strip = Strip(strip, self.messages)
         self._build_controls(len(dit.blocks))
         self._build_pictures()
         variants = [widgets.VBox([self.captions[n], self.pictures[n]]) for n in VARIANTS]
         for box in variants:
             box.add_class("dg-panel")
         edge = [row(self.before_field, self.after_field), self.slide, self.sides]
+        change = panel(f"right - left, x{TIMES} (grey: no change)", self.difference)
         self.below = widgets.VBox(
             [
-                self.zoom,
                 panels(*variants),
-                panel("Before and after (drag the edge)", *edge),
-                row(self.folder, self.export_button),
+                panels(panel("Before and after (drag the edge)", *edge), change, panel("Numbers", self.numbers)),
             ],
             layout={"display": "none"},
         )
+        self.shown = Shown(self.below, "Run")
+        saving = SaveRow("guidance.html", save, self.messages)
+        self.export_row = row(self.zoom, self.folder, self.export_button, saving)
+        self.export_row.layout.display = "none"
         self.children = [
             self.run_fields.row,
-            row(self.weight_slider, self.window),
-            row(self.channels_field, self.block_slider, self.rho_slider),
+            row(self.weight_slider, self.window, self.rho_slider),
+            row(self.channels_field, self.block_slider, self.runner, self.shown.note),
             self.origin,
-            self.runner,
             self.messages,
             self.below,
+            self.export_row,
+            self.strip,
             self.code,
         ]
 
@@ -89,7 +109,7 @@ class GuidancePage(widgets.VBox):
         self.after_field = control(widgets.Dropdown, "Right", "170px", options=VARIANTS)
         self.folder = control(widgets.Text, "Export to", "260px", value="guided")
         self.export_button = widgets.Button(description="PNG and profile", icon="download", layout={"width": "160px"})
-        self.code = control(widgets.Textarea, "Code", "100%", rows=7)
+        self.code = CodeBlock()
 
     def _build_pictures(self) -> None:
         self.captions = {name: text_block(name, "title") for name in VARIANTS}
@@ -97,11 +117,13 @@ class GuidancePage(widgets.VBox):
         self.pictures = {name: Picture(width=210, pixelated=True, label=label.format(name)) for name in VARIANTS}
         for picture in self.pictures.values():
             picture.grid = [1, 1]
-        self.slide = Picture(width=320, pixelated=True)
+        self.slide = Picture(width=250, pixelated=True)
+        self.difference = Picture(width=250, pixelated=True, label="difference")
         self.sides = text_block("")
+        self.numbers = widgets.HTML()
 
     def set_zoom(self, width: int) -> None:
-        """Show the pictures at a width in pixels; the two under the edge half as wide again."""
+        """Show the pictures at a width in pixels; the two under the edge and their difference a fifth wider."""
         for picture in self.pictures.values():
             picture.width = width
-        self.slide.width = round(1.5 * width)
+        self.slide.width = self.difference.width = round(1.2 * width)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
 from dg_tools.models.profiles import write_profile
 from dg_tools.paths import free
+from dg_tools.widgets.picture_changes import PictureChanges, compare_pictures
 from dg_tools.widgets.png import picture_png
 from dg_tools.widgets.run_fields import RunSettings
 
 GAIN = "gain"  # what one pass gives without a weak model, as much as DG contains
 VARIANTS = ("cond", "CFG", "DG", "DG + CFG", GAIN)
 GUIDED = VARIANTS.index("DG")
+STRIPS = {"weight": (0.0, 0.5, 1.0, 2.0, 3.0, 5.0), "rho": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)}
+PLAIN = {"weight": 0.0, "rho": 1.0}  # where Detail Guidance adds nothing
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class GuidanceSettings:
             return Disrupt(self.channels, self.block)
         return Disrupt(self.channels, self.block, "scale", rho=self.rho)
 
+    def moved(self, name: str, value: float) -> GuidanceSettings:
+        """These settings with another `weight` or `rho`."""
+        return replace(self, weight=value) if name == "weight" else replace(self, rho=value)
+
     def guider(self, scale: float) -> DetailGuidance:
         """The guider at one CFG scale s."""
         return DetailGuidance(scale, self.weight, self.disrupt(), self.start, self.stop)
@@ -70,6 +77,12 @@ class GuidanceSettings:
         if report is None or not report.gain:
             return None
         return Gain(1.0, gain=report.own_gain(self.weight), start=self.start, stop=self.stop)
+
+
+def strip_of(settings: GuidanceSettings, over: str, scale: float) -> list[BaseGuidance | None]:
+    """Both guidances at each value of a strip over `weight` or `rho`; where DG adds nothing, CFG alone."""
+    plain = CFG(scale) if scale > 1 else None
+    return [plain if v == PLAIN[over] else settings.moved(over, v).guider(scale) for v in STRIPS[over]]
 
 
 def code(settings: GuidanceSettings, run: RunSettings) -> str:
@@ -98,6 +111,17 @@ def render(images: dict[str, Any], after: str) -> tuple[dict[str, bytes], bytes]
     """PNG bytes of the pictures by name, and of the one that the slider uncovers."""
     pngs = {name: picture_png(image) for name, image in images.items()}
     return pngs, pngs.get(after, b"")
+
+
+def changes_of(images: Mapping[str, Any], cell: int) -> PictureChanges:
+    """Pictures by name against the first, the one without guidance; `cell`: pixels of a latent cell."""
+    return compare_pictures(list(images.values()), cell, list(images))
+
+
+def numbers_of(images: Mapping[str, Any], made: Sequence[Generation], cell: int) -> list[list[str]]:
+    """Numbers of pictures by name, and what each cost; the table's head first."""
+    rows = changes_of(images, cell).rows
+    return [*rows, ["rows through the transformer", *(str(n) for part in made for n in part.forwards)]]
 
 
 def export(

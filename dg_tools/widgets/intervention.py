@@ -7,10 +7,12 @@ compares the pictures; `code` writes the edit out, so that it can be run elsewhe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
 import traitlets as t
+from matplotlib.figure import Figure
 
 from dg_tools.activations import capture
 from dg_tools.generation._generate import generate
@@ -21,12 +23,15 @@ from dg_tools.massive import find_massive
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 from dg_tools.models.profiles import profile_words
+from dg_tools.plots.pictures import image_grid
 from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES, EditSettings, code, dose_of
 from dg_tools.widgets.intervention_page import InterventionPage
+from dg_tools.widgets.kept_page import page, pictures_data, write_page
 from dg_tools.widgets.parts import check_range, parse_numbers, set_text
 from dg_tools.widgets.picture_changes import PictureChanges, compare_pictures
 from dg_tools.widgets.run_fields import RunSettings
 from dg_tools.widgets.runner import guarded
+from dg_tools.widgets.saving import save
 from dg_tools.widgets.watch import Tick, across, watched
 
 FIELDS = ("channels", "block", "mode", "rho", "steps", "tokens", "kind", "draw")
@@ -68,7 +73,7 @@ class InterventionExplorer(InterventionPage):
         width: int | None = None,
     ) -> None:
         dit = load() if dit is None else dit
-        super().__init__(dit, self._generate, self._detect, steps, height, width)
+        super().__init__(dit, self._generate, self._detect, self.save, steps, height, width)
         self.dit = dit
         self.lock = RLock()
         self._clean: tuple[RunSettings, Any] | None = None
@@ -81,7 +86,7 @@ class InterventionExplorer(InterventionPage):
         if massive is None and profile:
             set_text(self.origin, f"The profile: {profile_words(profile)}.")
         self.offer(list(massive) if massive is not None else list(profile.get("channels", [])))
-        check = guarded(self.messages, lambda change: self.check())
+        check = guarded(self.messages, lambda change: self._changed())
         self.observe(check, names=list(FIELDS))
         self.run_fields.observe(check)
         check(None)
@@ -120,19 +125,62 @@ class InterventionExplorer(InterventionPage):
         return compare_pictures(list(self.images.values()) if images is None else images, self.dit.vae_scale_factor)
 
     def check(self) -> tuple[EditSettings, RunSettings]:
-        """The settings, checked on this model, written out as a sentence and as code.
+        """The settings, checked on this model and written out as a sentence.
 
         Raises:
             ValueError, IndexError: what this model cannot take.
         """
-        run = self.run_fields.read()
-        self.step_range.max = run.steps - 1
-        settings = self.state
+        run, settings = self.run_fields.read(), self.state
         off, _ = settings.edits()
         off.check(self.dit, run.steps, *self.run_fields.size)
         set_text(self.words, off.sentence())
-        self.code.value = code(settings, run)
         return settings, run
+
+    def _changed(self) -> None:
+        """After a change: what was run with these settings before is shown, or what is shown is dimmed."""
+        settings = None
+        try:
+            settings = self.check()
+        finally:
+            with self.lock:
+                if settings is not None and (images := self.shown.kept(settings)):
+                    self._show(settings, images)
+                self.shown.compare(settings)
+                if settings is not None and self.shown.settings is None:
+                    self.code.value = code(*settings)
+
+    def _show(self, settings: tuple[EditSettings, RunSettings], images: dict[str, Any]) -> None:
+        """Put pictures, and the settings that made them, on the page."""
+        if self.shown.settings != settings:
+            self.images = images
+            self.show_pictures(images, self.render())
+            self.code.value = code(*settings)
+        self.shown.put(settings, images)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write what is shown as one file that opens without a kernel or a network; its path.
+
+        Raises:
+            RuntimeError: nothing was run yet.
+            ValueError, FileNotFoundError: a path that cannot be written.
+        """
+        changes = self.render()
+        data = pictures_data(self.images, *NAMES[:2], changes, changes.rows, self.code.value)
+        settings, run = self.shown.settings
+        about = f"{run.prompt}, seed {run.seed}: {settings.edits()[0].sentence()}; with its control."
+        return write_page(path, page("An edit and its control", about, {"pictures": data}))
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write a page (`.html`) or the figures (`.png`, `.svg`, `.pdf`) of what is shown; the paths."""
+        changes = self.render()
+        names = list(self.images)
+
+        def figures() -> dict[str, Figure]:
+            differences = {f"difference_{n}": f for n, f in zip(names[1:], changes.differences, strict=True)}
+            pictures = image_grid(list(self.images.values()), names)
+            return {"pictures": pictures, **differences, "spectrum": changes.spectrum}
+
+        return save(path, self.to_html, figures)
 
     def offer(self, channels: Sequence[int]) -> None:
         """Offer detected channels, and choose them."""
@@ -160,8 +208,8 @@ class InterventionExplorer(InterventionPage):
         images = generation.images if clean is None else [clean, *generation.images]
         self._clean = (run, images[0])
         with self.lock:
-            self.images = dict(zip(NAMES, images, strict=True))
-            self.show_pictures(self.images, self.render())
+            self._show((settings, run), dict(zip(NAMES, images, strict=True)))
+        self._changed()  # the fields may have moved on meanwhile
 
     def _detect(self, tick: Tick) -> None:
         run = self.run_fields.read()
@@ -191,6 +239,7 @@ class InterventionExplorer(InterventionPage):
         self.channels_field.observe(guarded(say, lambda c: self._set_channels(c["new"])), names="value")
         self.observe(lambda c: setattr(self.channels_field, "value", ", ".join(map(str, c["new"]))), names="channels")
         self.offered.observe(guarded(say, lambda c: self._choose_offered(c["new"])), names="value")
+        self.run_fields.steps.observe(guarded(say, lambda c: self.follow_steps(c["new"])), names="value")
         self.step_range.observe(guarded(say, lambda c: setattr(self, "steps", list(c["new"]))), names="value")
         self.everywhere.on_click(guarded(say, lambda _: setattr(self, "tokens", [])))
         self.observe(guarded(say, lambda c: self.show_token_count(len(c["new"]))), names="tokens")

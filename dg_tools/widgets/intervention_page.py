@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
 from dg_tools.models.dit import DiT
+from dg_tools.widgets.chart import Chart
+from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES
 from dg_tools.widgets.parts import control, knob, panel, panels, row, set_text, slider, table, text_block
 from dg_tools.widgets.picture import Picture
-from dg_tools.widgets.picture_changes import PictureChanges
-from dg_tools.widgets.png import draw, picture_png
+from dg_tools.widgets.picture_changes import TIMES, PictureChanges, difference_png
+from dg_tools.widgets.png import picture_png
 from dg_tools.widgets.run_fields import RunFields
 from dg_tools.widgets.runner import Messages, Runner
+from dg_tools.widgets.saving import SaveRow
+from dg_tools.widgets.shown import Shown
 from dg_tools.widgets.watch import Tick
 
 
@@ -23,14 +28,15 @@ class InterventionPage(widgets.VBox):
 
     Args:
         dit: the model.
-        generate, detect: what the two buttons do.
+        generate, detect, save: what the buttons do.
         steps, height, width: of the pictures, as in `RunFields`.
 
     Attributes:
         run_fields: prompt, seed, steps and scale of a run.
         links: controls that share their value with the trait of the same name.
         pictures: by name; a box on the clean one, or a click, chooses tokens.
-        differences: disrupted and control, each minus the clean picture.
+        differences: disrupted and control, each minus the clean picture, five times as large.
+        shown: says whether what is on the page was made with the settings in the fields.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class InterventionPage(widgets.VBox):
         dit: DiT,
         generate: Callable[[Tick], None],
         detect: Callable[[Tick], None],
+        save: Callable[[str], list[Path]],
         steps: int | None,
         height: int | None,
         width: int | None,
@@ -54,26 +61,27 @@ class InterventionPage(widgets.VBox):
         self._build_controls(len(dit.blocks), self.run_fields.steps.value - 1)
         self._build_pictures(dit.grid(*self.run_fields.size))
         titles = {"clean": "clean (drag a box)", "disrupted": "disrupted", "control": "matched control"}
+        changes = [
+            panel(f"{n} - clean, x{TIMES} (grey: no change)", p)
+            for n, p in zip(NAMES[1:], self.differences, strict=True)
+        ]
+        spectrum = widgets.VBox([self.spectrum], layout={"flex": "1 1 280px", "max_width": "420px"})
         self.below = widgets.VBox(
             [
-                panels(*(panel(titles[n], p) for n, p in self.pictures.items())),
-                row(self.everywhere, self.region),
-                panels(
-                    *(panel("What changed?", p) for p in self.differences),
-                    panel("Which detail is gone?", self.spectrum),
-                ),
-                panel("Numbers", self.table),
+                panels(*(panel(titles[n], p) for n, p in self.pictures.items()), panel("Numbers", self.table)),
+                panels(*changes, spectrum),
+                row(self.everywhere, self.region, SaveRow("edit.html", save, self.messages)),
             ],
             layout={"display": "none"},
         )
+        self.shown = Shown(self.below, "Run")
         self.children = [
             self.run_fields.row,
             row(self.channels_field, self.offered, self.detector),
-            row(self.block_slider, self.mode_field, self.rho_field),
-            row(self.step_range, self.kind_field, self.draw_field),
+            row(self.block_slider, self.mode_field, self.rho_field, self.step_range, self.kind_field, self.draw_field),
             self.words,
             self.origin,
-            self.runner,
+            row(self.runner, self.shown.note),
             self.messages,
             self.below,
             self.code,
@@ -101,7 +109,7 @@ class InterventionPage(widgets.VBox):
         self.region = text_block("Edit acts on all tokens.")
         self.words = text_block("")
         self.origin = text_block("")
-        self.code = control(widgets.Textarea, "Code", "100%", rows=6)
+        self.code = CodeBlock()
         self.links: dict[str, Any] = {
             "block": self.block_slider,
             "mode": self.mode_field,
@@ -116,19 +124,28 @@ class InterventionPage(widgets.VBox):
         clean.grid = list(grid)
         clean.boxes = True
         clean.label = "clean picture: drag a box over the tokens to edit, or press Shift and arrow keys; Escape for all"
-        self.differences = [Picture(width=290, label=f"difference: {n}") for n in NAMES[1:]]
-        self.spectrum = Picture(width=400, label="spectra")
+        self.differences = [Picture(width=210, pixelated=True, label=f"difference: {n}") for n in NAMES[1:]]
+        self.spectrum = Chart(label="spectra", fixed=True, axis="frequency", height=170)
         self.table = widgets.HTML()
 
     def show_pictures(self, images: dict[str, Any], changes: PictureChanges) -> None:
         """Put the pictures of a run on the page, with what changed."""
         for name, image in images.items():
             self.pictures[name].png = picture_png(image)
-        for picture, figure in zip(self.differences, changes.differences, strict=True):
-            picture.draw(draw(figure))
-        self.spectrum.draw(draw(changes.spectrum))
+        clean, *others = changes.arrays.values()
+        for picture, array in zip(self.differences, others, strict=True):
+            picture.png = difference_png(array, clean)
+        self.spectrum.draw(changes.curves)
         self.table.value = table(changes.rows)
         self.below.layout.display = ""
+
+    def follow_steps(self, steps: int) -> None:
+        """The steps of the edit are among those of the run; where they were all of them, they still are."""
+        field = self.step_range
+        whole = field.value == (field.min, field.max)
+        field.max = steps - 1
+        if whole:
+            field.value = (field.min, field.max)
 
     def show_token_count(self, count: int) -> None:
         """Say on how many tokens the edit acts; 0: all of them, and the clean picture has no box."""

@@ -17,9 +17,9 @@ def control(kind: type, label: str, width: str = "auto", **settings: Any) -> Any
     return kind(description=label, style=WIDE, layout={"width": width}, **settings)
 
 
-def slider(label: str, most: int, value: int = 0, width: str = "260px") -> Any:
-    """A whole number from 0; the keyboard moves it by one."""
-    return control(widgets.IntSlider, label, width, min=0, max=most, value=value, continuous_update=False)
+def slider(label: str, most: int, value: int = 0, width: str = "260px", at_once: bool = False) -> Any:
+    """A whole number from 0; the keyboard moves it by one. `at_once`: also while it is dragged."""
+    return control(widgets.IntSlider, label, width, min=0, max=most, value=value, continuous_update=at_once)
 
 
 def knob(value: float) -> Any:

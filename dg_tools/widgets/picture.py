@@ -7,14 +7,11 @@ does. It is an anywidget: its script travels with the widget, so nothing is load
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import anywidget
 import traitlets as t
 
+from dg_tools.widgets import front
 from dg_tools.widgets.png import Drawing
-
-HERE = Path(__file__).parent
 
 
 class Picture(anywidget.AnyWidget):
@@ -35,8 +32,8 @@ class Picture(anywidget.AnyWidget):
         label: what it is, for screen readers.
     """
 
-    _esm = HERE / "picture.js"
-    _css = HERE / "style.css"
+    _esm = front.module("picture.js", "renderPicture")
+    _css = front.STYLE
     png = t.Bytes(b"").tag(sync=True)
     after = t.Bytes(b"").tag(sync=True)
     split = t.Float(0.5).tag(sync=True)

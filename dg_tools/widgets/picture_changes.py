@@ -1,9 +1,10 @@
-"""What changed between a clean picture and others: differences, spectra and a table of numbers."""
+"""What changed between a picture and others: differences, spectra and a table of numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,54 +14,74 @@ from matplotlib.figure import Figure
 from dg_tools.metrics import contrast, radial_spectrum
 from dg_tools.metrics.cell_bands import NAMED, cell_correlation, cell_power
 from dg_tools.plots.explorers import difference, spectra
+from dg_tools.widgets.chart import Curves
 from dg_tools.widgets.edit_settings import NAMES
+from dg_tools.widgets.png import picture_png
+
+TIMES = 5  # a difference is shown this much larger
+POWER = "high-band power"
 
 
 @dataclass(frozen=True)
 class PictureChanges:
-    """Clean against disrupted and control.
+    """Pictures against the first of them. A figure is drawn where it is read.
 
     Attributes:
-        differences: one figure per picture that is not clean, on one colour scale.
-        spectrum: power by spatial frequency of all.
+        arrays: (H, W, 3) in 0..1, by name.
         rows: a table of numbers, its head first.
+        curves: power by spatial frequency of all.
     """
 
-    differences: list[Figure]
-    spectrum: Figure
+    arrays: dict[str, np.ndarray]
     rows: list[list[str]]
+    curves: Curves
+
+    @property
+    def differences(self) -> list[Figure]:
+        """One figure per picture after the first, on one colour scale."""
+        (first, clean), *others = self.arrays.items()
+        most = max([float(np.abs((a - clean).mean(-1)).max()) for _, a in others] + [1e-3])
+        return [difference(a, clean, most=most, title=f"{name} - {first}") for name, a in others]
+
+    @cached_property
+    def spectrum(self) -> Figure:
+        """Power by spatial frequency of all."""
+        assert self.curves.x is not None
+        return spectra(self.curves.x, self.curves.lines, title="power by spatial frequency")
 
 
-def compare_pictures(images: Sequence[Any], cell: int) -> PictureChanges:
-    """Compare pictures (PIL, or (H, W, 3) uint8) with the first of them, the clean one.
-
-    `cell`: pixels of a latent cell.
-    """
+def compare_pictures(images: Sequence[Any], cell: int, names: Sequence[str] = NAMES) -> PictureChanges:
+    """Compare pictures (PIL, or (H, W, 3) uint8) with the first of them; `cell`: pixels of a latent cell."""
+    names = names[: len(images)]
     arrays = [np.asarray(image, np.float32) / 255 for image in images]
     stack = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-    names = NAMES[: len(images)]
-    most = max([float(np.abs((a - arrays[0]).mean(-1)).max()) for a in arrays[1:]] + [1e-3])
-    differences = [
-        difference(a, arrays[0], most=most, title=f"{n} - clean") for n, a in zip(names[1:], arrays[1:], strict=True)
-    ]
-    powers = {n: radial_spectrum(x[None], min(16, min(x.shape[1:]) // 4)) for n, x in zip(names, stack, strict=True)}
-    spectrum = spectra(
-        powers["clean"].frequency.numpy(),
-        {n: s.power.numpy() for n, s in powers.items()},
-        title="power by spatial frequency",
+    powers = [radial_spectrum(x[None], min(16, min(x.shape[1:]) // 4)) for x in stack]
+    curves = Curves(
+        {n: p.power.numpy() for n, p in zip(names, powers, strict=True)},
+        "Power by spatial frequency",
+        "cycles per pixel (0.5: every other pixel)",
+        "power",
+        "cycles per pixel",
+        x=powers[0].frequency.numpy(),
+        log=True,
     )
-    return PictureChanges(differences, spectrum, table_of(stack, names, cell))
+    return PictureChanges(dict(zip(names, arrays, strict=True)), table_of(stack, names, cell), curves)
+
+
+def difference_png(picture: np.ndarray, reference: np.ndarray, times: float = TIMES) -> bytes:
+    """PNG of `times` the difference of two pictures (H, W, 3) in 0..1; grey where nothing changed."""
+    return picture_png((np.clip(0.5 + times * (picture - reference), 0, 1) * 255).round().astype(np.uint8))
 
 
 def table_of(stack: torch.Tensor, names: Sequence[str], cell: int) -> list[list[str]]:
-    """Numbers of pictures (N, 3, H, W) in [0, 1], the clean one first. A band that this size has not is left out."""
-    clean = stack[:1]
-    rms = (stack - clean).square().mean((1, 2, 3)).sqrt()
+    """Numbers of pictures (N, 3, H, W) in [0, 1], the first as reference. A band that this size has not is left out."""
+    first, reference = names[0], stack[:1]
+    rms = (stack - reference).square().mean((1, 2, 3)).sqrt()
     measures = [("root mean square change (0..1)", rms, "{:.3f}")]
-    alike = cell_correlation(stack, clean.expand_as(stack), cell, NAMED)
-    measures += [(f"correlation with clean, {b} band", alike[b], "{:.3f}") for b in ("low", "high") if b in alike]
+    alike = cell_correlation(stack, reference.expand_as(stack), cell, NAMED)
+    measures += [(f"correlation with {first}, {b} band", alike[b], "{:.3f}") for b in ("low", "high") if b in alike]
     if "high" in alike:
         power = cell_power(stack, cell, NAMED)["high"]
-        measures.append(("high-band power / clean", power / power[0].clamp_min(1e-12), "{:.2f}"))
+        measures.append((f"{POWER} / {first}", power / power[0].clamp_min(1e-12), "{:.2f}"))
     measures.append(("contrast", contrast(stack), "{:.3f}"))
     return [["", *names], *([name, *(form.format(float(v)) for v in values)] for name, values, form in measures)]

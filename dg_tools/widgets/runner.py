@@ -76,7 +76,7 @@ class Runner(widgets.HBox):
     def tick(self, done: int, total: int) -> None:
         """Move the bar; raises `Cancelled` after `cancel()`."""
         self.bar.max, self.bar.value = max(total, 1), done
-        self.words.value = f"{done} of {total} steps"
+        self.words.value = f"computing: {done} of {total} steps"
         if self._cancel.is_set():
             raise Cancelled(f"cancelled after {done} of {total} steps")
 
@@ -127,6 +127,7 @@ class Runner(widgets.HBox):
         self.button.disabled = True
         self.stop.disabled = False
         self.bar.value = 0
+        self.words.value = "computing ..."
         self.messages.say("")
 
     def _end(self) -> None:

@@ -1,18 +1,8 @@
 // A picture with a grid of cells: click or walk to one with the arrow keys, drag a box, slide between two pictures.
 // All state lives in traits; see picture.py for what each of them means.
 
-function url(view) {
-  return view && view.byteLength ? URL.createObjectURL(new Blob([view], { type: "image/png" })) : "";
-}
-
-const within = (x, low, high) => Math.min(Math.max(x, low), high);
-
-function render({ model, el }) {
-  const part = (name, tag = "div") => {
-    const made = document.createElement(tag);
-    made.className = `dg-${name}`;
-    return made;
-  };
+function renderPicture({ model, el }) {
+  const part = (name, tag = "div") => make(tag, name);
   const stage = part("stage");
   const [below, above] = [part("below", "img"), part("above", "img")];
   const [mark, region, divider] = [part("mark"), part("region"), part("divider")];
@@ -20,8 +10,7 @@ function render({ model, el }) {
     image.draggable = false;
     image.alt = "";
   }
-  stage.tabIndex = 0;
-  stage.dataset.lmSuppressShortcuts = "true"; // JupyterLab takes arrow keys for its cells, before anyone else
+  focusable(stage);
   stage.append(below, above, mark, region, divider);
   el.classList.add("dg-picture");
   el.append(stage);
@@ -78,8 +67,8 @@ function render({ model, el }) {
   };
   const load = (image, name) => {
     const old = image.getAttribute("src");
-    image.src = url(get(name));
-    if (old) URL.revokeObjectURL(old);
+    image.src = address(get(name));
+    if (old?.startsWith("blob:")) URL.revokeObjectURL(old);
     show();
   };
 
@@ -164,8 +153,6 @@ function render({ model, el }) {
   return () => {
     for (const [name, loader] of Object.entries(loaders)) model.off(name, loader);
     for (const name of shown) model.off(`change:${name}`, show);
-    for (const image of [below, above]) if (image.src) URL.revokeObjectURL(image.src);
+    for (const image of [below, above]) if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
   };
 }
-
-export default { render };

@@ -1,0 +1,30 @@
+// Read-only code with a button that copies it. A page from a file or another host has no clipboard of its own: there
+// the text is selected and the browser is told to copy.
+
+function renderCode({ model, el }) {
+  const { get, on, end } = traits(model);
+  el.classList.add("dg-code");
+  const area = make("textarea", "", el);
+  const button = make("button", "copy", el);
+  Object.assign(area, { readOnly: true, spellcheck: false });
+  Object.assign(button, { type: "button", textContent: "Copy code" });
+  const show = () => {
+    area.value = get("value");
+    area.rows = Math.min(get("rows"), get("value").split("\n").length);
+    area.setAttribute("aria-label", get("label"));
+    el.hidden = !get("value");
+  };
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(area.value);
+    } catch {
+      area.select();
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy code"), 1500);
+  });
+  on(["value", "rows", "label"], show);
+  show();
+  return end;
+}
