@@ -6,6 +6,8 @@ and at two widths, with no script error and nothing asked of another machine.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import SECONDS, Notebook
 
@@ -23,9 +25,6 @@ compared""",
 WIDE, HALF = {"width": 1280, "height": 1500}, {"width": 640, "height": 2600}
 CUT_OFF = """(root) => [...root.querySelectorAll('.dg-stage, .dg-message, button, input, select, textarea, canvas')]
     .filter((x) => x.offsetParent && x.getBoundingClientRect().right > innerWidth + 1).map((x) => x.outerHTML)"""
-
-SURFACE_CLICK = """(plot) => plot.emit('plotly_click', { points: [
-    { curveNumber: 0, data: plot.data[0], pointNumber: [20, 7], x: 7, y: 20, z: 1 }] })"""
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +58,23 @@ def changed(notebook, stage, before: str) -> None:
     notebook.page.wait_for_function("([image, old]) => image.src !== old", arg=[node, before], timeout=SECONDS)
 
 
+def drawn(explorer, view: str) -> int:
+    """How often a view has been drawn."""
+    node = explorer.locator(f".dg-area-{view} [data-drawn]").first
+    return int(node.get_attribute("data-drawn"))
+
+
+def drawn_again(notebook, explorer, view: str, before: int) -> None:
+    """Wait until a view is drawn with other numbers."""
+    root = explorer.element_handle()
+    there = "([root, view, old]) => +root.querySelector(`.dg-area-${view} [data-drawn]`)?.dataset.drawn > old"
+    notebook.page.wait_for_function(there, arg=[root, view, before], timeout=SECONDS)
+
+
 def press_run(notebook, explorer, button: str, name: str) -> None:
     """Press the button, and wait until the run is over; what it says is not an error."""
     ended = int(notebook.ask(f"{name}.runner.ended"))
-    explorer.get_by_role("button", name=button).click()
+    explorer.get_by_role("button", name=button, exact=True).click()
     notebook.until(f"{name}.runner.ended", str(ended + 1))
     assert notebook.ask(f"{name}.messages.kind") != "'error'", notebook.ask(f"{name}.messages.text")
 
@@ -76,6 +88,7 @@ def shown_whole(notebook, explorer, name: str) -> None:
             notebook.page.wait_for_timeout(300)
             cut = explorer.evaluate(CUT_OFF)
             assert not cut, (theme, size, cut)
+            assert explorer.locator("[title=null]").count() == 0
             notebook.picture(f"{name}_{theme.lower()}_{size['width']}", explorer)
     notebook.page.set_viewport_size(WIDE)
     notebook.theme("JupyterLab Light")
@@ -85,37 +98,44 @@ def test_activation_explorer(notebook):
     notebook.run(1)
     explorer = notebook.explorer("activation")
     press_run(notebook, explorer, "Capture", "acts")
-    explorer.locator(".js-plotly-plot canvas").first.wait_for(timeout=SECONDS)
+    surface = explorer.locator(".dg-spikes .dg-stage")
+    surface.locator("canvas").wait_for(timeout=SECONDS)
     tokens, channels = stage(explorer, "image tokens"), stage(explorer, "channels")
 
-    before, block = source(tokens), int(notebook.ask("acts.block"))
+    before, block = drawn(explorer, "tokens"), int(notebook.ask("acts.block"))
     handle = explorer.locator(".widget-slider", has_text="Block").locator(".noUi-handle")
     handle.press("ArrowRight")  # a control, by key
     notebook.until("acts.block", str(block + 1))
-    changed(notebook, tokens, before)
+    for view in ("tokens", "channels", "blocks", "steps", "surface"):
+        drawn_again(notebook, explorer, view, before)
+    explorer.get_by_text(f"channel 55 after block {block + 1}").first.wait_for(timeout=SECONDS)
 
-    left, top, right, bottom = eval(notebook.ask("acts.map.frame"))
-    box, before = tokens.bounding_box(), source(channels)
-    place = {
-        "x": box["width"] * (left + (right - left) * 2.5 / 8),
-        "y": box["height"] * (top + (bottom - top) * 1.5 / 8),
-    }
-    tokens.click(position=place)  # the token in row 1, column 2
+    box, before = tokens.bounding_box(), drawn(explorer, "channels")
+    tokens.click(position={"x": box["width"] * 2.5 / 8, "y": box["height"] * 1.5 / 8})  # row 1, column 2
     explorer.get_by_text("Token 10 (row 1, column 2)").wait_for(timeout=SECONDS)
     assert notebook.ask("acts.token") == "10"
-    changed(notebook, channels, before)
+    drawn_again(notebook, explorer, "channels", before)
     tokens.press("ArrowDown")
     explorer.get_by_text("Token 18 (row 2, column 2)").wait_for(timeout=SECONDS)
 
-    left, _, right, _ = eval(notebook.ask("acts.channels.frame"))
     box = channels.bounding_box()
-    channels.click(position={"x": box["width"] * (left + (right - left) * 100.5 / 144), "y": box["height"] / 2})
-    explorer.get_by_text("channel 100:").wait_for(timeout=SECONDS)
-    explorer.locator(".js-plotly-plot").evaluate(SURFACE_CLICK)
-    explorer.get_by_text("Token 20 (row 2, column 4), channel 7:").wait_for(timeout=SECONDS)
+    channels.click(position={"x": 52 + (box["width"] - 66) * 100.5 / 144, "y": box["height"] / 2})
+    explorer.get_by_text("channel 100:").first.wait_for(timeout=SECONDS)
+    box, head = surface.bounding_box(), explorer.locator(".dg-spikes .dg-head")
+    before = head.inner_text()
+    surface.hover(position={"x": 0.5 * box["width"], "y": 0.65 * box["height"]})
+    notebook.page.wait_for_function("([n, old]) => n.innerText !== old", arg=[head.element_handle(), before])
+    token, channel = re.match(r"token (\d+), channel (\d+)", head.inner_text()).groups()
+    surface.click(position={"x": 0.5 * box["width"], "y": 0.65 * box["height"]})
+    notebook.until("(acts.token, acts.channel)", f"({token}, {channel})")
     explorer.get_by_role("button", name="55", exact=True).click()  # a massive channel that is offered
     notebook.until("acts.channel", "55")
     shown_whole(notebook, explorer, "activation")
+    explorer.get_by_label("Prompt", exact=True).fill("owl on teal")
+    explorer.get_by_text("settings changed: press Capture").wait_for(timeout=SECONDS)
+    assert explorer.locator(".dg-stale").count() == 1, "a capture of another prompt is dimmed"
+    explorer.get_by_label("Prompt", exact=True).fill("red apple on blue")
+    explorer.get_by_text("settings changed").wait_for(state="hidden", timeout=SECONDS)
 
     explorer.get_by_label("Seed", exact=True).fill("abc")
     explorer.get_by_role("button", name="Capture").click()
@@ -167,6 +187,10 @@ def test_intervention_explorer(notebook):
     notebook.page.mouse.up()
     notebook.until("edits.tokens", "[9, 10, 11, 12, 17, 18, 19, 20]")
     explorer.get_by_text("Edit acts on 8 of 64 tokens").wait_for(timeout=SECONDS)
+    explorer.get_by_text("settings changed: press Run").wait_for(timeout=SECONDS)
+    assert "tokens" not in code.input_value(), "the code is that of the pictures"
+    press_run(notebook, explorer, "Run", "edits")
+    explorer.get_by_text("settings changed").wait_for(state="hidden", timeout=SECONDS)
     assert "tokens=[9, 10, 11, 12, 17, 18, 19, 20]" in code.input_value()
     clean.click(position={"x": box["width"] * 3.5 / 8, "y": box["height"] * 0.5 / 8})
     notebook.until("edits.tokens", "[3]")  # a click takes that token alone
@@ -189,7 +213,13 @@ def test_guidance_explorer(notebook):
     press_run(notebook, explorer, "Run", "guided")
     explorer.locator(".widget-slider", has_text="DG weight").locator(".noUi-handle").press("ArrowRight")
     notebook.until("guided.weight", "1.1")
+    explorer.get_by_text("settings changed: press Run").first.wait_for(timeout=SECONDS)
+    assert "dg.DetailGuidance(3, 1, " in explorer.get_by_label("Code", exact=True).input_value()
+    press_run(notebook, explorer, "Run", "guided")
     assert "dg.DetailGuidance(3, 1.1" in explorer.get_by_label("Code", exact=True).input_value()
+    explorer.locator(".widget-slider", has_text="DG weight").locator(".noUi-handle").press("ArrowLeft")
+    notebook.until("guided.weight", "1.0")
+    notebook.until("guided.shown.fresh")  # it was run before: its pictures are shown at once
     turn_knob(notebook, explorer, "guided")
     edge = stage(explorer, "arrow keys move the edge")
     edge.press("ArrowLeft")
@@ -209,7 +239,7 @@ def test_guidance_explorer(notebook):
     press_run(notebook, explorer, "Run", "guided")
     explorer.get_by_text("This model never saw 'appel'").wait_for(timeout=SECONDS)
     explorer.get_by_label("Prompt", exact=True).fill(" ")
-    explorer.get_by_role("button", name="Run").click()
+    explorer.get_by_role("button", name="Run", exact=True).click()
     explorer.get_by_role("alert").get_by_text("the prompt is empty").wait_for(timeout=SECONDS)
 
 
