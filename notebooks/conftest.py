@@ -1,17 +1,8 @@
 """How nbval compares: not pictures and pages, which differ by machine, nor logs, which are no result; longest first."""
 
 SKIPPED = ("stderr", "text/html", "image/svg+xml", "application/vnd.plotly.v1+json")
-LONGEST = (
-    "04",
-    "08",
-    "07",
-    "13",
-    "12",
-    "06",
-    "05",
-    "11",
-    "03",
-)  # notebooks, so that no worker begins with one at the end
+# notebooks, so that no worker begins with one at the end
+LONGEST = ("04", "08", "07", "13", "14", "12", "06", "05", "11", "03")
 
 
 def pytest_collectstart(collector):
