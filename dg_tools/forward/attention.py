@@ -92,7 +92,7 @@ class Product:
 
     Example:
         >>> tokens = torch.eye(3)[None, None]  # one row, one head, three tokens
-        >>> Product({"query": tokens, "key": tokens}, 0).weights(slice(0, 1)).sum(-1)
+        >>> Product({"query": tokens, "key": tokens}, 0).weights(slice(0, 1)).sum(-1).round(decimals=4)
         tensor([[1.]])
     """
 
