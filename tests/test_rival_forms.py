@@ -15,6 +15,8 @@ from test_uncond_rows import PIPES, S, block_rows, blocks_of, call, close
 import dg_tools as dg
 from dg_tools.generation.sampling import run
 from dg_tools.guidance.baselines import FDG, NAG, FreSca, S2Guidance, SLGUncond, SoftPAG
+from dg_tools.guidance.baselines.frequency import high_pass
+from dg_tools.models.pictures import on_grid
 
 CUTOFF = 0.2
 
@@ -108,10 +110,17 @@ def test_cfg_by_band_equals_the_papers(dit, kind):
     near(run(dit, PROMPT, guidance=neutral, **CALL)[0], plain)
 
 
-def test_frequency_split_leaves_reference_pictures_tokens_and_the_mean():
+def test_tokens_of_reference_pictures_and_the_mean_are_left_as_they_are(dits):
+    dit, x = dits("flux"), torch.randn(2, 96 + 20, 16, generator=torch.Generator().manual_seed(0))
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(8.0), torch.arange(12.0))
+    inputs = {"hidden_states": x, "img_ids": torch.cat([places, torch.ones(20, 3)])}
+    seen = []
+    made = on_grid(dit, inputs, x, lambda field: seen.append(field.shape) or 2 * field)
+    assert torch.equal(made[:, :96], 2 * x[:, :96]) and torch.equal(made[:, 96:], x[:, 96:])
+    assert seen == [(2, 4, 16, 24)]
+    with pytest.raises(ValueError, match="do not say where the image tokens lie"):
+        on_grid(dit, {**inputs, "img_ids": None}, x, lambda field: field)
     flat = torch.full((1, 4, 6, 8), 3.0)
-    from dg_tools.guidance.baselines.frequency import high_pass
-
     assert high_pass(flat, 1e-3).abs().max() < 1e-5
     assert FreSca(2.0, high=1.5).scales == (2.0, 3.0) and FDG(2.0).scales == (2.0, 4.0)
     assert FreSca(2.0).words(2.0) == ["FreSca 2 to 2.5"] and FDG(2.0).words(2.0) == ["FDG 2 to 4"]
