@@ -16,7 +16,7 @@ import torch
 
 from dg_tools.proposal.streams import Chain
 from dg_tools.proposal.watched import Ran
-from dg_tools.proposal.writers import Writer, candidates_of, find_writers
+from dg_tools.proposal.writers import COARSE, EXACT, Writer, candidates_of, find_writers
 
 MOST_CHUNKS = 18
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -62,7 +62,8 @@ class BlockRun:
         after = chain.stream(ran.output)
         self.written = (after.double() - before.double())[0]
         self.candidates = candidates_of(self.base, chain.tokens, chain.text_tokens, chain.width)
-        self.writers = find_writers(self.written, self.candidates, after.dtype)
+        self.dtype = after.dtype
+        self.writers = find_writers(self.written, self.candidates, self.dtype)
         self.channel = int((self.written.std(0) / (before[0].double().abs().mean(0) + 1e-6)).argmax())
 
     def seen(self, source: Source | None = None, change: Change | None = None) -> list[Seen]:
@@ -201,33 +202,37 @@ class BlockRun:
                     return f"{kind}{suffix}"
         raise LookupError(f"changes {path or 'the output'}, and no branch after it")
 
-    # -- the record's words -------------------------------------------------------------------------------------------
+    # -- gates --------------------------------------------------------------------------------------------------------
 
-    def table(self, source: Source) -> str:
-        """The block's own parameter that is added to its chunks; empty where there is none."""
+    def acting(
+        self, source: Source, roles: tuple[str | None, ...], gates: dict[str, Writer]
+    ) -> tuple[str, bool | None]:
+        """How chunks become gates: the block's own parameter that is added to them, and whether by a tanh.
+
+        Args:
+            source: of the chunks. roles: their names.
+            gates: by name of its chunk, the part that it scales.
+
+        Returns:
+            The parameter's name, empty for none; and True for a tanh, None where neither leaves what the fit leaves.
+        """
         shape = (source.count, self.chain.width)
-        tables = {n: p for n, p in self.block.named_parameters(recurse=False) if tuple(p.shape[-2:]) == shape}
-        gates = [w.gate for w in self.writers if not w.ungated]
+        own = {n: p.detach() for n, p in self.block.named_parameters(recurse=False) if tuple(p.shape[-2:]) == shape}
+        pairs = [(gates[name], i) for i, name in enumerate(roles) if name in gates]
+        if not pairs:
+            return next(iter(own), ""), False
         value = self.value(source).double()
-        for name, parameter in tables.items():
-            acting = value + parameter.detach().double().reshape(shape)
-            if not gates or any(is_near(gate, row) or is_near(gate, row.tanh()) for gate in gates for row in acting):
-                return name
-        return ""
+        found: list[tuple[float, str, bool]] = []
+        for name in ("", *own):
+            chunks = value + own[name].double().reshape(shape) if name else value
+            for tanh in (False, True):
+                rows = chunks.tanh() if tanh else chunks
+                found.append((self.left({part.path: rows[i] for part, i in pairs}), name, tanh))
+        left, table, by_tanh = min(found)
+        most = max(3 * self.left({}), EXACT.get(self.dtype, COARSE))
+        return table, by_tanh if left <= most else None
 
-    def gate_kind(
-        self, source: Source, table: str, roles: tuple[str | None, ...], gates: dict[str, Writer]
-    ) -> bool | None:
-        """Whether gates are the tanh of their chunks; None: neither that nor the chunks themselves."""
-        value = self.value(source).double()
-        if table:
-            value = value + getattr(self.block, table).detach().double().reshape(value.shape)
-        pairs = [(gates[name].gate, value[i]) for i, name in enumerate(roles) if name in gates]
-        if all(is_near(gate, row) for gate, row in pairs):
-            return False
-        return True if all(is_near(gate, row.tanh()) for gate, row in pairs) else None
-
-
-def is_near(gate: torch.Tensor, row: torch.Tensor) -> bool:
-    """Whether a fitted gate is this chunk."""
-    return bool((gate - row).norm() <= 0.02 * row.norm())
+    def left(self, gates: dict[str, torch.Tensor]) -> float:
+        """What the gated sum leaves of what the block adds, as a share, with other gates for some of its parts."""
+        total = sum(w.output.double() * gates.get(w.path, w.gate) for w in self.writers)
+        return float((self.written - total).norm() / self.written.norm())

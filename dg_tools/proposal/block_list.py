@@ -103,9 +103,8 @@ def facts(run: BlockRun, name: str, words: list[str]) -> dict[str, Any]:
         words.append(f"{name}: its AdaLN chunks come from {names}; a record needs one source")
         words += others
     for source, roles in fits[:1]:
-        table = run.table(source)
         gates = {f"gate{suffix}": w for suffix, w in branches.writers if suffix in branches.gated}
-        tanh = run.gate_kind(source, table, roles, gates)
+        table, tanh = run.acting(source, roles, gates)
         if tanh is None:
             words.append(f"{name}: its gates are neither its chunks nor their tanh")
         if source.is_input:

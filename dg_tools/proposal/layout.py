@@ -181,7 +181,7 @@ def is_flat(transformer: torch.nn.Module) -> bool:
     """Whether `pos_embed_max_size` counts tokens: a table of that many positions."""
     most = getattr(transformer.config, "pos_embed_max_size", None)
     tables = [*transformer.named_parameters(), *transformer.named_buffers()]
-    return any(most in tuple(table.shape) for name, table in tables if "pos_embed" in name)
+    return any(name.endswith("pos_embed") and most in table.shape[-2:-1] for name, table in tables)
 
 
 def width_config(transformer: torch.nn.Module, width: int, words: list[str]) -> str:
