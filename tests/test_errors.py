@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -215,3 +216,20 @@ def test_two_threads_take_turns(dit):
     time.sleep(0)
     [t.join() for t in threads]
     assert len(made) == 4 and all(torch.equal(made[i], alone[i % 2]) for i in range(4))
+
+
+def test_a_hub_id_without_network_ends_in_one_short_sentence(tmp_path, monkeypatch):
+    """As the libraries report it: an error of their own, raised from that of the connection."""
+
+    def refused(*args, **kwargs):
+        raise ConnectionError("[Errno -3] Temporary failure in name resolution " * 9)
+
+    said: list[str] = []
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.model_info", refused)
+    with pytest.raises(FileNotFoundError, match=r"could not load 'owner/name' \(the Hub cannot be reached") as caught:
+        dg.load("owner/name", cache_dir=tmp_path)
+    assert len(str(caught.value)) < 160 and not [words for words in said if "connect" in words]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields, replace
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -20,6 +21,7 @@ import dg_tools as dg
 from dg_tools.families import BlockList, Family, family_of
 from dg_tools.families.records import SIX
 from dg_tools.proposal import Proposal
+from dg_tools.proposal.layout import is_flat
 
 TINY = tiny.families()
 HELD_OUT = "z_image"
@@ -152,6 +154,24 @@ def test_a_class_without_a_record_is_loaded_with_it_at_once():
     dit = dg.load(pipeline, family=proposal.family)
     made = dg.generate(dit, "apple", edits=dg.Disrupt([3], 1), progress=False, **tiny.CALL)
     assert made.latents.equal(known.latents)
+
+
+def test_half_precision():
+    """Rounding hides a gate's own value, and not what a sum with it leaves."""
+    pipeline = tiny.flux().to(torch.bfloat16)
+    proposal = dg.families.propose(pipeline, **tiny.SIZE, max_sequence_length=8)
+    assert differences(proposal, family_of(pipeline.transformer, pipeline), pipeline) == {} and proposal.ok
+
+
+@pytest.mark.parametrize("table, flat", [((1, 1024, 32), False), ((1, 32, 64), True)])
+def test_a_table_of_positions_is_flat_by_its_own_length(table, flat):
+    """32 is the width in the first one, and a number of channels elsewhere."""
+    module = torch.nn.Module()
+    module.config = SimpleNamespace(pos_embed_max_size=32)
+    module.pos_embed = torch.nn.Module()
+    module.pos_embed.register_buffer("pos_embed", torch.zeros(table))
+    module.pos_embed.proj = torch.nn.Conv2d(32, 64, 2)
+    assert is_flat(module) == flat
 
 
 ORDER = (5, 2, 0, 4, 1, 3)  # where each of the model's six chunks is among those that the layer gives

@@ -18,6 +18,12 @@ from dg_tools.models.dit import DiT
 from dg_tools.models.files import DEFAULT, ZOO, adapter_folder, base_of, card_call, check_folder, source_of
 from dg_tools.models.profiles import read_profile
 
+NO_NETWORK = {"ConnectionError", "ConnectError", "ConnectTimeout", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
+ADVICE = {  # logger: what it says that an error here says too, or that nobody need follow
+    "transformers.utils.import_utils": "requires torchvision",
+    "diffusers.pipelines.pipeline_utils": "Couldn't connect to the Hub",
+}
+
 
 def load(
     model: Any = None,
@@ -116,9 +122,11 @@ def load_pipeline(
         with quiet_loading():
             pipeline = DiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True, **kwargs)
     except OSError as error:
+        why = (
+            str(error) if isinstance(source, Path) or not unreachable(error) else "the Hub cannot be reached from here"
+        )
         raise FileNotFoundError(
-            f"could not load {name!r} ({error}). A Hub id needs network access or a filled cache, "
-            "and safetensors weights"
+            f"could not load {name!r} ({why}). A Hub id needs network access or a filled cache, and safetensors weights"
         ) from error
     pipeline.set_progress_bar_config(disable=True)  # dg_tools shows its own
     if adapter:
@@ -127,21 +135,32 @@ def load_pipeline(
     return place(pipeline, where, offload), source
 
 
+def unreachable(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is that the Hub was not reached."""
+    while error is not None:
+        if any(kind.__name__ in NO_NETWORK for kind in type(error).__mro__):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep the libraries' own loading bars, and their advice on torchvision, quiet; put back as they were."""
+    """Keep the libraries' own loading bars, and what they say in `ADVICE`, quiet; put back as they were."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     shown = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
-    source = logging.getLogger("transformers.utils.import_utils")
-    quiet = lambda record: "requires torchvision" not in record.getMessage()  # noqa: E731
-    source.addFilter(quiet)
+    quiet = lambda record: not any(words in record.getMessage() for words in ADVICE.values())  # noqa: E731
+    sources = [logging.getLogger(name) for name in ADVICE]
+    for source in sources:
+        source.addFilter(quiet)
     for lib in shown:
         lib.disable_progress_bar()
     try:
         yield
     finally:
-        source.removeFilter(quiet)
+        for source in sources:
+            source.removeFilter(quiet)
         for lib in shown:
             lib.enable_progress_bar()

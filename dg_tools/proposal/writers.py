@@ -60,6 +60,8 @@ def find_writers(written: torch.Tensor, candidates: list[Writer], dtype: torch.d
     for count in range(1, MOST + 1):
         fits = [(fit([small[i] for i in of], target)[1], of) for of in combinations(range(len(candidates)), count)]
         best += [min(fits)] if fits else []
+        if best and best[-1][0] <= EXACT.get(dtype, 0) / 10:
+            break
     if not best:
         return []
     floor = max(3 * min(left for left, _ in best), EXACT.get(dtype, COARSE) / 10)
