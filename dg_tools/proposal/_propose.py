@@ -150,7 +150,7 @@ def needs_inputs(one: Forward, latents: str, words: list[str]) -> bool:
     lists = [
         name for name, value in one.inputs.items() if isinstance(value, list) and isinstance(value[0], torch.Tensor)
     ]
-    names += [f"{' and '.join(lists)} are lists with a tensor for each row"] if lists else []
+    names += [f"{' and '.join(lists)} are lists of tensors"] if lists else []
     names += ["it returns a list"] if isinstance(one.prediction, list) else []
     if names:
         words.append(

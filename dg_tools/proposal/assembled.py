@@ -20,8 +20,9 @@ from dg_tools.proposal.watched import Watched
 ALWAYS = (
     "config, pipeline_config: a run tells nothing of configurations that this checkpoint does not have",
     "defaults: text tokens at most are the call's max_sequence_length; a fixed number before them is not told",
-    "call: arguments that change what guidance does, such as a normalisation, are not told: read the pipeline's call",
-    "image_first, products: the order of tokens inside of a joint attention is not told; baselines need it",
+    "call: arguments that change prompts or guidance, such as a normalisation, are not told: read the call",
+    "tokenizers, scale_per_token, rescaling_switch, fit: read the pipeline's call",
+    "image_first, products, crossed: what baselines must know of the attention is not told",
 )
 
 
@@ -64,12 +65,14 @@ def assemble(
     patch = side or layout.packing_of(transformer)
     grid = layout.grid_of(runs, off, patch)
     own = layout.own_tokens(off, chains[-1])
+    scale, offset = layout.timestep_scale(off, words)
     return Family(
         name=name_of(transformer),
         transformer=type(transformer).__name__,
         lists=lists,
         rows=cfg.rows,
-        timestep_scale=layout.timestep_scale(off, words),
+        timestep_scale=scale,
+        timestep_offset=offset,
         packing=side,
         partial_forward=True,
         guidance_argument=cfg.guidance_argument,
@@ -98,6 +101,8 @@ def assemble(
         defaults=layout.defaults(runs, words),
         positions=layout.positions(one.inputs, own, grid),
         shapes=layout.shapes(one.inputs, grid),
+        sizes=layout.sizes(one.inputs, grid) if latents == "hidden_states" else (),
+        layout=layout.axes(runs, off),
         patch_projection=layout.patch_projection(transformer),
         width_config=layout.width_config(transformer, chains[0].width, words),
         layer_norms=has_layer_norms(chains),

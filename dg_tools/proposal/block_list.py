@@ -24,6 +24,7 @@ class Branches:
     attn: str | None = None
     dual: str = ""
     mlp: str | None = None
+    mlp_in: str = ""
     writers: tuple[tuple[str, Writer], ...] = ()  # (suffix of their chunks, part), in the order in which they run
     gated: tuple[str, ...] = ()  # suffixes of those that the block's output is a sum of
     concatenated: bool = False
@@ -85,6 +86,7 @@ def facts(run: BlockRun, name: str, words: list[str]) -> dict[str, Any]:
         "attn": branches.attn,
         "attn_dual": branches.dual,
         "mlp": branches.mlp,
+        "mlp_in": branches.mlp_in,
         "mlp_is_concatenated": branches.concatenated,
         "image_first": branches.image_first,
     }
@@ -137,19 +139,29 @@ def find_branches(run: BlockRun, name: str, words: list[str]) -> Branches:
     part = run.block.get_submodule(gated[-1].path)
     if len(gated) == 1 and (is_attention(part) or isinstance(part, torch.nn.Linear)):
         inner = innermost(run, gated[0]) if is_attention(part) else gated[0]
-        return Branches(None, "", inner.path, (("", inner),), ("",), **joined)
+        return Branches(None, "", inner.path, first_of_mlp(run, part), (("", inner),), ("",), **joined)
     if len(gated) == 1:
         attention = [w for w in run.candidates if is_attention(run.block.get_submodule(w.path))]
         attn = attention[0] if attention else None
         named = ((("_msa", attn),) if attn else ()) + (("_mlp", gated[0]),)
-        return Branches(attn.path if attn else None, "", gated[0].path, named, ("_mlp",), **joined)
+        return Branches(attn.path if attn else None, "", gated[0].path, "", named, ("_mlp",), **joined)
     suffixes = ("_msa", "_mlp") if len(gated) == 2 else ("_msa", "_msa2", "_mlp")
     named = tuple(zip(suffixes, gated, strict=True))
     mlp: str | None = gated[-1].path
     if sum(s.gives and s.path == mlp for s in run.base) > 1:
         words.append(f"{name}: {mlp} runs more than once, so that mlp is None: a trace could not tell the runs apart")
         mlp = None
-    return Branches(gated[0].path, gated[1].path if len(gated) == 3 else "", mlp, named, suffixes, **joined)
+    return Branches(gated[0].path, gated[1].path if len(gated) == 3 else "", mlp, "", named, suffixes, **joined)
+
+
+def first_of_mlp(run: BlockRun, joint: torch.nn.Module) -> str:
+    """The linear layer that the MLP begins with, where one projection writes what it and attention give."""
+    if not isinstance(joint, torch.nn.Linear):
+        return ""
+    width, more = run.chain.width, joint.in_features - run.chain.width  # twice as much where half of it is a gate
+    layers = {n: m for n, m in run.block.named_children() if isinstance(m, torch.nn.Linear) and m is not joint}
+    fits = [n for n, m in layers.items() if m.in_features == width and m.out_features in (more, 2 * more)]
+    return fits[0] if fits else ""
 
 
 def guesses(run: BlockRun) -> tuple[tuple[str, Writer], ...]:

@@ -36,7 +36,7 @@ class Cfg:
     guiders: tuple[str, ...] = ()
     scale_offset: float = 0.0
     live_scale: str = ""
-    prediction: Literal["velocity", "minus velocity", "noise"] = "velocity"
+    prediction: Literal["velocity", "minus velocity", "noise", "v"] = "velocity"
     rescaling: str = ""
     image_last: bool = False
     contexts: dict[str, Literal["cond", "uncond"]] = field(default_factory=lambda: dict(CONTEXTS))
@@ -105,9 +105,13 @@ def told(found: Cfg, runs: Runs, words: list[str]) -> None:
     count = off.outputs[0].shape[1]
     kind = getattr(runs.pipeline.scheduler.config, "prediction_type", "flow_prediction")
     flow = "Flow" in type(runs.pipeline.scheduler).__name__ or kind == "flow_prediction"
-    if not flow and kind != "epsilon":
-        words.append(f"prediction: the scheduler takes {kind!r}; a record knows velocities (flow matching) and noise")
-    found.prediction = ("velocity" if sign > 0 else "minus velocity") if flow else "noise"
+    if not flow and kind not in ("epsilon", "v_prediction"):
+        words.append(
+            f"prediction: the scheduler takes {kind!r}; a record knows velocities (flow matching), noise and v"
+        )
+    found.prediction = (
+        ("velocity" if sign > 0 else "minus velocity") if flow else "v" if kind == "v_prediction" else "noise"
+    )
     if on is None:
         return
     if on.passes == off.passes:

@@ -19,14 +19,14 @@ MASK = 3  # a mask has at most so many different values
 
 def scale_factor(pipeline: Any) -> int:
     """Pixels along one side of a latent pixel."""
-    for name in ("vae_scale_factor", "vae_scale_factor_spatial"):
+    for name in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio"):
         if hasattr(pipeline, name):
             return getattr(pipeline, name)
     return 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
 
 
-def timestep_scale(run: Run, words: list[str]) -> float:
-    """The transformer's timestep is the scheduler's, over 1000, times this."""
+def timestep_scale(run: Run, words: list[str]) -> tuple[float, float]:
+    """The transformer's timestep is the scheduler's, over 1000, times the first of these, plus the second."""
     given = [forward.inputs.get(TIME) for forward in run.forwards[:: run.passes]]
     if not all(isinstance(value, torch.Tensor) for value in given):
         one, two = (run.forwards[at * run.passes].inputs for at in (0, 1))
@@ -37,13 +37,13 @@ def timestep_scale(run: Run, words: list[str]) -> float:
             f"timestep_scale: the transformer has no input {TIME!r}, and the record needs an `inputs`; at the "
             f"scheduler's {levels} {', '.join(told_at) or 'no input is a number that changes'}"
         )
-        return 1.0
+        return 1.0, 0.0
     told = [float(value.flatten()[0]) for value in given if isinstance(value, torch.Tensor)]
     scales = [1000.0 * t / level for t, level in zip(told, run.levels, strict=False) if level]
-    if max(scales) - min(scales) > 0.02 * abs(max(scales)):
-        words.append(f"timestep_scale: at the scheduler's {run.levels} the transformer is told {told}, no multiple")
-        return 1.0
-    return float(f"{sum(scales) / len(scales):.3g}")
+    if max(scales) - min(scales) <= 0.02 * abs(max(scales)):
+        return float(f"{sum(scales) / len(scales):.3g}"), 0.0
+    slope = 1000.0 * (told[1] - told[0]) / (run.levels[1] - run.levels[0])
+    return float(f"{slope:.3g}"), float(f"{told[0] - slope * run.levels[0] / 1000.0:.3g}")
 
 
 def own_tokens(run: Run, chain: Chain) -> int:
@@ -60,7 +60,8 @@ def packing(runs: Runs, run: Run, chain: Chain, words: list[str]) -> int | None:
         pixels = sample.shape[-1] * sample.shape[-2]
     else:
         pixels = size[0] * size[1] // scale_factor(runs.pipeline) ** 2
-    frames = run.samples[0].shape[2] if run.samples[0].ndim == 5 else 1
+    sample = run.samples[0]
+    frames = sample.shape[axes(runs, run).index("f")] if sample.ndim == 5 else 1
     side = (pixels * frames / own_tokens(run, chain)) ** 0.5
     if side != int(side):
         words.append(f"packing: {own_tokens(run, chain)} tokens for {pixels} latent pixels is not a square patch")
@@ -71,6 +72,12 @@ def packing_of(transformer: torch.nn.Module) -> int:
     """Its `patch_size` along a side of the picture; 0 where it has none."""
     stated = getattr(transformer.config, "patch_size", 0)
     return stated[-1] if isinstance(stated, list | tuple) else stated
+
+
+def axes(runs: Runs, run: Run) -> str:
+    """The axes of latents with a dimension of frames."""
+    sample, channels = run.samples[0], getattr(runs.transformer.config, "in_channels", 0)
+    return "nfchw" if sample.ndim == 5 and sample.shape[2] == channels != sample.shape[1] else "ncfhw"
 
 
 def grid_of(runs: Runs, run: Run, side: int) -> tuple[int, int]:
@@ -85,10 +92,10 @@ def grid_of(runs: Runs, run: Run, side: int) -> tuple[int, int]:
 def positions(inputs: dict[str, Any], tokens: int, grid: tuple[int, int]) -> str:
     """The transformer's input with (picture, row, column) of each image token."""
     for name, value in inputs.items():
-        if not isinstance(value, torch.Tensor) or value.ndim < 2 or value.shape[-1] < 3 or value.shape[-2] != tokens:
+        if not isinstance(value, torch.Tensor) or value.ndim < 2 or value.shape[-1] < 3 or value.shape[-2] < tokens:
             continue
-        ids = value.reshape(-1, value.shape[-1])[:tokens]
-        ids = ids[ids[:, 0] == ids[0, 0]]
+        ids = value.reshape(-1, value.shape[-1])[-tokens:]  # those of the text may come before
+        ids = ids - ids.amin(0)
         expected = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).to(ids)
         if ids[:, 1:3].shape == expected.shape and ids[:, 1:3].equal(expected):
             return name
@@ -101,9 +108,18 @@ def shapes(inputs: dict[str, Any], grid: tuple[int, int]) -> str:
         one = value
         while isinstance(one, list | tuple) and one and isinstance(one[0], list | tuple):
             one = one[0]
-        if isinstance(value, list) and isinstance(one, list | tuple) and tuple(one[1:]) == grid:
+        sizes = tuple(one[1:]) if isinstance(one, list | tuple) else ()
+        if isinstance(value, list) and all(isinstance(size, int) for size in sizes) and sizes == grid:
             return name
     return ""
+
+
+def sizes(inputs: dict[str, Any], grid: tuple[int, int]) -> tuple[str, ...]:
+    """The inputs that say how many frames, rows and columns of tokens there are."""
+    counts = {name: value for name, value in inputs.items() if type(value) is int}
+    frames = [name for name in counts if "frame" in name]
+    sides = [[name for name in counts if counts[name] == side and name not in frames] for side in grid]
+    return (frames[0], sides[0][0], sides[1][0]) if frames and all(sides) and inputs["hidden_states"].ndim == 3 else ()
 
 
 def rows_of(one: dict[str, Any], two: dict[str, Any]) -> tuple[str, ...]:

@@ -68,6 +68,10 @@ class Found:
     other: list[str]
 
 
+class Unseen(LookupError):
+    """A list that no image token reaches."""
+
+
 def states(values: dict[str, Any] | tuple | list) -> dict[Any, torch.Tensor]:
     """Those that are hidden states (rows, tokens, channels), by name or position."""
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
@@ -86,12 +90,18 @@ def find_chains(base: Watched, other: Watched, kind: str) -> Found:
     """
     chains: list[Chain] = []
     words: list[str] = []
+    mixed = ""  # a list that was given image tokens and could not be followed: after it other tokens differ too
     for path in base.paths:
         ran, again = base.of(path), other.of(path)
         before = chains[-1] if chains else None
         try:
+            if mixed:
+                raise LookupError(f"comes after {mixed}")
             chain = chain_of(path, ran, again, before)
+        except Unseen as reason:
+            words.append(f"{path} ({len(ran)} of {type(ran[0].block).__name__}) {reason}")
         except LookupError as reason:
+            mixed = path
             words.append(f"{path} ({len(ran)} of {type(ran[0].block).__name__}) {reason}")
         else:
             chains.append(chain)
@@ -114,11 +124,13 @@ def chain_of(path: str, ran: list[Ran], again: list[Ran], before: Chain | None) 
     inputs, others = states(ran[0].inputs), states(again[0].inputs)
     moving = [n for n, x in inputs.items() if n in others and x.shape == others[n].shape and not x.equal(others[n])]
     if not moving:
-        raise LookupError("does not see the image tokens")
+        raise Unseen("does not see the image tokens")
     if before is None:
         if len(moving) > 1:
             raise LookupError(f"is given image tokens in {' and '.join(moving)}")
         (hidden,) = moving
+        if len(inputs[hidden]) > 1:
+            raise LookupError(f"has {hidden} as (tokens, rows, channels), which is not followed here")
         where = (inputs[hidden] != others[hidden]).any(-1)[0].nonzero().flatten().tolist()
         tokens = len(where)
         if where[-1] - where[0] + 1 != tokens or (where[0] and where[-1] != inputs[hidden].shape[1] - 1):
