@@ -144,9 +144,8 @@ def test_what_is_printed_is_the_record(name):
 def test_a_family_that_was_left_out():
     """Z-Image, whose transformer takes lists: its blocks are found, and that the record needs an `inputs` is said.
 
-    What the first looks at it changed: inputs are copied before a forward, which may change its lists; a scale of 1
-    may be guidance; two rows may have texts of two lengths; a saturated tanh does not grow any more; and rounding may
-    differ between rows.
+    What the first looks at it changed: a scale of 1 may be guidance; two rows may have texts of two lengths; a
+    saturated tanh does not grow any more; and rounding may differ between rows.
     """
     pipeline, _, proposal = proposed(HELD_OUT)
     record = family_of(pipeline.transformer, pipeline)
