@@ -1,4 +1,4 @@
-"""The page of `evidence.rivals_table`, and the README's table between its two marks."""
+"""The page of `evidence.rivals_table`, and the table between two marks in docs/baselines.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ PAGE = "README.md"
 FIGURE = "rivals.png"
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- rivals: written by evidence.rivals_table -->", "<!-- rivals: end -->"
-SHOWN = ("DG", "DG uncond", "CFG", "APG", "FreSca", "PAG", "SLG", "S2Guidance", "Gain", "DetailDaemon")  # of the README
+# Of the short table.
+SHOWN = (
+    "DG",
+    "DG uncond",
+    "CFG",
+    "APG",
+    "FreSca",
+    "PAG",
+    "SLG",
+    "S2Guidance",
+    "Gain",
+    "DetailDaemon",
+)
 MARKS = {"holds": "yes", "does not hold": "no", "undecided": "?", "controls do the same": "as controls"}
 HEAD = """# What buys detail, and at what price?
 
@@ -81,8 +93,8 @@ def write(folder: Path) -> None:
     (folder / PAGE).write_text(page_text(folder), encoding="utf-8")
 
 
-def readme_table(folder: Path) -> str:
-    """At most ten rows for the README: detail, price, and whether anything is lost, on each model."""
+def short_table(folder: Path) -> str:
+    """At most ten rows: detail, price, and whether anything is lost, on each model."""
     kept = results(folder)
     if not kept:
         return "It was not run yet: `python -m evidence.rivals_table`."
@@ -103,7 +115,7 @@ def readme_table(folder: Path) -> str:
 
 
 def with_table(text: str, folder: Path) -> str:
-    """The README's text with the table between its marks.
+    """A page's text with the short table between its marks.
 
     Raises:
         ValueError: the marks are not there.
@@ -111,10 +123,10 @@ def with_table(text: str, folder: Path) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the README has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{readme_table(folder)}\n{END}{after}"
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{short_table(folder)}\n{END}{after}"
 
 
-def write_readme(folder: Path, file: Path = ROOT / "README.md") -> None:
-    """Put the table into the README."""
+def write_short(folder: Path, file: Path = ROOT / "docs" / "baselines.md") -> None:
+    """Put the short table into its page."""
     file.write_text(with_table(file.read_text(encoding="utf-8"), folder), encoding="utf-8")

@@ -1,12 +1,12 @@
 """What buys detail, and at what price? Every guidance with the same search budget, on captions that chose nothing.
 
     python -m evidence.rivals_table --model emoji-sd3     one model: a forecast, then about ten minutes of two cores
-    python -m evidence.rivals_table --report              the page and the README's table again, nothing is run
+    python -m evidence.rivals_table --report              the page and the short table again, nothing is run
 
 `experiments.rivals` does it, in two processes, each with half of the guidances. Each run is kept as soon as it is done:
 stopped, the same call goes on. Strengths are
 searched on development captions, results are on captions held out of the model's training, and none of them chose the
-model's profile. `evidence.rivals_page` writes the page, and the table between two marks in the README.
+model's profile. `evidence.rivals_page` writes the page, and the short table in docs/baselines.md.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def main(
     model: str = typer.Option(None, help=f"one of {', '.join(MODELS)}, or a folder (default: all three)"),
     size: str = typer.Option("full", help=", ".join(SIZES)),
     out: Path = typer.Option(FOLDER, help="where the numbers and the page are"),
-    report: bool = typer.Option(False, help="make the page and the README's table of what is kept, run nothing"),
+    report: bool = typer.Option(False, help="make the page and the short table of what is kept, run nothing"),
     half: int = typer.Option(-1, hidden=True, help="of the guidances, for a process of its own"),
 ) -> None:
     """Forecast, run, keep, and write the page."""
@@ -180,7 +180,7 @@ def main(
         print(f"{name}: {(time.perf_counter() - begin) / 60:.1f} min")
     page.write(out)
     if out == FOLDER:
-        page.write_readme(out)
+        page.write_short(out)
 
 
 if __name__ == "__main__":

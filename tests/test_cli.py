@@ -232,11 +232,12 @@ def test_errors_are_a_sentence_and_exit_code_1(tmp_path, monkeypatch, capsys):
 
 
 def test_help_has_examples_and_every_line_shown_parses():
-    """Lines of the help texts and of the README: parsed as they stand, not run."""
+    """Lines of the help texts, of the README and of its page of commands: parsed as they stand, not run."""
     group = typer.main.get_command(cli.app)
     assert {"demo", "generate", "capture", "find", "info"} <= set(group.commands)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^ +(?:\S*/)?(dg-tools .*)$", readme, re.M)
+    pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/commands.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    shown = re.findall(r"^ +(?:\S*/)?(dg-tools .*)$", text, re.M)
     for name, command in group.commands.items():
         assert f"  dg-tools {name}" in command.help, name
         shown += re.findall(r"^ *(dg-tools .*)$", command.help, re.M)

@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, on the embedded model."""
+"""The code of the README and of its pages runs as it stands, on the embedded model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from dg_tools.metrics import WeakModelRule
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in (
+    "guidance", "baselines", "families", "sweeps", "commands", "claims", "layout"
+)}  # fmt: skip
 
 
 def blocks() -> tuple[list[str], list[str]]:
-    """Python blocks: those on the embedded model, and those of the section on SD3.5 and FLUX.1."""
-    before, after = README.split("## DG on SD3.5 and FLUX.1")
-    own, rest = after.split("\n## ", 1)
-    found = [re.findall(r"```python\n(.*?)```", part, re.S) for part in (before + rest, own)]
-    return found[0], found[1]
+    """Python blocks: those on the embedded model, and those that load published weights."""
+    text = "\n".join((README, PAGES["guidance"], PAGES["baselines"], PAGES["claims"]))
+    found = re.findall(r"```python\n(.*?)```", text, re.S)
+    real = [block for block in found if "from_pretrained(" in block]
+    return [block for block in found if block not in real], real
 
 
 def execute(code: str, name: str, **given: object) -> dict[str, object]:
@@ -39,6 +42,7 @@ def test_the_code_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     code, _ = blocks()
     assert len(code) == 5 and len(code[0].strip().splitlines()) <= 12
+    assert len(README.split()) <= 1400, "the rest has pages of its own"
     text = "\n".join(code)  # the same calls on fewer steps, pictures and controls
     for old, new in (("steps=20", "steps=2"), ("pictures=8", "pictures=2"), ("(20)", "(2)")):
         assert old in text
@@ -66,7 +70,7 @@ def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, 
         "[154, 1446]": "[3, 7]",
         "num_inference_steps=28": "num_inference_steps=2, height=32, width=48",
     }
-    assert len(code) == 2
+    assert len(code) == 3
     for i, block in enumerate(code):
         for old, new in changes.items():
             block = block.replace(old, new)
@@ -79,7 +83,7 @@ def test_the_code_for_real_models_runs_on_folders_of_their_classes(monkeypatch, 
 def test_the_sweep_runs(monkeypatch, tmp_path):
     """As it stands but for fewer blocks, weights, references and steps; and the two lines after it."""
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGES["sweeps"], re.S)
     changes = {"[0, 4, 8]": "[0]", "[0.25, 0.5]": "[0.5]", "references: 32 ": "references: 8 "}
     for old, new in {**changes, "folder:": "steps: 2\nfolder:"}.items():
         assert old in block
@@ -93,13 +97,14 @@ def test_the_sweep_runs(monkeypatch, tmp_path):
 
 
 def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in PAGES.values())):
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("https://") or (folder / target).exists(), target
 
 
 def test_commands_are_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    pages = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    pages = "\n".join((README, *PAGES.values())) + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     commands = set(re.findall(r"`?make ([a-z]+)(?: [A-Z]+=[^`\n]*)?(?:`|  )", pages))
     assert commands >= {"check", "demo", "docs", "evidence", "lab", "test"}
     for command in commands:
@@ -108,7 +113,7 @@ def test_commands_are_in_the_makefile():
 
 def test_the_map_names_what_is_there():
     """Every file and folder of the package has its place in the map, and every place exists."""
-    section = README.split("## Map")[1].split("\n## ")[0]
+    section = PAGES["layout"]
     rows = re.findall(r"^\| (`.*?) \|", section, re.M)
     places = [place for row in rows for place in re.findall(r"`([^`]+)`", row)]
     assert 8 <= len(rows) <= 14 and len(set(places)) == len(places)

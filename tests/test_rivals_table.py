@@ -54,16 +54,16 @@ def test_a_page_and_a_table_for_the_readme(made):
     rows = [line for line in text.splitlines() if line.startswith(("| DG |", "| CFG |", "| SoftPAG |", "| Gain |"))]
     assert len(rows) == 4 and all(line.count("|") == 10 for line in rows)
     assert "Searched on 2 captions, reported on 3; 2 steps." in text
-    short = page.readme_table(out).splitlines()
+    short = page.short_table(out).splitlines()
     assert short[0] == "| guidance | passes | toy |" and [line.split(" | ")[0] for line in short[2:]] == [
         "| DG",
         "| CFG",
         "| Gain",
     ]
     assert page.with_table(f"a\n{page.BEGIN}\nold\n{page.END}\nb", out) == (
-        f"a\n{page.BEGIN}\n{page.readme_table(out)}\n{page.END}\nb"
+        f"a\n{page.BEGIN}\n{page.short_table(out)}\n{page.END}\nb"
     )
-    with pytest.raises(ValueError, match="the README has no"):
+    with pytest.raises(ValueError, match="the page has no"):
         page.with_table("a", out)
 
 
@@ -73,9 +73,9 @@ def test_values_are_spread_over_the_whole_range():
     assert len(page.SHOWN) <= 10
 
 
-def test_the_stored_page_and_the_readme_are_what_the_stored_numbers_say():
+def test_the_stored_page_and_the_short_table_are_what_the_stored_numbers_say():
     assert page.page_text(table.FOLDER) == (table.FOLDER / page.PAGE).read_text(encoding="utf-8")
-    text = (page.ROOT / "README.md").read_text(encoding="utf-8")
+    text = (page.ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
     assert page.with_table(text, table.FOLDER) == text
     for name in page.results(table.FOLDER):
         assert (table.FOLDER / name / page.FIGURE).is_file() and not (table.FOLDER / name / "kept").exists()
