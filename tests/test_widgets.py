@@ -121,6 +121,21 @@ def test_text_stream_and_its_end(explorer):
     assert "no text stream" in explorer.numbers.value and explorer.messages.kind != "error"
 
 
+def test_the_text_axis_has_the_words(dits):
+    dit, prompt = dits("sd3"), "ab cd"
+    acts = dg.capture(dit, prompt, progress=False, **tiny.CALL)
+    made = ActivationExplorer(acts)
+    made.stream = "text"
+    names, pipe = made.text.data["names"], dit.pipeline
+    length = pipe.tokenizer.model_max_length
+    assert len(names) == len(drawn(made.text)) > length
+    for tokenizer, part in ((pipe.tokenizer, names[:length]), (pipe.tokenizer_3, names[length:])):
+        numbers = tokenizer(prompt)["input_ids"]
+        pieces = [p.strip("\u2581").replace("</w>", "") for p in tokenizer.convert_ids_to_tokens(numbers)]
+        assert part[: len(pieces)] == pieces and set(part[len(pieces) :]) <= {"·"}
+    assert made.channels.data["names"] is None
+
+
 def test_without_hidden_states_the_statistics_are_shown_and_what_to_capture(dits):
     acts = dg.capture(dits("sd3"), "ab", raw=[1], raw_steps=[2], progress=False, **tiny.CALL)
     made = ActivationExplorer(acts)
@@ -198,6 +213,30 @@ def test_a_stored_capture_waits_for_no_model_library(captured, tmp_path):
         "assert shown.map.data and not {'diffusers', 'transformers', 'nnsight', 'plotly'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_two_captures_stand_side_by_side(dits, tmp_path):
+    dit = dits("sd3")
+    raw = {"raw": [1, 2], "progress": False, **tiny.CALL}
+    first, second = dg.capture(dit, "ab", **raw), dg.capture(dit, "ab", edits=dg.Disrupt([3], 1), **raw)
+    made = ActivationExplorer(first, beside=second)
+    made.move(block=1, step=2, channel=3, token=5)
+    shown = [numbers(panel.map.data["values"]) for panel in (made.panel, made.beside_panel)]
+    for acts, values in zip((first, second), shown, strict=True):
+        hidden = acts.data["hidden_states"].isel(prompt=0, seed=0, branch=0, raw_step=2, raw_site=0).values
+        assert np.array_equal(values, hidden[:, 3])
+    assert not shown[1].any() and shown[0].any(), "the edit zeroes it"
+    made.beside_panel.map.set_state({"cell": 9})
+    assert made.token == made.map.cell == 9
+    made.show_beside(None)
+    assert len(made.both.children) == 1
+    second.save(tmp_path / "second.zarr")
+    made.folder.value = str(tmp_path / "second.zarr")
+    made.opening_beside.click()
+    assert len(made.both.children) == 2 and made.messages.text == ""
+    other = dg.capture(dit, "ab", progress=False, **{**tiny.CALL, "height": 48})
+    with pytest.raises(ValueError, match="the capture beside has .* pass two of one model"):
+        made.show_beside(other)
 
 
 def test_reprs_are_short(explorer):

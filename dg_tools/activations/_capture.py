@@ -21,6 +21,7 @@ from dg_tools.activations.recorder import Recorder
 from dg_tools.activations.result import Activations
 from dg_tools.activations.runs import check_quantiles, combined, settings, unfinished
 from dg_tools.activations.store import create_store
+from dg_tools.activations.text_words import text_words
 from dg_tools.datasets.examples import as_items, prompt_of
 from dg_tools.families import bind
 from dg_tools.forward.call import Call
@@ -152,7 +153,8 @@ def capture(
                 raise CaptureInterrupted(partial, len(runs), len(jobs)) from None
             raise
     data = combined(runs, prompts, seeds)
-    data.attrs = {**attrs, "steps": data.sizes["step"]}
+    words = text_words(dit, prompts, data)
+    data.attrs = {**attrs, "steps": data.sizes["step"], **({"words": words} if words else {})}
     return Activations(data if writer is None else writer.finish(data))
 
 

@@ -1,13 +1,18 @@
-"""Explorers for JupyterLab: captures, edits, guidance and stored sweeps, by controls and clicks.
+"""Explorers of captures, edits, guidance and stored sweeps: controls and clicks, in JupyterLab or on their own page.
 
     dg.widgets.ActivationExplorer(dit)          # or an Activations, or the folder of a saved one
     dg.widgets.InterventionExplorer(dit)
     dg.widgets.GuidanceExplorer(dit)
     dg.widgets.ComparisonExplorer("sweeps/emoji")   # or a Sweep
 
-The state of an explorer is in traits, and `render` draws it, so all of it works without a browser. A slider looks up
-results; a button runs the model, in a thread that can be stopped. Each explorer is two files: `guidance.py` is what it
-does, `guidance_page.py` its controls and how they stand on the page.
+Maps, charts and surfaces are drawn in the browser: a slider looks up results, and its answer is there within 100 ms. A
+button runs the model, in a thread that can be stopped; what other settings made is dimmed until it is run.
+`explorer.to_html("page.html")` writes what is shown as one file that needs no kernel, `explorer.save("view.svg")` its
+figures, and `dg-tools explore` opens the explorers without JupyterLab.
+
+The state of an explorer is in traits, and `render` gives its figures, so all of it works without a browser. Each
+explorer is two files: `guidance.py` is what it does, `guidance_page.py` its controls and how they stand on the page.
+`front/` holds what runs in the browser.
 """
 
 from __future__ import annotations

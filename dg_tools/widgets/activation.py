@@ -39,6 +39,7 @@ class ActivationExplorer(ActivationPage):
     Args:
         source: an `Activations`, the folder of a saved one, or a `DiT`; None is the embedded model.
         dit: the model for new captures, where `source` is a capture.
+        beside: a second capture, or its folder, shown at the same point beside the first; such as one with an edit.
         steps: of new captures, to begin with.
         height, width: of new captures, in pixels; the pipeline's default where None.
 
@@ -68,6 +69,7 @@ class ActivationExplorer(ActivationPage):
         source: Any = None,
         dit: DiT | None = None,
         *,
+        beside: Any = None,
         steps: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -78,12 +80,15 @@ class ActivationExplorer(ActivationPage):
         super().__init__(dit, self._capture, self.save, steps, height, width)
         self.dit = dit
         self.lock = RLock()
+        self.beside: Activations | None = None
         self._moving = False
         self._connect()
         if source is not None:
             guarded(self.messages, self.show)(source)
         else:
             self.messages.say("Write a prompt and press Capture: one sampling run is read block by block.")
+        if beside is not None:
+            guarded(self.messages, self.show_beside)(beside)
 
     def __repr__(self) -> str:
         if self.activations is None:
@@ -117,7 +122,9 @@ class ActivationExplorer(ActivationPage):
         """
         if self.activations is None:
             raise RuntimeError("nothing captured yet: press Capture, call .run(), or pass an Activations")
-        return render(self.activations, state or self.state, list(self.massive))
+        point = state or self.state
+        words = lookup.words_of(self.activations, point.prompt, point.stream)
+        return render(self.activations, point, list(self.massive), words)
 
     def to_html(self, path: str | Path, *, most_mb: float = MOST_MB) -> Path:
         """Write the capture as one file that opens without a kernel or a network, at the current point; its path.
@@ -155,12 +162,7 @@ class ActivationExplorer(ActivationPage):
             ValueError: a folder without a capture.
             TypeError: something else.
         """
-        if isinstance(source, str | Path):
-            acts = lookup.read_capture(source)
-        elif isinstance(source, Activations):
-            acts = lookup.checked(source)
-        else:
-            raise TypeError(f"a {type(source).__name__} cannot be explored: pass an Activations, its folder, or a DiT")
+        acts = lookup.capture_of(source)
         massive = lookup.massive_channels(acts)
         with self.lock:
             first = self.activations is None
@@ -169,12 +171,26 @@ class ActivationExplorer(ActivationPage):
             self.massive = massive
             point = lookup.clipped(acts, self.state)
             if first:
-                point = self._opening(acts, point)
+                point = lookup.opening(acts, massive)
             self.set_ranges(acts, massive, self.channel)
             self._move_to(point)
         self.shown.settings = None  # a capture that was opened says itself what it is of
         self.shown.compare(None)
         self.messages.say("")
+
+    def show_beside(self, source: Any) -> None:
+        """Put a second capture, or the folder of one, beside the first, at the same point; None takes it away.
+
+        Raises:
+            ValueError: a folder without a capture, or a capture of another size.
+            TypeError: something else.
+        """
+        acts = None if source is None else lookup.capture_of(source)
+        if acts is not None and self.activations is not None:
+            lookup.check_beside(self.activations, acts)
+        self.beside = acts
+        self.show_both(acts is not None)
+        self.refresh()
 
     def move(self, **fields: Any) -> None:
         """Set several fields of the point and draw once."""
@@ -189,19 +205,6 @@ class ActivationExplorer(ActivationPage):
 
     def _move_to(self, point: Point) -> None:
         self.move(**dict(zip(FIELDS, astuple(point), strict=True)))
-
-    def _opening(self, acts: Activations, point: Point) -> Point:
-        """The first view: the most massive channel, at a block and step with raw hidden states where there are any."""
-        data = acts.data
-        block, step = data.sizes["site"] // 2, data.sizes["step"] // 2
-        if "hidden_states" in data:
-            blocks = [list(data["site"].values).index(s) for s in data["raw_site"].values]
-            block = min(blocks, key=lambda b: abs(b - block))
-            step = min((int(s) for s in data["raw_step"].values), key=lambda s: abs(s - step))
-        rows, columns = acts.grid
-        middle = rows // 2 * columns + columns // 2
-        channel = self.massive[0] if self.massive else int(np.argmax(lookup.by_channel(acts, point)))
-        return Point(block=block, step=step, channel=channel, token=middle)
 
     def refresh(self) -> None:
         """Draw the current point again."""
@@ -219,6 +222,8 @@ class ActivationExplorer(ActivationPage):
     def _draw(self, acts: Activations, point: Point) -> None:
         view = self.render(point)
         self.panel.draw(view)
+        if self.beside is not None:
+            self.beside_panel.draw(render(self.beside, lookup.clipped(self.beside, point), view.massive, view.words))
         set_text(self.numbers, view.sentence)
 
     # -- a live model -------------------------------------------------------------------------------------------------
@@ -251,12 +256,13 @@ class ActivationExplorer(ActivationPage):
     def _connect(self) -> None:
         say = self.messages
         self.run_fields.observe(guarded(say, lambda change: self._changed()))
+        self.opening_beside.on_click(guarded(say, lambda _: self.show_beside(self.folder.value)))
         self.opening.on_click(guarded(say, lambda _: self.show(self.folder.value)))
         for name, field in self.controls.items():
             field.observe(guarded(say, partial(self._set, name)), names="value")
             self.observe(partial(self._follow, field), names=name)
         self.offered.observe(guarded(say, self._choose_offered), names="value")
-        for name, view in [*self.panel.choosers.items(), ("token", self.map), ("token", self.text)]:
+        for name, view in [*self.panel.choosers, *self.beside_panel.choosers]:
             view.observe(guarded(say, partial(self._clicked, name)), names="cell")
         self.spikes.observe(guarded(say, lambda change: self._surface_clicked(*self.spikes.point)), names="clicks")
         self.observe(guarded(say, lambda change: self.refresh()), names=list(FIELDS))

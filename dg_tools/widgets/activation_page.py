@@ -11,7 +11,7 @@ import traitlets as t
 from dg_tools.activations import Activations
 from dg_tools.models.dit import DiT
 from dg_tools.widgets.capture_panel import CapturePanel
-from dg_tools.widgets.parts import control, row, slider, text_block
+from dg_tools.widgets.parts import check_box, control, row, slider, text_block
 from dg_tools.widgets.run_fields import RunFields
 from dg_tools.widgets.runner import Messages, Runner
 from dg_tools.widgets.saving import SaveRow
@@ -31,7 +31,8 @@ class ActivationPage(widgets.VBox):
         run_fields: prompt, seed, steps and scale of a new capture.
         controls: each control of a point, by the name of the point's field.
         shown: says whether the capture was made with the settings in the fields; it knows those of the button only.
-        panel: the views of the capture; a click on one chooses a token, channel, block or step.
+        panel, beside_panel: the views of the capture, and of a second one; a click on one chooses a token, channel,
+            block or step.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class ActivationPage(widgets.VBox):
         self.runner = Runner("Capture", capture, self.messages)
         self.folder = control(widgets.Text, "Saved capture", "300px", placeholder="folder that Activations.save wrote")
         self.opening = widgets.Button(description="Open", icon="folder-open", layout={"width": "90px"})
+        self.opening_beside = widgets.Button(description="Open beside", layout={"width": "110px"})
+        self.opening_beside.tooltip = "Show a second capture at the same point"
         self._build_controls()
         self._build_pictures()
         self.saving = SaveRow("view.html", save, self.messages)
@@ -60,13 +63,18 @@ class ActivationPage(widgets.VBox):
                 row(self.prompts, self.seeds, self.branches, self.stream_buttons, self.log_box),
                 row(self.block_slider, self.step_slider, self.play, self.token_field, self.channel_field, self.offered),
                 self.numbers,
-                self.panel,
+                self.both,
             ],
             layout={"display": "none"},
         )
         self.shown = Shown(self.views, "Capture")
         live = [row(*self.run_fields.row.children, self.runner, self.shown.note)] if dit else []
-        self.children = [*live, row(self.folder, self.opening, self.saving), self.messages, self.views]
+        self.children = [
+            *live,
+            row(self.folder, self.opening, self.opening_beside, self.saving),
+            self.messages,
+            self.views,
+        ]
 
     def _build_controls(self) -> None:
         self.prompts = control(widgets.Dropdown, "Run: prompt", "280px", options=[("none yet", 0)])
@@ -74,7 +82,7 @@ class ActivationPage(widgets.VBox):
         self.branches = control(widgets.Dropdown, "branch", "150px", options=[("cond", 0)])
         self.block_slider = slider("Block", 0, width="230px", at_once=True)
         self.step_slider = slider("Step", 0, width="230px", at_once=True)
-        self.play = widgets.Play(interval=200, layout={"width": "120px"})
+        self.play = widgets.Play(interval=200, tooltip="Play the steps", layout={"width": "120px"})
         t.link((self.play, "value"), (self.step_slider, "value"))
         self.channel_field = control(widgets.BoundedIntText, "Channel", "140px", min=0, max=0)
         self.token_field = control(widgets.BoundedIntText, "Token", "130px", min=0, max=0)
@@ -82,7 +90,7 @@ class ActivationPage(widgets.VBox):
         self.offered.style.button_width = "56px"
         self.stream_buttons = control(widgets.ToggleButtons, "Stream", options=["image", "text"])
         self.stream_buttons.style.button_width = "64px"
-        self.log_box = widgets.Checkbox(False, description="log scale", indent=False, layout={"width": "110px"})
+        self.log_box = check_box("log scale", "110px")
         self.controls = {
             "prompt": self.prompts,
             "seed": self.seeds,
@@ -96,10 +104,16 @@ class ActivationPage(widgets.VBox):
         }
 
     def _build_pictures(self) -> None:
-        self.panel = CapturePanel()
+        self.panel, self.beside_panel = CapturePanel(), CapturePanel()
+        self.both = widgets.Box([self.panel])
+        self.both.add_class("dg-both")
         self.map, self.text, self.spikes = self.panel.map, self.panel.text, self.panel.spikes
         self.channels, self.blocks, self.steps = self.panel.channels, self.panel.blocks, self.panel.steps
         self.numbers = text_block("")
+
+    def show_both(self, both: bool) -> None:
+        """One capture on the page, or two."""
+        self.both.children = [self.panel, self.beside_panel] if both else [self.panel]
 
     def set_ranges(self, acts: Activations, massive: list[int], channel: int) -> None:
         """Let the controls offer what a capture has, and its massive channels; `channel` is the current one."""

@@ -70,6 +70,43 @@ def read_capture(folder: Any) -> Activations:
     return checked(acts)
 
 
+def capture_of(source: Any) -> Activations:
+    """An `Activations`, or the folder of a saved one, as a capture that can be explored.
+
+    Raises:
+        ValueError: a folder without a capture.
+        TypeError: something else.
+    """
+    if isinstance(source, str | Path):
+        return read_capture(source)
+    if isinstance(source, Activations):
+        return checked(source)
+    raise TypeError(f"a {type(source).__name__} cannot be explored: pass an Activations, its folder, or a DiT")
+
+
+def check_beside(first: Activations, second: Activations) -> None:
+    """Raise ValueError where two captures have not the same tokens, blocks and channels."""
+    sizes = [(acts.grid, acts.data.sizes["site"], acts.data.sizes["channel"]) for acts in (first, second)]
+    if sizes[0] != sizes[1]:
+        words = [f"{g[0]} x {g[1]} tokens, {blocks} blocks, {channels} channels" for g, blocks, channels in sizes]
+        raise ValueError(
+            f"the capture beside has {words[1]}; the first one has {words[0]}: pass two of one model and size"
+        )
+
+
+def opening(acts: Activations, massive: list[int]) -> Point:
+    """The first view: the most massive channel, at a block and step with raw hidden states where there are any."""
+    data = acts.data
+    block, step = data.sizes["site"] // 2, data.sizes["step"] // 2
+    if "hidden_states" in data:
+        blocks = [list(data["site"].values).index(s) for s in data["raw_site"].values]
+        block = min(blocks, key=lambda b: abs(b - block))
+        step = min((int(s) for s in data["raw_step"].values), key=lambda s: abs(s - step))
+    rows, columns = acts.grid
+    point = Point(block=block, step=step, token=rows // 2 * columns + columns // 2)
+    return replace(point, channel=massive[0] if massive else int(np.argmax(by_channel(acts, point))))
+
+
 def checked(acts: Activations) -> Activations:
     """The capture, read into memory where it is small.
 

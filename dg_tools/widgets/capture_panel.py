@@ -29,7 +29,7 @@ class CapturePanel(widgets.Box):
         map, text: tokens of the image, or of another stream; a click chooses one.
         spikes: token x channel; `missing` says what to capture where there is none.
         channels, blocks, steps: charts; a click chooses a place.
-        choosers: the views by what a click on them chooses.
+        choosers: what a click on a view chooses, and the view.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,12 @@ class CapturePanel(widgets.Box):
         self.channels = Chart(label="channels: arrow keys or a click choose one", axis="channel", height=155)
         self.blocks = Chart(label="blocks: arrow keys or a click choose one", axis="block", height=125)
         self.steps = Chart(label="steps: arrow keys or a click choose one", axis="step", height=125)
-        self.choosers = {"block": self.blocks, "step": self.steps, "channel": self.channels}
+        self.choosers: list[tuple[str, Any]] = [
+            ("block", self.blocks),
+            ("step", self.steps),
+            ("channel", self.channels),
+        ]
+        self.choosers += [("token", self.map), ("token", self.text)]
         areas = {
             "tokens": [self.map, self.text],
             "surface": [self.spikes, self.missing],

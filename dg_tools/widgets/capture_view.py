@@ -30,6 +30,7 @@ class CaptureView:
         by_channel: one value per channel, of the chosen token or of all.
         by_block, by_step: the channel's size by block and by step.
         sentence: the numbers in words.
+        words: the prompt's tokens, where the capture has them.
     """
 
     acts: Activations
@@ -42,6 +43,7 @@ class CaptureView:
     by_block: Curves
     by_step: Curves
     sentence: str
+    words: Sequence[str] | None = None
 
     @property
     def where(self) -> str:
@@ -161,6 +163,7 @@ def render(acts: Activations, point: Point, massive: list[int], words: Sequence[
             log=point.log,
         ),
         sentence=sentence(acts, point, hidden),
+        words=words,
     )
 
 

@@ -7,7 +7,8 @@ import io
 import ipywidgets as widgets
 from PIL import Image
 
-from dg_tools.widgets.parts import control, panel, panels, row, set_text, table, text_block
+from dg_tools.widgets.code_block import CodeBlock
+from dg_tools.widgets.parts import check_box, control, markup, panel, panels, row, set_text, table, text_block
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.runner import Messages
 from dg_tools.widgets.sweep_lookup import AXES, StoredSweep, unit
@@ -54,10 +55,8 @@ class ComparisonPage(widgets.VBox):
         self.rows_field = control(widgets.Dropdown, "Rows", "220px")
         self.columns_field = control(widgets.Dropdown, "Columns", "240px")
         self.measure_field = control(widgets.Dropdown, "Measure", "340px")
-        self.mean_box = widgets.Checkbox(False, description="mean of the split", indent=False)
-        self.mean_box.layout.width = "160px"
-        self.chosen_box = widgets.Checkbox(False, description="chosen settings only", indent=False)
-        self.chosen_box.layout.width = "190px"
+        self.mean_box = check_box("mean of the split", "160px")
+        self.chosen_box = check_box("chosen settings only", "190px")
         self.controls = {
             "rows": self.rows_field,
             "columns": self.columns_field,
@@ -74,13 +73,13 @@ class ComparisonPage(widgets.VBox):
     def _build_pictures(self) -> None:
         self.note = text_block("")
         self.title = text_block("")
-        self.numbers = widgets.HTML("")
+        self.numbers = markup()
         self.grid = Picture(width=600, label="cells of the sweep: arrow keys or a click choose one")
         self.picture = Picture(label="picture of the chosen cell")
         self.unguided = Picture(label="picture: unguided")
         self.beside = [panel("The cell", self.picture), panel("Without guidance, same noise", self.unguided)]
         self.sides = panels(*self.beside)
-        self.code = control(widgets.Textarea, "Code", "100%", rows=5)
+        self.code = CodeBlock()
 
     def set_ranges(self, stored: StoredSweep) -> None:
         """Let the controls offer what a sweep has."""
@@ -104,4 +103,3 @@ class ComparisonPage(widgets.VBox):
         set_text(self.note, view.note)
         self.numbers.value = table(view.numbers) if view.numbers else ""
         self.code.value = view.code
-        self.code.layout.display = "" if view.code else "none"

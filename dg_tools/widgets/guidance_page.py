@@ -11,7 +11,7 @@ from dg_tools.models.dit import DiT
 from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.guidance_settings import VARIANTS
 from dg_tools.widgets.guidance_strip import Strip
-from dg_tools.widgets.parts import control, knob, panel, panels, row, slider, text_block
+from dg_tools.widgets.parts import control, knob, markup, panel, panels, row, slider, text_block
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.picture_changes import TIMES
 from dg_tools.widgets.run_fields import RunFields
@@ -120,7 +120,7 @@ class GuidancePage(widgets.VBox):
         self.slide = Picture(width=250, pixelated=True)
         self.difference = Picture(width=250, pixelated=True, label="difference")
         self.sides = text_block("")
-        self.numbers = widgets.HTML()
+        self.numbers = markup()
 
     def set_zoom(self, width: int) -> None:
         """Show the pictures at a width in pixels; the two under the edge and their difference a fifth wider."""

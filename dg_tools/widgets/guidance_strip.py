@@ -39,7 +39,7 @@ class Strip(widgets.VBox):
         self.runner = Runner("Run strip", generate, messages)
         self.images: dict[float, Any] = {}
         self.index = control(widgets.IntSlider, "Picture", "220px", min=0, max=0, continuous_update=True)
-        self.play = widgets.Play(interval=600, max=0, layout={"width": "120px"})
+        self.play = widgets.Play(interval=600, tooltip="Play the strip", max=0, layout={"width": "120px"})
         t.link((self.play, "value"), (self.index, "value"))
         most = max(map(len, STRIPS.values()))
         self.pictures = [Picture(width=120, pixelated=True) for _ in range(most)]

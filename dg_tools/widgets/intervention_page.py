@@ -12,7 +12,7 @@ from dg_tools.models.dit import DiT
 from dg_tools.widgets.chart import Chart
 from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES
-from dg_tools.widgets.parts import control, knob, panel, panels, row, set_text, slider, table, text_block
+from dg_tools.widgets.parts import control, knob, markup, panel, panels, row, set_text, slider, table, text_block
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.picture_changes import TIMES, PictureChanges, difference_png
 from dg_tools.widgets.png import picture_png
@@ -126,7 +126,7 @@ class InterventionPage(widgets.VBox):
         clean.label = "clean picture: drag a box over the tokens to edit, or press Shift and arrow keys; Escape for all"
         self.differences = [Picture(width=210, pixelated=True, label=f"difference: {n}") for n in NAMES[1:]]
         self.spectrum = Chart(label="spectra", fixed=True, axis="frequency", height=170)
-        self.table = widgets.HTML()
+        self.table = markup()
 
     def show_pictures(self, images: dict[str, Any], changes: PictureChanges) -> None:
         """Put the pictures of a run on the page, with what changed."""

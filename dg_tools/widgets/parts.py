@@ -13,8 +13,13 @@ WIDE = {"description_width": "initial"}
 
 
 def control(kind: type, label: str, width: str = "auto", **settings: Any) -> Any:
-    """A control with its label written out beside it."""
-    return kind(description=label, style=WIDE, layout={"width": width}, **settings)
+    """A control with its label written out beside it. Without a tooltip the page would show `null` as one."""
+    return kind(description=label, style=WIDE, layout={"width": width}, tooltip=label, **settings)
+
+
+def check_box(label: str, width: str) -> Any:
+    """A box to tick, off, with its label."""
+    return widgets.Checkbox(False, description=label, indent=False, layout={"width": width}, tooltip=label)
 
 
 def slider(label: str, most: int, value: int = 0, width: str = "260px", at_once: bool = False) -> Any:
@@ -51,7 +56,12 @@ def panel(title: str, *children: Any) -> Any:
 
 def text_block(text: str, kind: str = "text") -> Any:
     """Text in the theme's colour."""
-    return widgets.HTML(f'<div class="dg-{kind}">{html.escape(text)}</div>')
+    return markup(f'<div class="dg-{kind}">{html.escape(text)}</div>')
+
+
+def markup(value: str = "") -> Any:
+    """HTML that is escaped already; an empty tooltip, because none shows as `null`."""
+    return widgets.HTML(value, tooltip="")
 
 
 def set_text(block: Any, text: str, kind: str = "text") -> None:

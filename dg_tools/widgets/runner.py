@@ -26,6 +26,9 @@ class Messages(widgets.HTML):
     text = t.Unicode("")
     kind = t.Enum(("note", "warning", "error"), "note")
 
+    def __init__(self) -> None:
+        super().__init__("", tooltip="")  # none would show as `null`
+
     def say(self, text: str, kind: str = "note") -> None:
         """Show a sentence; an empty one clears."""
         self.kind = kind
@@ -60,8 +63,8 @@ class Runner(widgets.HBox):
         self.messages = messages
         self.button = widgets.Button(description=label, button_style="primary", icon="play", tooltip=label)
         self.stop = widgets.Button(description="Cancel", icon="stop", disabled=True, tooltip="Stop after this step")
-        self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "160px"})
-        self.words = widgets.Label("")
+        self.bar = widgets.IntProgress(0, 0, 1, tooltip="steps done", layout={"width": "160px"})
+        self.words = widgets.Label("", tooltip="")
         self.thread: threading.Thread | None = None
         self._cancel = threading.Event()
         self.button.on_click(lambda _: self.start())

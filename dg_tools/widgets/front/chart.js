@@ -2,10 +2,13 @@
 // Keys and the pointer choose a place; the value under the pointer is read in the title. See chart.py for the traits.
 
 const CHART = { left: 52, right: 14, top: 24, bottom: 36 };
+const PAD = "·"; // a text token that only fills up
+const bottomOf = (data) => (data.kind === "stems" && data.names ? 64 : CHART.bottom); // words are written upwards
 
 // From values to pixels and back, for the places across and the values up.
 function chartScale(data, width, height) {
-  const { left, right, top, bottom } = CHART;
+  const { left, right, top } = CHART;
+  const bottom = bottomOf(data);
   const series = data.series.map((s) => ({ ...s, values: floats(s.values) }));
   const size = (v) => (data.log ? Math.abs(v) : v);
   const all = series.flatMap((s) => Array.from(s.values, size)).filter((v) => Number.isFinite(v) && (!data.log || v > 0));
@@ -38,7 +41,8 @@ function chartScale(data, width, height) {
 }
 
 function drawAxes(root, data, scale, width, height) {
-  const { left, right, top, bottom } = CHART;
+  const { left, right, top } = CHART;
+  const bottom = bottomOf(data);
   const floor = height - bottom;
   const marks = data.log ? decades(scale.low, scale.high) : ticks(scale.low, scale.high, 4);
   for (const v of marks) {
@@ -49,7 +53,9 @@ function drawAxes(root, data, scale, width, height) {
   const letters = 6.2 * (Math.max(...names.map((n) => n.length)) + 2);
   const every = Math.max(1, Math.ceil((letters * scale.n) / (width - left - right)));
   const jump = data.names || scale.x ? every : [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((s) => s >= every) ?? every;
-  for (let i = 0; i < scale.n; i += jump) {
+  if (bottom !== CHART.bottom) {
+    drawWords(root, names, scale, floor);
+  } else for (let i = 0; i < scale.n; i += jump) {
     svg("text", { x: scale.at(i), y: floor + 13, class: "dg-tick", "text-anchor": "middle" }, root, names[i]);
   }
   svg("line", { x1: left, x2: width - right, y1: floor, y2: floor, class: "dg-axis" }, root);
@@ -59,6 +65,18 @@ function drawAxes(root, data, scale, width, height) {
   const negative = scale.series.some((s) => s.values.some((v) => v < 0));
   const ylabel = data.log && negative ? `|${data.ylabel}|` : data.ylabel;
   svg("text", { x: 11, y: middle, class: "dg-name", "text-anchor": "middle", transform: turned }, root, ylabel);
+}
+
+// Words of a prompt under their tokens, upwards; those that would lie on the one before are left out.
+function drawWords(root, names, scale, floor) {
+  let last = -99;
+  names.forEach((name, i) => {
+    const x = scale.at(i) + 3;
+    if (name === PAD || x - last < 11) return;
+    last = x;
+    const short = name.length > 9 ? `${name.slice(0, 8)}…` : name;
+    svg("text", { x, y: floor + 5, class: "dg-tick", "text-anchor": "end", transform: `rotate(-60 ${x} ${floor + 5})` }, root, short);
+  });
 }
 
 function drawStems(root, data, scale, width) {
@@ -147,12 +165,12 @@ function renderChart({ model, el }) {
     drawAxes(root, data, scale, width, height);
     (data.kind === "stems" ? drawStems : drawLines)(root, data, scale, width, get("cell"));
     cursor = svg("g", {}, root);
-    svg("line", { y1: CHART.top, y2: height - CHART.bottom, class: "dg-cursor" }, cursor);
+    svg("line", { y1: CHART.top, y2: height - bottomOf(data), class: "dg-cursor" }, cursor);
     const cell = get("cell");
     if (cell >= 0 && cell < scale.n) {
       const v = scale.size(scale.series[0].values[cell]);
-      const y = Number.isFinite(v) && (!data.log || v > 0) ? scale.up(v) : height - CHART.bottom;
-      svg("line", { x1: scale.at(cell), x2: scale.at(cell), y1: CHART.top, y2: height - CHART.bottom, class: "dg-here" }, root);
+      const y = Number.isFinite(v) && (!data.log || v > 0) ? scale.up(v) : height - bottomOf(data);
+      svg("line", { x1: scale.at(cell), x2: scale.at(cell), y1: CHART.top, y2: height - bottomOf(data), class: "dg-here" }, root);
       svg("path", { d: `M${scale.at(cell)} ${y}l-5 -9h10z`, class: "dg-here-mark" }, root);
     }
     announce(stage, get("label"), scale.n - 1, Math.max(cell, 0), cell >= 0 ? say(cell) : data.title);
