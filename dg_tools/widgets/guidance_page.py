@@ -11,7 +11,7 @@ from dg_tools.models.dit import DiT
 from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.guidance_settings import VARIANTS
 from dg_tools.widgets.guidance_strip import Strip
-from dg_tools.widgets.parts import control, knob, markup, panel, panels, row, slider, text_block
+from dg_tools.widgets.parts import control, knob, markup, panel, panels, row, side_by_side, slider, text_block
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.picture_changes import TIMES
 from dg_tools.widgets.run_fields import RunFields
@@ -61,11 +61,15 @@ class GuidancePage(widgets.VBox):
         for box in variants:
             box.add_class("dg-panel")
         edge = [row(self.before_field, self.after_field), self.slide, self.sides]
+        numbers = panel("Numbers", self.numbers)
         change = panel(f"right - left, x{TIMES} (grey: no change)", self.difference)
         self.below = widgets.VBox(
             [
-                panels(*variants),
-                panels(panel("Before and after (drag the edge)", *edge), change, panel("Numbers", self.numbers)),
+                side_by_side(*variants),
+                panels(
+                    side_by_side(panel("Before and after (drag the edge)", *edge), change),
+                    panel("Numbers", self.numbers),
+                ),
             ],
             layout={"display": "none"},
         )
@@ -105,8 +109,8 @@ class GuidancePage(widgets.VBox):
         self.links = {"weight": self.weight_slider, "block": self.block_slider, "rho": self.rho_slider}
         self.origin = text_block("")
         self.zoom = control(widgets.IntSlider, "Zoom (pixels wide)", "320px", min=100, max=1000, step=10, value=210)
-        self.before_field = control(widgets.Dropdown, "Left", "170px", options=VARIANTS)
-        self.after_field = control(widgets.Dropdown, "Right", "170px", options=VARIANTS)
+        self.before_field = control(widgets.Dropdown, "Left", "125px", options=VARIANTS)
+        self.after_field = control(widgets.Dropdown, "Right", "125px", options=VARIANTS)
         self.folder = control(widgets.Text, "Export to", "260px", value="guided")
         self.export_button = widgets.Button(description="PNG and profile", icon="download", layout={"width": "160px"})
         self.code = CodeBlock()

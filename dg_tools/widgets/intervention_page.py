@@ -12,7 +12,19 @@ from dg_tools.models.dit import DiT
 from dg_tools.widgets.chart import Chart
 from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES
-from dg_tools.widgets.parts import control, knob, markup, panel, panels, row, set_text, slider, table, text_block
+from dg_tools.widgets.parts import (
+    control,
+    knob,
+    markup,
+    panel,
+    panels,
+    row,
+    set_text,
+    side_by_side,
+    slider,
+    table,
+    text_block,
+)
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.picture_changes import TIMES, PictureChanges, difference_png
 from dg_tools.widgets.png import picture_png
@@ -61,15 +73,12 @@ class InterventionPage(widgets.VBox):
         self._build_controls(len(dit.blocks), self.run_fields.steps.value - 1)
         self._build_pictures(dit.grid(*self.run_fields.size))
         titles = {"clean": "clean (drag a box)", "disrupted": "disrupted", "control": "matched control"}
-        changes = [
-            panel(f"{n} - clean, x{TIMES} (grey: no change)", p)
-            for n, p in zip(NAMES[1:], self.differences, strict=True)
-        ]
+        changes = [panel(f"{n} - clean, x{TIMES}", p) for n, p in zip(NAMES[1:], self.differences, strict=True)]
         spectrum = widgets.VBox([self.spectrum], layout={"flex": "1 1 280px", "max_width": "420px"})
         self.below = widgets.VBox(
             [
-                panels(*(panel(titles[n], p) for n, p in self.pictures.items()), panel("Numbers", self.table)),
-                panels(*changes, spectrum),
+                side_by_side(*(panel(titles[n], p) for n, p in self.pictures.items()), *changes),
+                panels(panel("Numbers", self.table), spectrum),
                 row(self.everywhere, self.region, SaveRow("edit.html", save, self.messages)),
             ],
             layout={"display": "none"},

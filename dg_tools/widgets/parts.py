@@ -47,6 +47,13 @@ def panels(*children: Any) -> Any:
     return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "flex-start"})
 
 
+def side_by_side(*children: Any) -> Any:
+    """Pictures beside each other, smaller where there is no room."""
+    box = widgets.HBox(children, layout={"align_items": "flex-start"})
+    box.add_class("dg-fit")
+    return box
+
+
 def panel(title: str, *children: Any) -> Any:
     """A titled part."""
     box = widgets.VBox([text_block(title, "title"), *children], layout={"flex": "0 1 auto"})
