@@ -66,10 +66,7 @@ class GuidancePage(widgets.VBox):
         self.below = widgets.VBox(
             [
                 side_by_side(*variants),
-                panels(
-                    side_by_side(panel("Before and after (drag the edge)", *edge), change),
-                    panel("Numbers", self.numbers),
-                ),
+                panels(side_by_side(panel("Before and after (drag the edge)", *edge), change), numbers),
             ],
             layout={"display": "none"},
         )
