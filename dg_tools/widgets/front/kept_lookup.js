@@ -42,7 +42,7 @@ function keptCapture(data) {
     return i < 0 ? null : h.tokens.map((_, row) => h.values[row * h.channels.length + i]);
   };
   const row = (h, token) => {
-    const i = h && h.whole_rows !== false ? h.tokens.indexOf(token) : -1;
+    const i = h ? h.tokens.indexOf(token) : -1;
     return i < 0 ? null : h.values.subarray(i * h.channels.length, (i + 1) * h.channels.length);
   };
   const filled = (count, places, values) => {
