@@ -39,7 +39,7 @@ over captions in brackets.
 - **detail**: log2(high-band power / low-band power) less the reference's, in doublings: the amount at equal contrast.
   **right**, **low**: correlation of the high and the low band with the reference. **margin**: of retrieval among all
   references, as a share of the one without guidance. Bands in cycles per latent cell.
-- **passes** per step, **seconds** per picture (on one core of the machine that ran it).
+- **passes** per step, **seconds** per picture (on one core, while other work ran: passes are the price to compare).
 - **gives detail, loses nothing**: the lower bounds are above +0.10 (detail), -0.02 (right), -0.01 (low) and -5%
   (margin). These bounds are those of [the evidence](../rules.md) and were set before any run. *Not tested*: without
   guidance high-band power is not below the references' by 0.1 doublings, or the degraded prediction hardly differs.
