@@ -248,7 +248,20 @@ def test_help_has_examples_and_every_line_shown_parses():
         group.commands[name].make_context(name, arguments)
 
 
-COMMANDS = ["", "capture", "compare", "demo", "find", "generate", "info", "propose", "report", "sweep", "verify"]
+COMMANDS = [
+    "",
+    "capture",
+    "compare",
+    "demo",
+    "explore",
+    "find",
+    "generate",
+    "info",
+    "propose",
+    "report",
+    "sweep",
+    "verify",
+]
 
 
 @pytest.mark.parametrize("width", [80, 120])

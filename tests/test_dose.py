@@ -362,5 +362,7 @@ def test_bad_input_is_refused_before_any_forward(measured, changed, error, words
 
 
 def test_a_pipeline_in_the_place_of_a_model_is_named(measured):
-    with pytest.raises(TypeError, match="dit is a StableDiffusion3Pipeline; a DiT is needed: pass dg.load"):
+    with pytest.raises(
+        TypeError, match="dg.dose needs a loaded model and got a StableDiffusion3Pipeline: dit = dg.load"
+    ):
         dose(measured[0].pipeline, "apple")

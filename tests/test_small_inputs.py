@@ -80,7 +80,7 @@ def test_numbers_of_numpy_and_torch_and_one_instead_of_several_are_taken(dit):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"prompt": None}, "a prompt is None; a string is needed"),
+        ({"prompt": None}, "no prompt: pass what to draw"),
         ({"prompt": ["a", 3]}, "a prompt is 3; a string"),
         ({"guidance_scale": 4.0}, r"guidance_scale= is the guidance's: pass guidance=dg.CFG\(s\)"),
         ({"num_inference_steps": 4}, "pass steps="),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
 from collections.abc import Callable
 from functools import partial
@@ -10,8 +11,8 @@ from typing import Any
 
 import typer
 
-from dg_tools.cli.app import command, say
-from dg_tools.cli.options import Device, Dtype, Height, Offload, Steps, Width, loaded
+from dg_tools.cli.app import command, emit, say
+from dg_tools.cli.options import AsJson, Device, Dtype, Height, Offload, Steps, Width, loaded
 
 
 @command
@@ -25,6 +26,7 @@ def explore(
     device: str = Device,
     dtype: str = Dtype,
     offload: str = Offload,
+    as_json: bool = AsJson,
 ) -> None:
     """Explore a model, a saved capture, a sweep or a report in the browser, without JupyterLab.
 
@@ -42,7 +44,7 @@ def explore(
     kind = kind_of(what)
     call: dict[str, Any] = {"steps": steps, "height": height, "width": width}
     if kind == "report":
-        open_page(Path(what) / "index.html", browser)
+        open_page(Path(what) / "index.html", browser, as_json)
         return
     given = {**{f"--{k}": v for k, v in call.items()}, "--device": device}
     if kind != "model" and any(v is not None for v in given.values()):
@@ -70,7 +72,8 @@ def explore(
     server = LocalServer(views, port)
 
     def ready() -> None:
-        say(f"{server.address}\nfor this machine alone; Ctrl-C stops it")
+        told(server.address, as_json)
+        say("for this machine alone; Ctrl-C stops it")
         if browser:
             webbrowser.open(server.address)
 
@@ -90,7 +93,16 @@ def kind_of(what: str | None) -> str:
     return "model"
 
 
-def open_page(page: Path, browser: bool) -> None:
+def told(address: str, as_json: bool) -> None:
+    """Say where the page is: on stderr, or as JSON on stdout at once, for the command goes on."""
+    if as_json:
+        emit({"address": address})
+        sys.stdout.flush()
+    else:
+        say(address)
+
+
+def open_page(page: Path, browser: bool, as_json: bool) -> None:
     """A report is a page already, which needs no server.
 
     Raises:
@@ -98,6 +110,6 @@ def open_page(page: Path, browser: bool) -> None:
     """
     if not page.is_file():
         raise FileNotFoundError(f"{page} is not there: `dg-tools report` writes it when it has finished")
-    say(page.absolute().as_uri())
+    told(page.absolute().as_uri(), as_json)
     if browser:
         webbrowser.open(page.absolute().as_uri())

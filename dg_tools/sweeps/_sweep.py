@@ -66,11 +66,11 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
     Example:
         >>> config = {"folder": "sweep", "blocks": [3, 6], "detail_guidance_scales": [0.5], "baselines": []}
         >>> made = dg.sweep({**config, "references": 4, "steps": 1}, dit, progress=False)
-        >>> made.scores[["guidance", "block", "w", "pictures"]].fillna("")
-          guidance block    w  pictures
-        0     cond        0.0         2
-        1       DG   3.0  0.5         2
-        2       DG   6.0  0.5         2
+        >>> made.scores[["guidance", "block", "w", "pictures"]]
+          guidance  block    w  pictures
+        0     cond    NaN  0.0         2
+        1       DG    3.0  0.5         2
+        2       DG    6.0  0.5         2
     """
     given = read_config(config)
     before = begun(Path(given.folder))
