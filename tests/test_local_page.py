@@ -191,6 +191,8 @@ def test_what_is_explored(dits, tmp_path, monkeypatch, capsys):
     (tmp_path / "report" / "index.html").write_text("a page")
     code, _, error = called(monkeypatch, capsys, "explore", tmp_path / "report", "--no-browser")
     assert code == 0 and (tmp_path / "report" / "index.html").as_uri() in error
+    code, printed, _ = called(monkeypatch, capsys, "explore", tmp_path / "report", "--no-browser", "--json")
+    assert code == 0 and json.loads(printed) == {"address": (tmp_path / "report" / "index.html").as_uri()}
     code, _, error = called(monkeypatch, capsys, "explore", tmp_path / "kept.zarr", "--no-browser", "--steps", "3")
     assert code == 2 and "leave out --steps" in error
     code, _, error = called(monkeypatch, capsys, "explore", tmp_path / "nothing", "--no-browser")
