@@ -8,6 +8,7 @@ nearest to the references'. With it the guidance runs on the other prompts, besi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -243,20 +244,22 @@ def control_changes(
         return []
     count = min(len(tested.samples), prompts * len(tested.samples) // len(dict.fromkeys(tested.samples.prompts)))
     base, weight = tables["none"]["amt_c"].to_numpy()[:count], found[DG]["value"]
-    levels: list[OneStep] = []
     changes = []
 
-    def steps() -> list[OneStep]:
-        if not levels:
-            own = searched.samples
-            noised = NoisedPictures(own.dit, own.items[:MATCHED_ON], [0], **own.kwargs)
-            part = slice(0, len(noised))
-            levels.extend(OneStep(noised, sigma, part, noised.inputs[0]) for sigma in SIGMAS)
-        return levels
+    @cache  # not made where all doses are kept
+    def target() -> tuple[list[OneStep], list[float]]:
+        own = searched.samples
+        noised = NoisedPictures(own.dit, own.items[:MATCHED_ON], [0], **own.kwargs)
+        levels = [OneStep(noised, sigma, slice(0, len(noised)), noised.inputs[0]) for sigma in SIGMAS]
+        return levels, moved(levels, edit)
+
+    def dose_of(control: Disrupt) -> dict[str, Any]:
+        levels, amounts = target()
+        return matched(levels, control, amounts)
 
     for draw in range(draws):
         control = control_of(edit, draw)
-        dose = runs.once(f"dose of control {draw}", lambda c=control: matched(steps(), c, moved(steps(), edit)))
+        dose = runs.once(f"dose of control {draw}", partial(dose_of, control))
         if (scaled := as_matched(control, dose)) is None:
             continue
         guider = DetailGuidance(1.0, weight, scaled)

@@ -87,7 +87,7 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
         )
     plan, truths = plan_of(settings, dit, per_pixel=per_pixel)
     folder = Path(settings.folder)
-    check_sweep(folder, plan)
+    check_sweep(folder, plan, before)
     if workers.rank == 0:
         write_json(folder / PLAN, plan.to_json())
     job = Job(dit, plan, truths, folder, workers, progress)
@@ -101,12 +101,13 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
 
 
 def begun(folder: Path) -> Plan | None:
-    """The plan of the sweep that a folder holds; None: there is none, or it is damaged, which `check_sweep` says."""
+    """The plan of the sweep that a folder holds; None: there is none, or it is damaged, which is logged."""
     if not (folder / PLAN).is_file():
         return None
     try:
         return open_sweep(folder).plan
-    except ValueError:
+    except ValueError as error:
+        logger.warning("%s", error)
         return None
 
 
@@ -122,17 +123,10 @@ def as_before(config: Config, before: Plan | None) -> Config:
     return replace(config, channels=list(dict.fromkeys(s.channels for s in doses)), rhos=config.rhos or rhos or None)
 
 
-def check_sweep(folder: Path, plan: Plan) -> None:
-    """Raise for a folder that holds the sweep of other weights, or that is a file."""
+def check_sweep(folder: Path, plan: Plan, before: Plan | None) -> None:
+    """Raise for a folder that holds the sweep of other weights, begun `before`, or that is a file."""
     check_folder(folder, "a folder for the sweep's cells is needed")
-    if not (folder / PLAN).is_file():
-        return
-    try:
-        before = open_sweep(folder).plan
-    except ValueError as error:
-        logger.warning("%s", error)
-        return
-    if before.provenance["weights"] != plan.provenance["weights"]:
+    if before is not None and before.provenance["weights"] != plan.provenance["weights"]:
         raise ValueError(
             f"{folder} holds a sweep of {before.provenance['model']} with other weights: name another folder"
         )
