@@ -26,19 +26,23 @@ class Split(NamedTuple):
     incoherent: torch.Tensor
 
 
+def radius(size: Sequence[int]) -> torch.Tensor:
+    """Frequencies of `fft2` by their distance from 0, of `size` (height, width), in cycles per pixel."""
+    height, width = size
+    return (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.fftfreq(width)[None] ** 2).sqrt()
+
+
 def band_masks(size: Sequence[int], bands: Bands = BANDS) -> dict[str, torch.Tensor]:
     """Boolean masks of `size` (height, width) over the frequencies of `fft2`, one a band; DC is in a band from 0.
 
     Raises:
         ValueError: a band that holds no frequency at this size.
     """
-    height, width = size
-    fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None]
-    radius = (fy**2 + fx**2).sqrt()
-    masks = {name: (radius >= low) & (radius < high) for name, (low, high) in bands.items()}
+    distance = radius(size)
+    masks = {name: (distance >= low) & (distance < high) for name, (low, high) in bands.items()}
     for name, mask in masks.items():
         if not mask.any():
-            raise ValueError(f"band {name!r} {bands[name]} holds no frequency of a {height} x {width} picture")
+            raise ValueError(f"band {name!r} {bands[name]} holds no frequency of a {size[0]} x {size[1]} picture")
     return masks
 
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import torch
 
-from dg_tools.metrics.bands import Bands, same_shape, spectrum
+from dg_tools.metrics.bands import Bands, radius, same_shape, spectrum
 
 CELL_BANDS: Bands = {
     "below 1/16": (0.0, 1 / 16),
@@ -90,9 +90,9 @@ def cell_masks(size: Sequence[int], cell: int = 1, bands: Bands = CELL_BANDS) ->
         ValueError: no band holds any.
     """
     height, width = size
-    radius = cell * (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.fftfreq(width)[None] ** 2).sqrt()
-    radius[0, 0] = torch.nan  # the mean, in no band
-    masks = {name: (radius >= low) & (radius < high) for name, (low, high) in bands.items()}
+    distance = cell * radius(size)
+    distance[0, 0] = torch.nan  # the mean, in no band
+    masks = {name: (distance >= low) & (distance < high) for name, (low, high) in bands.items()}
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     if not masks:
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dg_tools.metrics.bands import spectrum
+from dg_tools.metrics.bands import radius, spectrum
 
 
 class Distance(NamedTuple):
@@ -40,10 +40,9 @@ def radial_spectrum(pictures: torch.Tensor, rings: int = 16) -> RadialSpectrum:
     """
     height, width = pictures.shape[-2:]
     power = spectrum(pictures).abs().square().mean((0, 1))
-    fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None]
-    radius = (fy**2 + fx**2).sqrt()
-    ring = (radius * 2 * rings).long()
-    inside = (radius < 0.5) & (radius > 0)
+    distance = radius((height, width))
+    ring = (distance * 2 * rings).long()
+    inside = (distance < 0.5) & (distance > 0)
     count = torch.bincount(ring[inside], minlength=rings)
     if (count == 0).any():
         raise ValueError(f"{rings} rings of a {height} x {width} picture: some hold no frequency; ask for fewer")

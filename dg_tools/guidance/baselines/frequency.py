@@ -24,6 +24,7 @@ import torch
 from diffusers.guiders.guider_utils import GuiderOutput
 
 from dg_tools.guidance.baselines.combined import Combined
+from dg_tools.metrics.bands import radius
 from dg_tools.metrics.cell_bands import HIGH
 from dg_tools.numbers import number
 
@@ -173,12 +174,6 @@ class FDG(ByBand):
         size = onto.square().sum(dims, keepdim=True).clamp_min(torch.finfo(onto.dtype).tiny)
         along = (band * onto).sum(dims, keepdim=True) / size * onto
         return band + (self.parallel - 1) * along
-
-
-def radius(size: Any) -> torch.Tensor:
-    """Frequencies of `fft2` by their distance from 0, (height, width), in cycles per latent cell."""
-    height, width = size
-    return (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.fftfreq(width)[None] ** 2).sqrt()
 
 
 def high_pass(x: torch.Tensor, cutoff: float) -> torch.Tensor:
