@@ -57,7 +57,7 @@ def test_a_capture_without_a_kernel(chromium, capture, scheme, width):
         page.get_by_label("Block", exact=True).press("ArrowRight")
         page.get_by_text("after block 7, step 1").first.wait_for(timeout=SECONDS)
         page.locator(".dg-stage[aria-label^='image tokens']").press("ArrowRight")
-        page.get_by_text("Token 37 (row 4, column 5)").wait_for(timeout=SECONDS)
+        page.get_by_text(re.compile(r"^Token 37 \(row 4, column 5\)")).wait_for(timeout=SECONDS)
         page.get_by_role("button", name="text", exact=True).click()
         page.get_by_text("text tokens after block 7").first.wait_for(timeout=SECONDS)
         page.get_by_role("button", name="image", exact=True).click()

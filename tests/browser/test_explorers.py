@@ -112,11 +112,11 @@ def test_activation_explorer(notebook):
 
     box, before = tokens.bounding_box(), drawn(explorer, "channels")
     tokens.click(position={"x": box["width"] * 2.5 / 8, "y": box["height"] * 1.5 / 8})  # row 1, column 2
-    explorer.get_by_text("Token 10 (row 1, column 2)").wait_for(timeout=SECONDS)
+    explorer.get_by_text(re.compile(r"^Token 10 \(row 1, column 2\)")).wait_for(timeout=SECONDS)
     assert notebook.ask("acts.token") == "10"
     drawn_again(notebook, explorer, "channels", before)
     tokens.press("ArrowDown")
-    explorer.get_by_text("Token 18 (row 2, column 2)").wait_for(timeout=SECONDS)
+    explorer.get_by_text(re.compile(r"^Token 18 \(row 2, column 2\)")).wait_for(timeout=SECONDS)
 
     box = channels.bounding_box()
     channels.click(position={"x": 52 + (box["width"] - 66) * 100.5 / 144, "y": box["height"] / 2})
