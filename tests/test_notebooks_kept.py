@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,31 @@ def test_readable(path):
         assert len(text.splitlines()) <= 14, "long code belongs into the package"
     everything = json.dumps(notebook)
     assert not re.search(r"/(home|root|tmp|work)/", everything), "a path of the machine that ran it"
+
+
+def after(text: str, word: str) -> str:
+    """What a head or a last cell says under one of its words, up to the next one."""
+    return re.split(rf"(?:\*\*|## ){word}\b", text)[-1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("path, following", list(pairwise(NOTEBOOKS)), ids=lambda p: p.stem)
+def test_next_leads_to_the_next_one(path, following):
+    links = re.findall(r"\]\(([^)]*)\)", after(source(read(path)["cells"][-1]), "Next"))
+    assert links[:1] == [following.name]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_needs_is_true(path):
+    """What a notebook reads besides the package without extras, it names in its head, and nothing else."""
+    notebook = read(path)
+    needs, text = after(source(notebook["cells"][0]), "Needs"), "\n".join(source(c) for c in code(notebook))
+    wanted = {
+        "repository": '"../' in text,
+        "[lab]": "dg.widgets" in text or "_plotly(" in text,
+        "peft": "from peft" in text,
+        "torchao": "from torchao" in text,
+    }
+    assert {word: word in needs for word in wanted} == wanted
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -131,7 +131,7 @@ class Wanted:
         The disrupted model's g is measured in single steps on the first prompt's clean picture.
 
         Raises:
-            ValueError: it is none, so that there is nothing to compare with.
+            ValueError: the gain is not above 0.
         """
         import dg_tools as dg
         from dg_tools.onestep import gain_of

@@ -58,8 +58,8 @@ def info(
     ]
     table(rows, title="Memory, one picture")
     print(
-        f"A capture keeps {size(known.statistics)} of statistics a run, and {size(known.raw)} for each block and step "
-        f"in raw=."
+        f"A capture keeps {size(known.statistics)} of statistics per run, and {size(known.raw)} for each block and "
+        f"step in raw=."
     )
     if missing:
         print(f"Weights that are not there: {', '.join(missing)}.")

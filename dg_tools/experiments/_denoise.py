@@ -85,7 +85,7 @@ def denoise(
 
     Raises:
         ValueError: prompts without pictures, no seeds, a sigma outside 0..1, no controls or a kind without strength,
-            pictures of at most 8 latent cells a side, which have no low band.
+            pictures of at most 8 latent cells per side, which have no low band.
     """
     items = examples(dit, prompts, folder, truth=True)
     if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):

@@ -131,7 +131,7 @@ def denoise_error(
 
     Raises:
         ValueError: no edits or the same one twice, a sigma outside 0..1, an edit restricted to steps (there is one),
-            pictures of at most 8 latent cells a side, which have no low band.
+            pictures of at most 8 latent cells per side, which have no low band.
 
     Example:
         >>> off = dg.Disrupt([55], 6)

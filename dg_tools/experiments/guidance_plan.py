@@ -24,7 +24,7 @@ class Run:
     Attributes:
         role: what it is for.
         base: name of the run that it is compared with.
-        draw: number of the control draw, -1 where it is none.
+        draw: number of the control draw, -1 for other runs.
         varied: in a sweep, what is varied and to what: `w = 0.25`.
         method: of a baseline, its name: `Gain`.
     """

@@ -99,7 +99,7 @@ def compare(
 
     Raises:
         ValueError, TypeError, IndexError: before the first forward, for what this model cannot have, for no guidances,
-            two of one name, or pictures too small for a low band (8 latent cells a side).
+            two of one name, or pictures too small for a low band (8 latent cells per side).
 
     Example:
         >>> guided = dg.DetailGuidance(1.0, 0.5, disrupt=dg.Disrupt([55], 6))

@@ -15,7 +15,7 @@ from dg_tools.forward.region import Region
 
 @cache
 def parameters(pipeline: type) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a pipeline's call, by name; asked many times a run."""
+    """The parameters of a pipeline's call, by name; read many times in a run."""
     return {k: v for k, v in inspect.signature(pipeline.__call__).parameters.items() if k != "self"}
 
 

@@ -62,7 +62,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Found:
-    """The chains in execution order, and in words the lists that are none."""
+    """The chains in execution order, and in words the lists that are not chains."""
 
     chains: list[Chain]
     other: list[str]
@@ -118,7 +118,7 @@ def chain_of(path: str, ran: list[Ran], again: list[Ran], before: Chain | None) 
     """One list as a chain.
 
     Raises:
-        LookupError: it is none; says why, with the list as the subject.
+        LookupError: the list is not a chain; says why, with the list as the subject.
         ValueError: its streams cannot be told apart at this size.
     """
     inputs, others = states(ran[0].inputs), states(again[0].inputs)
