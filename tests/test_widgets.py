@@ -17,7 +17,6 @@ import dg_tools as dg
 from dg_tools.plots import explorers as explore
 from dg_tools.widgets import ActivationExplorer
 from dg_tools.widgets.capture_lookup import Point, hidden_at
-from dg_tools.widgets.png import draw
 
 KINDS = ["sd3", "flux"]
 
@@ -253,13 +252,15 @@ def test_a_chart_shows_itself_without_pyplot(explorer):
 
 def test_charts_know_where_their_cells_are():
     values = np.arange(20.0) + 1
-    made = draw(explore.profile(values, 3), (1, 20))
-    picture = np.asarray(Image.open(io.BytesIO(made.png)).convert("RGB")).astype(int)
+    figure, into = explore.profile(values, 3), io.BytesIO()
+    figure.savefig(into, format="png", facecolor="white")
+    picture = np.asarray(Image.open(into).convert("RGB")).astype(int)
     width = picture.shape[1]
-    left, _, right, _ = made.frame
+    left, right = figure.axes[0].get_position().intervalx
     blue = np.argwhere((abs(picture - [0x1F, 0x6F, 0xB2]).sum(-1)) < 40)
     centre = (blue[:, 1].mean() / width - left) / (right - left) * 20
     assert 3 < centre < 4, "the marker of place 3 lies in cell 3"
-    wide = draw(explore.token_field(np.arange(96.0), (8, 12)), (8, 12))
-    left, top, right, bottom = wide.frame
-    assert (right - left) * 4.3 / ((bottom - top) * 3.7) == pytest.approx(1.5, abs=0.02)
+    wide = explore.token_field(np.arange(96.0), (8, 12))
+    wide.savefig(io.BytesIO(), format="png")  # an equal aspect shrinks the axes as they are drawn
+    box = wide.axes[0].get_position()
+    assert box.width * 4.3 / (box.height * 3.7) == pytest.approx(1.5, abs=0.02)

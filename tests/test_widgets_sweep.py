@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from dg_tools.sweeps.config import COMPARED
 from dg_tools.sweeps.settings import settings_of
 from dg_tools.widgets import ComparisonExplorer
 from dg_tools.widgets.sweep_code import guidance_code
-from dg_tools.widgets.sweep_view import MOST_COLUMNS
+from dg_tools.widgets.sweep_view import MOST_COLUMNS, thumbnail
 
 WORDS = ("red apple", "owl", "a tree", "sun on blue", "fish")
 SETTINGS = {
@@ -95,6 +96,10 @@ def test_each_cell_is_the_stored_picture_and_number(explorer, made):
             row = of_table(made, guidance="DG", s=2.0, seed=1, prompt=explorer.at["prompt"], block=block, w=w)
             assert page.files[y][x] == made.folder / row["picture"]
             assert page.words[y][x] == f"{row['contrast']:.3g}"
+            shown = explorer.grid.data
+            assert explorer.grid.pictures[shown["files"][y][x]] == page.files[y][x].read_bytes(), "small: as it is"
+            assert shown["words"][y][x] == page.words[y][x] and shown["values"][y][x] == row["contrast"]
+    assert explorer.grid.data["aspect"] == 1.5 and explorer.grid.data["measure"] == "contrast (scale)"
     figure = page.draw()
     drawn = figure.axes[0].images[1].get_array()  # row 0, column 1; a thumbnail is never enlarged
     assert np.array_equal(drawn, np.asarray(Image.open(page.files[0][1]).convert("RGB")))
@@ -104,7 +109,7 @@ def test_each_cell_is_the_stored_picture_and_number(explorer, made):
 
 
 def test_a_click_shows_that_cell(explorer, made):
-    shown, grid = explorer.picture.png, explorer.grid.png
+    shown, grid = explorer.picture.png, explorer.grid.data
     other = 3 - explorer.grid.cell
     explorer.grid.set_state({"cell": other, "clicks": 1})  # as the front end sends it
     block, w = (0, 2)[other // 2], (0.5, 1.5)[other % 2]
@@ -115,7 +120,7 @@ def test_a_click_shows_that_cell(explorer, made):
     assert explorer.picture.png == (made.folder / row["picture"]).read_bytes() != shown
     plain = of_table(made, guidance="cond", prompt=explorer.at["prompt"], seed=explorer.at["seed"])
     assert explorer.unguided.png == (made.folder / plain["picture"]).read_bytes()
-    assert explorer.grid.png is grid, "the grid is not drawn again"
+    assert explorer.grid.data is grid, "the grid is not drawn again"
     assert f"{row['amount_error']:.3g}</td><td>{plain['amount_error']:.3g}</td>" in explorer.numbers.value
     assert f"at block {block}" in explorer.title.value
 
@@ -209,7 +214,8 @@ def test_more_values_than_a_page_holds(asked, dit, tmp_path):
     assert explorer.render().page.columns == tuple("01234"[:MOST_COLUMNS])
     assert "At most 5 of 7 are shown of seed" in explorer.note.value
     explorer.places["seed"].value = 6
-    assert explorer.render().page.columns == ("5", "6") and explorer.grid.grid == [2, 2] and explorer.grid.cell == 1
+    assert explorer.render().page.columns == ("5", "6") and explorer.grid.cell == 1
+    assert explorer.grid.data["columns"] == ("5", "6") and len(explorer.grid.data["words"]) == 2
 
 
 def test_a_sweep_on_its_way(made, tmp_path, caplog):
@@ -268,7 +274,7 @@ def test_a_detail_sweep_whose_pictures_were_deleted(asked, dit, tmp_path):
 
 
 def test_folders_that_hold_no_sweep(explorer, made, tmp_path):
-    shown, state = explorer.grid.png, explorer.state
+    shown, state = dict(explorer.grid.data, version=1), explorer.state
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sweep.json").write_text(json.dumps({"settings": 3}))
     for folder, words in ((" ", "no folder named"), (tmp_path / "gone", "no sweep in"), (tmp_path, "no sweep in"),
@@ -277,7 +283,7 @@ def test_folders_that_hold_no_sweep(explorer, made, tmp_path):
         explorer.opening.click()
         assert words in explorer.messages.text and explorer.messages.kind == "error"
         assert 'role="alert"' in explorer.messages.value
-        assert (explorer.grid.png, explorer.state) == (shown, state), "nothing lost"
+        assert (dict(explorer.grid.data), explorer.state) == (shown, state), "nothing lost"
     empty = ComparisonExplorer()
     assert repr(empty) == "ComparisonExplorer(no sweep yet)" and "press Open" in empty.messages.text
     with pytest.raises(RuntimeError, match="no sweep is open"):
@@ -285,13 +291,26 @@ def test_folders_that_hold_no_sweep(explorer, made, tmp_path):
     assert "a int cannot be compared" in ComparisonExplorer(3).messages.text
     empty.folder.value = str(made.folder)
     empty.opening.click()
-    assert empty.state == explorer.state and empty.grid.png == shown
+    assert empty.state == explorer.state and empty.grid.data == shown
+
+
+def test_a_number_that_is_none_and_a_large_picture(explorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(explorer.stored, "value", lambda selection, content: math.nan)
+    explorer.refresh()
+    assert explorer.grid.data["values"] == ((None, None), (None, None)) and explorer.grid.data["words"][0][0] == "nan"
+    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
+    Image.fromarray(noise).resize((900, 600)).save(tmp_path / "large.png")
+    assert array(thumbnail(tmp_path / "large.png")).shape == (171, 256, 3)
+    assert array(thumbnail(tmp_path / "large.png", 96)).shape == (64, 96, 3)
+    wanted = np.asarray(Image.open(tmp_path / "large.png").resize((256, 171))).astype(int)
+    assert np.abs(array(thumbnail(tmp_path / "large.png")) - wanted).mean() < 3, "of 255: a JPEG"
+    assert thumbnail(tmp_path / "none.png") is None
 
 
 def test_render_changes_nothing_and_reprs_are_short(explorer):
-    state, shown = explorer.state, explorer.grid.png
+    state, shown = explorer.state, explorer.grid.data
     view = explorer.render(replace(state, rows="seed", columns="prompt"))
-    assert explorer.state == state and explorer.grid.png == shown and view.page.names == ("Seed", "Prompt")
+    assert explorer.state == state and explorer.grid.data is shown and view.page.names == ("Seed", "Prompt")
     bundle = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == repr(explorer) == "ComparisonExplorer(25 settings, block x w)"
     assert len(str(bundle)) < 1000 and open_sweep(explorer.stored.sweep.folder).plan == explorer.stored.plan

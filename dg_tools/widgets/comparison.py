@@ -16,7 +16,6 @@ import traitlets as t
 
 from dg_tools.sweeps import Sweep
 from dg_tools.widgets.comparison_page import ComparisonPage
-from dg_tools.widgets.png import draw
 from dg_tools.widgets.runner import guarded
 from dg_tools.widgets.sweep_lookup import AXES, OF_SETTING, Selection, StoredSweep, label, read_sweep
 from dg_tools.widgets.sweep_view import Page, SweepView, render, thumbnail
@@ -146,9 +145,7 @@ class ComparisonExplorer(ComparisonPage):
             self._follow()
             if view.page != self._drawn:
                 self._drawn = view.page
-                figure = view.page.draw()
-                self.grid.width = round(100 * figure.get_figwidth())
-                self.grid.draw(draw(figure, (len(view.page.rows), len(view.page.columns))), view.cell)
+                self.grid.draw(view.page.front(), view.page.pictures(), view.cell)
             self.grid.cell = view.cell
             self._cells = view.places
         self.show_cell(view)

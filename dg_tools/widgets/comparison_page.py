@@ -7,8 +7,20 @@ import io
 import ipywidgets as widgets
 from PIL import Image
 
+from dg_tools.widgets.cell_grid import CellGrid
 from dg_tools.widgets.code_block import CodeBlock
-from dg_tools.widgets.parts import check_box, control, markup, panel, panels, row, set_text, table, text_block
+from dg_tools.widgets.parts import (
+    check_box,
+    control,
+    markup,
+    panel,
+    panels,
+    row,
+    set_text,
+    side_by_side,
+    table,
+    text_block,
+)
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.runner import Messages
 from dg_tools.widgets.sweep_lookup import AXES, StoredSweep, unit
@@ -74,11 +86,11 @@ class ComparisonPage(widgets.VBox):
         self.note = text_block("")
         self.title = text_block("")
         self.numbers = markup()
-        self.grid = Picture(width=600, label="cells of the sweep: arrow keys or a click choose one")
+        self.grid = CellGrid(label="cells of the sweep: arrow keys or a click choose one")
         self.picture = Picture(label="picture of the chosen cell")
         self.unguided = Picture(label="picture: unguided")
         self.beside = [panel("The cell", self.picture), panel("Without guidance, same noise", self.unguided)]
-        self.sides = panels(*self.beside)
+        self.sides = side_by_side(*self.beside)
         self.code = CodeBlock()
 
     def set_ranges(self, stored: StoredSweep) -> None:

@@ -1,8 +1,8 @@
 """A picture over a grid of cells: the reader clicks a cell, walks to it by keys, drags a box, or compares two pictures.
 
-One small front end serves every explorer: a map of tokens (rows x columns), a chart over channels (1 x channels, inside
-the chart's axes), a region dragged on a picture, and two pictures under one sliding edge. Keys do what the pointer
-does. It is an anywidget: its script travels with the widget, so nothing is loaded from the network.
+One small front end serves them all: a region of tokens (rows x columns) that is dragged on a picture, and two pictures
+under one sliding edge. Keys do what the pointer does. It is an anywidget: its script travels with the widget, so
+nothing is loaded from the network.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import anywidget
 import traitlets as t
 
 from dg_tools.widgets import front
-from dg_tools.widgets.png import Drawing
 
 
 class Picture(anywidget.AnyWidget):
@@ -22,10 +21,9 @@ class Picture(anywidget.AnyWidget):
         after: a second one over it, right of `split`; empty: none.
         split: 0 to 1, where the second picture begins.
         grid: (rows, columns) of cells; (1, 1): none.
-        frame: left, top, right, bottom of the grid, in fractions of the picture.
         cell: index of the marked cell, row * columns + column; -1: none.
         clicks: counts clicks and presses of Enter, also on the cell that is marked already.
-        box: left, top, right, bottom of the region, in fractions of the frame; empty: none.
+        box: left, top, right, bottom of the region, in fractions of the picture; empty: none.
         boxes: whether a drag draws a region.
         width: pixels on the screen; less where there is no room.
         pixelated: enlarge without smoothing.
@@ -38,7 +36,6 @@ class Picture(anywidget.AnyWidget):
     after = t.Bytes(b"").tag(sync=True)
     split = t.Float(0.5).tag(sync=True)
     grid = t.List(t.Int(), [1, 1]).tag(sync=True)
-    frame = t.List(t.Float(), [0.0, 0.0, 1.0, 1.0]).tag(sync=True)
     cell = t.Int(-1).tag(sync=True)
     clicks = t.Int(0).tag(sync=True)
     box = t.List(t.Float(), []).tag(sync=True)
@@ -49,11 +46,3 @@ class Picture(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         return f"Picture({self.label!r}, {self.grid[0]} x {self.grid[1]} cells, cell {self.cell})"
-
-    def draw(self, drawing: Drawing, cell: int = -1) -> None:
-        """Show a drawing with one cell marked; one message to the front end."""
-        with self.hold_sync():
-            self.png = drawing.png
-            self.grid = list(drawing.grid)
-            self.frame = list(drawing.frame)
-            self.cell = cell

@@ -6,6 +6,7 @@ block, such as CFG, has one picture for all blocks. Where a place holds nothing,
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class StoredSweep:
         measures: columns that a cell can show; the objective's cost first.
         chosen: number of the chosen setting by guidance; empty where the sweep has not chosen yet.
         missing, total: development cells that are not done, and all.
+        size: height and width of every picture, in pixels.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -101,6 +103,8 @@ class StoredSweep:
         self.coordinates = [coordinates(s) for s in self.plan.settings]
         self.missing = len(sweep.missing)
         self.total = len(self.plan.cells("development"))
+        fixed = json.loads(self.plan.fixed)
+        self.size: tuple[int, int] = (fixed["height"], fixed["width"])
         self.chosen: dict[str, int | None] = {} if self.missing else best(sweep.scores)
         self.prompts = {split: list(dict.fromkeys(p for p, _ in part)) for split, part in self.plan.pairs.items()}
         seeds = list(dict.fromkeys(seed for part in self.plan.pairs.values() for _, seed in part))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,9 @@ class Page:
     Attributes:
         files: of the pictures, by row and column; None where there is none.
         words: under them, or in their place.
+        values: the measure of each; None where there is none.
+        measure: its name and unit.
+        aspect: width of a picture over its height.
         rows, columns: what each of them is.
         marked: (row, column) of cells in a chosen setting.
         names: of both axes.
@@ -35,15 +40,39 @@ class Page:
 
     files: tuple[tuple[Path | None, ...], ...]
     words: tuple[tuple[str, ...], ...]
+    values: tuple[tuple[float | None, ...], ...]
+    measure: str
+    aspect: float
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     marked: tuple[tuple[int, int], ...]
     names: tuple[str, str]
     title: str
 
+    def front(self) -> dict[str, Any]:
+        """As the browser takes it, without the pictures."""
+        columns = len(self.columns)
+        return {
+            "files": [["" if f is None else f.name for f in line] for line in self.files],
+            "words": self.words,
+            "values": self.values,
+            "measure": self.measure,
+            "aspect": self.aspect,
+            "rows": self.rows,
+            "columns": self.columns,
+            "names": self.names,
+            "title": self.title,
+            "marked": [y * columns + x for y, x in self.marked],
+        }
+
+    def pictures(self) -> dict[str, bytes]:
+        """The thumbnails by the names of their files."""
+        files = {f for line in self.files for f in line if f is not None}
+        return {f.name: small for f in sorted(files) if (small := thumbnail(f)) is not None}
+
     def draw(self) -> Figure:
-        """The grid."""
-        pictures = [[None if f is None else thumbnail(f) for f in line] for line in self.files]
+        """The grid as a figure."""
+        pictures = [[None if f is None else pixels(f) for f in line] for line in self.files]
         return thumbnail_grid(
             pictures,
             self.words,
@@ -119,6 +148,11 @@ def page_of(
 ) -> Page:
     """The grid as data."""
     marked = set(stored.chosen.values()) - {0, None}
+    height, width = stored.size
+
+    def value(cell: CellContent) -> float | None:
+        found = stored.value(selection, cell)
+        return None if found is None or not math.isfinite(found) else float(found)
 
     def caption(cell: CellContent) -> str:
         value = stored.value(selection, cell)
@@ -131,6 +165,9 @@ def page_of(
     return Page(
         files=tuple(tuple(readable(c) for c in line) for line in cells),
         words=tuple(tuple(caption(c) for c in line) for line in cells),
+        values=tuple(tuple(value(c) for c in line) for line in cells),
+        measure=unit(selection.measure),
+        aspect=width / height,
         rows=tuple(label(selection.rows, r) for r in rows),
         columns=tuple(label(selection.columns, c) for c in columns),
         marked=tuple((y, x) for y, line in enumerate(cells) for x, c in enumerate(line) if c.number in marked),
@@ -192,12 +229,25 @@ def readable(content: CellContent) -> Path | None:
 
 
 @lru_cache(maxsize=1024)
-def thumbnail(file: Path) -> np.ndarray | None:
-    """A kept picture (H, W, 3), small; None: it is damaged. A sweep never writes another picture under a name."""
+def thumbnail(file: Path, side: int = SIDE) -> bytes | None:
+    """A kept picture, small, as bytes; None: it is damaged. A sweep never writes another picture under a name.
+
+    What is small already stays as it is; what is made smaller is a JPEG.
+    """
     try:
         with Image.open(file) as image:
             small = image.convert("RGB")
     except OSError:
         return None
-    small.thumbnail((SIDE, SIDE))
-    return np.asarray(small)
+    if max(small.size) <= side:
+        return file.read_bytes()
+    small.thumbnail((side, side))
+    into = io.BytesIO()
+    small.save(into, format="jpeg", quality=90)
+    return into.getvalue()
+
+
+def pixels(file: Path) -> np.ndarray | None:
+    """A thumbnail as (H, W, 3) uint8."""
+    small = thumbnail(file)
+    return None if small is None else np.asarray(Image.open(io.BytesIO(small)).convert("RGB"))

@@ -243,43 +243,63 @@ def test_guidance_explorer(notebook):
     explorer.get_by_role("alert").get_by_text("the prompt is empty").wait_for(timeout=SECONDS)
 
 
+def cells_drawn(notebook, explorer, before: int) -> int:
+    """Wait until the cells are drawn again; how often they were."""
+    node = explorer.locator(".dg-cells[data-drawn]")
+    there = "([cells, old]) => +cells.dataset.drawn > old"
+    notebook.page.wait_for_function(there, arg=[node.element_handle(), before], timeout=SECONDS)
+    return int(node.get_attribute("data-drawn"))
+
+
 def test_comparison_explorer(notebook):
     notebook.run(4)
     explorer = notebook.explorer("comparison")
     grid, picture = stage(explorer, "cells of the sweep"), stage(explorer, "picture of the chosen cell")
-    assert notebook.ask("(compared.rows, compared.columns, compared.grid.grid)") == "('block', 'w', [2, 2])"
+    cell = lambda i: grid.locator(f".dg-cell[data-cell='{i}']")  # noqa: E731
+    assert notebook.ask("(compared.rows, compared.columns, len(compared.grid.pictures))") == "('block', 'w', 4)"
+    version = cells_drawn(notebook, explorer, 0)
+    assert grid.locator(".dg-cell img").count() == 4
 
-    before = source(grid)
     explorer.get_by_label("Guidance scale s", exact=True).select_option("3")  # a control
     notebook.until("compared.at['s']", "3.0")
-    changed(notebook, grid, before)
+    version = cells_drawn(notebook, explorer, version)
+    words = [text for line in eval(notebook.ask("compared.render().page.words")) for text in line]
+    assert [text.removeprefix("★ ") for text in grid.locator(".dg-number").all_inner_texts()] == words
 
-    left, top, right, bottom = eval(notebook.ask("compared.grid.frame"))
-    for row, column in ((0, 0), (1, 1)):
-        box, before = grid.bounding_box(), source(picture)
-        grid.click(
-            position={
-                "x": box["width"] * (left + (right - left) * (column + 0.5) / 2),
-                "y": box["height"] * (top + (bottom - top) * (row + 0.5) / 2),
-            }
-        )
-        notebook.until("(compared.at['block'], compared.at['w'])", str(((0, 6)[row], (1.0, 3.0)[column])))
+    before = source(picture)
+    for i in (0, 3):
+        cell(i).click()
+        notebook.until("(compared.at['block'], compared.at['w'])", str(((0, 6)[i // 2], (1.0, 3.0)[i % 2])))
+        assert grid.locator(".dg-current").get_attribute("data-cell") == str(i)
     changed(notebook, picture, before)
     explorer.get_by_text("CFG 3 + DG 3 at block 6").wait_for(timeout=SECONDS)
+    head = explorer.locator(".dg-cells .dg-head")
+    cell(2).hover()
+    assert head.inner_text().startswith("Block 6, Detail scale w 1") and head.inner_text().endswith(words[2])
+    head.hover()
+    assert head.inner_text() == notebook.ask("compared.render().page.title").strip("'")
     grid.press("ArrowUp")
     explorer.get_by_text("CFG 3 + DG 3 at block 0").wait_for(timeout=SECONDS)
+    assert grid.get_attribute("aria-valuetext").startswith("Block 0, Detail scale w 3")
     assert "dg.DetailGuidance(3.0, 3.0, off)" in explorer.get_by_label("Code", exact=True).input_value()
+    assert int(explorer.locator(".dg-cells[data-drawn]").get_attribute("data-drawn")) == version, "cells stay"
     shown_whole(notebook, explorer, "comparison_blocks")
 
-    before = source(grid)
     explorer.get_by_label("Rows", exact=True).select_option("Guidance")
     explorer.get_by_label("Columns", exact=True).select_option("Prompt")
     explorer.get_by_text("chosen settings only").click()
     notebook.until("compared.chosen")
     explorer.get_by_label("Split", exact=True).select_option("test")
     notebook.until("compared.at['split']", "'test'")
-    changed(notebook, grid, before)
+    cells_drawn(notebook, explorer, version)
     shown_whole(notebook, explorer, "comparison")
+    tints = "(all) => all.map((x) => Number(x.style.getPropertyValue('--dg-share')))"
+    shares = grid.locator(".dg-number").evaluate_all(tints)
+    values = [v for line in eval(notebook.ask("compared.render().page.values")) for v in line]
+    kept = [v for v in values if v is not None]
+    assert min(kept) > 0, "one hue, from the smallest to the largest"
+    want = [0 if v is None else 0.5 * (v - min(kept)) / (max(kept) - min(kept)) for v in values]
+    assert shares == pytest.approx(want)
 
     explorer.get_by_label("Stored sweep", exact=True).fill("no/such/folder")
     explorer.get_by_role("button", name="Open").click()

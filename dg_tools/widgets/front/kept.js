@@ -150,7 +150,7 @@ function keptEdge(data, parent) {
   const box = make("section", "edge", parent);
   make("h2", "", box).textContent = data.title;
   const controls = make("div", "controls", box);
-  const slide = view(renderPicture, { png: "", after: "", split: 0.5, grid: [1, 1], frame: [0, 0, 1, 1], box: [], boxes: false, width: 320, pixelated: data.pixelated, label: "two pictures: drag the edge or press arrow keys" }, box);
+  const slide = view(renderPicture, { png: "", after: "", split: 0.5, grid: [1, 1], box: [], boxes: false, width: 320, pixelated: data.pixelated, label: "two pictures: drag the edge or press arrow keys" }, box);
   let pictures = data.pictures;
   const names = () => Object.keys(pictures);
   const sides = { png: data.left, after: data.right };

@@ -23,15 +23,10 @@ function renderPicture({ model, el }) {
   const compares = () => above.getAttribute("src") !== "";
   const cells = () => get("grid")[0] * get("grid")[1];
 
-  // A rectangle in fractions of the frame, as CSS of the stage.
+  // A rectangle in fractions of the picture, as CSS of the stage.
   const place = (node, [left, top, right, bottom]) => {
-    const [x0, y0, x1, y1] = get("frame");
-    const at = (low, high, share) => `${100 * (low + (high - low) * share)}%`;
-    const size = (low, high, share) => `${100 * (high - low) * share}%`;
-    node.style.left = at(x0, x1, left);
-    node.style.top = at(y0, y1, top);
-    node.style.width = size(x0, x1, right - left);
-    node.style.height = size(y0, y1, bottom - top);
+    const values = { left, top, width: right - left, height: bottom - top };
+    for (const [name, share] of Object.entries(values)) node.style[name] = `${100 * share}%`;
   };
 
   const show = () => {
@@ -42,7 +37,6 @@ function renderPicture({ model, el }) {
     stage.classList.toggle("dg-pixelated", get("pixelated"));
     stage.classList.toggle("dg-clickable", clickable || get("boxes"));
     mark.hidden = !(clickable && cell >= 0);
-    mark.classList.toggle("dg-column", rows === 1);
     if (!mark.hidden) {
       const [y, x] = [Math.floor(cell / columns), cell % columns];
       place(mark, [x / columns, y / rows, (x + 1) / columns, (y + 1) / rows]);
@@ -72,13 +66,10 @@ function renderPicture({ model, el }) {
     show();
   };
 
-  // Pointer: where in the frame, 0..1 each; the cell under it.
+  // Pointer: where in the picture, 0..1 each; the cell under it.
   const where = (event) => {
     const box = stage.getBoundingClientRect();
-    const [x0, y0, x1, y1] = get("frame");
-    const x = ((event.clientX - box.left) / box.width - x0) / (x1 - x0);
-    const y = ((event.clientY - box.top) / box.height - y0) / (y1 - y0);
-    return [x, y];
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
   const cellAt = ([x, y]) => {
     const [rows, columns] = get("grid");
@@ -147,7 +138,7 @@ function renderPicture({ model, el }) {
     model.on(name, loader);
     loader();
   }
-  const shown = ["cell", "box", "split", "grid", "frame", "width", "pixelated", "boxes", "label"];
+  const shown = ["cell", "box", "split", "grid", "width", "pixelated", "boxes", "label"];
   for (const name of shown) model.on(`change:${name}`, show);
   show();
   return () => {
