@@ -9,10 +9,12 @@ import os
 import shutil
 import socket
 
+import numpy as np
 import pytest
 import tiny
 import tiny_wan
 import torch
+from safetensors.torch import load_file
 
 import dg_tools as dg
 from dg_tools.guidance.auto import samples as auto_samples
@@ -94,7 +96,7 @@ def test_what_is_planted_is_found_and_every_section_is_filled(whole):
 def test_the_folder_holds_the_page_the_numbers_and_a_profile(whole):
     _, made, folder = whole
     assert {p.name for p in folder.iterdir()} == {
-        "index.html", "report.json", "profile.json", "figures", FOLDER
+        "index.html", "report.json", "run.safetensors", "profile.json", "figures", FOLDER
     }  # fmt: skip
     record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert Report.open(folder).to_json() == made.to_json() == record
@@ -102,6 +104,41 @@ def test_the_folder_holds_the_page_the_numbers_and_a_profile(whole):
     assert sorted(profile["channels"]) == CHANNELS
     guider = dg.DetailGuidance(2.0, 0.5, str(folder / "profile.json"))
     assert guider.disrupt.block == profile["block"]
+
+
+def test_the_run_that_the_page_shows_is_what_hooks_see(whole):
+    dit, made, folder = whole
+    run, seen = made.run, []
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output[1][0]))
+        for block in dit.transformer.transformer_blocks
+    ]
+    try:
+        picture = dg.generate(dit, run.about["prompt"], seed=0, steps=len(run.about["steps"])).images[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert (
+        run.about["steps"] == list(range(made.settings["steps"])) and run.about["massive"] == run.about["kept_channels"]
+    )
+    assert sorted(run.about["massive"]) == CHANNELS and run.about["grid"] == list(
+        dit.grid(tiny.SIZE["height"], tiny.SIZE["width"])
+    )
+    states = torch.stack(seen).unflatten(0, (-1, len(dit.blocks))).float()  # step, block, token, channel
+    arrays = load_file(folder / "run.safetensors")
+    by_hand = {
+        "abs_mean": states.abs().mean(2),
+        "token_norm": states.norm(dim=3),
+        "top_value": torch.gather(f := states.flatten(2), 2, f.abs().argmax(2, keepdim=True))[..., 0],
+        "median_abs_mean": states.abs().mean(2).sort(dim=2).values[..., (states.shape[-1] - 1) // 2],
+        "hidden": states[..., run.about["kept_channels"]],
+    }
+    for name, value in by_hand.items():
+        torch.testing.assert_close(arrays[name].float(), value, rtol=2**-8, atol=1e-6)
+    assert (arrays["picture"].numpy() == np.asarray(picture)).all()
+    step, block, channel, token = (run.about["opens_at"][name] for name in ("step", "block", "channel", "token"))
+    shown = arrays["hidden"][step, block, :, run.about["kept_channels"].index(channel)].float().abs()
+    assert channel in CHANNELS and block >= BLOCK and shown[token] == shown.max()
 
 
 def test_the_forecast_is_an_upper_bound_and_stands_beside_what_was_measured(whole):

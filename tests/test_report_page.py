@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
 import re
 from dataclasses import replace
@@ -11,9 +14,11 @@ from pathlib import Path
 import hand_report
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import load_file
 
 from dg_tools.plots.report import gates_figure
-from dg_tools.report import figures
+from dg_tools.report import figures, kept_run
 from dg_tools.report.cells import interval
 from dg_tools.report.sections import KEYS, Figure, Report, Section, Table, anchor
 from dg_tools.report.verdict import Row
@@ -41,15 +46,20 @@ class Page(HTMLParser):
         self.words: list[str] = []
         self.rows: dict[str, str] = {}
         self.row = ""
+        self.scripts: list[tuple[list, str]] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        if tag == "script":
+            self.scripts.append((attrs, ""))
         self.values += [(tag, name, value or "") for name, value in attrs]
         if tag == "tr":
             self.row = dict(attrs).get("id", "")
 
     def handle_data(self, data):
+        if self.tags[-1:] == ["script"] and not self.scripts[-1][1]:
+            self.scripts[-1] = self.scripts[-1][0], data
         self.words.append(data)
         if self.row:
             self.rows[self.row] = self.rows.get(self.row, "") + data
@@ -84,6 +94,13 @@ def test_what_is_missing_or_damaged_is_named(made, kept, tmp_path):
     made.save(tmp_path)
     (tmp_path / "figures" / "dose.svg").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks figures/dose\.svg"):
+        Report.open(tmp_path)
+    made.save(tmp_path)
+    (tmp_path / "run.safetensors").write_bytes(b"no numbers")
+    with pytest.raises(ValueError, match=r"run\.safetensors is damaged"):
+        Report.open(tmp_path)
+    (tmp_path / "run.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks run\.safetensors"):
         Report.open(tmp_path)
     with pytest.raises(FileExistsError, match="a report on 'tiny-sd3', and this is one on 'other'"):
         replace(made, model="other").save(kept)
@@ -170,7 +187,10 @@ def test_the_same_numbers_give_the_same_bytes(made):
 
 def test_captions_are_words_and_not_markup(made):
     page = Page(made.html())
-    assert not {"script", "img", "iframe", "link rel"} & set(page.tags)
+    assert not {"img", "iframe", "link rel"} & set(page.tags)
+    scripts = [(dict(own), text) for own, text in page.scripts]
+    assert [own for own, _ in scripts] == [{"type": "application/json", "id": "dg-data"}, {"type": "module"}]
+    assert "alert(1)" in scripts[0][1] and "<" not in scripts[0][1] and "alert(1)" not in scripts[1][1]
     assert page.tags.count("title") == 1 and "alert(1)" in "".join(page.words)
     assert not [v for _, name, v in page.values if name.startswith("on")]
     for tag, name, value in page.values:
@@ -178,7 +198,10 @@ def test_captions_are_words_and_not_markup(made):
             assert value.startswith(("#", "data:", "report.json")), (tag, value)
         assert "url(http" not in value
     policy = next(v for tag, name, v in page.values if tag == "meta" and "default-src" in v)
-    assert policy.startswith("default-src 'none'") and "script-src" not in policy
+    digest = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    allowed = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert allowed["default-src"] == "'none'" and allowed["script-src"] == f"'sha256-{digest}'", "this script alone"
+    assert set(allowed) == {"default-src", "img-src", "style-src", "script-src", "base-uri", "form-action"}
     whole = replace(made, model="<b>bold</b>", settings={"<i>": "<i>", "list": ["<u>"]})
     assert not {"b", "i", "u"} & set(Page(whole.html()).tags)
 
@@ -200,6 +223,53 @@ def test_each_verdict_leads_to_its_number(made, kept):
     assert "Of 7 claims, 2 hold, 1 holds at some blocks, 1 does not hold, 1 is undecided" in "".join(page.words)
 
 
+def test_what_answers_holds_the_numbers_that_lie_beside_it(made, kept):
+    """Bit for bit, decoded by hand: a bfloat16 is the upper half of a float32."""
+    told = json.loads((kept / "report.json").read_text(encoding="utf-8"))["run"]
+    arrays = load_file(kept / told["file"])
+    assert {name: array["shape"] for name, array in told["arrays"].items()} == {
+        "abs_mean": [4, 12, 96], "token_norm": [4, 12, 48], "top_value": [4, 12], "median_abs_mean": [4, 12],
+        "hidden": [4, 12, 48, 2], "picture": [48, 64, 3],
+    }  # fmt: skip
+    data = json.loads(Page(made.html()).scripts[0][1])["run"]
+    (run,) = data["runs"].values()
+
+    def numbers(text):
+        upper = np.frombuffer(base64.b64decode(text), "<u2").astype(np.uint32) << 16
+        return upper.view(np.float32)
+
+    for name in ("abs_mean", "token_norm", "top_value", "median_abs_mean"):
+        assert np.array_equal(numbers(run[name]["image"]["values"]), arrays[name].float().flatten().numpy()), name
+    for step, block in ((0, 0), (2, 11), (3, 5)):
+        values = arrays["hidden"][step, block].float().flatten().numpy()
+        assert np.array_equal(numbers(run["hidden"][f"{step},{block}"]), values) and abs(values).max() > 0
+    assert data["steps"] == ["0", "9", "18", "27"] and data["sites"][11] == "double.11"
+    picture = Image.open(io.BytesIO(base64.b64decode(run["pictures"][0].partition(",")[2])))
+    assert np.array_equal(np.asarray(picture), arrays["picture"].numpy())
+
+
+def test_a_report_without_a_run_has_no_such_figure(made, tmp_path):
+    made.save(tmp_path)
+    replace(made, run=None).save(tmp_path)
+    again = Report.open(tmp_path)
+    assert again.run is None and not (tmp_path / "run.safetensors").exists()
+    live = [value for _, name, value in Page(again.html()).values if name == "data-live"]
+    assert live == ["edge"] and "run.safetensors" not in again.html()
+    record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    del record["run"]  # as older ones are
+    (tmp_path / "report.json").write_text(json.dumps(record), encoding="utf-8")
+    assert Report.open(tmp_path).html() == again.html()
+
+
+@pytest.mark.parametrize("steps, width, tokens", [(1, 144, 64), (3, 144, 64), (28, 1536, 4096), (50, 3072, 4096)])
+def test_steps_are_kept_while_there_is_room(steps, width, tokens):
+    found = kept_run.kept_steps(steps, 24, width, tokens, 3)
+    one = 24 * (width + 4 * tokens) * 2
+    assert len(found) == min(steps, 8, 6 * 2**20 // (one + 96)) and found == sorted(set(found))
+    assert (found[0], found[-1]) == (0, steps - 1) and set(found) <= set(range(steps))
+    assert kept_run.kept_steps(20, 60, 6144, 65536, 6) == [10], "one is kept whatever it takes"
+
+
 def test_each_section_is_filled_or_says_why_not(made):
     page = Page(made.html())
     ids = [value for _, name, value in page.values if name == "id"]
@@ -207,7 +277,10 @@ def test_each_section_is_filled_or_says_why_not(made):
     assert [i for i in ids if i in KEYS] == list(KEYS) and [x[1:] for x in links if x[1:] in KEYS][-10:] == list(KEYS)
     assert hand_report.WHY_NOT in "".join(page.words) and ids.count("figure-gates") == 0
     assert len([i for i in ids if i.startswith("figure-") and "_" not in i]) >= 7
-    assert Page(hand_report.report(gates=True).html()).tags.count("figure") == 8
+    page = Page(hand_report.report(gates=True).html())
+    drawn = [value for tag, name, value in page.values if tag == "figure" and name == "id"]
+    live = [value for tag, name, value in page.values if name == "data-live"]
+    assert len(drawn) == 8 and live == ["run", "edge"] and page.tags.count("figure") == 8 + len(live)
     assert Section("facts", "t", tables=[Table("t", ["a"], [])]).tables[0].rows == ()
 
 

@@ -37,6 +37,7 @@ LAYERS = [
     ["experiments", "verification"],
     ["proposal"],
     ["sweeps"],
+    ["widgets.front"],
     ["report"],
     ["widgets"],
     ["demo"],

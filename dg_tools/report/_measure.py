@@ -12,10 +12,11 @@ from dg_tools.activations import capture
 from dg_tools.datasets.examples import Example, Items, with_pictures
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.models.dit import DiT
-from dg_tools.report import contents, contents_guidance, own_dose, own_rows, own_runs, own_weak, rules
+from dg_tools.report import contents, contents_guidance, kept_run, own_dose, own_rows, own_runs, own_weak, rules
 from dg_tools.report.channels import Found
 from dg_tools.report.extent import Extent, extent_of
 from dg_tools.report.findings import Findings
+from dg_tools.report.kept_run import KeptRun
 from dg_tools.report.own_channels import Side, drawing, judged
 from dg_tools.report.own_samples import COND, OwnSamples
 from dg_tools.report.own_weak import Chosen
@@ -133,7 +134,7 @@ def found_in(stages: Stages, given: Subjects, extent: Extent, steps: int, batch:
     drawn, parts = sides(stages, given, steps, batch)
     test = drawn["test"]
     found, stream, about_channels = judged(stages, parts["choice"], parts["test"], extent)
-    hidden, sizes = looked_at(stages, parts["test"], found, given, steps)
+    hidden, sizes, run = looked_at(stages, parts["test"], found, given, steps)
     fine = test.tables[COND]["fineness"].tolist()
     capable = drawing(stages, parts["test"], fine, test.latents[COND].shape[1:])
     if capable.status == HOLDS:
@@ -148,29 +149,35 @@ def found_in(stages: Stages, given: Subjects, extent: Extent, steps: int, batch:
     about_samples = own_rows.rows(measured, capable, chosen.main, own_runs.has_cfg(test))
     claims = [*about_channels, *about_samples]
     return Findings(
-        dit, given, found, stream, hidden, sizes, curve, why, chosen, test, claims, made, dict(stages.costs)
+        dit, given, found, stream, hidden, sizes, run, curve, why, chosen, test, claims, made, dict(stages.costs)
     )
 
 
 def looked_at(
     stages: Stages, side: Side, found: Found, given: Subjects, steps: int
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Hidden states of one picture where a channel stands out most; and the headroom of one run in float16."""
-    dit = stages.dit
-    level, block, _ = found.strongest
+) -> tuple[np.ndarray, list[dict[str, Any]], KeptRun]:
+    """Hidden states of one picture where a channel stands out most; one run, and its headroom in float16."""
+    dit, size = stages.dit, (given.height, given.width)
+    level, block, top = found.strongest
     prompt = side.everything[0].prompt
+    channels = found.channels[: kept_run.MOST_CHANNELS] or [top]
+    blocks, (rows, columns) = len(dit.blocks), dit.grid(*size)
+    raw_steps = kept_run.kept_steps(steps, blocks, dit.width, rows * columns, len(channels))
 
     def hidden() -> Unit:
         noised = NoisedPictures(dit, side.everything[:1], [0])
         return Unit({}, {"hidden": noised.hidden(rules.NOISE[level], block)[0]})
 
     def sizes() -> Unit:
-        captured = capture(dit, prompt, steps=steps, height=given.height, width=given.width, progress=False)
-        return Unit({"rows": captured.headroom("float16").to_dict("records")})
+        kept: dict[str, Any] = {"raw": range(blocks), "raw_steps": raw_steps, "raw_channels": channels}
+        captured = capture(dit, prompt, steps=steps, height=size[0], width=size[1], **kept, progress=False)
+        run = kept_run.of(captured, found.channels, channels, block, rules.NOISE[level])
+        rows = captured.headroom("float16").to_dict("records")
+        return Unit({"rows": rows, "run": dict(run.about)}, dict(run.arrays))
 
     unit = stages.once("hidden", hidden, [side.depends, level, block])
-    rows = stages.once("headroom", sizes, [prompt, steps, given.height, given.width])
-    return unit.arrays["hidden"].numpy(), rows.values["rows"]
+    one = stages.once("headroom", sizes, [prompt, steps, *size, raw_steps, found.channels, block, level])
+    return unit.arrays["hidden"].numpy(), one.values["rows"], KeptRun(one.values["run"], one.arrays)
 
 
 def dosed(stages: Stages, side: Side, chosen: Chosen, found: Found, extent: Extent, capable: Row) -> tuple[Any, str]:
@@ -205,4 +212,4 @@ def report_of(of: Findings, settings: dict[str, Any], stages: Stages) -> Report:
     ]
     profile = of.chosen.profile if of.chosen.profile and of.chosen.profile["block"] is not None else None
     cost = {"forecast": of.expected.to_json(), "measured": contents_guidance.totals(of.costs), "stages": of.costs}
-    return Report(stages.about["model"], settings, sections, of.claims, profile, cost, stages.about)
+    return Report(stages.about["model"], settings, sections, of.claims, profile, cost, stages.about, of.run)

@@ -11,6 +11,7 @@ import numpy as np
 from dg_tools.experiments.result import Result
 from dg_tools.models.dit import DiT
 from dg_tools.report.channels import Found, Stream
+from dg_tools.report.kept_run import KeptRun
 from dg_tools.report.own_samples import OwnSamples
 from dg_tools.report.own_weak import Chosen
 from dg_tools.report.plan import Forecast
@@ -26,7 +27,7 @@ class Findings:
         dit, given: the model, and its prompts.
         found: the massive channels, on the first part. stream: the statistics of the second.
         hidden: (tokens, channels) of one picture at the cell where a channel stands out most.
-        headroom: rows of `Activations.headroom` in float16.
+        headroom: rows of `Activations.headroom` in float16. run: the run that these are of, as the page shows it.
         dose: the curve; None where there is none, for the reason `why_no_dose`.
         chosen: the weak models. drawn: the samples.
         claims: all rows.
@@ -39,6 +40,7 @@ class Findings:
     stream: Stream
     hidden: np.ndarray
     headroom: list[dict[str, Any]]
+    run: KeptRun
     dose: Result | None
     why_no_dose: str
     chosen: Chosen

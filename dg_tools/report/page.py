@@ -1,6 +1,7 @@
 """The page of a report: one file that opens offline. Text and numbers in, text out.
 
-Everything that comes from a model, a prompt or a folder is escaped, and the page's own policy lets it load nothing.
+Everything that comes from a model, a prompt or a folder is escaped, and the page's own policy lets it load nothing, and
+run nothing but the one script of `page_live`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from dg_tools.report import page_live
 from dg_tools.report.figures import themed
+from dg_tools.report.kept_run import KeptRun
 from dg_tools.report.page_claims import ORDER, claims_table, count_words
 from dg_tools.report.parts import Figure, Section, Table, Value
 from dg_tools.report.verdict import Row
+from dg_tools.widgets import front
 
 CSS = Path(__file__).with_name("page.css")
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 SHORT = 28  # characters of a cell that is kept on one line
 TALL = 14  # rows of a table that are shown at once; more scroll
 
 
 def html(
-    model: str, settings: Mapping[str, Any], sections: Sequence[Section], claims: Sequence[tuple[str, Row]]
+    model: str,
+    settings: Mapping[str, Any],
+    sections: Sequence[Section],
+    claims: Sequence[tuple[str, Row]],
+    run: KeptRun | None = None,
 ) -> str:
     """The page.
 
@@ -32,32 +39,35 @@ def html(
         model: its name. settings: of the report, by name; short ones stand under the title, lists can be unfolded.
         sections: in order.
         claims: each with its id; they stand in the section `claims`.
+        run: for the figure that answers in the section `channels`.
     """
     body = "\n".join(
         [
             opening(model, settings, claims),
             contents(sections),
-            *(section_text(section, claims if section.key == "claims" else ()) for section in sections),
+            *(section_text(section, claims if section.key == "claims" else (), run) for section in sections),
         ]
     )
+    numbers = " and, of the run, in run.safetensors" if run is not None else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{page_live.policy()}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <meta name="generator" content="dg_tools">
 <title>{escape(model)}: massive activations</title>
 <link rel="icon" href="data:,">
 <style>
-{CSS.read_text(encoding="utf-8")}</style>
+{CSS.read_text(encoding="utf-8")}{front.STYLE}</style>
 </head>
 <body>
 <main>
 {body}
-<footer>Every number on this page is in <a href="report.json">report.json</a> beside it.</footer>
+<footer>Every number on this page is in <a href="report.json">report.json</a> beside it{numbers}.</footer>
 </main>
+{page_live.scripts(sections, run)}
 </body>
 </html>
 """
@@ -86,14 +96,17 @@ def contents(sections: Sequence[Section]) -> str:
     return "\n".join(['<nav aria-label="Contents">', "<ol>", *rows, "</ol>", "</nav>"])
 
 
-def section_text(section: Section, claims: Sequence[tuple[str, Row]]) -> str:
+def section_text(section: Section, claims: Sequence[tuple[str, Row]], run: KeptRun | None) -> str:
     """One section."""
     lines = [f'<section id="{section.key}">', f"<h2>{escape(section.title)}</h2>", *paragraphs(section.words)]
     if section.missing:
         lines.append(f'<p class="missing">{inline(section.missing)}</p>')
     if claims:
         lines.append(claims_table(claims))
-    lines += [*map(figure_text, section.figures), *map(table_text, section.tables), "</section>"]
+    live = page_live.slot(section.key, run)
+    drawings = [*map(figure_text, section.figures)]
+    drawings = [live, *drawings] if section.key == page_live.RUN else [*drawings, live]
+    lines += [*filter(None, drawings), *map(table_text, section.tables), "</section>"]
     return "\n".join(lines)
 
 

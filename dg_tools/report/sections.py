@@ -16,6 +16,7 @@ from typing import Any
 
 from dg_tools.models.files import read_json
 from dg_tools.paths import check_folder, whole
+from dg_tools.report.kept_run import FILE, KeptRun
 from dg_tools.report.page import html
 from dg_tools.report.parts import Figure, Section, Table, jsonable
 from dg_tools.report.verdict import Row
@@ -49,6 +50,7 @@ class Report:
         claims: verdicts; each is `claims/ID` in report.json, where ID is `anchor(row.key)`.
         profile: of the weak model that was chosen; None where none was.
         cost: forecast and measured, by name. provenance: see `dg_tools.models.provenance`.
+        run: what the page shows at any step, block, channel and token; None: the page has no such figure.
 
     Raises:
         ValueError: a section is missing, twice, empty without a reason, or out of order; two claims or figures share a
@@ -66,6 +68,7 @@ class Report:
     profile: Mapping[str, Any] | None
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    run: KeptRun | None = None
 
     def __post_init__(self) -> None:
         for name in ("settings", "profile", "cost", "provenance"):
@@ -111,15 +114,18 @@ class Report:
             "profile": self.profile,
             "cost": self.cost,
             "provenance": self.provenance,
+            "run": None if self.run is None else self.run.to_json(),
         }
 
     def html(self) -> str:
         """The page."""
         named = [(anchor(row.key), row) for row in self.claims]
-        return html(self.model, self.settings, self.sections, named)
+        return html(self.model, self.settings, self.sections, named, self.run)
 
     def save(self, folder: str | Path) -> Path:
-        """Write report.json, figures/, index.html, and profile.json where there is one; `index.html`'s path.
+        """Write report.json, run.safetensors, figures/, index.html, and profile.json; `index.html`'s path.
+
+        Without a run or a profile, its file is not written, and one that is there is taken away.
 
         Each file is whole or not there. A report of the same model is replaced.
 
@@ -135,6 +141,11 @@ class Report:
             texts["profile.json"] = dumped(self.profile)
         else:
             (folder / "profile.json").unlink(missing_ok=True)
+        if self.run is not None:
+            with whole(folder / FILE) as draft:
+                draft.write_bytes(self.run.file())
+        else:
+            (folder / FILE).unlink(missing_ok=True)
         for name, text in {**texts, "index.html": self.html()}.items():
             with whole(folder / name) as draft:
                 draft.write_text(text, encoding="utf-8")
@@ -156,7 +167,8 @@ class Report:
         sections = [opened(section, folder) for section in record["sections"]]
         claims = [Row.from_json(with_nan(row)) for row in record["claims"].values()]
         rest = {name: record[name] for name in ("profile", "cost", "provenance")}
-        return cls(record["model"], record["settings"], sections, claims, **rest)
+        run = KeptRun.open(record["run"], folder) if record.get("run") else None  # older ones have none
+        return cls(record["model"], record["settings"], sections, claims, **rest, run=run)
 
 
 def anchor(key: str) -> str:

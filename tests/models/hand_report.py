@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from dg_tools.plots import report as plots
 from dg_tools.plots import report_dose
 from dg_tools.report import figures
+from dg_tools.report.kept_run import KeptRun
 from dg_tools.report.sections import KEYS, Report, Section, Table
 from dg_tools.report.verdict import FAILS, HOLDS, NOT_TESTED, REPORTED, SOME, UNDECIDED, Row
 
@@ -100,6 +102,23 @@ def drawings() -> dict[str, list]:
     }  # fmt: skip
 
 
+def run() -> KeptRun:
+    """Numbers of a run on 6 x 8 tokens, 12 blocks, 96 channels, at four steps; two channels grow by block."""
+    rng = np.random.default_rng(1)
+    grow = np.geomspace(1, 40, 12)[None, :, None]
+    hidden = np.stack([30 * grow, -18 * grow], -1) * (1 + 0.2 * rng.random((4, 12, 48, 2)))
+    size = rng.random((4, 12, 96))
+    size[..., [3, 17]] = np.abs(hidden).mean(2)
+    values = {"abs_mean": size, "token_norm": np.sqrt((hidden**2).sum(-1) + 96), "top_value": hidden.max((2, 3)),
+              "median_abs_mean": np.median(size, -1), "hidden": hidden}  # fmt: skip
+    arrays = {name: torch.from_numpy(value).bfloat16() for name, value in values.items()}
+    tones = (np.add.outer(np.arange(48), np.arange(64))[..., None] * [1, 1.5, 2]).clip(0, 255).astype(np.uint8)
+    about = {"prompt": EVIL, "seed": 0, "sites": [f"double.{i}" for i in range(12)], "steps": [0, 9, 18, 27],
+             "sigmas": [1.0, 0.7, 0.4, 0.05], "grid": [6, 8], "massive": [3, 17], "kept_channels": [3, 17],
+             "opens_at": {"step": 2, "block": 11, "channel": 3, "token": 20}}  # fmt: skip
+    return KeptRun(about, {**arrays, "picture": torch.from_numpy(tones)})
+
+
 def report(model: str = "tiny-sd3", gates: bool = False) -> Report:
     """The report; without `gates` that section says why it shows nothing."""
     drawn = drawings()
@@ -120,4 +139,5 @@ def report(model: str = "tiny-sd3", gates: bool = False) -> Report:
     ]  # fmt: skip
     settings = {"size": "quick", "height": 48, "width": 64, "steps": 4, "prompts": [EVIL, "red apple"], "offload": None}
     profile = {"channels": [3, 17], "block": 5, "mode": "scale", "rho": 2.0, "source": "by hand"}
-    return Report(model, settings, sections, claims(), profile, {"seconds": 58.2}, {"weights": "00ff", "nan": np.nan})
+    about = {"weights": "00ff", "nan": np.nan}
+    return Report(model, settings, sections, claims(), profile, {"seconds": 58.2}, about, run())

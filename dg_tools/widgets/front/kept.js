@@ -50,7 +50,7 @@ function range(parent, name, most, act) {
   field(parent, name, input);
   const shown = make("output", "", input.parentNode);
   input.addEventListener("input", () => act(Number(input.value)));
-  return { set: (value) => ([input.value, shown.textContent] = [value, value]), input };
+  return { set: (value, name = value) => ([input.value, shown.textContent] = [value, name]), input };
 }
 
 function player(parent, name, count, now, act) {
@@ -72,7 +72,7 @@ function keptCapturePage(data, parent) {
   const controls = make("div", "controls", parent);
   const several = (name, values) => (values.length > 1 ? choice(controls, name, values, (i) => move({ [name]: i })) : null);
   const chosen = { prompt: several("prompt", data.prompts), seed: several("seed", data.seeds), branch: several("branch", data.branches) };
-  const streams = choice(controls, "stream", data.streams, (i) => move({ stream: data.streams[i] }));
+  const streams = data.streams.length > 1 && choice(controls, "stream", data.streams, (i) => move({ stream: data.streams[i] }));
   const block = range(controls, "block", data.sites.length - 1, (i) => move({ block: i }));
   const step = range(controls, "step", data.steps.length - 1, (i) => move({ step: i }));
   player(controls, "steps", data.steps.length, () => point.step, (i) => move({ step: i }));
@@ -92,8 +92,9 @@ function keptCapturePage(data, parent) {
   const area = Object.fromEntries(["tokens", "surface", "channels", "blocks", "steps"].map((n) => [n, make("div", `area-${n}`, views)]));
   const map = view(renderMap, { data: {values: []}, png: "", grid: data.grid, aspect: data.aspect, opacity: 0.75, height: 220, label: "image tokens: arrow keys or a click choose one" }, area.tokens);
   const text = view(renderChart, { data: {}, axis: "token", fixed: false, height: 220, label: "text tokens: arrow keys or a click choose one" }, area.tokens);
-  const surface = view(renderSpikes, { data: {}, at: [-1, -1], height: 250, label: "surface of token x channel: arrow keys turn it" }, area.surface);
-  const missing = make("p", "text", area.surface);
+  const turns = data.hidden_whole; // otherwise there is nothing to turn anywhere
+  const surface = turns && view(renderSpikes, { data: {}, at: [-1, -1], height: 250, label: "surface of token x channel: arrow keys turn it" }, area.surface);
+  const missing = turns && make("p", "text", area.surface);
   const chart = (axis, height, place) => view(renderChart, { data: {}, axis, fixed: false, height, label: `${axis}s: arrow keys or a click choose one` }, place);
   const charts = { channels: chart("channel", 155, area.channels), blocks: chart("block", 125, area.blocks), steps: chart("step", 125, area.steps) };
   const [mapPlace, textPlace] = area.tokens.children;
@@ -102,10 +103,10 @@ function keptCapturePage(data, parent) {
     const image = point.stream === "image";
     mapPlace.hidden = !image;
     textPlace.hidden = image;
-    streams.value = data.streams.indexOf(point.stream);
+    if (streams) streams.value = data.streams.indexOf(point.stream);
     for (const [name, select] of Object.entries(chosen)) if (select) select.value = point[name];
-    block.set(point.block);
-    step.set(point.step);
+    block.set(point.block, data.sites[point.block]);
+    step.set(point.step, data.steps[point.step]);
     channel.value = point.channel;
     if (image) {
       map.set("png", kept.picture(point));
@@ -119,6 +120,9 @@ function keptCapturePage(data, parent) {
       model.set("cell", point[{ channels: "channel", blocks: "block", steps: "step" }[name]]);
       model.set("data", kept[name](point));
     }
+    numbers.textContent = kept.sentence(point);
+    edge?.pictures(kept.pictures(point), point.step);
+    if (!turns) return;
     const place = [point.prompt, point.seed, point.branch, point.step, point.block, point.stream, point.log].join();
     const ridges = kept.surface(point);
     surface.set("at", [point.token, point.channel]);
@@ -126,8 +130,6 @@ function keptCapturePage(data, parent) {
     drawn = place;
     area.surface.firstChild.hidden = !ridges;
     missing.textContent = ridges ? "" : "No hidden states of this place are in the page: means and norms are shown.";
-    numbers.textContent = kept.sentence(point);
-    edge?.pictures(kept.pictures(point), point.step);
   };
   const move = (values) => {
     Object.assign(point, values);
@@ -140,7 +142,7 @@ function keptCapturePage(data, parent) {
   for (const [name, model] of Object.entries(charts)) {
     model.on("change:cell", () => model.get("cell") !== point[names[name]] && move({ [names[name]]: model.get("cell") }));
   }
-  surface.on("change:clicks", () => move({ token: surface.get("point")[0], channel: surface.get("point")[1] }));
+  if (turns) surface.on("change:clicks", () => move({ token: surface.get("point")[0], channel: surface.get("point")[1] }));
   const edge = data.edge ? keptEdge(data.edge, parent) : null;
   draw();
 }
@@ -148,9 +150,10 @@ function keptCapturePage(data, parent) {
 // Two pictures under one edge. Of a capture with a picture at every step, the left one follows the step.
 function keptEdge(data, parent) {
   const box = make("section", "edge", parent);
-  make("h2", "", box).textContent = data.title;
+  if (data.title) make("h2", "", box).textContent = data.title;
   const controls = make("div", "controls", box);
   const slide = view(renderPicture, { png: "", after: "", split: 0.5, grid: [1, 1], box: [], boxes: false, width: 320, pixelated: data.pixelated, label: "two pictures: drag the edge or press arrow keys" }, box);
+  const said = make("p", "about", box);
   let pictures = data.pictures;
   const names = () => Object.keys(pictures);
   const sides = { png: data.left, after: data.right };
@@ -164,6 +167,7 @@ function keptEdge(data, parent) {
       select.value = names().indexOf(sides[trait]);
       slide.set(trait, pictures[sides[trait]] ?? "");
     }
+    said.textContent = data.notes ? `left: ${sides.png}, ${data.notes[sides.png]}; right: ${sides.after}, ${data.notes[sides.after]}` : "";
   };
   show();
   return {

@@ -32,7 +32,7 @@ function keptCapture(data) {
     const values = read(`${p.prompt},${p.seed},${p.branch} hidden ${p.step},${p.block}`, kept);
     return { values, tokens: data.hidden_tokens, channels: data.hidden_channels };
   };
-  const where = (p) => `after block ${data.sites[p.block]}, step ${p.step}`;
+  const where = (p) => `after block ${data.sites[p.block]}, step ${data.steps[p.step]}`;
   const stretch = (values) => { // a stream's own tokens, without what is behind its end
     const end = values.findLastIndex((v) => Number.isFinite(v));
     return values.subarray(0, end + 1);
@@ -82,7 +82,7 @@ function keptCapture(data) {
       const title = own ? `token ${p.token} ${where(p)}` : `mean over ${p.stream} tokens ${where(p)}`;
       return chart([{ name: ylabel, values }], p, { kind: "stems", marked: data.massive, title, xlabel: "channel", place: "channel", ylabel });
     },
-    blocks: (p) => chart(course(p, "block"), p, { names: data.sites, title: `Channel ${p.channel} by block, step ${p.step}`, xlabel: "block", place: "block", ylabel: "mean |x|" }),
+    blocks: (p) => chart(course(p, "block"), p, { names: data.sites, title: `Channel ${p.channel} by block, step ${data.steps[p.step]}`, xlabel: "block", place: "block", ylabel: "mean |x|" }),
     steps: (p) => chart(course(p, "step"), p, { names: data.steps, title: `Channel ${p.channel} by step, block ${data.sites[p.block]}`, xlabel: "step (0 = noise)", place: "step", ylabel: "mean |x|" }),
     surface: (p) => {
       const h = data.hidden_whole ? hidden(p) : null;
