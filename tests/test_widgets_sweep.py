@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -305,6 +307,30 @@ def test_a_number_that_is_none_and_a_large_picture(explorer, tmp_path, monkeypat
     wanted = np.asarray(Image.open(tmp_path / "large.png").resize((256, 171))).astype(int)
     assert np.abs(array(thumbnail(tmp_path / "large.png")) - wanted).mean() < 3, "of 255: a JPEG"
     assert thumbnail(tmp_path / "none.png") is None
+
+
+def test_a_page_and_a_figure(explorer, made, tmp_path):
+    explorer.move(measure="contrast", s=2.0)
+    text = explorer.to_html(tmp_path / "sweep.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    kept = json.loads(re.search(r'id="dg-data">(.*?)</script>', text, re.S).group(1))["sweep"]
+    assert len(kept["rows"]) == len(made.table) and set(kept["pictures"]) == set(made.table["picture"].str[9:])
+    assert kept["measures"][kept["selection"]["measure"]] == "contrast (scale)"
+    contrasts = [row["values"][kept["selection"]["measure"]] for row in kept["rows"]]
+    assert contrasts == pytest.approx(made.table["contrast"].tolist())
+    for row, file in zip(kept["rows"], made.table["picture"], strict=True):
+        png = base64.b64decode(kept["pictures"][row["picture"]].split(",")[1])
+        assert file == f"pictures/{row['picture']}" and png == (made.folder / file).read_bytes()
+    with pytest.raises(ValueError, match=rf"{len(made.table)} pictures of this sweep are .* pass a larger most_mb"):
+        explorer.to_html(tmp_path / "large.html", most_mb=1e-3)
+    assert not (tmp_path / "large.html").exists()
+    (figure,) = explorer.save(tmp_path / "grid.png")
+    assert Image.open(figure).width > 2 * 256, "two columns, sharp"
+    explorer.saving.field.value = str(tmp_path / "x.gif")
+    explorer.saving.button.click()
+    assert "ends in .html" in explorer.messages.text
+    with pytest.raises(RuntimeError, match="no sweep is open"):
+        ComparisonExplorer().to_html(tmp_path / "none.html")
 
 
 def test_render_changes_nothing_and_reprs_are_short(explorer):

@@ -16,7 +16,10 @@ import traitlets as t
 
 from dg_tools.sweeps import Sweep
 from dg_tools.widgets.comparison_page import ComparisonPage
+from dg_tools.widgets.kept_page import page, write_page
+from dg_tools.widgets.kept_sweep import MOST_MB, sweep_data
 from dg_tools.widgets.runner import guarded
+from dg_tools.widgets.saving import save
 from dg_tools.widgets.sweep_lookup import AXES, OF_SETTING, Selection, StoredSweep, label, read_sweep
 from dg_tools.widgets.sweep_view import Page, SweepView, render, thumbnail
 
@@ -47,7 +50,7 @@ class ComparisonExplorer(ComparisonPage):
     chosen = t.Bool(False)
 
     def __init__(self, source: Any = None) -> None:
-        super().__init__()
+        super().__init__(self.save)
         self.stored: StoredSweep | None = None
         self._moving = False
         self._drawn: Page | None = None
@@ -103,6 +106,39 @@ class ComparisonExplorer(ComparisonPage):
             RuntimeError: no sweep is open.
         """
         return render(self._open(), state or self.state)
+
+    def to_html(self, path: str | Path, *, most_mb: float = MOST_MB) -> Path:
+        """Write the sweep as one file that opens without a kernel or a network, at the current place; its path.
+
+        Axes, cells, numbers and code answer as here. Pictures are thumbnails of 256 pixels, or of 128 or 64 where
+        these fit.
+
+        Args:
+            path: ends in `.html`; a file there is replaced.
+            most_mb: megabytes of pictures, at most.
+
+        Raises:
+            RuntimeError: no sweep is open.
+            ValueError, FileNotFoundError: a path that cannot be written, or pictures that do not fit.
+
+        Example:
+            >>> explorer.to_html("sweep.html")  # doctest: +SKIP
+            PosixPath('sweep.html')
+        """
+        stored = self._open()
+        data = {"sweep": sweep_data(stored, self.state, most_mb)}
+        done = f"{len(stored.rows)} pictures of {len(stored.plan.settings)} settings"
+        return write_page(path, page(f"Sweep {stored.sweep.folder.name}", f"{done}. Pictures are thumbnails.", data))
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write a page (`.html`) or the grid as a figure (`.png`, `.svg`, `.pdf`); the paths.
+
+        Raises:
+            RuntimeError: no sweep is open.
+            ValueError, FileNotFoundError: a path that cannot be written.
+        """
+        grid = self.render().page
+        return save(path, self.to_html, lambda: {"grid": grid.draw()})
 
     def show(self, source: Any) -> None:
         """Put a `Sweep`, or the folder of one, on the page; the same folder again shows what was added since.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
 from PIL import Image
@@ -23,12 +25,16 @@ from dg_tools.widgets.parts import (
 )
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.runner import Messages
+from dg_tools.widgets.saving import SaveRow
 from dg_tools.widgets.sweep_lookup import AXES, StoredSweep, unit
 from dg_tools.widgets.sweep_view import SweepView
 
 
 class ComparisonPage(widgets.VBox):
     """Controls and pictures, not yet connected to anything.
+
+    Args:
+        save: what the button that saves does.
 
     Attributes:
         controls: the control of each field of a selection, by name.
@@ -37,7 +43,7 @@ class ComparisonPage(widgets.VBox):
         picture, unguided: the current cell's picture, and the one without guidance from the same noise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, save: Callable[[str], list[Path]]) -> None:
         super().__init__()
         self.add_class("dg-explorer")
         self.add_class("dg-comparison-explorer")
@@ -61,7 +67,9 @@ class ComparisonPage(widgets.VBox):
             ],
             layout={"display": "none"},
         )
-        self.children = [row(self.folder, self.opening), self.messages, self.views]
+        self.saving = SaveRow("sweep.html", save, self.messages)
+        self.saving.layout.display = "none"
+        self.children = [row(self.folder, self.opening, self.saving), self.messages, self.views]
 
     def _build_controls(self) -> None:
         self.rows_field = control(widgets.Dropdown, "Rows", "220px")
@@ -101,7 +109,7 @@ class ComparisonPage(widgets.VBox):
         self.measure_field.options = [(unit(m), m) for m in stored.measures]
         self.chosen_box.disabled = not stored.chosen
         self.held.children = [field for axis, field in self.places.items() if axis in stored.varying]
-        self.views.layout.display = ""
+        self.views.layout.display = self.saving.layout.display = ""
 
     def show_cell(self, view: SweepView) -> None:
         """Put the current cell on the page: its pictures, numbers and code."""

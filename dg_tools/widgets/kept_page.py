@@ -22,7 +22,8 @@ from dg_tools.widgets.picture_changes import TIMES, PictureChanges, difference_p
 from dg_tools.widgets.png import picture_png
 
 SCRIPTS = (
-    "scales.js", "chart.js", "map.js", "spikes.js", "picture.js", "code.js", "kept_lookup.js", "kept.js",
+    "scales.js", "chart.js", "map.js", "spikes.js", "picture.js", "cells.js", "code.js", "kept_lookup.js",
+    "kept_sweep_lookup.js", "kept_sweep.js", "kept.js",
 )  # fmt: skip
 ALLOWED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 PAGE = """<!doctype html>
@@ -52,7 +53,7 @@ openKept();
 
 
 def page(title: str, about: str, data: Mapping[str, Any]) -> str:
-    """The file: `data` has a `capture`, `pictures`, or both."""
+    """The file: `data` has a `capture`, a `sweep`, or `pictures`."""
     return PAGE.format(
         allowed=ALLOWED,
         title=html.escape(title),
@@ -88,8 +89,9 @@ def halves(values: Any) -> str:
 
 
 def png_address(png: bytes) -> str:
-    """A PNG as an address that needs no file."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else ""
+    """A PNG, or a JPEG, as an address that needs no file."""
+    kind = "jpeg" if png.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(png).decode()}" if png else ""
 
 
 def curves_data(curves: Curves) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from dg_tools.sweeps.settings import Setting
 
 def code(plan: Plan, setting: Setting, prompt: str, seed: int) -> str:
     """Lines that make one picture of a sweep; `dit` is the sweep's model."""
+    line = f"made = dg.generate(dit, {prompt!r}, seed={seed}, {call_code(plan)}, guidance=guidance)"
+    return "\n".join([*guidance_code(setting), line, "made.grid()"])
+
+
+def call_code(plan: Plan) -> str:
+    """The arguments that all pictures of a sweep share."""
     fixed = json.loads(plan.fixed)
     call = {k: fixed[k] for k in ("steps", "height", "width")} | fixed["call"]
     if fixed["negative_prompt"]:
         call["negative_prompt"] = fixed["negative_prompt"]
-    arguments = ", ".join(f"{k}={v!r}" for k, v in call.items())
-    line = f"made = dg.generate(dit, {prompt!r}, seed={seed}, {arguments}, guidance=guidance)"
-    return "\n".join([*guidance_code(setting), line, "made.grid()"])
+    return ", ".join(f"{k}={v!r}" for k, v in call.items())
 
 
 def guidance_code(setting: Setting) -> list[str]:

@@ -201,13 +201,7 @@ def numbers_of(stored: StoredSweep, here: CellContent) -> list[list[str]]:
 
 def note_of(stored: StoredSweep, selection: Selection, cells: list[CellContent]) -> str:
     """What a reader must know of this grid."""
-    notes = []
-    if stored.missing:
-        notes.append(f"Nothing is chosen yet: {stored.missing} of {stored.total} development cells are missing.")
-    elif any(n for g, n in stored.chosen.items() if g != "cond"):
-        notes.append("Framed: a setting that was chosen for its guidance, on the development prompts.")
-    else:
-        notes.append("No setting of any guidance holds the objective's guard: none is chosen.")
+    notes = [of_sweep(stored)]
     numbers = sorted({c.number for c in cells if c.number is not None})
     for axis in [a for a in selection.axes if a in OF_SETTING[1:]]:
         same = [n for n in numbers if selection.chosen or stored.coordinates[n][axis] is None]
@@ -221,6 +215,15 @@ def note_of(stored: StoredSweep, selection: Selection, cells: list[CellContent])
                 f"At most {most} of {count} are shown of {AXES[axis].lower()}: its control moves on to others."
             )
     return " ".join(notes)
+
+
+def of_sweep(stored: StoredSweep) -> str:
+    """What a reader must know of the whole sweep."""
+    if stored.missing:
+        return f"Nothing is chosen yet: {stored.missing} of {stored.total} development cells are missing."
+    if any(n for g, n in stored.chosen.items() if g != "cond"):
+        return "Framed: a setting that was chosen for its guidance, on the development prompts."
+    return "No setting of any guidance holds the objective's guard: none is chosen."
 
 
 def readable(content: CellContent) -> Path | None:

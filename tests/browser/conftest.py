@@ -54,6 +54,16 @@ def executable():
 
 
 @pytest.fixture(scope="session")
+def swept(tmp_path_factory):
+    """The folder of a small sweep of the embedded model: two blocks, three weights, CFG beside them."""
+    import dg_tools as dg
+
+    settings = {"folder": str(tmp_path_factory.mktemp("swept") / "emoji"), "references": 4, "steps": 2}
+    settings |= {"blocks": [0, 6], "guidance_scales": [1.0, 3.0], "detail_guidance_scales": [1.0, 2.0, 3.0]}
+    return dg.sweep({**settings, "baselines": ["CFG"]}, dg.load(), progress=False).folder
+
+
+@pytest.fixture(scope="session")
 def lab(tmp_path_factory, executable):
     """A JupyterLab with settings, workspaces and notebooks of its own; gives (address, folder of notebooks)."""
     home = tmp_path_factory.mktemp("lab")

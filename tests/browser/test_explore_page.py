@@ -70,6 +70,26 @@ def test_a_capture_without_a_kernel(chromium, capture, scheme, width):
         page.screenshot(path=SCREENSHOTS / f"local_capture_{scheme}.png")
 
 
+@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 640)])
+def test_a_sweep_without_a_kernel(chromium, swept, tmp_path, scheme, width):
+    size = {"width": width, "height": 800}
+    with explored(chromium, swept, viewport=size, color_scheme=scheme, device_scale_factor=2) as (page, _):
+        page.locator(".dg-cell img").nth(5).wait_for(timeout=SECONDS)
+        page.locator(".dg-cell[data-cell='4']").click()
+        page.get_by_text(re.compile(r"^DG 2 at block 6")).wait_for(timeout=SECONDS)
+        page.locator(".dg-cells .dg-stage").press("ArrowLeft")
+        page.get_by_text(re.compile(r"^DG 1 at block 6")).wait_for(timeout=SECONDS)
+        page.get_by_label("Columns", exact=True).select_option("Prompt")
+        page.locator(".dg-axis-name", has_text="Prompt").wait_for(timeout=SECONDS)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=SCREENSHOTS / f"local_sweep_{scheme}.png")
+        page.get_by_label("Save as", exact=True).fill(str(tmp_path / "kept.html"))
+        page.get_by_label("Save as", exact=True).press("Tab")
+        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_text(re.compile("^Written: .*kept.html")).wait_for(timeout=SECONDS)
+        assert (tmp_path / "kept.html").stat().st_size > 100_000
+
+
 def test_a_live_model_without_a_kernel(chromium):
     with explored(chromium, "--steps", "2", viewport={"width": 1280, "height": 800}) as (page, process):
         page.get_by_role("button", name="Capture").click()

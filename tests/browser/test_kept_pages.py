@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import SCREENSHOTS
 
 import dg_tools as dg
-from dg_tools.widgets import ActivationExplorer, GuidanceExplorer
+from dg_tools.widgets import ActivationExplorer, ComparisonExplorer, GuidanceExplorer
 
 NAMES = ("image tokens", "channels", "blocks")
 WIDE, HALF = {"width": 1280, "height": 800}, {"width": 640, "height": 800}
@@ -123,3 +124,71 @@ def test_pictures_and_their_code(chromium, tmp_path):
         page.get_by_role("button", name="Copied").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 640
         page.screenshot(path=SCREENSHOTS / "kept_pictures.png", full_page=True)
+
+
+def same_view(page, made) -> None:
+    """The page shows what the explorer says of the same place."""
+    page.mouse.move(1, 1)  # away from the cells: the one under the pointer would be told
+    view = made.render()
+    words = [text for line in view.page.words for text in line]
+    files = [file for line in view.page.files for file in line]
+    cells = page.locator(".dg-cell")
+    assert [t.removeprefix("\u2605 ") for t in cells.all_inner_texts()] == words
+    assert page.locator(".dg-cell img").count() == len([f for f in files if f])
+    assert page.locator(".dg-column").all_inner_texts() == list(view.page.columns)
+    assert page.locator(".dg-line-name").all_inner_texts() == list(view.page.rows)
+    assert page.locator(".dg-cells .dg-head").inner_text() == view.page.title
+    starred = [y * len(view.page.columns) + x for y, x in view.page.marked]
+    assert page.locator(".dg-starred").evaluate_all("(all) => all.map((x) => +x.dataset.cell)") == starred
+    assert page.locator(".dg-current").get_attribute("data-cell") == str(view.cell)
+    texts = page.locator(".dg-kept p.dg-text").all_inner_texts()
+    assert view.note in texts and view.title in texts and made.messages.text in texts
+    table = page.locator("table tr").evaluate_all("(all) => all.map((r) => [...r.children].map((c) => c.innerText))")
+    assert table == view.numbers
+    code = page.get_by_label("Code", exact=True)
+    assert (code.input_value() if code.is_visible() else "") == view.code
+    shown = [i for i in page.locator(".dg-details figure img").all() if i.is_visible()]
+    for image, png in zip(shown, [p for p in (view.picture, view.unguided) if p], strict=True):
+        assert base64.b64decode(image.get_attribute("src").split(",")[1]) == png, "small: as it is"
+
+
+@pytest.mark.parametrize("scheme, size", [("light", WIDE), ("dark", HALF)])
+def test_a_sweep_answers_from_its_file(chromium, swept, tmp_path, scheme, size):
+    made = ComparisonExplorer(swept)
+    with opened(chromium, made.to_html(tmp_path / "sweep.html"), viewport=size, color_scheme=scheme) as page:
+        pick = lambda name, words: page.get_by_label(name, exact=True).select_option(words)  # noqa: E731
+        same_view(page, made)
+        page.screenshot(path=SCREENSHOTS / f"kept_sweep_{scheme}.png", full_page=True)
+        page.locator(".dg-cell[data-cell='2']").click()
+        made.grid.cell = 2
+        same_view(page, made)
+        page.locator(".dg-cells .dg-stage").press("ArrowDown")
+        made.grid.cell = 5
+        same_view(page, made)
+        pick("Columns", "Prompt")
+        pick("Split", "test")
+        made.columns = "prompt"
+        made.move(split="test")
+        same_view(page, made)
+        pick("Measure", "high correlation (-1..1)")
+        page.get_by_label("mean of the split", exact=True).check()
+        made.move(measure="high_correlation", mean=True)
+        same_view(page, made)
+        pick("Rows", "Guidance")
+        page.get_by_label("chosen settings only", exact=True).check()
+        made.rows = "guidance"
+        made.chosen = True
+        same_view(page, made)
+        pick("Rows", "Prompt")  # the two change places
+        made.rows = "prompt"
+        same_view(page, made)
+        page.get_by_label("chosen settings only", exact=True).uncheck()
+        pick("Rows", "Block")
+        pick("Columns", "Seed" if "seed" in made.stored.varying else "Split")
+        pick("Guidance", "CFG")
+        made.chosen = False
+        made.rows = "block"
+        made.columns = "seed" if "seed" in made.stored.varying else "split"
+        made.move(guidance="CFG")
+        same_view(page, made)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]

@@ -188,12 +188,16 @@ function keptPictures(data, parent) {
     make("figcaption", "", figure).textContent = name;
   }
   for (const curves of data.curves) view(renderChart, { data: curves, axis: "frequency", fixed: true, height: 200, label: curves.title }, make("div", "wide", parent));
-  const table = make("table", "text", parent);
-  data.rows.forEach((cells, i) => {
+  fillTable(make("table", "text", parent), data.rows);
+  view(renderCode, { value: data.code, rows: 12, label: "Code" }, parent);
+}
+
+function fillTable(table, rows) {
+  table.replaceChildren();
+  rows.forEach((cells, i) => {
     const line = make("tr", "", table);
     for (const cell of cells) make(i ? "td" : "th", "", line).textContent = cell;
   });
-  view(renderCode, { value: data.code, rows: 12, label: "Code" }, parent);
 }
 
 function theme() {
@@ -208,5 +212,6 @@ function openKept() {
   const data = JSON.parse(document.getElementById("dg-data").textContent);
   const main = document.querySelector("main");
   if (data.capture) keptCapturePage(data.capture, main);
+  if (data.sweep) keptSweepPage(data.sweep, main);
   if (data.pictures) keptPictures(data.pictures, main);
 }
