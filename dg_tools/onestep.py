@@ -6,7 +6,8 @@ first call, which is stopped there: no family needs its own encoder code here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from dg_tools.families import bind
 from dg_tools.forward.active import active
 from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
+from dg_tools.forward.restart import Restart, why_not
 from dg_tools.interventions import Disrupt, Donor, Edit, attached
 from dg_tools.interventions.patching import reading
 from dg_tools.metrics import gain
@@ -120,6 +122,40 @@ def velocity(
     with dit.running(), active(dit.transformer).repeating(call), attached(dit.transformer, dit.family, edits, call):
         predicted = dit.transformer(**arguments)[0]
     return spatial(dit, predicted, *dit.picture_size(noised))
+
+
+class EditableStep:
+    """The velocity at one z_t, clean and under edits: each edit starts from its block's output in the clean forward.
+
+    Args:
+        dit, noised, sigma, inputs: as in `velocity`.
+        uses: by block, how many edits start there; an edit at another block is a whole forward, and so are all where
+            the family cannot start in the middle.
+
+    Attributes:
+        z: z_t, (N, C, h, w).
+        clean: the clean velocity, same shape.
+    """
+
+    def __init__(
+        self, dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any], uses: Mapping[int, int]
+    ) -> None:
+        self.dit, self.z, self.sigma, self.inputs = dit, noised, sigma, inputs
+        self.call = Call.at(sigma, image_tokens=dit.family.image_tokens(dit.transformer, packed(dit, noised)))
+        starts = uses if why_not(dit.family, inputs) is None else {}
+        self._restarts = {b: Restart(dit.transformer, dit.family, b, count) for b, count in starts.items()}
+        with ExitStack() as stack:
+            for restart in self._restarts.values():
+                stack.enter_context(restart.keeping())
+            self.clean = velocity(dit, noised, sigma, inputs)
+
+    def velocity(self, edit: Disrupt) -> torch.Tensor:
+        """The velocity under an edit, (N, C, h, w)."""
+        if edit.why_whole is not None or edit.block not in self._restarts:
+            return velocity(self.dit, self.z, self.sigma, self.inputs, [edit])
+        record = self.dit.block(edit.block).record
+        with self._restarts[edit.block].starting(lambda output: edit.must_edit(output, record, self.call)):
+            return velocity(self.dit, self.z, self.sigma, self.inputs)
 
 
 def donor(

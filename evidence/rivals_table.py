@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,9 @@ import typer
 import dg_tools as dg
 from dg_tools.datasets.references import Reference, References
 from dg_tools.experiments import rivals
-from dg_tools.experiments._rivals import profile_edit
 from dg_tools.experiments.rivals_plan import SCALES, WEIGHTS, methods
 from dg_tools.experiments.rivals_runs import Bench
+from dg_tools.experiments.subject import profile_edit
 from dg_tools.guidance.auto import default_profile
 from dg_tools.models.dit import DiT
 from dg_tools.report import rules
@@ -136,6 +139,25 @@ def join(folder: Path) -> None:
             file.write_text(json.dumps({**theirs, **own}), encoding="utf-8")
 
 
+@contextmanager
+def second_process(command: Sequence[str]) -> Iterator[subprocess.Popen]:
+    """A process beside this one. It is waited for at the end; after an error, Ctrl-C or SIGTERM it is ended too."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)  # as an exception, so that what is open is closed
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with subprocess.Popen(command) as other:
+            try:
+                yield other
+                other.wait()
+            finally:
+                other.terminate()  # does nothing to one that has ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def in_two(dit: DiT, name: str, folder: Path, size: str) -> None:
     """Both halves of the guidances at once, the second one in a process of its own; then the result."""
     command = [
@@ -149,9 +171,8 @@ def in_two(dit: DiT, name: str, folder: Path, size: str) -> None:
         "--out",
         str(folder.parent),
     ]
-    with subprocess.Popen([*command, "--half", "1"]) as other:
+    with second_process([*command, "--half", "1"]):
         measure(dit, folder, SIZES[size], rules.FULL.splits, half=0)
-        other.wait()
     measure(dit, folder, SIZES[size], rules.FULL.splits)  # what the other process could not do is done here
 
 

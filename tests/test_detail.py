@@ -219,6 +219,9 @@ def test_local_outcomes_on_numbers_made_to_order():
     loss, change = local_outcomes(pd.DataFrame(rows, columns=columns))
     assert loss.estimate == pytest.approx(-0.3) and loss.status == "holds"
     assert change.estimate == pytest.approx(1) and change.status == "holds"
+    twice = [(p, s, d, m, 2 * power, 2.0, x) for p, s, d, m, power, _, x in rows[:4]]  # another picture of "a"
+    loss, change = local_outcomes(pd.DataFrame(rows + twice, columns=columns))
+    assert loss.estimate == pytest.approx(-0.3) and change.estimate == pytest.approx(1)
 
 
 def test_bad_input_is_refused_before_any_forward(dits):

@@ -397,7 +397,10 @@ def test_bad_input_is_refused_before_any_forward(dits):
     for message, change in (
         ("empty list of prompts", {"prompts": []}),
         ("has no picture, and other prompts have one", {"prompts": ["owl", pairs(1)[0]]}),
-        ("so pictures are needed", {"prompts": ["a", "b"], "baselines": ["PAG"]}),
+        (
+            "pictures are needed: pass .* pairs, or leave baselines",
+            {"prompts": ["a", "b"], "baselines": ["PAG"]},
+        ),
         ("too small for a band", {"prompts": ["a", "b"], "height": 16, "width": 16}),
         ("at least 2", {"prompts": pairs(1)}),
         ("given twice", {"prompts": [pairs(1)[0], pairs(1)[0]]}),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import pytest
 import toy_model
 
@@ -79,3 +82,22 @@ def test_the_stored_page_and_the_short_table_are_what_the_stored_numbers_say():
     assert page.with_table(text, table.FOLDER) == text
     for name in page.results(table.FOLDER):
         assert (table.FOLDER / name / page.FIGURE).is_file() and not (table.FOLDER / name / "kept").exists()
+
+
+@pytest.mark.parametrize("how", ["an error", "SIGTERM"])
+def test_the_second_process_ends_with_the_first(how):
+    """It would sleep for a minute."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError if how == "an error" else SystemExit):
+        with table.second_process([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+            assert other.poll() is None
+            if how == "an error":
+                raise ZeroDivisionError
+            signal.raise_signal(signal.SIGTERM)
+    assert other.returncode not in (0, None) and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_second_process_is_waited_for():
+    with table.second_process([sys.executable, "-c", "import time; time.sleep(0.3)"]) as other:
+        pass
+    assert other.returncode == 0

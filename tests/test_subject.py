@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 import pytest
 import tiny
@@ -12,10 +13,16 @@ from dg_tools import experiments
 from dg_tools.experiments.subject import choose
 
 
-def test_prompts_are_split_before_anything_is_measured():
+@cache
+def planted() -> dg.DiT:
+    """SD3 with two massive channels."""
     pipeline = tiny.sd3()
     tiny.plant(pipeline, 1, [3, 7], 500.0)
-    dit, prompts = dg.load(pipeline), ["apple", "tree", "house", "fish", "sun"]
+    return dg.load(pipeline)
+
+
+def test_prompts_are_split_before_anything_is_measured():
+    dit, prompts = planted(), ["apple", "tree", "house", "fish", "sun"]
     made = choose(dit, prompts, [0], **tiny.CALL, progress=False)
     assert set(made.channels) == {3, 7} and made.block == 2 and "middle" in made.how
     assert len(made.detection) == 1 and set(made.detection) | set(made.test) == set(prompts)
@@ -25,6 +32,16 @@ def test_prompts_are_split_before_anything_is_measured():
     given = choose(dit, prompts, [0], channels=[5], block=0)
     assert given.channels == (5,) and given.test == tuple(prompts) and not given.detection
     assert given.settings(steps=3)["steps"] == 3 and len(given.settings()["provenance"]["weights"]) == 16
+
+
+def test_items_that_share_a_prompt_are_on_one_side_and_count_once(dits, caplog):
+    prompts = ["apple", "tree", "apple", "fish"]
+    for seed in range(6):
+        made = choose(planted(), prompts, [0], block=2, split_seed=seed, **tiny.CALL, progress=False)
+        assert not set(made.detection) & set(made.test) and len(made.detection + made.test) == 4
+    assert "prompts given more than once (1, first 'apple')" in caplog.text
+    with pytest.raises(ValueError, match=r"1 prompt.s. are left for the test \(1 given, 0 to detect on\)"):
+        choose(dits("sd3"), ["apple", "apple"], channels=[3])
 
 
 def test_bad_input_is_refused_before_the_detection_run(dits):

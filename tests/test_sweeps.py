@@ -300,6 +300,7 @@ def test_a_full_disk(settings, dit, tmp_path, monkeypatch):
         ({"windows": [[0.1, 0.4]]}, ValueError, "no step of 2 lies in the detail guidance window"),
         ({"windows": [[0.6, 0.4]]}, ValueError, "0 <= start < stop <= 1"),
         ({"cfg_scales": [2.0]}, ValueError, "holds 1 scales, and Detail Guidance has 4 settings"),
+        ({"cfg_scales": [2.0], "baselines": ["SLGUncond"]}, ValueError, "holds 1 scales, and Detail Guidance has 4"),
         ({"baselines": ["PAG2"]}, ValueError, "baseline 'PAG2' is unknown"),
         ({"references": 4}, ValueError, "one of the two"),
         ({"prompts": ["a", "b"], "objective": "amount"}, ValueError, "at least 2 must be left"),
@@ -388,6 +389,15 @@ def test_as_many_settings_for_every_guidance(settings, dit):
     assert len(set(scales)) == 6 and 3.0 in scales and min(scales) > 1 and max(scales) < 8
     gaps = np.diff(np.log([1, *scales, 8]))
     assert gaps.max() < 2.1 * gaps.min()
+
+
+def test_given_cfg_scales_are_those_of_the_skipped_unconditional_pass_too(settings, dit):
+    """4 of CFG; 2 at each of 2 blocks: the smallest and the largest."""
+    given = {"cfg_scales": [4.0, 1.5, 2.0, 3.0], "baselines": ["CFG", "SLGUncond", "APG"]}
+    tried = settings_of(read_config({**settings, **given}), dit)
+    used = {name: [(s.block, s.s) for s in tried if s.guidance == name] for name in given["baselines"]}
+    assert used["CFG"] == used["APG"] == [(None, s) for s in given["cfg_scales"]]
+    assert used["SLGUncond"] == [(0, 1.5), (0, 4.0), (2, 1.5), (2, 4.0)]
 
 
 def test_gain_and_daemon_stand_beside_dg_where_they_can_run(settings, dit, caplog):

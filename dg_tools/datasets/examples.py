@@ -6,6 +6,7 @@ A string, a `Reference`, a pair of prompt and picture (a tensor, PIL, a path) be
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -138,6 +139,21 @@ def prompt_of(item: Item) -> str:
 def prompts_of(items: Items) -> list[str]:
     """The prompts of one item or several."""
     return [prompt_of(item) for item in as_items(items)]
+
+
+def say_shared(items: Items) -> None:
+    """Log the prompts that several items share: tables by prompt average them, and intervals count them once.
+
+    From one seed they are one sample; only their pictures differ.
+    """
+    counts = Counter(prompts_of(items))
+    shared = [prompt for prompt, count in counts.items() if count > 1]
+    if shared:
+        logger.warning(
+            "prompts given more than once (%d, first %r): their numbers are averaged, and an interval counts each once",
+            len(shared),
+            shared[0],
+        )
 
 
 def example_of(dit: DiT, item: Item, folder: References | None = None) -> Example:

@@ -126,7 +126,8 @@ def guidance(
     alone = items[0].picture is None
     if alone and baselines:
         raise ValueError(
-            f"baselines={list(baselines)}: they are searched by the rightness of detail, so pictures are needed"
+            f"baselines={list(baselines)}: they are searched by the rightness of detail, so pictures are needed: pass "
+            "(prompt, picture) pairs, or leave baselines out"
         )
     size = (kwargs.get("height"), kwargs.get("width")) if alone else pictures_of(items).shape[-2:]
     height, width = dit.size(*size)

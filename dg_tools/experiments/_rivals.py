@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dg_tools.datasets.examples import Items, as_items, examples, prompts_of
+from dg_tools.datasets.examples import Items, as_items, examples, prompts_of, say_shared
 from dg_tools.datasets.references import References
 from dg_tools.experiments import rivals_outcomes as judged
 from dg_tools.experiments.dose_step import OneStep
@@ -24,7 +24,7 @@ from dg_tools.experiments.result import CONTROLS, Outcome, Result
 from dg_tools.experiments.rivals_plan import DG, SCALES, WEIGHTS, Method, methods
 from dg_tools.experiments.rivals_runs import Bench
 from dg_tools.experiments.scaled_controls import as_matched, control_of, matched, moved
-from dg_tools.guidance.auto import default_profile
+from dg_tools.experiments.subject import profile_edit
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
 from dg_tools.metrics.cell_bands import bands_note, check_size
@@ -101,6 +101,7 @@ def rivals(
         raise ValueError(
             f"seeds={list(seeds)}, controls={controls}, steps={steps}: seeds, none twice; at least 1; at least 2"
         )
+    say_shared([*before, *after])
     edit = disrupt if disrupt is not None else profile_edit(dit)
     at = [len(dit.blocks) // 2] if blocks is None else list(blocks)
     call = {"steps": steps, "batch": batch, "folder": folder, **kwargs}
@@ -187,12 +188,6 @@ def parts(pictures: Items, search: float | Items, seed: int) -> tuple[list[Any],
     if len(before) < 2 or len(after) < 2:
         raise ValueError(f"{len(before)} prompts to search on and {len(after)} to report on: at least 2 of each")
     return before, after
-
-
-def profile_edit(dit: DiT) -> Disrupt | None:
-    """The weak model of the model's profile, where it names one."""
-    profile = default_profile(dit)
-    return None if profile is None or profile["block"] is None else Disrupt.from_profile(profile)
 
 
 class Runs:

@@ -6,7 +6,6 @@ An edited prediction starts from its block's output in the clean forward, so a d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,8 +17,6 @@ import torch
 from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.noised_pictures import NoisedPictures
 from dg_tools.experiments.strength import solve
-from dg_tools.forward.call import Call
-from dg_tools.forward.restart import Restart, why_not
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import constant
 from dg_tools.metrics import (
@@ -33,36 +30,20 @@ from dg_tools.metrics import (
 )
 from dg_tools.models.block import Block
 from dg_tools.models.pictures import pictures as decoded
-from dg_tools.onestep import velocity
+from dg_tools.onestep import EditableStep, velocity
 
 ENDLESS = 10**9  # uses of a kept output
 SEARCH = 0.1  # of ||v - v_d||, relative: the search ends within half of it
 LARGEST = 1000.0  # times the dose at which a control that still does too little is given up
 
 
-class OneStep:
-    """Predictions of one batch at one noise level: the clean one, and any edited one.
-
-    Attributes:
-        sigma: noise level.
-        z: z_t, (N, C, h, w).
-        clean: the clean velocity, same shape.
-    """
+class OneStep(EditableStep):
+    """Predictions of one batch at one noise level: the clean one, and any edited one, as pictures too."""
 
     def __init__(self, noised: NoisedPictures, sigma: float, part: slice, inputs: dict[str, Any]) -> None:
-        dit = self.dit = noised.dit
-        self.sigma = sigma
-        self.inputs = inputs
-        self.z = noised.noised(sigma, part)
-        self.call = Call.at(sigma, image_tokens=dit.family.image_tokens(dit.transformer, self.z))
-        partial = why_not(dit.family, inputs) is None
-        blocks = range(len(dit.blocks)) if partial else ()
         self._kept: tuple[Disrupt, torch.Tensor] | None = None
-        self._restarts = [Restart(dit.transformer, dit.family, b, ENDLESS) for b in blocks]
-        with ExitStack() as stack:
-            for restart in self._restarts:
-                stack.enter_context(restart.keeping())
-            self.clean = velocity(dit, self.z, sigma, inputs)
+        uses = dict.fromkeys(range(len(noised.dit.blocks)), ENDLESS)
+        super().__init__(noised.dit, noised.noised(sigma, part), sigma, inputs, uses)
 
     @cached_property
     def clean_pictures(self) -> torch.Tensor:
@@ -73,11 +54,7 @@ class OneStep:
         """The velocity under an edit, (N, C, h, w)."""
         if self._kept is not None and edit == self._kept[0]:
             return self._kept[1]
-        if not self._restarts or edit.why_whole is not None:
-            return velocity(self.dit, self.z, self.sigma, self.inputs, [edit])
-        record = self.dit.block(edit.block).record
-        with self._restarts[edit.block].starting(lambda output: edit.must_edit(output, record, self.call)):
-            return velocity(self.dit, self.z, self.sigma, self.inputs)
+        return super().velocity(edit)
 
     def gained(self, velocity: torch.Tensor) -> torch.Tensor:
         """The clean velocity multiplied by the gain that another has, picture by picture: <v, v_d> / <v, v>."""

@@ -72,8 +72,10 @@ def local_losses(
 
 def local_outcomes(table: pd.DataFrame) -> list[Outcome]:
     """Loss there against loss elsewhere, and how far the change itself stays inside."""
-    own = table[table["disrupted"] == table["measured"]].set_index(["prompt", "seed", "measured"])
-    other = table[table["disrupted"] != table["measured"]].set_index(["prompt", "seed", "measured"]).loc[own.index]
+    same = table["disrupted"] == table["measured"]
+    keys, columns = ["prompt", "seed", "measured"], ["power", "clean", "changed"]
+    own, other = (table[at].groupby(keys, sort=False)[columns].mean() for at in (same, ~same))
+    other = other.loc[own.index]
     scale = own["clean"].mean()
     there, elsewhere = ((x["power"] - x["clean"]) / scale for x in (own, other))
     prompts = own.index.get_level_values("prompt")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dg_tools.activations import capture
-from dg_tools.datasets.examples import Items, as_items, prompts_of
+from dg_tools.datasets.examples import Items, as_items, prompt_of, prompts_of, say_shared
 from dg_tools.guidance.auto import default_profile
 from dg_tools.interventions import Disrupt
 from dg_tools.massive import Massive, find_massive
@@ -88,7 +88,7 @@ def choose(
 
     Args:
         dit: any DiT.
-        prompts: strings, `Reference`s, (prompt, picture) pairs or `Example`s.
+        prompts: strings, `Reference`s, (prompt, picture) pairs or `Example`s; the log names those that share a prompt.
         seeds: noise seeds of the detection run.
         channels: given channels; no detection, all prompts are for the test.
         block: given block; None: the one of the default profile (`guidance.auto.default_profile`), else the middle one.
@@ -105,7 +105,8 @@ def choose(
     """
     check_velocity(dit)
     prompts, seeds = as_items(prompts), list(seeds)
-    prompts_of(prompts)
+    say_shared(prompts)
+    names = list(dict.fromkeys(prompts_of(prompts)))
     if not prompts:
         raise ValueError("an empty list of prompts: pass at least three (one to detect on, two to test on)")
     if not seeds:
@@ -118,20 +119,23 @@ def choose(
     dit.block(block)
     if channels is not None:
         check_channels(dit, channels)
-        detection, test, what = [], prompts, "channels: given"
+        detection, test, what, count = [], prompts, "channels: given", 0
     else:
-        order = np.random.default_rng(split_seed).permutation(len(prompts))
-        count = max(1, round(detect * len(prompts)))
-        detection, test = [prompts[i] for i in sorted(order[:count])], [prompts[i] for i in sorted(order[count:])]
-    if len(test) < least:
+        order = np.random.default_rng(split_seed).permutation(len(names))
+        count = max(1, round(detect * len(names)))
+        chosen = {names[i] for i in order[:count]}  # with all pictures of a prompt on one side
+        detection = [x for x in prompts if prompt_of(x) in chosen]
+        test = [x for x in prompts if prompt_of(x) not in chosen]
+    if len(names) - count < least:
         raise ValueError(
-            f"{len(test)} prompt(s) are left for the test ({len(prompts)} given, {len(detection)} to detect on); "
+            f"{len(names) - count} prompt(s) are left for the test ({len(names)} given, {count} to detect on); "
             f"an interval over prompts needs at least {least}: pass more prompts, or channels="
         )
     onset: dict[int, int] = {}
     massive: Massive | None = None
     if channels is None:
-        acts = capture(dit, prompts_of(detection), seeds=seeds, steps=steps, progress=progress, **kwargs)
+        words = [name for name in names if name in chosen]
+        acts = capture(dit, words, seeds=seeds, steps=steps, progress=progress, **kwargs)
         massive = find_massive(acts)
         channels, onset = massive.channels, massive.onset
         what = f"channels: detected on {len(detection)} other prompts ({massive.rule})"
@@ -144,6 +148,12 @@ def choose(
     return Subject(
         numbers, block, tuple(test), tuple(detection), how, provenance(dit), onset, massive, disruption=disruption
     )
+
+
+def profile_edit(dit: DiT) -> Disrupt | None:
+    """The disruption that the model's default profile describes; None where it describes none."""
+    profile = default_profile(dit)
+    return None if profile is None or profile["block"] is None else Disrupt.from_profile(profile)
 
 
 def disruption_of(

@@ -17,21 +17,10 @@ from typing import Literal, get_args
 
 import torch
 
+from dg_tools.metrics.loudness import row_gain
+
 Match = Literal["none", "gain", "orthogonal", "parallel"]
 LEAST_GAIN = 0.1  # less of c in d: d / g is then mostly what d shares with nothing
-
-
-def row_gain(cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-    """<c, d> / <c, c>, one number per row, in float32 at least: the shape of c with 1 in all dimensions but the first.
-
-    Example:
-        >>> c = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
-        >>> row_gain(c, 0.8 * c).flatten().tolist()
-        [0.800000011920929, 0.800000011920929]
-    """
-    c, d = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (cond, degraded))
-    dims = tuple(range(1, c.ndim))
-    return (c * d).sum(dims, keepdim=True) / c.square().sum(dims, keepdim=True).clamp_min(1e-30)
 
 
 def matched(cond: torch.Tensor, degraded: torch.Tensor, match: Match) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 `bands`: power by spatial frequency, coherent with a reference or not. `cell_bands`: the same in cycles per latent cell,
 and the amount of detail at equal contrast. `deficit`: whether a weak model lacks detail. `pictures`: what one picture
-says of its detail, noise, contrast and content. `distributions`: two sets of pictures. `published`: metrics that others
-defined, from the libraries that keep them. `keypoints`: whether matched places are the right ones. `learned`: scores by
-large networks, optional extras. `intervals`: how sure a mean is.
+says of its detail, noise, contrast and content. `loudness`: the factor on a reference that is in another tensor.
+`distributions`: two sets of pictures. `published`: metrics that others defined, from the libraries that keep them.
+`keypoints`: whether matched places are the right ones. `learned`: scores by large networks, optional extras.
+`intervals`: how sure a mean is.
 
 Pictures are float tensors (N, C, H, W), on one scale throughout a call ([-1, 1] or [0, 1]); powers are in its square.
 """
@@ -38,7 +39,6 @@ from dg_tools.metrics.cell_bands import (
     cell_masks,
     cell_power,
     fineness,
-    gain,
     low_correlation,
 )
 from dg_tools.metrics.deficit import Deficit, Judgement, WeakModelRule, detail_deficit
@@ -52,6 +52,7 @@ from dg_tools.metrics.distributions import (
 )
 from dg_tools.metrics.intervals import bootstrap_interval, bootstrap_ratio
 from dg_tools.metrics.keypoints import chance_level, correct_keypoints, match_distance, nearest_tokens
+from dg_tools.metrics.loudness import gain, row_gain
 from dg_tools.metrics.pictures import (
     UNITS,
     Share,
@@ -89,4 +90,5 @@ __all__ += [
     "cell_masks",
 ]
 __all__ += ["cell_power", "fineness", "gain", "low_correlation", "reduced_distance", "retrieval_margin"]
+__all__ += ["row_gain"]
 __all__ += ["Deficit", "Judgement", "WeakModelRule", "detail_deficit"]

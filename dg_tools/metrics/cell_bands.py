@@ -198,17 +198,6 @@ def amount_change(
     return fineness(x, cell, low, high) - fineness(reference, cell, low, high)
 
 
-def gain(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """<reference, x> / <reference, reference>, (N,): the factor on the reference that is in x; NaN for an empty one.
-
-    x / gain minus the reference is orthogonal to the reference: what is left of a change is not gain.
-    """
-    same_shape(x, reference)
-    a, b = x.flatten(1).double(), reference.flatten(1).double()
-    own = b.square().sum(1)
-    return ((a * b).sum(1) / own).masked_fill(own == 0, torch.nan)
-
-
 def band_changes(
     x: torch.Tensor,
     reference: torch.Tensor,

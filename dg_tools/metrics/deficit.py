@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from dg_tools.metrics.bands import same_shape
-from dg_tools.metrics.cell_bands import HIGH, LOW, cell_power, gain, low_correlation
+from dg_tools.metrics.cell_bands import HIGH, LOW, cell_power, low_correlation
 from dg_tools.metrics.intervals import bootstrap_interval
+from dg_tools.metrics.loudness import gain
 
 
 class Deficit(NamedTuple):

@@ -96,7 +96,10 @@ def bars(axis: Any, outcomes: list[Any], title: str) -> None:
 
 
 def halves(axis: Any, local: Any) -> None:
-    """Each picture's change of high-band power in a half, disrupted there against disrupted elsewhere."""
+    """Each prompt's change of high-band power in a half, disrupted there against disrupted elsewhere.
+
+    Seeds, and pictures with the same prompt, are averaged.
+    """
     keys = ["prompt", "seed", "measured"]
     change = (local["power"] - local["clean"]) / local["clean"].mean()
     there = local["disrupted"] == local["measured"]

@@ -53,8 +53,9 @@ class Config:
             other channels; and those of `dg.baselines` by name. `PAG`, `SLG` and `SEG` act in one block each, on DG's
             grid; `AutoGuidance`, `Blurred`, `Gain` (1 + w / 5) and `DetailDaemon` (amount w), which have no block, try
             more weights instead; `APG` and `CFGZeroStar` try CFG's scales.
-        cfg_scales: the scales of `CFG`, exactly as many as DG has settings; None: those of `guidance_scales`, and more
-            spread evenly in the logarithm between 1 and `cfg_most`.
+        cfg_scales: the scales of `CFG`, exactly as many as DG has settings; `SLGUncond` takes some of them, evenly
+            spread, at each block. None: those of `guidance_scales`, and more spread evenly in the logarithm between 1
+            and `cfg_most`.
         steps, height, width: the pipeline's defaults where None.
         negative_prompt: what the unconditional prediction is conditional on.
         batch: pictures in a cell: they are made in one call. What a number is depends on it in the last bits.

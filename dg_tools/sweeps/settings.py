@@ -135,7 +135,7 @@ def settings_of_baseline(name: str, config: Config, blocks: Sequence[int], grid:
         return [replace(setting, guidance=name) for setting in grid]
     where: Sequence[int | None] = blocks if BASELINES[name].in_blocks else [None]
     if not BASELINES[name].takes_weight:
-        scales = cfg_scales(config if where == [None] else replace(config, cfg_scales=None), len(grid) // len(where))
+        scales = cfg_scales(config, len(grid), len(grid) // len(where))
         return [Setting(name, s, block=block) for block in where for s in scales]
     windows = config.windows if BASELINES[name].windowed else [(0.0, 1.0)]
     dg_weights = [float(w) for w in config.detail_guidance_scales]
@@ -147,20 +147,28 @@ def settings_of_baseline(name: str, config: Config, blocks: Sequence[int], grid:
     ]
 
 
-def cfg_scales(config: Config, count: int) -> list[float]:
-    """CFG's own scales, `count` of them: the same search budget as Detail Guidance.
+def cfg_scales(config: Config, settings: int, count: int) -> list[float]:
+    """`count` scales for a baseline that takes CFG's scale alone; of scales that were given the evenly spread ones.
+
+    Args:
+        config: of the sweep.
+        settings: of Detail Guidance: the search budget of each guidance, and so the scales to give.
+        count: scales to use; less than `settings` where the baseline has several blocks, each with all of them.
 
     Raises:
         ValueError: another number of scales was given.
     """
     if config.cfg_scales is None:
         return spread([s for s in config.guidance_scales if s > 1], count, 1.0, config.cfg_most)
-    if len(set(config.cfg_scales)) != count:
+    given = sorted({float(s) for s in config.cfg_scales})
+    if len(given) != settings:
         raise ValueError(
-            f"cfg_scales holds {len(set(config.cfg_scales))} scales, and Detail Guidance has {count} settings: give "
-            "every guidance as many, or leave cfg_scales out"
+            f"cfg_scales holds {len(given)} scales, and Detail Guidance has {settings} settings: give every guidance "
+            "as many, or leave cfg_scales out"
         )
-    return [float(s) for s in config.cfg_scales]
+    if count == settings:
+        return [float(s) for s in config.cfg_scales]
+    return [given[round(i * (settings - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 def spread(first: Sequence[float], count: int, least: float, most: float) -> list[float]:

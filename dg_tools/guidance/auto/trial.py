@@ -5,6 +5,7 @@ It stands below `DetailGuidance`, which asks `auto`; so it makes c + w (c - d) b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +20,11 @@ from dg_tools.forward.clock import Clock
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.restart import Restart, why_not
 from dg_tools.forward.stepping import after_each_step
-from dg_tools.guidance.matching import row_gain
 from dg_tools.interventions import Disrupt, attached
+from dg_tools.metrics import row_gain
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import packed, spatial
-from dg_tools.onestep import velocity
+from dg_tools.onestep import EditableStep
 
 Spend = Callable[[float], None]  # is told the row-forwards that were made
 
@@ -68,30 +69,16 @@ def weak_predictions(
         block, (N,); ones for c.
     """
     rows, last = len(noised), len(dit.blocks) - 1
-    latents = packed(dit, noised)
-    tokens = dit.family.image_tokens(dit.transformer, latents)
-    call = Call.at(sigma, image_tokens=tokens)
+    tokens = dit.family.image_tokens(dit.transformer, packed(dit, noised))
     channels = sorted({c for edit in edits for c in edit.channels})
-    partial_forward = why_not(dit.family, inputs) is None
-    uses: dict[int, int] = {}
-    for edit in edits:
-        uses[edit.block] = uses.get(edit.block, 0) + 1
-    restarts = {b: Restart(dit.transformer, dit.family, b, n) for b, n in uses.items()} if partial_forward else {}
+    uses = Counter(edit.block for edit in edits)
     with channel_values(dit, [*uses, last], channels, tokens) as values:
-        with ExitStack() as stack:
-            for restart in restarts.values():
-                stack.enter_context(restart.keeping())
-            cond = velocity(dit, noised, sigma, inputs)
+        step = EditableStep(dit, noised, sigma, inputs, uses)
         spend(rows)
         clean = dict(values)
-        yield cond, torch.ones(rows)
+        yield step.clean, torch.ones(rows)
         for edit in edits:
-            record = dit.blocks[edit.block].record
-            if edit.block in restarts:
-                with restarts[edit.block].starting(partial(edit.must_edit, record=record, call=call)):
-                    weak = velocity(dit, noised, sigma, inputs)
-            else:
-                weak = velocity(dit, noised, sigma, inputs, [edit])
+            weak = step.velocity(edit)
             spend(rows * share_after(dit, edit.block))
             yield weak, kept_share(edit, clean, values, channels, last)
 
