@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tiny
 import yaml
 
 import dg_tools
@@ -140,3 +141,16 @@ def test_no_shipped_file_names_a_folder_of_the_machine_that_made_it():
     assert len(shipped) > 20
     found = {str(file): re.findall(r'"/\w[^"]*"', file.read_text(encoding="utf-8")) for file in shipped}
     assert not {name: paths for name, paths in found.items() if paths}
+
+
+def test_every_name_of_the_tiny_model_files_is_described():
+    """Those that tests read of a family's file, and no others, in CONTRIBUTING."""
+    files = [*(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    code = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    pattern = r'\b(?:about|ABOUT)\.(\w+)|\b(?:about|ABOUT|FAMILIES\.get\([\w.]+\)), "(\w+)"|module, "(published)"'
+    defined = {name for file in tiny.families().values() for name in vars(file)}
+    read = {"".join(names) for names in re.findall(pattern, code)} & defined - {"pipeline"}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    always = set(re.findall(r"`(\w+)`", text[text.index("`PROMPTS`") : text.index("(an edit by a plain hook)")]))
+    rows = re.findall(r"^  \| (`.+?) \|", text, re.MULTILINE)
+    assert read == always | set(re.findall(r"`(\w+)[(`]", " ".join(rows)))

@@ -12,7 +12,6 @@ CALL = {"steps": 3, "max_sequence_length": 16}
 STOCK = {}
 HALVES = None
 HIDDEN = "visual_embed"
-BARE = True  # its transformer returns a tensor where others return a tuple
 zero = tiny.zero_tensor
 
 
