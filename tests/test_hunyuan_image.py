@@ -91,3 +91,13 @@ def test_clean_norms_are_those_of_the_image_tokens(dit):
     with attached(dit.transformer, dit.family, [dg.Disrupt(CHANNELS, block, norms="clean")], call):
         found = velocity(dit, z, 0.5, inputs)
     assert torch.allclose(found, by_hand, atol=2e-5 * by_hand.abs().max().item())
+
+
+def test_the_notice_of_diffusers_on_guiders_is_not_repeated(dit, caplog):
+    """Each of our calls makes one of diffusers' own."""
+    AdaptiveProjectedMixGuidance(3.0)
+    assert caplog.text.count("experimental feature") == 1
+    for guidance in (None, dg.CFG(3.0), dg.DetailGuidance(3.0, 0.8, dg.Disrupt(CHANNELS, 1))):
+        dg.generate(dit, "apple", guidance=guidance, progress=False, **ABOUT.SIZE, steps=1)
+    dg.families.propose(dit.pipeline, prompts=ABOUT.PROMPTS, **ABOUT.SIZE)
+    assert caplog.text.count("experimental feature") == 1

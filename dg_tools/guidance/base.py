@@ -17,9 +17,10 @@ from diffusers.guiders import BaseGuidance
 from diffusers.guiders.guider_utils import GuiderOutput, rescale_noise_cfg
 
 from dg_tools.cards import card, window_bars
-from dg_tools.guidance.settings import LiveConfig, without_experimental_notice
+from dg_tools.guidance.settings import LiveConfig
 from dg_tools.interventions import Disrupt
 from dg_tools.models.dit import DiT
+from dg_tools.models.guider import without_experimental_notice
 from dg_tools.numbers import number
 
 Field = Callable[[torch.Tensor], torch.Tensor]

@@ -1,28 +1,11 @@
-"""What the configuration of a guider needs: diffusers' notice kept quiet, aliases, and settings as they are now."""
+"""What the configuration of a guider needs: aliases, and settings as they are now."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers.configuration_utils import FrozenDict
-
-
-@contextmanager
-def without_experimental_notice() -> Iterator[None]:
-    """Filter what diffusers says on every construction of a guider, that it is experimental."""
-    source = logging.getLogger("diffusers.guiders.guider_utils")
-
-    def quiet(record: logging.LogRecord) -> bool:
-        return "experimental feature" not in record.getMessage()
-
-    source.addFilter(quiet)
-    try:
-        yield
-    finally:
-        source.removeFilter(quiet)
 
 
 def alias(name: str) -> Any:

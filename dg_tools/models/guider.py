@@ -5,22 +5,47 @@ HunyuanImage's call takes no scale: its `guider` has it, and the sum with it.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import Any
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from dg_tools.families import Family
 from dg_tools.forward.replaced import replaced
+
+if TYPE_CHECKING:
+    from diffusers.guiders import ClassifierFreeGuidance
 
 
 def sample(pipeline: Any, family: Family, **call: Any) -> Any:
     """The pipeline's call with these arguments; a scale that it does not take goes into its guider for this call."""
     if not family.guiders:
         return pipeline(**call)
-    from diffusers.guiders import ClassifierFreeGuidance  # here: a stored capture is opened without diffusers
-
-    scale = call.pop(family.guidance_argument, 1.0)
-    guider = ClassifierFreeGuidance(scale, enabled=scale > 1)
+    guider = plain_guider(call.pop(family.guidance_argument, 1.0))
     with ExitStack() as stack:
         for name in family.guiders:
             stack.enter_context(replaced(pipeline, name, guider))
         return pipeline(**call)
+
+
+def plain_guider(scale: float) -> ClassifierFreeGuidance:
+    """Diffusers' own guider for the usual CFG scale s; off at 1."""
+    from diffusers.guiders import ClassifierFreeGuidance  # here: a stored capture is opened without diffusers
+
+    with without_experimental_notice():
+        return ClassifierFreeGuidance(scale, enabled=scale > 1)
+
+
+@contextmanager
+def without_experimental_notice() -> Iterator[None]:
+    """Filter what diffusers says on every construction of a guider, that it is experimental."""
+    source = logging.getLogger("diffusers.guiders.guider_utils")
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return "experimental feature" not in record.getMessage()
+
+    source.addFilter(quiet)
+    try:
+        yield
+    finally:
+        source.removeFilter(quiet)

@@ -11,6 +11,7 @@ import torch
 from dg_tools.families import Rows
 from dg_tools.families.records import CONTEXTS
 from dg_tools.forward.replaced import replaced
+from dg_tools.models.guider import plain_guider
 from dg_tools.proposal.runs import Run, Runs
 
 SCALE = 3.0
@@ -79,14 +80,11 @@ def find_cfg(runs: Runs, words: list[str]) -> Cfg:
 
 def by_guiders(runs: Runs, guiders: tuple[str, ...], words: list[str]) -> Cfg:
     """The same where components of the pipeline guide."""
-    from diffusers.guiders import ClassifierFreeGuidance
-
     made = []
     for scale in (1.0, SCALE):
         with ExitStack() as stack:
             for name in guiders:
-                guider = ClassifierFreeGuidance(scale, enabled=scale > 1)
-                stack.enter_context(replaced(runs.pipeline, name, guider))
+                stack.enter_context(replaced(runs.pipeline, name, plain_guider(scale)))
             made.append(runs.run({}, guided=scale > 1, decode=scale == 1))
     off, on = made
     found = Cfg(off, {}, on, guidance_argument="guidance_scale", guiders=guiders)

@@ -12,6 +12,7 @@ import torch
 
 from dg_tools.forward.replaced import replaced
 from dg_tools.forward.stepping import replaced_step
+from dg_tools.models.guider import without_experimental_notice
 from dg_tools.models.sizes import parameters
 
 STEPS = 2  # of each call: the second one tells what changes with time
@@ -154,6 +155,7 @@ class Runs:
             return stepping
 
         with ExitStack() as stack, torch.no_grad():
+            stack.enter_context(without_experimental_notice())  # of a guider that the pipeline makes in each call
             stack.callback(self.transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
             stack.callback(self.transformer.register_forward_hook(keep, with_kwargs=True).remove)
             stack.enter_context(replaced_step(self.pipeline.scheduler, around))

@@ -16,8 +16,8 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normal
 from diffusers.guiders.guider_utils import GuiderOutput
 
 from dg_tools.guidance.baselines.rival import WithoutWeakModel
-from dg_tools.guidance.settings import without_experimental_notice
 from dg_tools.models.dit import DiT
+from dg_tools.models.guider import without_experimental_notice
 
 
 class Combined(WithoutWeakModel):
