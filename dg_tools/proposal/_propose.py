@@ -82,7 +82,7 @@ def propose(
     words += [f"lists: {left_out}: not in the record" for left_out in found.other]
     family = assemble(runs, cfg, latents, found.chains, base, pair, both, words)
     words += ALWAYS
-    if needs_inputs(one, latents, words):
+    if needs_inputs(one, latents, family.row_lists, words):
         family = replace(family, fork=False)
         words.append("fork, partial_forward: not told without an `inputs`; fork is False, which is right, and slower")
         unable = "no run: the record needs an `inputs` first, which names the transformer's inputs as elsewhere"
@@ -143,14 +143,14 @@ def of_two_rows(runs: Runs, cfg: Cfg) -> Forward | None:
     return made.forwards[0] if made.rows == 2 else None
 
 
-def needs_inputs(one: Forward, latents: str, words: list[str]) -> bool:
-    """Whether the transformer is called in another way than `hidden_states`, `timestep`, and one tensor back."""
+def needs_inputs(one: Forward, latents: str, row_lists: tuple[str, ...], words: list[str]) -> bool:
+    """Whether the transformer is called in another way than `hidden_states`, `timestep`, and one tensor back.
+
+    Lists of tensors that are not `row_lists`, such as a list of positions for each axis, do no harm.
+    """
     names = [] if latents == LATENTS else [f"the latents are in {latents!r}, not {LATENTS!r}"]
     names += [] if TIME in one.inputs else [f"there is no {TIME!r}"]
-    lists = [
-        name for name, value in one.inputs.items() if isinstance(value, list) and isinstance(value[0], torch.Tensor)
-    ]
-    names += [f"{' and '.join(lists)} are lists of tensors"] if lists else []
+    names += [f"{' and '.join(row_lists)} are lists with a tensor for each row"] if row_lists else []
     names += ["it returns a list"] if isinstance(one.prediction, list) else []
     if names:
         words.append(

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from dg_tools.families import Family
-from dg_tools.families.inputs import ImageLast
+from dg_tools.families.inputs import ImageLast, Inputs
 from dg_tools.proposal import layout
 from dg_tools.proposal.block_list import propose_list
 from dg_tools.proposal.cfg import Cfg
 from dg_tools.proposal.runs import Forward, Runs
 from dg_tools.proposal.streams import Chain, find_tail
-from dg_tools.proposal.watched import Watched
+from dg_tools.proposal.watched import Watched, is_bare
 
 ALWAYS = (
     "config, pipeline_config: a run tells nothing of configurations that this checkpoint does not have",
@@ -79,7 +79,7 @@ def assemble(
         row_inputs=row_inputs,
         row_lists=tuple(n for n in row_inputs if isinstance(one.inputs[n], list)),
         ragged=any(len({len(x) for x in inputs[n]}) > 1 for n in row_inputs if isinstance(inputs[n], list)),
-        inputs=ImageLast() if cfg.image_last else None,
+        inputs=ImageLast() if cfg.image_last else Inputs() if is_bare(transformer, one.inputs) else None,
         guiders=cfg.guiders,
         scale_offset=cfg.scale_offset,
         live_scale=cfg.live_scale,

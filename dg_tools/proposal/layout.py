@@ -75,9 +75,14 @@ def packing_of(transformer: torch.nn.Module) -> int:
 
 
 def axes(runs: Runs, run: Run) -> str:
-    """The axes of latents with a dimension of frames."""
+    """The axes of latents with a dimension of frames, as `Family.layout`."""
     sample, channels = run.samples[0], getattr(runs.transformer.config, "in_channels", 0)
-    return "nfchw" if sample.ndim == 5 and sample.shape[2] == channels != sample.shape[1] else "ncfhw"
+    if sample.ndim != 5:
+        return "ncfhw"
+    height, width = (side // scale_factor(runs.pipeline) for side in runs.size)
+    if sample.shape[2:4] == (height, width) != sample.shape[3:]:
+        return "nfhwc"
+    return "nfchw" if sample.shape[2] == channels != sample.shape[1] else "ncfhw"
 
 
 def grid_of(runs: Runs, run: Run, side: int) -> tuple[int, int]:

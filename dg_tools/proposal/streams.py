@@ -211,6 +211,12 @@ def is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(apart.max() < SAME)
 
 
+def whole(tensor: torch.Tensor, last: torch.Tensor) -> torch.Tensor | None:
+    """A tensor with frames, rows and columns of tokens as (rows, tokens, channels); None where it is another one."""
+    fits = tensor.ndim > 3 and tensor.shape[-1] == last.shape[-1] and tensor.numel() == last.numel()
+    return tensor.reshape(last.shape) if fits else None
+
+
 def find_tail(chain: Chain, base: Watched) -> tuple[str, tuple[str, ...]]:
     """The module that is given the last block's image tokens, and those there that are given rows without tokens."""
     last = chain.stream(chain.ran[-1].output)
@@ -219,7 +225,7 @@ def find_tail(chain: Chain, base: Watched) -> tuple[str, tuple[str, ...]]:
         first = next((x for x in inputs if isinstance(x, torch.Tensor)), None)
         if first is None:
             continue
-        own = chain.own(first) if first.ndim == 3 else None
+        own = chain.own(first) if first.ndim == 3 else whole(first, last)
         if not tail and own is not None and own.shape == last.shape and own.equal(last.to(own.dtype)):
             tail = path
         elif first.ndim == 2 and len(first) == len(last):

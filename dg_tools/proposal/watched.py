@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,14 @@ def watch(transformer: torch.nn.Module, inputs: dict[str, Any]) -> Watched:
         output = transformer(**copied(inputs))
     seen.prediction = output if isinstance(output, torch.Tensor) else output[0]
     return seen
+
+
+def is_bare(transformer: torch.nn.Module, inputs: dict[str, Any]) -> bool:
+    """Whether the forward gives a tensor with `return_dict=False`, where others give a tuple."""
+    if "return_dict" not in inspect.signature(transformer.forward).parameters:
+        return False
+    with torch.no_grad():
+        return isinstance(transformer(**{**copied(inputs), "return_dict": False}), torch.Tensor)
 
 
 def moved(inputs: dict[str, Any], name: str) -> dict[str, Any]:
