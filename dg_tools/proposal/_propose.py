@@ -11,7 +11,7 @@ from dg_tools.models.check import check_pipeline
 from dg_tools.models.sizes import parameters
 from dg_tools.proposal.assembled import ALWAYS, assemble
 from dg_tools.proposal.cfg import Cfg, find_cfg
-from dg_tools.proposal.layout import packing_of, scale_factor
+from dg_tools.proposal.layout import TIME, packing_of, scale_factor
 from dg_tools.proposal.proven import check_proposal, partial_ways
 from dg_tools.proposal.result import Proposal
 from dg_tools.proposal.runs import SIZE, Forward, Run, Runs
@@ -20,7 +20,7 @@ from dg_tools.proposal.watched import moved, watch
 from dg_tools.verification.result import Check
 
 PROMPTS = ("red apple", "two blue pears")
-LATENTS, TIME = "hidden_states", "timestep"
+LATENTS = "hidden_states"
 FAILED = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, ImportError, AssertionError)
 
 

@@ -121,9 +121,9 @@ def label(chain: Chain, lists: int) -> str:
     if lists == 1:
         return ""
     first = chain.path.split("_")[0]
-    return (
-        first if first not in ("transformer", "blocks", "layers") else "double" if chain.returns == "tuple" else "block"
-    )
+    if first not in ("transformer", "blocks", "layers"):
+        return first
+    return "double" if chain.returns == "tuple" else "block"
 
 
 def block_rows(chains: list[Chain], pair: Watched | None) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def block_rows(chains: list[Chain], pair: Watched | None) -> tuple[str, ...]:
         return ()
     for chain in chains:
         one, two = chain.ran[0].inputs, pair.of(chain.path)[0].inputs
-        names += [n for n in layout.rows_of(one, two) if n not in (*names, chain.hidden, chain.words)]
+        names += [n for n in layout.rows_of(one, two) if n not in (*names, chain.hidden, chain.text_input)]
     return tuple(names)
 
 

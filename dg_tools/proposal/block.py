@@ -115,7 +115,7 @@ class BlockRun:
                     found.append(Source(path, False, count))
         for name, value in self.ran.tensors().items():
             if (
-                name in (self.chain.hidden, self.chain.words)
+                name in (self.chain.hidden, self.chain.text_input)
                 or not value.is_floating_point()
                 or value.ndim not in (2, 3)
             ):

@@ -128,7 +128,7 @@ def told(found: Cfg, runs: Runs, words: list[str]) -> None:
                 found.contexts[name] = "cond" if i == at else "uncond"
         if at != 0 and names[0] is None:
             words.append("rows: the unconditional pass comes first, and the pipeline names none; no record says that")
-        cond, uncond = passes[at], passes[1 - at]
+        cond, uncond = passes[at], next(one for i, one in enumerate(passes) if i != at)
     if apart(cond, alone) > 0.1 * apart(uncond, alone):
         words.append("rows: neither half is the prediction without guidance; which one is conditional is a guess")
     if found.image_last:

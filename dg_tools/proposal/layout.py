@@ -14,7 +14,7 @@ from dg_tools.proposal.streams import Chain
 
 TIME = "timestep"
 GUESS = (1024, 1024)
-MASK = 3  # a mask has at most so many different values
+MASK = 3  # different values of a mask, at most
 
 
 def scale_factor(pipeline: Any) -> int:

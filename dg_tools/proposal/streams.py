@@ -24,7 +24,7 @@ class Chain:
         path: the list's attribute.
         ran: its blocks, as they ran.
         returns, hidden, image, text, image_first: as in `BlockList`.
-        words: the block's input with the text stream; empty where it returns none.
+        text_input: the block's input with the text stream; empty where it returns none.
         tokens, text_tokens: how many there are of each; no text tokens where the list returns none.
         width: channels.
     """
@@ -36,7 +36,7 @@ class Chain:
     image: int
     text: int
     image_first: bool
-    words: str
+    text_input: str
     tokens: int
     text_tokens: int
     width: int
@@ -156,11 +156,11 @@ def chain_of(path: str, ran: list[Ran], again: list[Ran], before: Chain | None) 
     if not 1 <= len(streams) <= 2 or len(output) != 2 or inputs[hidden].shape[1] != tokens:
         raise LookupError(f"returns a {type(output).__name__} that is not one tensor for each of two streams")
     at = image_of(ran, hidden, streams, tokens)
-    words = text_name(ran, 1 - at, hidden)
-    more = inputs[words].shape[1] if words else 0
+    text = text_name(ran, 1 - at, hidden)
+    more = inputs[text].shape[1] if text else 0
     if more == tokens:
         raise ValueError(f"{path} has {tokens} image tokens and as many text tokens: pass another height or width")
-    return Chain(path, ran, "tuple", hidden, at, 1 - at, False, words, tokens, more, width)
+    return Chain(path, ran, "tuple", hidden, at, 1 - at, False, text, tokens, more, width)
 
 
 def part(tensor: torch.Tensor, tokens: int, first: bool, image: torch.Tensor) -> bool:
