@@ -42,7 +42,7 @@ include_patterns = [
 ]
 exclude_patterns = [".*", "build", "demo", "dist", "runs", "tests", "notebooks/.*"]
 
-nb_execution_mode = "off"  # the notebooks' kept outputs are what `make test` compares; nothing is run here
+nb_execution_mode = "off"  # the notebooks' kept outputs are what `make test` compares
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # no widget manager: 08's pictures show the explorers
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
@@ -61,6 +61,7 @@ html_theme = "furo"
 html_title = f"dg_tools {release}"
 html_static_path = ["static", str(Path(plotly.__file__).parent / "package_data" / "plotly.min.js")]
 html_css_files = ["site.css"]
+html_js_files = ["excerpts.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

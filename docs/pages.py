@@ -1,9 +1,9 @@
-"""What Sphinx needs to be told about our pages, as an extension: four small things.
+"""What Sphinx needs to be told about our pages, as an extension.
 
 Docstrings are plain text with Markdown's marks, so `docstring` turns them into reStructuredText. A plotly figure of a
 notebook becomes one that can be turned, with the script that ships beside the pages; a widget, which needs a running
 kernel, keeps its line of text. Links to folders, which are not pages, become text. `index.html` at the top leads to the
-first page.
+first page. `excerpts` and `explorer_page` write what the search and the page with an explorer need.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import excerpts
+import explorer_page
 import plotly.io
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -151,5 +153,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skipped)
     app.connect("source-read", notebook)
     app.connect("build-finished", start)
+    app.connect("build-finished", excerpts.written)
+    app.connect("build-finished", explorer_page.written)
     app.add_transform(Folders)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -60,7 +60,7 @@ def html(
 <title>{escape(model)}: massive activations</title>
 <link rel="icon" href="data:,">
 <style>
-{CSS.read_text(encoding="utf-8")}{front.STYLE}</style>
+{CSS.read_text(encoding="utf-8")}{front.STYLE}{front.text("column.css")}</style>
 </head>
 <body>
 <main>

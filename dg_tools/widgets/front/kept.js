@@ -89,10 +89,11 @@ function keptCapturePage(data, parent) {
   const numbers = make("p", "numbers", parent);
   numbers.setAttribute("role", "status");
   const views = make("div", "views", make("div", "capture", parent));
+  views.classList.toggle("dg-flat", !data.hidden_whole); // otherwise there is nothing to turn anywhere
   const area = Object.fromEntries(["tokens", "surface", "channels", "blocks", "steps"].map((n) => [n, make("div", `area-${n}`, views)]));
   const map = view(renderMap, { data: {values: []}, png: "", grid: data.grid, aspect: data.aspect, opacity: 0.75, height: 220, label: "image tokens: arrow keys or a click choose one" }, area.tokens);
   const text = view(renderChart, { data: {}, axis: "token", fixed: false, height: 220, label: "text tokens: arrow keys or a click choose one" }, area.tokens);
-  const turns = data.hidden_whole; // otherwise there is nothing to turn anywhere
+  const turns = data.hidden_whole;
   const surface = turns && view(renderSpikes, { data: {}, at: [-1, -1], height: 250, label: "surface of token x channel: arrow keys turn it" }, area.surface);
   const missing = turns && make("p", "text", area.surface);
   const chart = (axis, height, place) => view(renderChart, { data: {}, axis, fixed: false, height, label: `${axis}s: arrow keys or a click choose one` }, place);
