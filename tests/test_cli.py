@@ -55,6 +55,9 @@ def test_demo_on_an_embedded_model(model, tmp_path, small_demo, capsys):
     for figure in kept["figures"].values():
         assert figure["sentence"] in printed and html.escape(figure["sentence"]) in page
     assert kept["verdict"] in printed and kept["limit_seconds"] == 90 and 'src="overview.png"' in page
+    parts = ("<h1>", html.escape(kept["verdict"]), "overview.png", "How to read", "The weak model", "guidance.png")
+    order = [page.index(part) for part in parts]
+    assert order == sorted(order), "the verdict and the picture come first"
 
     dit, figures = dg.load(model), kept["figures"]
     weak = dg.DetailGuidance.from_profile(dit.profile)

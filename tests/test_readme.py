@@ -96,6 +96,22 @@ def test_the_sweep_runs(monkeypatch, tmp_path):
         assert dg.DetailGuidance.from_profile("sweeps/emoji/profile.json").disrupt.block == 0
 
 
+def test_the_short_table_is_that_of_the_page():
+    """Its rows are rows of docs/baselines.md, which `evidence.rivals_table` writes, without the planted model."""
+    rows = [
+        line.split("|")[1:-1]
+        for line in README.splitlines()
+        if line.startswith(("| guidance |", "| DG", "| CFG", "| PAG", "| Gain"))
+    ]
+    long = [line.split("|")[1:-1] for line in PAGES["baselines"].splitlines()]
+    assert len(rows) == 6 and rows[0] == long[[r[:1] for r in long].index([" guidance "])][:4]
+    assert all(row in [r[:4] for r in long] for row in rows)
+
+
+def test_the_wheel_has_the_name_that_is_installed():
+    assert f'"dg_tools-{dg.__version__}-py3-none-any.whl[lab]"' in README
+
+
 def test_links_and_pictures_exist():
     for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in PAGES.values())):
         for target in re.findall(r"\]\(([^)#]+)\)", text):

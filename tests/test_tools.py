@@ -125,6 +125,10 @@ def test_help(tool, monkeypatch, capsys):
     assert stopped.value.code == 0 and tool.__doc__.split(":")[0].split()[0] in capsys.readouterr().out
 
 
+def test_what_a_wheel_must_hold_is_there():
+    assert not [name for name in wheel_check.SHIPPED if not (ROOT / "dg_tools" / name).is_file()]
+
+
 def test_groups_of_tests_are_files(pytestconfig):
     """`make check` and the order of the groups name files that are there."""
     plugin = next(p for p in pytestconfig.pluginmanager.get_plugins() if hasattr(p, "LONGEST") and hasattr(p, "CORE"))

@@ -9,13 +9,17 @@ import argparse
 import zipfile
 from pathlib import Path
 
+SHIPPED = (
+    "cli/app.py", "datasets/prompts.py", "report/_measure.py", "report/page.css", "widgets/front/live.js",
+    "widgets/front/style.css",
+)  # fmt: skip
+
 
 def check_files(wheel: Path, models: list[str]) -> None:
     """The wheel holds the package, its models and nothing else."""
     names = zipfile.ZipFile(wheel).namelist()
     assert "dg_tools/py.typed" in names, "py.typed is not in the wheel"
-    shipped = ["report/_measure.py", "report/page.css", "datasets/prompts.py", "cli/app.py", "widgets/style.css"]
-    missing = [name for name in shipped if f"dg_tools/{name}" not in names]
+    missing = [name for name in SHIPPED if f"dg_tools/{name}" not in names]
     assert not missing, f"not in the wheel: {missing}"
     for model in models:
         assert any(n.startswith(f"dg_tools/zoo/{model}/transformer/") for n in names), f"{model} is not in the wheel"

@@ -93,6 +93,7 @@ def demo(out: str | Path = "demo", model: Any = None, **loading: Any) -> dict[st
     story = Story(out)
     dit = load(model, **loading)
     print(dit)
+    story.say("terms", words.TERMS, None)
     story.part("load")
     with one_thread_if_small(dit.transformer):
         guider = default_guidance(dit, story)
@@ -112,7 +113,11 @@ def default_guidance(dit: DiT, story: Story) -> DetailGuidance:
     if profile is not None and profile["block"] is not None:
         weight = profile.get("detail_guidance_scale", WEIGHT)
         guider = DetailGuidance.from_profile(profile, guidance_scale=1.0, detail_guidance_scale=weight)
-        story.say("weak model", f"The profile: {profile_words(profile)}", Disrupt.from_profile(profile).to_json())
+        story.say(
+            "weak model",
+            f"The weak model of the profile: {profile_words(profile)}",
+            Disrupt.from_profile(profile).to_json(),
+        )
         return guider
     block = len(dit.blocks) // 2
     acts = capture(dit, DETECTION, steps=STEPS)
@@ -265,10 +270,10 @@ def finish(story: Story, model: str, verdict: str) -> None:
     }
     (story.out / "summary.json").write_text(json.dumps(story.summary, indent=1) + "\n", encoding="utf-8")
     told = "".join(f"<p>{escape(figure['sentence'])}</p>\n" for figure in story.summary["figures"].values())
-    images = "".join(f'<p><img src="{name}" width="880" alt="{name}"></p>\n' for name in story.summary["pictures"])
-    head = '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>dg_tools demo</title>\n'
-    page = f"{head}<body style='max-width: 880px; margin: auto; font-family: sans-serif'>\n{told}"
-    page += f"<p><strong>{escape(verdict)}</strong></p>\n{images}</body></html>\n"
+    first, *others = (f'<p><img src="{name}" width="880" alt="{name}"></p>\n' for name in story.summary["pictures"])
+    page = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{words.TITLE}</title>\n'
+    page += f"<body style='max-width: 880px; margin: auto; font-family: sans-serif'>\n<h1>{words.TITLE}</h1>\n"
+    page += f"<p><strong>{escape(verdict)}</strong></p>\n{first}{told}{''.join(others)}</body></html>\n"
     (story.out / "index.html").write_text(page, encoding="utf-8")
-    print(f"\nIn {seconds:.0f} s (goal: at most {LIMIT} s on two cores). {verdict}")
+    print(f"\nIn {seconds:.0f} s (at most {LIMIT} s on two idle cores). {verdict}")
     print(f"Pictures, index.html and summary.json are in {story.out.resolve()}")
