@@ -66,7 +66,7 @@ class KeptRun:
         return {"file": FILE, **self.about, "arrays": arrays}
 
     def file(self) -> bytes:
-        """The text of `run.safetensors`."""
+        """The bytes of `run.safetensors`."""
         return save({name: array.contiguous() for name, array in self.arrays.items()})
 
     @classmethod
