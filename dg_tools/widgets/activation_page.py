@@ -67,7 +67,7 @@ class ActivationPage(widgets.VBox):
             ],
             layout={"display": "none"},
         )
-        self.shown = Shown(self.views, "Capture")
+        self.shown = Shown([self.views], "Capture")
         live = [row(*self.run_fields.row.children, self.runner, self.shown.note)] if dit else []
         self.children = [
             *live,

@@ -29,7 +29,7 @@ class CellGrid(anywidget.AnyWidget):
     pictures = t.Dict({}).tag(sync=True)
     cell = t.Int(-1).tag(sync=True)
     clicks = t.Int(0).tag(sync=True)
-    height = t.Int(520).tag(sync=True)
+    height = t.Int(460).tag(sync=True)
     label = t.Unicode("").tag(sync=True)
 
     def __repr__(self) -> str:

@@ -54,7 +54,7 @@ class ComparisonPage(widgets.VBox):
         self._build_controls()
         self._build_pictures()
         details = widgets.VBox(
-            [self.title, self.sides, panel("Its numbers", self.numbers)], layout={"flex": "1 1 400px"}
+            [self.title, self.sides, panel("Its numbers", self.numbers), self.code], layout={"flex": "1 1 400px"}
         )
         details.add_class("dg-details")
         self.views = widgets.VBox(
@@ -63,7 +63,6 @@ class ComparisonPage(widgets.VBox):
                 self.held,
                 self.note,
                 panels(panel("Which setting? (click a cell)", self.grid), details),
-                self.code,
             ],
             layout={"display": "none"},
         )
@@ -72,11 +71,11 @@ class ComparisonPage(widgets.VBox):
         self.children = [row(self.folder, self.opening, self.saving), self.messages, self.views]
 
     def _build_controls(self) -> None:
-        self.rows_field = control(widgets.Dropdown, "Rows", "220px")
-        self.columns_field = control(widgets.Dropdown, "Columns", "240px")
-        self.measure_field = control(widgets.Dropdown, "Measure", "340px")
-        self.mean_box = check_box("mean of the split", "160px")
-        self.chosen_box = check_box("chosen settings only", "190px")
+        self.rows_field = control(widgets.Dropdown, "Rows", "190px")
+        self.columns_field = control(widgets.Dropdown, "Columns", "210px")
+        self.measure_field = control(widgets.Dropdown, "Measure", "300px")
+        self.mean_box = check_box("mean of the split", "150px")
+        self.chosen_box = check_box("chosen settings only", "185px")
         self.controls = {
             "rows": self.rows_field,
             "columns": self.columns_field,
@@ -116,7 +115,7 @@ class ComparisonPage(widgets.VBox):
         for picture, png in ((self.picture, view.picture), (self.unguided, view.unguided)):
             picture.png = png
             width = Image.open(io.BytesIO(png)).width if png else 0
-            picture.width = min(max(width, 256), 512)
+            picture.width = min(max(width, 200), 512)
             picture.pixelated = width < 256
         self.sides.children = self.beside if view.unguided else self.beside[:1]
         set_text(self.title, view.title)

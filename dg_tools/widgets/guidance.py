@@ -205,7 +205,8 @@ class GuidanceExplorer(GuidancePage):
             set_text(self.captions[name], f"DG's own: {title}" if name == GAIN and name in pngs else title, "title")
         self.numbers.value = table(five.numbers_of(self.images, made, self.dit.vae_scale_factor))
         self._compare()
-        self.below.layout.display = self.export_row.layout.display = ""
+        for part in self.drawn:
+            part.layout.display = ""
         whole = len(self.images) == len(VARIANTS)
         self.shown.put((settings, run), (made, guidances) if whole else None)
 

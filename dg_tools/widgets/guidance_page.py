@@ -11,7 +11,7 @@ from dg_tools.models.dit import DiT
 from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.guidance_settings import VARIANTS
 from dg_tools.widgets.guidance_strip import Strip
-from dg_tools.widgets.parts import control, knob, markup, panel, panels, row, side_by_side, slider, text_block
+from dg_tools.widgets.parts import Tabs, control, knob, markup, panel, panels, row, side_by_side, slider, text_block
 from dg_tools.widgets.picture import Picture
 from dg_tools.widgets.picture_changes import TIMES
 from dg_tools.widgets.run_fields import RunFields
@@ -35,6 +35,7 @@ class GuidancePage(widgets.VBox):
         pictures, captions: by variant.
         slide: two pictures under one edge; `difference`: the right one minus the left one, five times as large.
         strip: pictures over w or rho.
+        drawn: parts that are shown once there are pictures.
         shown: says whether what is on the page was made with the settings in the fields.
     """
 
@@ -60,42 +61,40 @@ class GuidancePage(widgets.VBox):
         variants = [widgets.VBox([self.captions[n], self.pictures[n]]) for n in VARIANTS]
         for box in variants:
             box.add_class("dg-panel")
-        edge = [row(self.before_field, self.after_field), self.slide, self.sides]
-        numbers = panel("Numbers", self.numbers)
+        self.variants = widgets.VBox([side_by_side(*variants)])
+        edge = panel("Before and after (drag the edge)", self.slide)
         change = panel(f"right - left, x{TIMES} (grey: no change)", self.difference)
-        self.below = widgets.VBox(
-            [
-                side_by_side(*variants),
-                panels(side_by_side(panel("Before and after (drag the edge)", *edge), change), numbers),
-            ],
-            layout={"display": "none"},
-        )
-        self.shown = Shown(self.below, "Run")
-        saving = SaveRow("guidance.html", save, self.messages)
-        self.export_row = row(self.zoom, self.folder, self.export_button, saving)
-        self.export_row.layout.display = "none"
+        pair = side_by_side(edge, change)
+        pair.add_class("dg-compare")
+        self.compared = widgets.VBox([row(self.before_field, self.after_field), pair, self.sides])
+        self.saving = row(self.zoom, self.folder, self.export_button, SaveRow("guidance.html", save, self.messages))
+        self.drawn = (self.variants, self.compared, self.saving)
+        for part in self.drawn:
+            part.layout.display = "none"
+        self.tabs = Tabs({"Numbers": self.numbers, "Strip": self.strip, "Zoom and save": self.saving})
+        self.tabs.layout.flex = "1 1 300px"
+        self.shown = Shown([self.variants, self.compared, self.numbers], "Run")
         self.children = [
-            self.run_fields.row,
-            row(self.weight_slider, self.window, self.rho_slider),
-            row(self.channels_field, self.block_slider, self.runner, self.shown.note),
+            row(*self.run_fields.row.children, self.runner),
+            row(self.weight_slider, self.window, self.rho_slider, self.block_slider),
+            row(self.channels_field, self.shown.note),
             self.origin,
             self.messages,
-            self.below,
-            self.export_row,
-            self.strip,
+            self.variants,
+            panels(self.compared, self.tabs),
             self.code,
         ]
 
     def _build_controls(self, blocks: int) -> None:
         self.weight_slider = control(
-            widgets.FloatSlider, "DG weight w", "300px", min=0, max=5, step=0.1, value=0.5, continuous_update=False
+            widgets.FloatSlider, "DG weight w", "240px", min=0, max=5, step=0.1, value=0.5, continuous_update=False
         )
-        self.channels_field = control(widgets.Text, "Channels", "220px", continuous_update=False)
+        self.channels_field = control(widgets.Text, "Channels", "180px", continuous_update=False)
         self.block_slider = slider("Block", blocks - 1)
         self.window = control(
             widgets.FloatRangeSlider,
             "DG window",
-            "320px",
+            "270px",
             min=0,
             max=1,
             step=0.05,
@@ -118,13 +117,12 @@ class GuidancePage(widgets.VBox):
         self.pictures = {name: Picture(width=210, pixelated=True, label=label.format(name)) for name in VARIANTS}
         for picture in self.pictures.values():
             picture.grid = [1, 1]
-        self.slide = Picture(width=250, pixelated=True)
-        self.difference = Picture(width=250, pixelated=True, label="difference")
+        self.slide = Picture(width=210, pixelated=True)
+        self.difference = Picture(width=210, pixelated=True, label="difference")
         self.sides = text_block("")
         self.numbers = markup()
 
     def set_zoom(self, width: int) -> None:
-        """Show the pictures at a width in pixels; the two under the edge and their difference a fifth wider."""
-        for picture in self.pictures.values():
+        """Show the pictures at a width in pixels."""
+        for picture in (*self.pictures.values(), self.slide, self.difference):
             picture.width = width
-        self.slide.width = self.difference.width = round(1.2 * width)

@@ -35,24 +35,26 @@ class Strip(widgets.VBox):
 
     def __init__(self, generate: Callable[[Tick], None], messages: Messages) -> None:
         options = [("weight w", "weight"), ("dose rho", "rho")]
-        self.over = control(widgets.Dropdown, "Strip over", "190px", options=options)
+        self.over = control(widgets.Dropdown, "Strip over", "180px", options=options)
         self.runner = Runner("Run strip", generate, messages)
         self.images: dict[float, Any] = {}
         self.index = control(widgets.IntSlider, "Picture", "220px", min=0, max=0, continuous_update=True)
         self.play = widgets.Play(interval=600, tooltip="Play the strip", max=0, layout={"width": "120px"})
         t.link((self.play, "value"), (self.index, "value"))
         most = max(map(len, STRIPS.values()))
-        self.pictures = [Picture(width=120, pixelated=True) for _ in range(most)]
+        self.pictures = [Picture(width=84, pixelated=True) for _ in range(most)]
         self.captions = [text_block("") for _ in range(most)]
-        self.large = Picture(width=240, pixelated=True, label="picture of the strip")
+        self.large = Picture(width=200, pixelated=True, label="picture of the strip")
         self.large_caption = text_block("", "title")
-        cells = [widgets.VBox([p, c]) for p, c in zip(self.pictures, self.captions, strict=True)]
+        cells = [
+            widgets.VBox([p, c], layout={"width": "98px"}) for p, c in zip(self.pictures, self.captions, strict=True)
+        ]
         for cell in cells:
             cell.add_class("dg-panel")
-        small = widgets.HBox(cells, layout={"flex_flow": "row wrap", "align_items": "flex-end", "flex": "1 1 0"})
+        small = widgets.HBox(cells, layout={"flex_flow": "row wrap", "align_items": "flex-start", "flex": "1 1 0"})
         large = widgets.VBox([row(self.index, self.play), self.large_caption, self.large])
         self.views = widgets.HBox([large, small], layout={"display": "none", "flex_flow": "row wrap"})
-        self.shown = Shown(self.views, "Run strip")
+        self.shown = Shown([self.views], "Run strip")
         super().__init__([row(self.over, self.runner, self.shown.note), self.views])
         self.index.observe(lambda change: self._turn(change["new"]), names="value")
         for i, picture in enumerate(self.pictures):

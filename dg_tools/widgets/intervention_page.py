@@ -13,11 +13,11 @@ from dg_tools.widgets.chart import Chart
 from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.edit_settings import CONTROL_KINDS, EDIT_MODES, NAMES
 from dg_tools.widgets.parts import (
+    Tabs,
     control,
     knob,
     markup,
     panel,
-    panels,
     row,
     set_text,
     side_by_side,
@@ -75,45 +75,46 @@ class InterventionPage(widgets.VBox):
         titles = {"clean": "clean (drag a box)", "disrupted": "disrupted", "control": "matched control"}
         changes = [panel(f"{n} - clean, x{TIMES}", p) for n, p in zip(NAMES[1:], self.differences, strict=True)]
         spectrum = widgets.VBox([self.spectrum], layout={"flex": "1 1 280px", "max_width": "420px"})
+        saving = row(SaveRow("edit.html", save, self.messages))
+        self.tabs = Tabs({"Numbers": panel("Numbers", self.table), "Spectra": spectrum, "Save": saving}, spread=True)
         self.below = widgets.VBox(
             [
                 side_by_side(*(panel(titles[n], p) for n, p in self.pictures.items()), *changes),
-                panels(panel("Numbers", self.table), spectrum),
-                row(self.everywhere, self.region, SaveRow("edit.html", save, self.messages)),
+                row(self.everywhere, self.region),
+                self.tabs,
             ],
             layout={"display": "none"},
         )
-        self.shown = Shown(self.below, "Run")
+        self.shown = Shown([self.below], "Run")
         self.children = [
-            self.run_fields.row,
+            row(*self.run_fields.row.children, self.runner),
             row(self.channels_field, self.offered, self.detector),
-            row(self.block_slider, self.mode_field, self.rho_field, self.step_range, self.kind_field, self.draw_field),
-            self.words,
+            row(self.block_slider, self.rho_field, self.mode_field, self.step_range, self.kind_field, self.draw_field),
+            row(self.words, self.shown.note),
             self.origin,
-            row(self.runner, self.shown.note),
             self.messages,
             self.below,
             self.code,
         ]
 
     def _build_controls(self, blocks: int, last_step: int) -> None:
-        self.channels_field = control(widgets.Text, "Channels", "220px", continuous_update=False)
-        self.offered = control(widgets.SelectMultiple, "Detected", "170px", options=[], rows=2)
+        self.channels_field = control(widgets.Text, "Channels", "160px", continuous_update=False)
+        self.offered = control(widgets.SelectMultiple, "Detected", "140px", options=[], rows=2)
         self.block_slider = slider("Block", blocks - 1)
-        self.mode_field = control(widgets.Dropdown, "Mode", "150px", options=EDIT_MODES)
+        self.mode_field = control(widgets.Dropdown, "Mode", "140px", options=EDIT_MODES)
         self.rho_field = knob(0.5)
         self.rho_field.disabled = True  # `scale` is the one mode that reads it
         self.step_range = control(
             widgets.IntRangeSlider,
             "Steps of the edit",
-            "320px",
+            "300px",
             min=0,
             max=last_step,
             value=(0, last_step),
             continuous_update=False,
         )
-        self.kind_field = control(widgets.Dropdown, "Control", "200px", options=CONTROL_KINDS)
-        self.draw_field = control(widgets.BoundedIntText, "Draw", "120px", min=0, max=9999)
+        self.kind_field = control(widgets.Dropdown, "Control", "180px", options=CONTROL_KINDS)
+        self.draw_field = control(widgets.BoundedIntText, "Draw", "105px", min=0, max=9999)
         self.everywhere = widgets.Button(description="All tokens", layout={"width": "110px"})
         self.region = text_block("Edit acts on all tokens.")
         self.words = text_block("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
@@ -22,7 +23,7 @@ def check_box(label: str, width: str) -> Any:
     return widgets.Checkbox(False, description=label, indent=False, layout={"width": width}, tooltip=label)
 
 
-def slider(label: str, most: int, value: int = 0, width: str = "260px", at_once: bool = False) -> Any:
+def slider(label: str, most: int, value: int = 0, width: str = "220px", at_once: bool = False) -> Any:
     """A whole number from 0; the keyboard moves it by one. `at_once`: also while it is dragged."""
     return control(widgets.IntSlider, label, width, min=0, max=most, value=value, continuous_update=at_once)
 
@@ -30,7 +31,7 @@ def slider(label: str, most: int, value: int = 0, width: str = "260px", at_once:
 def knob(value: float) -> Any:
     """The dose rho from 0 (zeroed) to 3; a mark on the track shows 1, where the model is as it is."""
     field = control(
-        widgets.FloatSlider, "rho (0 zero, 1 clean)", "340px", min=0, max=MOST_RHO, step=0.05, value=value,
+        widgets.FloatSlider, "rho (0 zero, 1 clean)", "280px", min=0, max=MOST_RHO, step=0.05, value=value,
         continuous_update=False,
     )  # fmt: skip
     field.add_class("dg-knob")
@@ -49,7 +50,7 @@ def panels(*children: Any) -> Any:
 
 def side_by_side(*children: Any) -> Any:
     """Pictures beside each other, smaller where there is no room."""
-    box = widgets.HBox(children, layout={"align_items": "flex-start"})
+    box = widgets.HBox(children, layout={"align_items": "flex-end"})  # under titles of one line and of two
     box.add_class("dg-fit")
     return box
 
@@ -59,6 +60,38 @@ def panel(title: str, *children: Any) -> Any:
     box = widgets.VBox([text_block(title, "title"), *children], layout={"flex": "0 1 auto"})
     box.add_class("dg-panel")
     return box
+
+
+class Tabs(widgets.VBox):
+    """Views of which one is shown; where there is room and `spread` is set, all of them beside each other.
+
+    Args:
+        views: name -> view.
+        spread: side by side on a wide page.
+
+    Attributes:
+        choice: the buttons.
+    """
+
+    def __init__(self, views: Mapping[str, Any], spread: bool = False) -> None:
+        self.choice = control(widgets.ToggleButtons, "View", options=list(views))
+        self.choice.style.button_width = "auto"
+        self.views = dict(views)
+        inside = panels(*views.values())
+        super().__init__([self.choice, inside])
+        self.add_class("dg-tabbed")
+        inside.add_class("dg-tabbed-views")
+        if spread:
+            self.add_class("dg-spread")
+        self.choice.observe(lambda change: self._turn(), names="value")
+        self._turn()
+
+    def __repr__(self) -> str:
+        return f"Tabs({', '.join(self.views)})"
+
+    def _turn(self) -> None:
+        for name, view in self.views.items():
+            (view.add_class if name == self.choice.value else view.remove_class)("dg-open")
 
 
 def text_block(text: str, kind: str = "text") -> Any:

@@ -61,10 +61,10 @@ class RunFields:
         self.dit = dit
         self.size = dit.size(height, width) if dit else (0, 0)
         self.own_size = dit is not None and self.size != dit.size()
-        self.text = control(widgets.Text, "Prompt", "300px", value="red apple on blue")
-        self.seed = control(widgets.Text, "Seed", "110px", value="0")
-        self.steps = control(widgets.BoundedIntText, "Steps", "120px", min=1, max=200, value=default)
-        self.scale = control(widgets.BoundedFloatText, "CFG scale s", "150px", min=1, max=30, step=0.5, value=scale)
+        self.text = control(widgets.Text, "Prompt", "260px", value="red apple on blue")
+        self.seed = control(widgets.Text, "Seed", "90px", value="0")
+        self.steps = control(widgets.BoundedIntText, "Steps", "105px", min=1, max=200, value=default)
+        self.scale = control(widgets.BoundedFloatText, "CFG scale s", "145px", min=1, max=30, step=0.5, value=scale)
         self.row = row(self.text, self.seed, self.steps, self.scale)
 
     def observe(self, act: Any) -> None:

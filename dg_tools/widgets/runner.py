@@ -62,8 +62,10 @@ class Runner(widgets.HBox):
         self.work = work
         self.messages = messages
         self.button = widgets.Button(description=label, button_style="primary", icon="play", tooltip=label)
+        self.button.layout.width = "auto"
         self.stop = widgets.Button(description="Cancel", icon="stop", disabled=True, tooltip="Stop after this step")
-        self.bar = widgets.IntProgress(0, 0, 1, tooltip="steps done", layout={"width": "160px"})
+        self.stop.layout.width = "85px"
+        self.bar = widgets.IntProgress(0, 0, 1, tooltip="steps done", layout={"width": "110px"})
         self.words = widgets.Label("", tooltip="")
         self.thread: threading.Thread | None = None
         self._cancel = threading.Event()

@@ -6,6 +6,7 @@ Results are kept by their settings, so that a move back to settings that were ru
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from dg_tools.widgets.parts import set_text, text_block
@@ -17,7 +18,7 @@ class Shown:
     """The results of runs by their settings, and which of them is on the page.
 
     Args:
-        place: what is dimmed.
+        places: what is dimmed.
         button: what the reader is told to press.
 
     Attributes:
@@ -26,8 +27,8 @@ class Shown:
         fresh: what is on the page was made with the settings in the fields.
     """
 
-    def __init__(self, place: Any, button: str) -> None:
-        self.place, self.button = place, button
+    def __init__(self, places: Sequence[Any], button: str) -> None:
+        self.places, self.button = places, button
         self.settings: Any = None
         self.note = text_block("")
         self.note.layout.display = "none"
@@ -51,9 +52,8 @@ class Shown:
     def compare(self, settings: Any) -> None:
         """Dim what was made with settings other than these; None: the fields hold nothing that could be run."""
         self.fresh = self.settings is None or settings == self.settings
-        if self.fresh:
-            self.place.remove_class("dg-stale")
-        else:
-            self.place.add_class("dg-stale")
+        for place in self.places:
+            (place.remove_class if self.fresh else place.add_class)("dg-stale")
+        if not self.fresh:
             set_text(self.note, f"settings changed: press {self.button}", "stale-note")
         self.note.layout.display = "none" if self.fresh else ""

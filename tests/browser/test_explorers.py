@@ -6,6 +6,7 @@ and at two widths, with no script error and nothing asked of another machine.
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -79,8 +80,11 @@ def press_run(notebook, explorer, button: str, name: str) -> None:
     assert notebook.ask(f"{name}.messages.kind") != "'error'", notebook.ask(f"{name}.messages.text")
 
 
-def shown_whole(notebook, explorer, name: str) -> None:
-    """Both themes at 1280 pixels, and half a screen: nothing is cut off at the side; a picture of each is kept."""
+def shown_whole(notebook, explorer, name: str, most: dict[int, int] | None = None) -> None:
+    """Both themes at 1280 pixels, and half a screen: nothing is cut off at the side; a picture of each is kept.
+
+    `most`: pixels of height by width, at most.
+    """
     for theme in ("Light", "Dark"):
         notebook.theme(f"JupyterLab {theme}")
         for size in (WIDE, HALF):
@@ -89,6 +93,8 @@ def shown_whole(notebook, explorer, name: str) -> None:
             cut = explorer.evaluate(CUT_OFF)
             assert not cut, (theme, size, cut)
             assert explorer.locator("[title=null]").count() == 0
+            height = explorer.bounding_box()["height"]
+            assert height <= (most or {}).get(size["width"], math.inf), (theme, size, height)
             notebook.picture(f"{name}_{theme.lower()}_{size['width']}", explorer)
     notebook.page.set_viewport_size(WIDE)
     notebook.theme("JupyterLab Light")
@@ -201,7 +207,7 @@ def test_intervention_explorer(notebook):
     before = source(stage(explorer, "picture: disrupted"))
     press_run(notebook, explorer, "Run", "edits")
     changed(notebook, stage(explorer, "picture: disrupted"), before)
-    shown_whole(notebook, explorer, "intervention")
+    shown_whole(notebook, explorer, "intervention", {1280: 800, 640: 800})
     explorer.get_by_label("Channels", exact=True).fill("55, 999")
     explorer.get_by_label("Channels", exact=True).press("Enter")
     explorer.get_by_role("alert").get_by_text("channel 999 requested").wait_for(timeout=SECONDS)
@@ -230,11 +236,17 @@ def test_guidance_explorer(notebook):
     stage(explorer, "picture: cond").click()
     notebook.until("guided.after", "'cond'")
     width = stage(explorer, "picture: cond").bounding_box()["width"]
+    assert explorer.get_by_role("button", name="Run strip").is_hidden()
+    explorer.get_by_role("button", name="Strip", exact=True).click()
+    explorer.get_by_role("button", name="Run strip").wait_for(timeout=SECONDS)
+    explorer.get_by_role("button", name="Zoom and save", exact=True).click()
     explorer.locator(".widget-slider", has_text="Zoom").locator(".noUi-handle").press("ArrowRight")
     notebook.until("guided.zoom.value", "220")
     notebook.page.wait_for_timeout(300)
     assert stage(explorer, "picture: cond").bounding_box()["width"] > width
-    shown_whole(notebook, explorer, "guidance")
+    explorer.get_by_role("button", name="Numbers", exact=True).click()
+    explorer.get_by_text("high-band power / cond").wait_for(timeout=SECONDS)
+    shown_whole(notebook, explorer, "guidance", {1280: 800, 640: 800})
     explorer.get_by_label("Prompt", exact=True).fill("red appel")
     press_run(notebook, explorer, "Run", "guided")
     explorer.get_by_text("This model never saw 'appel'").wait_for(timeout=SECONDS)
@@ -283,7 +295,7 @@ def test_comparison_explorer(notebook):
     assert grid.get_attribute("aria-valuetext").startswith("Block 0, Detail scale w 3")
     assert "dg.DetailGuidance(3.0, 3.0, off)" in explorer.get_by_label("Code", exact=True).input_value()
     assert int(explorer.locator(".dg-cells[data-drawn]").get_attribute("data-drawn")) == version, "cells stay"
-    shown_whole(notebook, explorer, "comparison_blocks")
+    shown_whole(notebook, explorer, "comparison_blocks", {1280: 800})
 
     explorer.get_by_label("Rows", exact=True).select_option("Guidance")
     explorer.get_by_label("Columns", exact=True).select_option("Prompt")
@@ -292,7 +304,7 @@ def test_comparison_explorer(notebook):
     explorer.get_by_label("Split", exact=True).select_option("test")
     notebook.until("compared.at['split']", "'test'")
     cells_drawn(notebook, explorer, version)
-    shown_whole(notebook, explorer, "comparison")
+    shown_whole(notebook, explorer, "comparison", {1280: 800})
     tints = "(all) => all.map((x) => Number(x.style.getPropertyValue('--dg-share')))"
     shares = grid.locator(".dg-number").evaluate_all(tints)
     values = [v for line in eval(notebook.ask("compared.render().page.values")) for v in line]

@@ -89,7 +89,7 @@ class LivePage {
     const names = ["display", "width", "max_width", "flex_flow", "align_items", "flex"];
     const show = () => {
       for (const name of names) {
-        if (kind !== "box" && name === "width" && kind !== "progress") continue; // our fields are as wide as what they hold
+        if (name === "width" && !["box", "progress", "text"].includes(kind)) continue; // as wide as what it holds
         node.style[name.replace(/_(.)/, (_, c) => c.toUpperCase())] = layout.get(name) ?? "";
       }
     };
