@@ -43,7 +43,7 @@ def same(a, b) -> bool:
 
 def stale(made) -> bool:
     """Whether what is shown is dimmed."""
-    dimmed = "dg-stale" in made.shown.place._dom_classes
+    (dimmed,) = {"dg-stale" in place._dom_classes for place in made.shown.places}
     assert dimmed == (made.shown.note.layout.display != "none"), "it says so where it is dimmed"
     return dimmed
 
@@ -311,6 +311,14 @@ def test_guidance_pictures_code_and_exports(dit, tmp_path):
     file = tmp_path / "out" / "profile.json"
     assert read_profile(file)["channels"] == [5, 20]
     assert dg.DetailGuidance(1.0, 0.5, disrupt=str(file)).disrupt == dg.Disrupt([5, 20], 2)
+
+
+def test_one_view_of_several_is_open(dit):
+    tabs = GuidanceExplorer(dit, steps=2, **SIZE).tabs
+    opened = lambda: [n for n, view in tabs.views.items() if "dg-open" in view._dom_classes]  # noqa: E731
+    assert opened() == ["Numbers"]
+    tabs.choice.value = "Strip"
+    assert opened() == ["Strip"]
 
 
 @pytest.mark.parametrize("over, plain", [("weight", 0.0), ("rho", 1.0)])

@@ -243,7 +243,6 @@ class GuidanceExplorer(GuidancePage):
         self.slide.png = pngs.get(self.before, b"")
         self.slide.after = after
         self.slide.label = f"left {self.before}, right {self.after}: arrow keys move the edge"
-        set_text(self.sides, f"left of the edge: {self.before}; right of it: {self.after}")
 
     def export(self, folder: str | Path) -> list[Path]:
         """Write the pictures as PNG and the guidance as `profile.json`; the paths.

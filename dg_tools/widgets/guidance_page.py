@@ -66,7 +66,7 @@ class GuidancePage(widgets.VBox):
         change = panel(f"right - left, x{TIMES} (grey: no change)", self.difference)
         pair = side_by_side(edge, change)
         pair.add_class("dg-compare")
-        self.compared = widgets.VBox([row(self.before_field, self.after_field), pair, self.sides])
+        self.compared = widgets.VBox([row(self.before_field, self.after_field), pair])
         self.saving = row(self.zoom, self.folder, self.export_button, SaveRow("guidance.html", save, self.messages))
         self.drawn = (self.variants, self.compared, self.saving)
         for part in self.drawn:
@@ -104,7 +104,7 @@ class GuidancePage(widgets.VBox):
         self.rho_slider = knob(0.0)
         self.links = {"weight": self.weight_slider, "block": self.block_slider, "rho": self.rho_slider}
         self.origin = text_block("")
-        self.zoom = control(widgets.IntSlider, "Zoom (pixels wide)", "320px", min=100, max=1000, step=10, value=210)
+        self.zoom = control(widgets.IntSlider, "Zoom (pixels wide)", "320px", min=100, max=1000, step=10, value=200)
         self.before_field = control(widgets.Dropdown, "Left", "125px", options=VARIANTS)
         self.after_field = control(widgets.Dropdown, "Right", "125px", options=VARIANTS)
         self.folder = control(widgets.Text, "Export to", "260px", value="guided")
@@ -114,12 +114,11 @@ class GuidancePage(widgets.VBox):
     def _build_pictures(self) -> None:
         self.captions = {name: text_block(name, "title") for name in VARIANTS}
         label = "picture: {}; Enter shows it right of the edge"
-        self.pictures = {name: Picture(width=210, pixelated=True, label=label.format(name)) for name in VARIANTS}
+        self.pictures = {name: Picture(width=200, pixelated=True, label=label.format(name)) for name in VARIANTS}
         for picture in self.pictures.values():
             picture.grid = [1, 1]
-        self.slide = Picture(width=210, pixelated=True)
-        self.difference = Picture(width=210, pixelated=True, label="difference")
-        self.sides = text_block("")
+        self.slide = Picture(width=200, pixelated=True)
+        self.difference = Picture(width=200, pixelated=True, label="difference")
         self.numbers = markup()
 
     def set_zoom(self, width: int) -> None:

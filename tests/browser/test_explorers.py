@@ -241,7 +241,7 @@ def test_guidance_explorer(notebook):
     explorer.get_by_role("button", name="Run strip").wait_for(timeout=SECONDS)
     explorer.get_by_role("button", name="Zoom and save", exact=True).click()
     explorer.locator(".widget-slider", has_text="Zoom").locator(".noUi-handle").press("ArrowRight")
-    notebook.until("guided.zoom.value", "220")
+    notebook.until("guided.zoom.value", "210")
     notebook.page.wait_for_timeout(300)
     assert stage(explorer, "picture: cond").bounding_box()["width"] > width
     explorer.get_by_role("button", name="Numbers", exact=True).click()

@@ -56,7 +56,7 @@ function renderCells({ model, el }) {
       image.src = addresses[file] ?? "";
     } else {
       const words = make("div", "missing", node);
-      words.style.aspectRatio = data().aspect;
+      words.style.height = `${Math.round(scale.side / data().aspect)}px`;
       words.textContent = missing;
     }
     const line = make("div", "number", node);
@@ -74,7 +74,7 @@ function renderCells({ model, el }) {
     const { rows, columns, names, values, aspect, version } = data();
     if (!rows) return;
     const side = within(Math.floor((get("height") / rows.length - CELL.line) * aspect), CELL.least, CELL.most);
-    const scale = cellScale(values.flat());
+    const scale = { ...cellScale(values.flat()), side };
     const across = columns.some((name) => name.length > 12) ? Math.max(side, CELL.words) : side;
     stage.style.gridTemplateColumns = `fit-content(110px) repeat(${columns.length}, minmax(0, ${across}px))`;
     stage.style.setProperty("--dg-side", `${side}px`);
