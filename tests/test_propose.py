@@ -3,7 +3,8 @@
 Its probes were written without a look at Z-Image: neither its record, nor its class, nor its tiny pipeline. What comes
 of that is `test_a_family_that_was_left_out`. Ten more records came when it was done. At first sight it found the lists,
 chunks and branches of six of them (but for what LongCat's call needs), and learnt from them an offset of the timestep,
-position ids behind those of the text, and sizes as numbers; four are built as it does not follow.
+position ids behind those of the text, and sizes as numbers; later, from Kandinsky, latents with channels last. Three
+are built as it does not follow: `NOT_FOLLOWED`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import dg_tools as dg
 from dg_tools.families import BlockList, Family, family_of
 from dg_tools.families.records import SIX
 from dg_tools.proposal import Proposal
+from dg_tools.proposal.cfg import Cfg, told
 from dg_tools.proposal.layout import is_flat
+from dg_tools.proposal.runs import Forward, Run
 
 TINY = tiny.families()
 HELD_OUT = "z_image"
@@ -282,6 +285,17 @@ def test_families_that_it_does_not_follow():
     _, _, proposal = proposed("cogvideox")
     assert any("come from 'norm1.linear' and 'norm2.linear'; a record needs one" in words for words in proposal.unknown)
     assert not proposal.ok
+
+
+def test_passes_that_no_record_knows_are_said():
+    """Three in a step, without names, the conditional one last: u + 3 (c - u) of the first and the last."""
+    a, b, c = torch.randn(3, 1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    off = Run([Forward({}, c, None)], [c])
+    on = Run([Forward({}, one, None) for one in (a, b, c)], [a + 3 * (c - a)])
+    found, words = Cfg(off, {}, on), []
+    told(found, SimpleNamespace(pipeline=tiny.sd3()), words)
+    assert found.rows == "sequential" and found.scale_offset == 0 and len(words) == 2
+    assert "3 passes per step" in words[0] and "the unconditional pass comes first" in words[1]
 
 
 def test_what_a_record_cannot_say_is_said():
