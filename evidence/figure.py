@@ -11,23 +11,48 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dg_tools.metrics import bootstrap_interval
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish
+from dg_tools.plots.style import MASSIVE, POINT, QUIET, finish, headline, name_clouds, styled
 from dg_tools.report import rules
 from dg_tools.report.kept import Column
 from evidence.kept import Columns
 
 COLOURS = 64  # of a stored figure
-BASELINE = "#2e86c1"
 
 
+@styled
 def draw(columns: Columns) -> Figure:
-    """Two rows: the dose curve; amt_c against right of every run, changes from `cond`."""
+    """Two rows: the dose curve; amt_c against right of every run, changes from `cond`; DG in red."""
     shown = [c for c in columns.values() if "rho 0" in c.tables]
     figure, axes = plt.subplots(2, max(len(shown), 1), figsize=(4.1 * max(len(shown), 1), 7), layout="constrained")
     for (top, bottom), column in zip(np.reshape(axes, (2, -1)).T, shown, strict=False):
         curve(top, column)
         bought(bottom, column)
+    headline(figure, "Above: what the massive channels do to detail; below: what each guidance buys (DG in red)")
+    for bottom, column in zip(np.reshape(axes, (2, -1))[1], shown, strict=False):
+        bars = [path.vertices for bar in bottom.collections for path in bar.get_paths()]  # of one run: two ends
+        between = np.linspace(0, 1, 12)[:, None]
+        avoid = np.concatenate([low + between * (high - low) for low, high in bars])
+        names = [(x, y, name, colour) for name, (x, y), colour in runs(column)]
+        name_clouds(bottom, names, avoid=np.concatenate([avoid, *zero_lines(bottom, between)]))
     return finish(figure)
+
+
+def zero_lines(axis: Axes, between: np.ndarray) -> list[np.ndarray]:
+    """Places on the lines of no change."""
+    across, up = (low + between * (high - low) for low, high in (axis.get_xlim(), axis.get_ylim()))
+    return [np.hstack([across, 0 * across]), np.hstack([0 * up, up])]
+
+
+def runs(column: Column) -> list[tuple[str, tuple[float, float], str]]:
+    """Name, changes of amt_c and of right from `cond`, and colour of each run; of the gains the last is named."""
+    base, made = column.tables["cond"], []
+    for name, table in column.tables.items():
+        if not name.startswith(("control", "weak", "rho", "CFG 1.5 and", "cond", "gain")):
+            made.append((name, table, MASSIVE if name.startswith("DG") else POINT))
+    last = f"gain {rules.GAINS[-1]:g}"
+    made.append((f"gain {rules.GAINS[0]:g} to {rules.GAINS[-1]:g}", column.tables[last], POINT))
+    changes = [[(t[key] - base[key]).mean() for key in ("amt_c", "right")] for _, t, _ in made]
+    return [(name, (x, y), colour) for (name, _, colour), (x, y) in zip(made, changes, strict=True)]
 
 
 def curve(axis: Axes, column: Column) -> None:
@@ -54,22 +79,16 @@ def bought(axis: Axes, column: Column) -> None:
         amount = (table["amt_c"] - base["amt_c"]).mean()
         low, high = bootstrap_interval(table["right"] - base["right"])[1:]
         right = (table["right"] - base["right"]).mean()
-        colour = MASSIVE if name.startswith("DG") else BASELINE
+        colour = MASSIVE if name.startswith("DG") else POINT
         axis.errorbar(amount, right, [[right - low], [high - right]], fmt="o", color=colour, ms=4, lw=0.8)
-        if not name.startswith("gain"):
-            axis.annotate(name.removeprefix("DG, "), (amount, right), (4, 3), textcoords="offset points", fontsize=7)
     gains = [column.tables[f"gain {gain:g}"] for gain in rules.GAINS]
     points = [((t["amt_c"] - base["amt_c"]).mean(), (t["right"] - base["right"]).mean()) for t in gains]
-    axis.plot(*zip(*points, strict=True), color=BASELINE, lw=0.8)
-    ends = f"gain {rules.GAINS[0]:g} to {rules.GAINS[-1]:g}"
-    axis.annotate(ends, points[-1], (4, -9), textcoords="offset points", fontsize=7)
+    axis.plot(*zip(*points, strict=True), color=POINT, lw=0.8)
     axis.axhline(0, color=QUIET, lw=0.8)
     axis.axvline(0, color=QUIET, lw=0.8)
     axis.set_xlabel("more detail than cond, doublings at equal contrast", fontsize=8)
     axis.set_ylabel("right detail: change of correlation", fontsize=8)
-    axis.plot([], [], "o", color=MASSIVE, ms=4, label="DG")
-    axis.plot([], [], "o", color=BASELINE, ms=4, label="gain, CFG, Daemon")
-    axis.legend(fontsize=7, frameon=False, labelcolor=INK)
+    axis.margins(x=0.16)  # room for names
 
 
 def save(figure: Figure, path: Path, dpi: int = 90) -> None:

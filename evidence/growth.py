@@ -17,11 +17,11 @@ from matplotlib.ticker import ScalarFormatter
 
 from dg_tools.massive import RATIO
 from dg_tools.models.files import ZOO
+from dg_tools.plots.style import QUIET, finish, name_lines, several, styled
 from dg_tools.report.cells import number, table
 
 FIGURE = "growth.png"
 SIGMA = 0.5  # the middle of the noise levels that a training logs
-COLOURS = ("#1f4e79", "#2e86c1", "#85c1e9", "#d68910", "#c0392b", "#6c3483", "#196f3d")
 
 Logs = dict[str, pd.DataFrame]  # model -> its training's log
 
@@ -39,24 +39,26 @@ def largest(log: pd.DataFrame, sigma: float = SIGMA) -> pd.DataFrame:
     return rows.loc[rows.groupby("step")["ratio"].idxmax()].sort_values("step").reset_index(drop=True)
 
 
+@styled
 def draw(logs: Logs) -> Figure:
     """Ratio of the top channel against the step, one line per model; open marks: another channel than at the end."""
-    figure, axis = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for (name, log), colour in zip(logs.items(), COLOURS * len(logs), strict=False):
+    figure, axis = plt.subplots(figsize=(8.6, 4.2), layout="constrained")
+    for (name, log), colour in zip(logs.items(), several(len(logs)), strict=False):
         top = largest(log)
         other = top[top["channel"] != top["channel"].iloc[-1]]
-        label = f"{name}: channel {top['channel'].iloc[-1]} from step {since(top)} on"
+        label = f"{name}: channel {top['channel'].iloc[-1]}\nfrom step {since(top)} on"
         axis.plot(top["step"], top["ratio"], "o-", color=colour, ms=4, lw=1.4, label=label)
         axis.plot(other["step"], other["ratio"], "o", color=colour, ms=4, mfc="white")
-    axis.axhline(RATIO, color="0.6", lw=0.8, ls="--")
+    axis.axhline(RATIO, color=QUIET, lw=0.8, ls="--")
     axis.set(xscale="log", yscale="log", xlabel="training step", ylabel="top channel's mean |x| / median channel's")
-    axis.set_title(f"Outlier channels grow with training (sigma {SIGMA}, block where the ratio is largest)", fontsize=9)
+    axis.set_title(
+        f"Outlier channels grow with training (sigma {SIGMA}, block where the ratio is largest)", fontsize=10
+    )
     axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_minor_formatter(ScalarFormatter())
     axis.tick_params(axis="y", which="minor", labelsize=7)
-    axis.legend(fontsize=7, frameon=False)
-    plt.close(figure)
-    return figure
+    name_lines(axis, gap=0.1)
+    return finish(figure)
 
 
 def since(top: pd.DataFrame) -> int:

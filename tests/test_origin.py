@@ -94,7 +94,7 @@ def test_a_channel_that_no_block_writes_gives_a_no():
 def test_saved_and_drawn(result, tmp_path):
     result.save(tmp_path)
     axes = open_result(tmp_path).plot().axes
-    assert len(axes) == 5 and "channel 3" in axes[0].get_title() and axes[0].get_xticklabels()[0].get_text() == "in"
+    assert len(axes) == 5 and "Channel 3" in axes[0].get_title() and axes[0].get_xticklabels()[0].get_text() == "in"
 
 
 def test_who_reads_the_channel_by_hand(dit):

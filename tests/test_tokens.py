@@ -124,7 +124,7 @@ def test_same_call_same_bytes_saved_and_drawn(planted, result, tmp_path):
     result.save(tmp_path)
     figure = open_result(tmp_path).plot()
     shown = {axis.get_title(): axis for axis in figure.axes}
-    matrix = shown["same channels at two blocks?"].images[0].get_array()
+    matrix = shown["Same channels at two blocks?"].images[0].get_array()
     assert matrix.shape == (3, 3) and np.allclose(np.diag(matrix), 1)  # blocks 1 to 3
     assert next(a for t, a in shown.items() if "by token" in t).images[0].get_array().shape == (8, 12)
 

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from dg_tools.models.profiles import profile_words
-from dg_tools.plots.style import finish
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, finish, name_lines, styled
 from training.architectures import ARCHITECTURES
 from training.recipe import Recipe
 
@@ -25,26 +26,29 @@ def read_lines(path: Path) -> pd.DataFrame:
     return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
 
 
+@styled
 def loss_curve(folder: Path) -> Figure:
     """Training loss (one batch at a time, and smoothed) and validation loss, trained and held-out pairs."""
     loss, validation = read_lines(folder / "dit.jsonl"), read_lines(folder / "validation.jsonl")
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    axis.plot(loss["step"], loss["loss"], color="#c8d0d8", lw=0.8, label="training, one batch")
-    axis.plot(
-        loss["step"], loss["loss"].rolling(20, min_periods=1).mean(), color="#22313f", label="training, mean of 20"
-    )
+    axis.plot(loss["step"], loss["loss"], color=QUIET, alpha=0.4, lw=0.8)
+    smooth = loss["loss"].rolling(20, min_periods=1).mean()
+    axis.plot(loss["step"], smooth, color=INK, label="training, mean of 20 batches\n(pale: each batch)")
     if len(validation):
-        axis.plot(
-            validation["step"], validation["trained"], "o-", ms=3, color="#2980b9", label="fixed batch, trained pairs"
-        )
-        axis.plot(
-            validation["step"], validation["held_out"], "s-", ms=3, color="#c0392b", label="fixed batch, held-out pairs"
-        )
-    axis.set(xlabel="step", ylabel="velocity mean squared error", yscale="log")
-    axis.legend(fontsize=8, frameon=False)
+        for name, mark, colour in (("trained", "o-", POINT), ("held_out", "s-", MASSIVE)):
+            words = f"fixed batch,\n{name.replace('_', '-')} pairs"
+            axis.plot(validation["step"], validation[name], mark, ms=3, color=colour, label=words)
+    axis.set(xlabel="training step", ylabel="mean squared error of the velocity", yscale="log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.minorticks_off()
+    axis.set_xlim(0, loss["step"].max())
+    axis.set_title("The loss falls on trained and on held-out pairs", fontsize=10)
+    name_lines(axis, gap=0.14)
     return finish(figure)
 
 
+@styled
 def sample_grid(grid: torch.Tensor) -> Figure:
     """Four rows: references and samples of trained pairs, then of held-out pairs."""
     rows, columns = 4, len(grid) // 4
@@ -62,23 +66,26 @@ def sample_grid(grid: torch.Tensor) -> Figure:
     return finish(figure)
 
 
+@styled
 def one_step_figure(table: pd.DataFrame, block: int) -> Figure:
     """Gate d: error ratio by block, one panel a band, controls as a range."""
     figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
     for axis, band in zip(axes, ("low", "mid", "high"), strict=True):
         part = table[table["band"] == band]
         x = part["block"].to_numpy()
-        axis.fill_between(
-            x, part["control_low"], part["control_high"], color="#95a5a6", alpha=0.35, lw=0, label="controls, range"
-        )
-        axis.plot(x, part["control_median"], color="#95a5a6", label="controls, median")
+        axis.fill_between(x, part["control_low"], part["control_high"], color=QUIET, alpha=0.3, lw=0)
+        axis.plot(x, part["control_median"], color=QUIET, label="controls,\nmedian and range")
         error = np.abs(part[["low", "high"]].to_numpy().T - part["ratio"].to_numpy())
-        axis.errorbar(x, part["ratio"], error, fmt="o-", ms=4, color="#c0392b", label="channels zeroed, 95%")
-        axis.axvline(block, color="#22313f", lw=0.6, ls=":")
-        axis.axhline(1, color="#22313f", lw=0.6)
-        axis.set(title=f"{band} frequencies", xlabel="block", yscale="log")
+        axis.errorbar(x, part["ratio"], error, fmt="o-", ms=4, color=MASSIVE)
+        axis.plot(x, part["ratio"], color=MASSIVE, lw=1, label="channels zeroed\n(95% interval)")
+        axis.axvline(block, color=INK, lw=0.6, ls=":")
+        axis.axhline(1, color=INK, lw=0.6)
+        axis.set(title=f"{band.capitalize()} frequencies", xlabel="block", yscale="log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.yaxis.set_major_formatter("{x:g}")
     axes[0].set_ylabel("x0 error / clean error")
-    axes[2].legend(fontsize=7, frameon=False)
+    figure.suptitle("What zeroing the massive channels after one block costs in one step, by band", fontsize=10)
+    name_lines(axes[2], gap=0.16)
     return finish(figure)
 
 

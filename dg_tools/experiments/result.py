@@ -101,6 +101,17 @@ class Outcome:
             return "holds"
         return "no more than controls" if 1 / (1 + len(self.null)) <= SIGNIFICANCE else "too few controls"
 
+    def headline(self) -> str:
+        """The claim and whether it holds, in one sentence without a number: the title of a figure."""
+        opening = {
+            "holds": "Holds",
+            "fails": "Does not hold",
+            "undecided": "Undecided",
+            "no more than controls": "Not shown, matched controls do the same",
+            "too few controls": "Not shown, too few controls for a verdict",
+        }[self.status]
+        return f"{opening}: {self.claim}"
+
     def sentence(self) -> str:
         """The outcome in one sentence, which may be that it does not hold."""
         bound = {"above": "more than", "below": "less than", "within": "within +-"}[self.direction]
@@ -109,14 +120,7 @@ class Outcome:
         if self.null:
             null = f"; controls ({self.control}): median {np.median(self.null):.3g}, {self.rank} of {len(self.null)}"
             null += " less extreme"
-        opening = {
-            "holds": "Holds",
-            "fails": "Does not hold",
-            "undecided": "Undecided",
-            "no more than controls": "Not shown, matched controls do the same",
-            "too few controls": "Not shown, too few controls for a verdict",
-        }[self.status]
-        return f"{opening}: {self.claim}. {number}{null}."
+        return f"{self.headline()}. {number}{null}."
 
 
 @dataclass

@@ -34,8 +34,16 @@ def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, ti
     figure = plt.figure(figsize=(7, 4.6), layout="constrained")
     axis = figure.add_subplot(projection="3d")
     draw_surface(axis, hidden, massive)
-    axis.set_title(title or "|activation| over token and channel", fontsize=10)
+    axis.set_title(title or largest_words(hidden, massive), fontsize=10)
     return finish(figure)
+
+
+def largest_words(hidden: np.ndarray, massive: Sequence[int] = ()) -> str:
+    """Which of the massive channels, or of all, holds the largest |x|, against the median one."""
+    size = np.abs(np.asarray(hidden, np.float32))
+    most = size.max(0)
+    top = max(massive or range(len(most)), key=lambda channel: most[channel])
+    return f"Channel {top} reaches |x| = {most[top]:.3g}, the median is {np.median(size):.2g}"
 
 
 def draw_surface(axis: Any, hidden: np.ndarray, massive: Sequence[int] = ()) -> None:
@@ -74,7 +82,7 @@ def token_channel_surface_plotly(hidden: np.ndarray, massive: Sequence[int] = ()
         )
     axes = {"xaxis_title": "channel", "yaxis_title": "image token", "zaxis_title": "|activation|"}
     room = {"l": 10, "r": 10, "t": 50, "b": 30}  # names of axes are not cut off
-    words = {"title": title or "|activation| over token and channel", "showlegend": False}
+    words = {"title": title or largest_words(hidden, massive), "showlegend": False}
     figure.update_layout(scene=axes, width=760, height=520, margin=room, template="plotly_white", **words)
     return figure
 
@@ -103,14 +111,18 @@ def magnitude_by_block(data: Any, *, stream: str = "image", step: int | None = N
     before = None
     for place, size, channel in zip(places, largest, holders, strict=True):
         if channel != before:
-            words, side = (f"channel {channel}", "left") if before is None else (str(channel), "center")
-            axis.annotate(words, (place, size), (0, 8), textcoords="offset points", ha=side, color=MASSIVE, fontsize=8)
+            words, side, at = (
+                (f"channel {channel}", "left", (8, -4)) if before is None else (str(channel), "center", (0, 8))
+            )
+            axis.annotate(words, (place, size), at, textcoords="offset points", ha=side, color=MASSIVE, fontsize=8)
         before = channel
     axis.set(xlabel="block", ylabel="|activation|", yscale="log", xticks=places)
     axis.set_ylim(top=3 * float(np.nanmax(largest)))
     names = [str(site) for site in part["site"].values]
     axis.set_xticklabels(names, rotation=90 if len(names) > side_by_side(names, 100) else 0, fontsize=8)
-    axis.set_title(f"The largest activation of each block and the channel that holds it, {stream} stream", fontsize=10)
+    first, count = max(((c, holders.count(c)) for c in holders), key=lambda one: one[1])
+    words = f"Channel {first} holds the largest activation in {count} of {len(holders)} blocks, {stream} stream"
+    axis.set_title(words, fontsize=10)
     name_lines(axis, gap=0.12)
     return finish(figure)
 
@@ -135,7 +147,11 @@ def magnitude_by_sigma(data: Any, channels: Sequence[int], *, block: int, stream
         axis.plot(sigma, values[:, channel], "o-", ms=3, color=colour, label=f"channel {channel}")
     axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="mean |x| over tokens", yscale="log")
     axis.invert_xaxis()
-    axis.set_title(f"Magnitude by noise level after block {data['site'].values[block]}, {stream} stream", fontsize=10)
+    ratios = values[:, list(channels)] / middle[:, None]
+    most = int(ratios.mean(0).argmax())
+    spread = f"{ratios[:, most].min():.2g} to {ratios[:, most].max():.2g}"
+    words = f"After block {data['site'].values[block]} channel {channels[most]} is {spread} times the median channel"
+    axis.set_title(f"{words}, {stream} stream", fontsize=10)
     name_lines(axis, gap=0.1)
     return finish(figure)
 
@@ -164,7 +180,10 @@ def headroom(table: Any, *, dtype: str = "float16") -> Figure:
     axis.set(xlabel="block", ylabel="largest |x|", yscale="log", xticks=range(len(sites)))
     axis.set_ylim(top=max(limit, table["largest"].max()) * 4)
     axis.set_xticklabels(sites, rotation=90 if len(sites) > side_by_side(sites, 100) else 0, fontsize=8)
-    axis.set_title(f"How near each block comes to the largest number of {dtype}", fontsize=10)
+    most = table.loc[table["largest"].idxmax()]
+    axis.set_title(
+        f"The largest |x|, {most['largest']:.3g}, is {most['share']:.2g} of the largest {dtype}", fontsize=10
+    )
     name_lines(axis, gap=0.08)
     return finish(figure)
 
@@ -177,14 +196,20 @@ def gates(data: Any, channels: Sequence[int], *, block: int, part: str | None = 
     values = values.mean([d for d in values.dims if d != "channel"]).values
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     axis.bar(np.arange(len(values)), values, width=1.0, color=QUIET)
-    axis.bar(list(channels), values[list(channels)], width=1.6, color=MASSIVE)
-    for i, channel in enumerate(sorted(channels)):
-        words = f" {channel}, rank {1 + int((values > values[channel]).sum())} of {len(values)}"
+    ranks = {channel: 1 + int((values > values[channel]).sum()) for channel in sorted(channels)}
+    for i, (channel, colour) in enumerate(zip(ranks, several(len(ranks)), strict=False)):
+        axis.bar(channel, values[channel], width=1.6, color=colour)
+        words = f" {channel}, rank {ranks[channel]} of {len(values)}"
         height = 0.98 - 0.07 * i  # of the axis; neighbours do not stand on each other
-        line = {"arrowstyle": "-", "color": MASSIVE, "lw": 0.6}
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.6}
         axis.annotate("", (channel, values[channel]), (channel, height), "data", ("data", "axes fraction"), line)
-        axis.annotate(words, (channel, height), xycoords=("data", "axes fraction"), color=MASSIVE, va="top", fontsize=8)
+        axis.annotate(words, (channel, height), xycoords=("data", "axes fraction"), color=colour, va="top", fontsize=8)
     axis.set_ylim(0, 1.3 * float(np.nanmax(values)))
-    axis.set(xlabel="channel", ylabel=f"|gate {part}|")
-    axis.set_title(f"AdaLN gate ({part}) of block {data['site'].values[block]}, massive channels marked", fontsize=10)
+    axis.set(xlabel="channel", ylabel=f"|gate {part}|, mean over the runs")
+    where = f"Of block {data['site'].values[block]}'s AdaLN gates ({part})"
+    best = min(ranks, key=lambda channel: ranks[channel], default=None)
+    words = (
+        f"channel {best}'s is number {ranks[best]} of {len(values)} by size" if best is not None else "few are large"
+    )
+    axis.set_title(f"{where} {words}", fontsize=10)
     return finish(figure)

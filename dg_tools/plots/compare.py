@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, finish, styled, wrap
+from dg_tools.plots.style import INK, finish, headline, styled, wrap
 
 
 @styled
@@ -51,7 +51,8 @@ def comparison_grid(comparison: Any, *, metric: str | None = None, title: str = 
         axes[row, 0].set_ylabel(wrap(f"{about['prompt']}, seed {about['seed']}"), fontsize=7, color=INK)
     if first:
         axes[0, 0].set_title("reference", fontsize=7, color=INK)
-    figure.suptitle(title + (f" (below: {metric})" if metric else ""), fontsize=10)
+    title = title or "What each guidance makes of the same noise, row by row"
+    headline(figure, title + (f" (below: {metric})" if metric else ""))
     return finish(figure)
 
 

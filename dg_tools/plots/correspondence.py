@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dg_tools.plots.denoise import null_panel
-from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, from_tidy, name_lines, styled
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, from_tidy, headline, name_lines, styled
 
 RIGHT, WRONG = POINT, MASSIVE
 COLOURS = {"raw": QUIET, "discard": SERIES[2], "adaln": SERIES[4], "ditf": MASSIVE, "mrep": SERIES[3]}
@@ -94,9 +94,7 @@ def correspondence_figure(result: Any) -> Figure:
     null_panel(axes["null"], result.outcome("recipe"))
     task_panel(axes["tasks"], result, threshold)
     block_panel(axes["blocks"], result.tables["development"])
-    figure.suptitle(
-        f"Features that match, channels {result.settings['channels']}: {result.primary.status}", fontsize=10
-    )
+    headline(figure, result.primary.headline())
     return finish(figure)
 
 
@@ -148,6 +146,6 @@ def block_panel(axis: Any, development: Any) -> None:
             continue
         axis.plot(rows.index, rows, "o-", ms=3, color=colour, label=recipe)
     axis.set(
-        xlabel="block whose input is read", ylabel="correct keypoints, %", title="development pictures, best sigma"
+        xlabel="block whose input is read", ylabel="correct keypoints, %", title="Development pictures, best sigma"
     )
     name_lines(axis)

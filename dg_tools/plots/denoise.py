@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from dg_tools.plots.denoise_error import band_title
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, label_ends, styled, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, headline, label_ends, styled, wrap
 
 EDIT: dict[str, Any] = {"color": MASSIVE, "marker": "o", "ms": 5}
 CONTROL: dict[str, Any] = {"color": QUIET, "marker": ".", "lw": 1}
@@ -29,7 +29,7 @@ def denoise_figure(result: Any) -> Figure:
             for _, rows in curves[(curves["role"] == role) & (curves["band"] == band)].groupby("variant", sort=False):
                 axis.plot(rows["sigma"], rows["log_ratio"], **style)
         axis.axhline(0, color=INK, lw=0.8)
-        axis.set_xlabel("sigma")
+        axis.set_xlabel("sigma (1 = noise)")
         axis.set_title(band_title(band, result.settings.get("words", {})), fontsize=9)
         axis.sharey(axes[0, 0])
     axes[0, 0].set_ylabel("log(x0 error / clean error)")
@@ -44,7 +44,7 @@ def denoise_figure(result: Any) -> Figure:
     null_panel(axes[1, 0], result.outcome("selectivity"))
     region_panel(axes[1, 1], summary)
     others_panel(axes[1, 2], summary)
-    figure.suptitle(f"One step at the same z_t, equal harm: {result.primary.status}", fontsize=10)
+    headline(figure, result.primary.headline())
     return finish(figure)
 
 
@@ -60,7 +60,7 @@ def null_panel(axis: Any, outcome: Any) -> None:
     axis.axvline(outcome.margin, color=INK, lw=0.8, ls="--")
     axis.annotate(f" asked: {outcome.direction} {outcome.margin:g}", (outcome.margin, 0.02), fontsize=7,
                   xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")  # fmt: skip
-    axis.set(title=f"{outcome.name} against controls", xlabel=wrap(outcome.unit, 44))
+    axis.set(title=f"{outcome.name.capitalize()} against controls", xlabel=wrap(outcome.unit, 44))
     axis.set_ylabel(f"how many of {len(outcome.null)} controls", color=QUIET)
     axis.set_ylim(0, top * 1.6)
     axis.margins(x=0.25)
@@ -82,7 +82,7 @@ def region_panel(axis: Any, summary: Any) -> None:
     limits = [min(axis.get_xlim()[0], axis.get_ylim()[0], 0), max(axis.get_xlim()[1], axis.get_ylim()[1], 0)]
     axis.plot(limits, limits, color=INK, lw=0.8, ls="--")
     axis.annotate("same on both", (limits[0], limits[0]), (8, 0), textcoords="offset points", fontsize=7)
-    axis.set(title="where the high band suffers", xlabel="background, log ratio", ylabel="object, log ratio")
+    axis.set(title="Where the high band suffers", xlabel="background, log ratio", ylabel="object, log ratio")
     axis.margins(0.12)
 
 
@@ -101,4 +101,4 @@ def others_panel(axis: Any, summary: Any) -> None:
     axis.axvline(0, color=INK, lw=0.8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set(title="other edits", xlabel="log error ratio, whole picture")
+    axis.set(title="Other edits", xlabel="log error ratio, whole picture")

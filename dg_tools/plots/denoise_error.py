@@ -46,6 +46,8 @@ def denoise_error_figure(table: Any, *, title: str = "", words: Mapping[str, str
             axis.plot(rows["sigma"], rows["ratio"], "o-", ms=4, color=colour, label=wrap(str(edit), 26))
         axis.axhline(1.0, color=INK, lw=0.8)
         axis.set(xlabel="sigma (1 = noise)", yscale="log")
+        for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            formatter("{x:.3g}")
         axis.set_title(band_title(band, words or {}), fontsize=9)
     axes[0, 0].set_ylabel("x0 error / clean error")
     low, high = float(table["ratio"].quantile(0.02)), float(table["ratio"].quantile(0.98))

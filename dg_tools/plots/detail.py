@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, styled, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, headline, styled, wrap
 
 SEMANTIC = ("found", "low_correlation", "layout", "low_band")
 WORDS = {
@@ -51,12 +51,12 @@ def detail_figure(result: Any) -> Figure:
     axes = below.subplots(1, columns, width_ratios=(1.4, 1, 0.8)[:columns])
     outcomes = [o for o in result.outcomes if not o.name.startswith("local_")]
     semantic = (*SEMANTIC, *result.settings["margins"])
-    bars(axes[0], [o for o in outcomes if base(o.name) not in semantic], "detail: change from the clean sample")
-    bars(axes[1], [o for o in outcomes if base(o.name) in semantic], "semantics: equivalence within a margin")
+    bars(axes[0], [o for o in outcomes if base(o.name) not in semantic], "Detail: change from the clean sample")
+    bars(axes[1], [o for o in outcomes if base(o.name) in semantic], "Semantics: equivalence within a margin")
     if local is not None:
         halves(axes[2], local)
     scales = ", ".join(f"{s:g}" for s in result.settings["scales"])
-    figure.suptitle(f"Massive channels off while sampling, s = {scales}: {result.primary.status}", fontsize=10)
+    headline(figure, f"{result.primary.headline()} (CFG scale {scales})")
     return finish(figure)
 
 
@@ -115,5 +115,5 @@ def halves(axis: Any, local: Any) -> None:
     axis.axhline(0, color=INK, lw=0.6)
     axis.set_xticks([0, 1], ["disrupted\nthere", "in the\nother half"], fontsize=8)
     axis.set_xlim(-0.4, 1.4)
-    axis.set_title("token-local disruption", fontsize=9)
+    axis.set_title("Token-local disruption", fontsize=9)
     axis.set_ylabel(wrap("change of a half's high-band power, of the clean mean", 30), fontsize=8)

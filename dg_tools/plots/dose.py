@@ -78,9 +78,9 @@ def draw_curves(axis: Any, table: pd.DataFrame, settings: dict[str, Any], place:
             *with_clean(*line(step[step["who"] == who], "amount", place), one), style, color=INK, lw=1, label=words
         )
     alone = [who for who in dict.fromkeys(step["who"]) if who.endswith(" alone") and who != "gain alone"]
-    for who, mark in zip(alone, "^vDP*X" * len(alone), strict=False):
-        axis.plot(*with_clean(*line(step[step["who"] == who], "amount", place), one), f"{mark}-", color=MASSIVE, lw=0.5,
-                  ms=3, alpha=0.6, label=f"channel {who}")  # fmt: skip
+    for who, mark, colour in zip(alone, "^vDP*X" * len(alone), several(len(alone)), strict=False):
+        axis.plot(*with_clean(*line(step[step["who"] == who], "amount", place), one), f"{mark}-", color=colour, lw=0.5,
+                  ms=3, label=f"channel {who}")  # fmt: skip
     axis.plot(*line(step[step["who"] == "massive"], "amount", place), "o-", color=MASSIVE, lw=1, ms=3, mfc="white",
               label=f"massive, 1 step, block {block}")  # fmt: skip
     for scale, style in zip(settings["scales"], ("s-", "s--", "s-.", "s:"), strict=False):
@@ -139,8 +139,8 @@ def draw_map(axis: Any, table: pd.DataFrame, settings: dict[str, Any]) -> None:
     axis.get_yticklabels()[list(part.index).index(settings["block"])].set_color(MASSIVE)
     axis.set_xlabel("rho", fontsize=8)
     axis.set_ylabel("block", fontsize=8)
-    axis.set_title("detail in one step, doublings at equal contrast", fontsize=9)
-    axis.figure.colorbar(image, ax=axis, fraction=0.046)
+    axis.set_title("Detail in one step", fontsize=9)
+    axis.figure.colorbar(image, ax=axis, fraction=0.046, label="doublings at equal contrast")
 
 
 def draw_shares(axis: Any, channels: pd.DataFrame, settings: dict[str, Any]) -> None:
@@ -155,6 +155,6 @@ def draw_shares(axis: Any, channels: pd.DataFrame, settings: dict[str, Any]) -> 
     axis.set_ylim(0, None)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("block", fontsize=8)
-    axis.set_ylabel("share of energy", fontsize=8)
-    axis.set_title("share of the stream's energy (filled: massive)", fontsize=9)
+    axis.set_ylabel("share of the stream's energy", fontsize=8)
+    axis.set_title("How much of the stream's energy is theirs (filled: massive)", fontsize=9)
     name_lines(axis)

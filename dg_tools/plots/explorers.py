@@ -11,9 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, side_by_side
+from dg_tools.plots.pictures import grey_under
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, name_lines, side_by_side, wrap
+
+HUE = to_rgb(MASSIVE)  # of a size over a picture
+SIGNS = 1024  # most tokens whose sign can be read
 
 
 class Chart(Figure):
@@ -25,10 +31,12 @@ class Chart(Figure):
         return into.getvalue()
 
 
-def sheet(width: float, height: float, left: float = 0.15, bottom: float = 0.17) -> tuple[Figure, Any]:
+def sheet(
+    width: float, height: float, left: float = 0.15, bottom: float = 0.17, right: float = 0.97
+) -> tuple[Figure, Any]:
     """A figure with one axes and fixed margins: a layout engine would cost more than the drawing."""
     figure = Chart(figsize=(width, height))
-    return figure, figure.add_axes((left, bottom, 0.97 - left, 0.9 - bottom))
+    return figure, figure.add_axes((left, bottom, right - left, 0.9 - bottom))
 
 
 def token_field(
@@ -41,7 +49,9 @@ def token_field(
     opacity: float = 0.6,
     signed: bool = True,
 ) -> Figure:
-    """One value per image token, laid over a picture; colours symmetric around zero where `signed`.
+    """One value per image token: over a picture in grey its size as one hue, with a minus where it is negative.
+
+    Without a picture colours are symmetric around zero where `signed`.
 
     Args:
         values: (tokens,), token y * columns + x; NaN where there is none.
@@ -54,28 +64,39 @@ def token_field(
     """
     field = np.asarray(values, np.float32).reshape(grid)
     most = float(np.nanmax(np.abs(field))) if np.isfinite(field).any() else 1.0
-    limits = (-(most or 1.0), most or 1.0) if signed else (float(np.nanmin(field)), most)
+    most = most or 1.0
     figure = Chart(figsize=(4.3, 3.7))
-    axis = figure.add_axes((0.02, 0.03, 0.76, 0.85))
+    axis = figure.add_axes((0.02, 0.03, 0.76, 0.83))
     extent = (0, grid[1], grid[0], 0)
-    if picture is not None:
-        axis.imshow(picture, extent=extent, interpolation="nearest", aspect=cell_aspect(picture, grid))
-    settings: dict[str, Any] = {"cmap": "RdBu_r" if signed else "viridis", "vmin": limits[0], "vmax": limits[1]}
-    aspect = cell_aspect(picture, grid) if picture is not None else 1.0
-    image = axis.imshow(
-        field,
-        extent=extent,
-        alpha=opacity if picture is not None else 1.0,
-        interpolation="nearest",
-        aspect=aspect,
-        **settings,
-    )
+    settings: dict[str, Any] = {"extent": extent, "interpolation": "nearest"}
+    if picture is None:
+        ends: dict[str, Any] = (
+            {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if signed else {"cmap": "viridis", "vmin": np.nanmin(field)}
+        )
+        shown: Any = axis.imshow(field, aspect=1.0, **ends, **settings)
+    else:
+        settings["aspect"] = cell_aspect(picture, grid)
+        grey_under(axis, picture, **settings)
+        strength = np.nan_to_num(opacity * np.abs(field) / most)
+        axis.imshow(field, cmap=ListedColormap([MASSIVE]), alpha=strength, **settings)
+        shown = ScalarMappable(
+            Normalize(0, most), LinearSegmentedColormap.from_list("clear", [(*HUE, 0), (*HUE, opacity)])
+        )
+        below = np.argwhere(field < 0)
+        if 0 < len(below) < np.isfinite(field).sum() and field.size <= SIGNS:
+            for y, x in below:
+                axis.text(x + 0.5, y + 0.5, "\u2013", ha="center", va="center", fontsize=8, color=INK)
+            label = f"|{label}| (\u2013: negative)"
+        else:
+            label = f"|{label}|" + (", all negative" if 0 < len(below) == np.isfinite(field).sum() else "")
     axis.set_xticks([])
     axis.set_yticks([])
-    bar = figure.colorbar(image, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label(label, fontsize=8)
-    axis.set_title(title, fontsize=9, color=INK)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(shown, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
+    bar.ax.tick_params(labelsize=7, color=QUIET, labelcolor=INK)
+    bar.outline.set_visible(False)
+    bar.set_label(label, fontsize=8, color=INK)
+    axis.set_title(wrap(title, 54), fontsize=8, color=INK)
     return figure
 
 
@@ -146,7 +167,7 @@ def course(
         log: logarithmic axis.
         title, xlabel, ylabel: words.
     """
-    figure, axis = sheet(4.2, 2.5)
+    figure, axis = sheet(4.2, 2.5, right=0.76)
     places = np.arange(len(ticks))
     styles = [{"color": MASSIVE, "marker": "o"}, {"color": INK, "ls": "--"}, {"color": QUIET, "marker": "s"}]
     for (name, values), style in zip(lines.items(), styles, strict=False):
@@ -160,8 +181,8 @@ def course(
     axis.set_xticks(shown, [names[i] for i in shown])
     if log and any((np.asarray(v) > 0).any() for v in lines.values()):
         axis.set_yscale("log")
-    axis.legend(fontsize=6, frameon=False, loc="best")
     words(axis, title, xlabel, ylabel)
+    name_lines(axis, size=7)
     return figure
 
 
@@ -169,10 +190,11 @@ def words(axis: Any, title: str, xlabel: str, ylabel: str) -> None:
     """Title and axis names in one size; a title in its place and no minor ticks, which halves the time of drawing."""
     axis.set_title(title, fontsize=9, color=INK, y=1.02)
     axis.minorticks_off()
-    axis.set_xlabel(xlabel, fontsize=8)
-    axis.set_ylabel(ylabel, fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.set_xlabel(xlabel, fontsize=8, color=INK)
+    axis.set_ylabel(ylabel, fontsize=8, color=INK)
+    axis.tick_params(labelsize=7, color=QUIET, labelcolor=INK)
     axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(QUIET)
 
 
 def positive_floor(values: np.ndarray) -> float:
@@ -189,14 +211,17 @@ def difference(picture: np.ndarray, reference: np.ndarray, *, most: float, title
         most: end of the colour scale, the same for pictures that are compared.
         title: over it.
     """
-    figure = Chart(figsize=(3.1, 2.9))
+    figure = Chart(figsize=(3.2, 2.9))
     axis = figure.add_axes((0.02, 0.03, 0.76, 0.85))
     change = (picture - reference).mean(-1)
     image = axis.imshow(change, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
+    axis.spines[:].set_visible(False)
     bar = figure.colorbar(image, cax=figure.add_axes((0.81, 0.1, 0.04, 0.7)))
-    bar.ax.tick_params(labelsize=7)
+    bar.ax.tick_params(labelsize=7, color=QUIET, labelcolor=INK)
+    bar.outline.set_visible(False)
+    bar.set_label("change of brightness (of 0 to 1)", fontsize=7, color=INK)
     axis.set_title(title, fontsize=9, color=INK)
     return figure
 
@@ -209,10 +234,10 @@ def spectra(frequency: np.ndarray, powers: dict[str, np.ndarray], *, title: str 
         powers: name -> (rings,).
         title: over it.
     """
-    figure, axis = sheet(4.6, 2.9)
+    figure, axis = sheet(4.6, 2.9, right=0.78)
     for (name, power), colour in zip(powers.items(), (INK, MASSIVE, QUIET, POINT), strict=False):
         axis.plot(frequency, power, label=name, color=colour, lw=1.4)
     axis.set_yscale("log")
-    axis.legend(fontsize=7, frameon=False)
     words(axis, title, "cycles per pixel (0.5: every other pixel)", "power")
+    name_lines(axis, size=7)
     return figure

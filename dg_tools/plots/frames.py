@@ -13,6 +13,9 @@ from dg_tools.plots.style import MASSIVE, POINT, QUIET, finish, name_lines, side
 LOOKS = {"first frame": ("o-", MASSIVE), "frame boundary": ("s-", POINT), "interior": ("^-", QUIET)}
 
 
+PLACES = {"first frame": "the first frame", "frame boundary": "frame boundaries", "interior": "the interior of frames"}
+
+
 def frame_parts(frame: np.ndarray, grid: tuple[int, int], edge: int | None = None) -> dict[str, np.ndarray]:
     """Which image tokens are the first frame's, a frame boundary's, and interior, each as (tokens,) of bools.
 
@@ -58,12 +61,17 @@ def frames_by_block(data: Any, *, edge: int | None = None, step: int | None = No
     sizes = sizes.mean([d for d in sizes.dims if d not in ("site", "token")]).transpose("site", "token").values
     names = [str(site) for site in data["site"].values]
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    for name, tokens in frame_parts(data["frame"].values, tuple(data.attrs["grid"]), edge).items():
-        if tokens.any():
-            marker, color = LOOKS[name]
-            axis.plot(np.arange(len(names)), sizes[:, tokens].mean(1), marker, ms=4, color=color, label=name)
+    parts = frame_parts(data["frame"].values, tuple(data.attrs["grid"]), edge)
+    means = {name: sizes[:, tokens].mean(1) for name, tokens in parts.items() if tokens.any()}
+    for name, mean in means.items():
+        marker, color = LOOKS[name]
+        axis.plot(np.arange(len(names)), mean, marker, ms=4, color=color, label=name)
     axis.set(xlabel="block", ylabel="largest |x| of a token", yscale="log", xticks=np.arange(len(names)))
     axis.set_xticklabels(names, rotation=90 if len(names) > side_by_side(names, 100) else 0, fontsize=8)
-    axis.set_title("Largest activations by block and place in the video", fontsize=10)
+    holders = [max(means, key=lambda name: means[name][block]) for block in range(len(names))]
+    most = max(means, key=holders.count)
+    axis.set_title(
+        f"Activations are largest in {PLACES[most]} after {holders.count(most)} of {len(names)} blocks", fontsize=10
+    )
     name_lines(axis)
     return finish(figure)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, name_lines, styled
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, headline, name_clouds, name_lines, styled
 
 KINDS = {  # role -> colour, marker, size, label
     "base": (INK, "o", 46, "cond, CFG"),
@@ -53,15 +53,15 @@ def guidance_figure(result: Any) -> Figure:
     )
     for name, words in DISTANCES.items():
         perception_distortion(axes[name], tables["plane"], mean, name, words)
-    figure.legend(
-        *axes["spectrum"].get_legend_handles_labels(), loc="outside lower left", ncols=7, fontsize=7, frameon=False
-    )
     outcomes(axes["outcomes"], result)
     directions(axes, tables)
-    figure.suptitle(f"Rightness (primary): {result.primary.status}", fontsize=10)
+    headline(figure, result.primary.headline())
+    plane = tables["plane"].assign(x=tables["plane"]["rule"].map(mean))
+    name_roles(axes["spectrum"], plane, plane["x"], plane["spectrum"])  # the other two have the same marks
     return finish(figure)
 
 
+@styled
 def alone_figure(result: Any) -> Figure:
     """Of prompts without pictures: detail against the low band by run, detail by band, outcomes, directions."""
     figure, axes = plt.subplot_mosaic(
@@ -72,18 +72,14 @@ def alone_figure(result: Any) -> Figure:
     runs = result.tables["runs"]
     mean = result.table.groupby("rule", sort=False).mean(numeric_only=True).loc[runs["rule"]]
     for role in reversed(KINDS):
-        colour, marker, size, label = KINDS[role]
+        colour, marker, size, _ = KINDS[role]
         if (at := (runs["role"] == role).to_numpy()).any():
-            shown = mean[at]
-            axes["change"].scatter(
-                shown["amount"], shown["low_band"], c=colour, marker=marker, s=size, label=label, lw=0.8
-            )
+            axes["change"].scatter(mean[at]["amount"], mean[at]["low_band"], c=colour, marker=marker, s=size, lw=0.8)
     axes["change"].set(
         xlabel="detail, doublings from the plain sample at equal contrast", ylabel="low band, with its base"
     )
     axes["change"].axvline(0, color=QUIET, lw=0.8)
-    axes["change"].legend(fontsize=7, frameon=False, loc="best")  # clouds have no ends to stand at
-    axes["change"].set_title("how much detail, and is the picture kept?", fontsize=9)
+    axes["change"].set_title("How much detail, and is the picture kept?", fontsize=9)
     bands = [c for c in mean.columns if c.startswith("amount ")]
     for row in runs[runs["role"].isin(["base", "DG"])].to_dict("records"):
         colour, marker, _, _ = KINDS[row["role"]]
@@ -92,13 +88,21 @@ def alone_figure(result: Any) -> Figure:
         )
     axes["bands"].set_xticks(range(len(bands)), [c.removeprefix("amount ") for c in bands], fontsize=6, rotation=20)
     axes["bands"].axhline(0, color=QUIET, lw=0.8)
-    axes["bands"].set(xlabel="cycles per latent cell", ylabel="doublings")
+    axes["bands"].set(xlabel="cycles per latent cell", ylabel="detail, doublings")
     name_lines(axes["bands"], gap=0.07, size=6)
-    axes["bands"].set_title("by band", fontsize=9)
+    axes["bands"].set_title("Detail by band", fontsize=9)
     outcomes(axes["outcomes"], result)
     directions(axes, result.tables)
-    figure.suptitle(f"Amount of detail (primary): {result.primary.status}", fontsize=10)
+    headline(figure, result.primary.headline())
+    name_roles(axes["change"], runs, mean["amount"], mean["low_band"])
     return finish(figure)
+
+
+def name_roles(axis: Axes, table: pd.DataFrame, x: pd.Series, y: pd.Series) -> None:
+    """Names the runs of each role, at their points x and y."""
+    roles, x, y = (np.asarray(values) for values in (table["role"], x, y))
+    shown = [role for role in KINDS if (roles == role).any()]
+    name_clouds(axis, [(x[roles == r], y[roles == r], KINDS[r][3], KINDS[r][0]) for r in shown], size=6.5)
 
 
 def directions(axes: dict[str, Axes], tables: dict[str, pd.DataFrame]) -> None:
@@ -117,10 +121,10 @@ def perception_distortion(axis: Axes, table: pd.DataFrame, mean: pd.Series, dist
     place = {row["rule"]: (mean[row["rule"]], row[distance]) for row in table.to_dict("records")}
     for role in reversed(KINDS):
         rows = table[table["role"] == role]
-        colour, marker, size, label = KINDS[role]
+        colour, marker, size, _ = KINDS[role]
         if len(rows):
             x, y = zip(*(place[r] for r in rows["rule"]), strict=True)
-            axis.scatter(x, y, c=colour, marker=marker, s=size, label=label, lw=0.8, alpha=0.85)
+            axis.scatter(x, y, c=colour, marker=marker, s=size, lw=0.8, alpha=0.85)
     for row in table[table["role"] == "DG"].to_dict("records"):
         arrow = {"arrowstyle": "->", "color": MASSIVE, "lw": 1.2, "shrinkA": 3, "shrinkB": 3}
         axis.annotate("", place[row["rule"]], place[row["base"]], arrowprops=arrow)
@@ -130,7 +134,7 @@ def perception_distortion(axis: Axes, table: pd.DataFrame, mean: pd.Series, dist
         room = 0.6 * float(np.ptp(ends)) or 0.1  # a run that lies far off would squeeze the rest together
         limits(ends.min() - room, ends.max() + room)
     axis.set(xlabel="high-band correlation, own reference", ylabel=words)
-    axis.set_title(f"{words.split(',')[0]} (down: nearer as a set)", fontsize=9)
+    axis.set_title(f"{words.split(',')[0].capitalize()} (down: nearer as a set)", fontsize=9)
 
 
 def outcomes(axis: Axes, result: Any) -> None:
@@ -148,7 +152,7 @@ def outcomes(axis: Axes, result: Any) -> None:
         axis.axvline(bound, color=QUIET, lw=0.8, ls=":")
     axis.set_xscale("symlog", linthresh=2)
     axis.set(xlabel="gain over its bound (ticks: draws)")
-    axis.set_title("what DG buys (right: gained)", fontsize=9)
+    axis.set_title("What DG buys (right: gained)", fontsize=9)
 
 
 def cosines(axis: Axes, log: pd.DataFrame) -> None:
@@ -162,7 +166,7 @@ def cosines(axis: Axes, log: pd.DataFrame) -> None:
     axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="cosine with c - d", ylim=(-1, 1))
     axis.invert_xaxis()
     name_lines(axis, gap=0.1, size=7)
-    axis.set_title("is DG another guidance?", fontsize=9)
+    axis.set_title("Is DG another guidance?", fontsize=9)
 
 
 def sizes(axis: Axes, log: pd.DataFrame) -> None:
@@ -173,7 +177,7 @@ def sizes(axis: Axes, log: pd.DataFrame) -> None:
             axis.plot(norm[name] / norm["c"], "o-", ms=2.5, color=colour, label=NAMES[name])
     axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="norm over |c|", yscale="log")
     axis.invert_xaxis()
-    axis.set_title("size", fontsize=9)
+    axis.set_title("Size", fontsize=9)
 
 
 def spectra(axis: Axes, table: pd.DataFrame) -> None:
@@ -185,7 +189,7 @@ def spectra(axis: Axes, table: pd.DataFrame) -> None:
             label = NAMES[name] if style == "-" else None
             axis.plot(rows["frequency"], share, style, marker="o", ms=2.5, color=LINES[name], label=label)
     axis.set(xlabel="cycles per latent pixel", ylabel="share of power", yscale="log")
-    axis.set_title("spectrum (dotted: early)", fontsize=9)
+    axis.set_title("Spectrum (dotted: early)", fontsize=9)
 
 
 @styled
@@ -216,5 +220,6 @@ def direction_maps(result: Any, names: tuple[str, ...] = ("u", "d"), *, shown: i
             if name == names[0]:
                 axis.set_title(f"sigma {part['sigma'].iloc[0]:.2f}", fontsize=8)
         row[0].set_ylabel(NAMES[name], fontsize=8)
-    figure.suptitle(f"Mean power by place, each map on its own scale, along {maps['rule'].iloc[0]}", fontsize=9)
+    along = maps["rule"].iloc[0]
+    headline(figure, f"Where each direction is strong along {along} (mean power, each map on its own scale)", size=9)
     return finish(figure)

@@ -38,5 +38,6 @@ def lens_figure(
             if changes is not None and i == len(rows) - 1:
                 axis.set_xlabel(f"{changes[b]:.0%}", fontsize=7)
         axes[i, 0].set_ylabel(name, fontsize=7)
+    title = title or "What picture the output layer reads after each block"
     figure.suptitle(title + ("" if changes is None else " (below: change of x0)"), fontsize=9)
     return finish(figure)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES, finish, label_ends, name_lines, several, styled
+from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES, finish, headline, label_ends, name_lines, several, styled
 
 COLOURS = {  # of SERIES, by who writes
     "patch": SERIES[4],
@@ -53,9 +53,7 @@ def origin_figure(result: Any) -> Figure:
     healing(panels[1], result.tables["healing"], result.settings["block"])
     if "readers" in result.tables:  # results that were saved before there were any have none
         readers(panels[2], result.tables["readers"])
-    figure.suptitle(
-        f"Channels {', '.join(map(str, result.settings['channels']))}: {result.primary.status}", fontsize=10
-    )
+    headline(figure, result.primary.headline())
     return finish(figure)
 
 
@@ -81,7 +79,7 @@ def writes(axis: Axes, table: Any, channel: int) -> None:
     axis.axhline(0, color=INK, lw=0.6)
     axis.set_xticks(blocks, ["in" if b < 0 else str(b) for b in blocks], fontsize=7)
     axis.set(xlabel="block (in: before the first)", ylabel="write, token mean")
-    axis.set_title(f"channel {channel}: who writes it (at the end {table['final'].mean():.3g})", fontsize=9)
+    axis.set_title(f"Channel {channel}: who writes it (at the end {table['final'].mean():.3g})", fontsize=9)
 
 
 def removed(axis: Axes, table: Any) -> None:
@@ -97,7 +95,7 @@ def removed(axis: Axes, table: Any) -> None:
     axis.axhline(0, color=QUIET, lw=0.6)
     axis.set_xticks(range(3), [words for _, words, _ in kinds], fontsize=7)
     axis.set(ylabel="share of the final size gone")
-    axis.set_title("gates set to zero", fontsize=9)
+    axis.set_title("Gates set to zero", fontsize=9)
 
 
 def healing(axis: Axes, table: Any, block: int) -> None:
@@ -109,7 +107,7 @@ def healing(axis: Axes, table: Any, block: int) -> None:
         axis.plot(one["block"], one["relative"], "o-", ms=3, color=colour, label=f"channel {name}")
     axis.axhline(1, color=INK, lw=0.6, ls=":")
     axis.set(xlabel="block", ylabel="size relative to clean")
-    axis.set_title(f"zeroed after block {block}: does it come back?", fontsize=9)
+    axis.set_title(f"Zeroed after block {block}: does it come back?", fontsize=9)
     name_lines(axis)
 
 
@@ -123,5 +121,5 @@ def readers(axis: Axes, table: Any) -> None:
             axis.plot(rows.index, rows["others"], color=QUIET, lw=0.7)
     axis.axhline(1, color=INK, lw=0.6, ls=":")
     axis.set(xlabel="block", ylabel="weights x |1 + scale|,\nover the median channel's")
-    axis.set_title("who reads it (grey: other channels)", fontsize=9)
+    axis.set_title("Who reads it (grey: other channels)", fontsize=9)
     name_lines(axis)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, styled, wrap
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, headline, styled, wrap
 
 READABLE = 2.0  # a larger dose breaks the picture, and would set the scale of the curve
 TIMES = 5  # a difference is drawn five times as large, around grey
@@ -36,7 +36,7 @@ def overview(
         compared: by prompt, the picture of each guidance.
         captions: of the guidances, in words; in the order of the columns.
         against: what a guidance's difference is to; those that are not in it have none.
-        title: of the figure.
+        title: of the figure; empty: what the least and the largest readable dose do to detail.
         width: in inches; text is legible when the figure is shown at 880 pixels.
     """
     rhos = sorted(next(iter(strips.values())))
@@ -50,8 +50,15 @@ def overview(
     draw_strips(parts[0], strips, rhos)
     draw_curve(parts[1], curve, rhos)
     draw_compared(parts[2], compared, captions, against)
-    figure.suptitle(title, fontsize=11, color=INK)
+    headline(figure, title or found(curve), size=11)
     return finish(figure)
+
+
+def found(curve: pd.DataFrame) -> str:
+    """What the least and the largest readable dose do to detail, in one sentence."""
+    mean = curve[(curve["who"] == "massive") & (curve["rho"] <= READABLE)].sort_values("rho")
+    ends = [f"{row['amount']:+.2f} at {row['rho']:g} times" for _, row in mean.iloc[[0, -1]].iterrows()]
+    return f"Detail by the size of the massive channels: {ends[0]} and {ends[1]} (doublings)"
 
 
 def draw_strips(part: Any, strips: Mapping[str, Mapping[float, np.ndarray]], rhos: Sequence[float]) -> None:

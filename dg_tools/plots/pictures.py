@@ -37,7 +37,9 @@ def image_grid(
         size: inches of a picture.
     """
     lines = -(-len(images) // columns)
-    side, over = (1.1 if any(rows) else 0.0), (0.55 if any(heads) else 0.0)
+    tops = [wrap(words, int(13 * size)) for words in heads]
+    side = 1.1 if any(rows) else 0.0
+    over = 0.3 + 0.16 * (1 + max(top.count("\n") for top in tops)) if any(heads) else 0.0
     each = 0.45 if captions is not None else 0.08
     shape = (size * columns + side, (size + each) * lines + over + (0.35 if title else 0.0))
     figure, axes = plt.subplots(lines, columns, figsize=shape, squeeze=False, layout="constrained")
@@ -48,8 +50,8 @@ def image_grid(
             if captions is not None:
                 axis.set_title(wrap(captions[i], int(16 * size)), fontsize=8, color=INK)
     if captions is None:
-        for axis, words in zip(axes[0], heads, strict=False):
-            axis.set_title(wrap(words, int(13 * size)), fontsize=9, color=INK)
+        for axis, words in zip(axes[0], tops, strict=False):
+            axis.set_title(words, fontsize=9, color=INK)
     for line, words in zip(axes, rows, strict=False):
         label = {"rotation": 0, "ha": "right", "va": "center"}
         line[0].set_ylabel(wrap(words, 16), fontsize=9, color=INK, **label)
@@ -77,24 +79,24 @@ def channel_map(
     if picture is not None:
         kwargs["extent"] = (0, picture.shape[1], picture.shape[0], 0)
         axes[0, 0].imshow(picture)
-        axes[0, 0].set_title("the picture", fontsize=8)
+        axes[0, 0].set_title("The picture", fontsize=8)
         grey_under(axes[0, 2], picture)
         over(axes[0, 2], np.abs(field), limit, **kwargs)
-        axes[0, 2].set_title("size over the picture in grey", fontsize=8)
+        axes[0, 2].set_title("Its size over the picture in grey", fontsize=8)
     middle = axes[0, panels // 2]
     image = middle.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, **kwargs)
-    middle.set_title("value by image token", fontsize=8)
+    middle.set_title("Value by image token", fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     figure.colorbar(image, ax=middle, fraction=0.046, label="activation")
-    figure.suptitle(title or "activation by image token", fontsize=10)
+    figure.suptitle(title or "The value of each image token, and where in the picture it is large", fontsize=10)
     return finish(figure)
 
 
-def grey_under(axis: Any, picture: np.ndarray) -> None:
+def grey_under(axis: Any, picture: np.ndarray, **kwargs: Any) -> None:
     """A picture (H, W, 3) of bytes or 0..1 in light grey, so that a colour over it can be read."""
     values = np.asarray(picture, np.float32) / (255 if np.asarray(picture).dtype == np.uint8 else 1)
-    axis.imshow(0.35 + 0.6 * values @ np.array([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(0.35 + 0.6 * values @ np.array([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=1, **kwargs)
 
 
 def over(axis: Any, size: np.ndarray, limit: float, **kwargs: Any) -> None:

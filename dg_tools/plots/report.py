@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES, STYLE, finish, label_ends, side_by_side
+from dg_tools.plots.style import INK, MASSIVE, QUIET, STYLE, finish, label_ends, several, side_by_side
 
 PAPER = "#ffffff"  # inside of an open mark
 WIDTH = 7.0  # inches: one column of text
@@ -80,7 +80,7 @@ def channels_figure(
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6), sharey=True, layout="constrained", width_ratios=(1.4, 1))
     left, right = axes
     parts = ((left, np.arange(len(sites)), by_block, median_by_block), (right, sigmas, by_sigma, median_by_sigma))
-    shades = SERIES * (1 + len(by_block) // len(SERIES))
+    shades = several(len(by_block))
     own = dict(zip(by_block, shades, strict=False))
     for axis, x, lines, median in parts:
         axis.plot(x, floats(median), color=QUIET, lw=1.2)
@@ -107,7 +107,7 @@ def channels_figure(
 
 @quiet
 def surface_figure(hidden: np.ndarray, massive: Sequence[int], at: str) -> Figure:
-    """|x| over token and channel at one block and step as a surface; massive channels as red lines with their numbers.
+    """|x| over token and channel at one block and step as a surface; massive channels as lines with their numbers.
 
     Args:
         hidden: (tokens, channels).
@@ -123,9 +123,9 @@ def surface_figure(hidden: np.ndarray, massive: Sequence[int], at: str) -> Figur
     pooled = np.maximum.reduceat(np.maximum.reduceat(size, rows, axis=0), columns, axis=1)  # no spike is lost
     x, y = np.meshgrid(columns, rows)
     axis.plot_surface(x, y, pooled, rcount=len(rows), ccount=len(columns), color="#aebfcf", lw=0, rasterized=True)
-    for channel in massive:
-        axis.plot(np.full(tokens, channel), np.arange(tokens), size[:, channel], color=MASSIVE, lw=1.2)
-        axis.text(channel, tokens, size[:, channel].max() * 1.04, str(channel), color=MASSIVE, ha="center")
+    for channel, colour in zip(massive, several(len(massive)), strict=False):
+        axis.plot(np.full(tokens, channel), np.arange(tokens), size[:, channel], color=colour, lw=1.2)
+        axis.text(channel, tokens, size[:, channel].max() * 1.04, str(channel), color=colour, ha="center")
     for side in (axis.xaxis, axis.yaxis, axis.zaxis):
         side.set_pane_color((0, 0, 0, 0))
         side.line.set_color(QUIET)
@@ -163,13 +163,13 @@ def maps_figure(maps: Mapping[str, Sequence[Sequence[float]]], picture: Any = No
             continue
         low, high = float(values.min()), float(values.max())
         axis.imshow(values, cmap=HEAT, interpolation="nearest", vmin=min(0.0, low), extent=(0, width, height, 0))
-        axis.set_title(f"{name}: {low:.3g} to {high:.3g}", color=MASSIVE)
+        axis.set_title(f"{name}: {low:.3g} to {high:.3g}")
     return figure
 
 
 @quiet
 def gates_figure(gate: Sequence[float | None], massive: Sequence[int], at: str, part: str) -> Figure:
-    """|AdaLN gate| of every channel at one block, massive channels in red with their number and rank.
+    """|AdaLN gate| of every channel at one block, massive channels in colour with their number and rank.
 
     Args:
         gate: by channel, as large as the stream is wide.
@@ -184,11 +184,11 @@ def gates_figure(gate: Sequence[float | None], massive: Sequence[int], at: str, 
     edges = np.append(firsts, len(values))
     axis.stairs(tops, edges, color=QUIET, fill=True, lw=0)
     high = float(np.nanmax(values)) or 1.0
-    for channel in massive:
+    for channel, colour in zip(massive, several(len(massive)), strict=False):
         rank = 1 + int((values > values[channel]).sum())
-        axis.bar(channel + 0.5, values[channel], max(1.0, len(values) / BARS), color=MASSIVE, lw=0)
+        axis.bar(channel + 0.5, values[channel], max(1.0, len(values) / BARS), color=colour, lw=0)
         words, right = f"{channel}, rank {rank}", channel > 0.85 * len(values)
-        side: dict[str, Any] = {"ha": "right" if right else "left", "va": "bottom", "color": MASSIVE}
+        side: dict[str, Any] = {"ha": "right" if right else "left", "va": "bottom", "color": colour}
         axis.annotate(words, (channel + 0.5, values[channel]), (0, 2), textcoords="offset points", **side)
     axis.set(xlim=(0, len(values)), ylim=(0, high * 1.15), xlabel="channel", ylabel=f"|gate| of {part}, block {at}")
     return figure

@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dg_tools.plots.report import PAPER, WIDTH, floats, quiet
-from dg_tools.plots.style import INK, MASSIVE, QUIET, label_ends
+from dg_tools.plots.style import INK, MASSIVE, QUIET, label_ends, of_doses
 
 ROLES = {"massive": (MASSIVE, 2.0, "o-"), "samples": (MASSIVE, 1.4, "s--")}
 ROLES |= {"control": (QUIET, 1.2, "o-"), "other": (INK, 1.0, ":")}
-SHADES = (0.35, 0.55, 0.8, 1.0)  # of the doses, the farthest from 1 last
 
 
 @quiet
@@ -69,19 +68,19 @@ def choice_figure(scan: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] |
         asked: the least score of a weak model that lacks detail.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 2.8), layout="constrained")
-    rhos = sorted({row["rho"] for row in scan}, key=lambda r: abs(r - 1))
+    colours = of_doses(row["rho"] for row in scan)
+    rhos = sorted(colours)
     blocks = sorted({row["block"] for row in scan})
     step = min(np.diff(blocks), default=1)
     ends = []
-    for i, rho in enumerate(sorted(rhos)):
+    for i, rho in enumerate(rhos):
         rows = sorted((row for row in scan if row["rho"] == rho), key=lambda row: row["block"])
         shift = step * 0.14 * (i - (len(rhos) - 1) / 2)
         x = np.array([row["block"] for row in rows]) + shift
         score, low, high = (floats([row[name] for row in rows]) for name in ("score", "score_low", "score_high"))
-        colour = MASSIVE if rho > 1 else INK
-        alpha = SHADES[min(rhos.index(rho) * 3 // max(1, len(rhos) - 1), 3)]
-        axis.plot(x, score, "-", color=colour, lw=0.8, alpha=alpha * 0.6)
-        axis.vlines(x, low, high, color=colour, lw=1.2, alpha=alpha)
+        colour = colours[rho]
+        axis.plot(x, score, "-", color=colour, lw=0.8)
+        axis.vlines(x, low, high, color=colour, lw=1.2)
         for at, row in zip(x, rows, strict=True):
             fill = colour if row["eligible"] else PAPER
             axis.plot(at, row["score"], "o", color=colour, mfc=fill, ms=4.5)

@@ -8,15 +8,16 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, finish, styled
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, finish, headline, styled
 
 PANELS = {
-    "amt_c": ("detail", "doublings, equal contrast"),
-    "right": ("rightness", "high-band correlation"),
-    "low": ("low band", "correlation"),
-    "margin": ("margin", "share of the base's"),
+    "amt_c": ("Detail", "doublings, equal contrast"),
+    "right": ("Rightness", "high-band correlation"),
+    "low": ("Low band", "correlation"),
+    "margin": ("Margin", "share of the base's"),
 }
 BOUNDS = {"amt_c": 0.10, "right": -0.02, "low": -0.01, "margin": -0.05}  # lower bounds of the claim
+SAID = {"holds": "gives detail,\nloses nothing"}  # of a verdict
 COLOURS = {"holds": POINT, "does not hold": MASSIVE, "not tested": QUIET}
 
 
@@ -25,8 +26,8 @@ def rivals_figure(result: Any) -> Figure:
     """Five panels from a `rivals` result, one line per guidance, the one with most detail on top.
 
     Changes from no guidance with 95% intervals: amount of detail, rightness, low band, margin; the dashed line is what
-    the lower end must be above. Then passes per step over those without guidance. Blue: gives detail and loses
-    nothing; red: does not; grey: not tested; dark: undecided. DG's name is bold.
+    the lower end must be above. Then passes per step over those without guidance, and the verdict in words, in the
+    colour of its line. DG's name is bold.
     """
     table = result.tables["rivals"].sort_values("amt_c").reset_index(drop=True)
     height = 1.5 + 0.3 * len(table)
@@ -39,7 +40,7 @@ def rivals_figure(result: Any) -> Figure:
     base = result.settings["base"]["passes"]
     axes[-1].barh(range(len(table)), table["passes"] / base, color=QUIET, height=0.5)
     axes[-1].axvline(1, color=INK, lw=0.8)
-    axes[-1].set_title("price", fontsize=9)
+    axes[-1].set_title("Price", fontsize=9)
     axes[-1].set_xlabel("passes per step", fontsize=8)
     labels = [f"{row['method']}, {row['setting']}" for _, row in table.iterrows()]
     axes[0].set_yticks(range(len(table)), labels, fontsize=8)
@@ -48,7 +49,12 @@ def rivals_figure(result: Any) -> Figure:
     for axis in axes:
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(axis="y", lw=0.3)
-    figure.suptitle(f"Changes from no guidance, {len(result.settings['test'])} prompts that chose nothing", fontsize=10)
+    for y, (word, colour) in enumerate(zip(table["verdict"], colours, strict=True)):
+        axes[-1].annotate(SAID.get(word, word), (1, y), (6, 0), color=colour, fontsize=8, va="center",
+                          xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+    give = int((table["verdict"] == "holds").sum())
+    few = f"Detail that costs nothing else comes from {give} of {len(table)} guidances"
+    headline(figure, f"{few}: changes from no guidance, {len(result.settings['test'])} prompts that chose nothing")
     return finish(figure)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, finish, name_lines, styled
+from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, finish, headline, name_lines, styled
 
 
 @styled
@@ -23,17 +23,15 @@ def sinks_figure(result: Any) -> Figure:
     axes[1].plot(table["block"], table["mass"], "o-", ms=3, color=INK)
     axes[1].set(xlabel="block", ylabel="share of the image tokens' attention", ylim=(0, None))
     k = len(result.settings["tokens"])
-    axes[1].set_title(f"what {k} {result.settings['stream']} token{'s' * (k > 1)} receive{'s' * (k == 1)}", fontsize=9)
+    axes[1].set_title(f"What {k} {result.settings['stream']} token{'s' * (k > 1)} receive{'s' * (k == 1)}", fontsize=9)
     axes[2].fill_between(table["block"], table["control_median"], table["control_most"], color=QUIET, alpha=0.4, lw=0)
     axes[2].plot(table["block"], table["control_median"], color=QUIET, label="other channels,\nmedian to most")
     axes[2].plot(table["block"], table["channels"], "o-", ms=3, color=MASSIVE, label="massive\nchannels")
     axes[2].axhline(0, color=INK, lw=0.6, ls=":")
     axes[2].set(xlabel="block", ylabel="log2, on sinks over other tokens")
-    axes[2].set_title("do the channels sit on the sinks?", fontsize=9)
+    axes[2].set_title("Do the channels sit on the sinks?", fontsize=9)
     name_lines(axes[2], gap=0.18)
-    figure.suptitle(
-        f"Sinks, tokens {', '.join(map(str, result.settings['tokens']))}: {result.primary.status}", fontsize=10
-    )
+    headline(figure, result.primary.headline())
     return finish(figure)
 
 
@@ -50,5 +48,5 @@ def cost(axis: Axes, table: Any) -> None:
         axis.plot(places, own, marker, ms=5, color=colour, label=f"sinks,\n{path} path")
     axis.set_xticks(range(len(bands)), bands)
     axis.set(ylabel="change of x0, rms over rms", ylim=(0, None))
-    axis.set_title("what masking costs (grey: equal mass)", fontsize=9)
+    axis.set_title("What masking costs (grey: equal mass)", fontsize=9)
     name_lines(axis, gap=0.18)

@@ -5,8 +5,9 @@ A figure has a sentence as its title, names its units, and names each line where
 
 from __future__ import annotations
 
+import itertools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from dg_tools.palette import INK, MASSIVE, POINT, QUIET, SERIES
 
 __all__ = ["INK", "MASSIVE", "POINT", "QUIET", "SERIES", "STYLE", "finish", "from_tidy", "label_ends", "name_lines"]
-__all__ += ["several", "side_by_side", "styled", "wrap"]
+__all__ += ["headline", "name_clouds", "of_doses", "several", "side_by_side", "styled", "wrap"]
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -29,6 +30,8 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": QUIET,
     "axes.linewidth": 0.8,
     "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "figure.titlesize": 10,
     "axes.prop_cycle": cycler(color=SERIES),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -64,9 +67,24 @@ def wrap(text: str, width: int = 34) -> str:
     return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""])
 
 
+def headline(figure: Any, sentence: str, *, size: float = 10) -> None:
+    """A sentence over a whole figure, on as many lines as its width asks for."""
+    width = figure.get_figure(root=True).get_figwidth()
+    figure.suptitle(wrap(sentence, int(width * 130 / size)), fontsize=size, color=INK)
+
+
 def several(count: int) -> tuple[str, ...]:
     """Colours for several of a kind; they begin again where there are more than the series has."""
     return SERIES * -(-max(count, 1) // len(SERIES))
+
+
+def of_doses(rhos: Iterable[float]) -> dict[float, str]:
+    """A colour for each dose rho: cold below 1, warm above, the farthest from 1 the strongest."""
+    ordered = sorted(set(rhos), key=lambda rho: -abs(rho - 1))
+    cold, warm = [r for r in ordered if r < 1], [r for r in ordered if r >= 1]
+    colours = {r: c for r, c in zip(cold, (POINT, SERIES[4], SERIES[3]), strict=False)}
+    colours |= {r: c for r, c in zip(warm, (MASSIVE, SERIES[2], SERIES[5]), strict=False)}
+    return {rho: colours.get(rho, INK) for rho in ordered}
 
 
 def side_by_side(names: Sequence[str], characters: int) -> int:
@@ -121,7 +139,46 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 
         push = np.clip(near, 0, None) / 2
         wanted[:-1] -= push
         wanted[1:] += push
+    if wanted[-1] - wanted[0] <= 1:  # no name below or above the axis where all have room beside it
+        wanted += max(0.0, -wanted[0]) + min(0.0, 1 - wanted[-1])
     for i, place in zip(order, wanted, strict=True):
         _, name, colour = ends[i]
         words: dict[str, Any] = {"color": colour, "va": "center", "fontsize": size}
         axis.annotate(name, (1, place), (6, 0), xycoords="axes fraction", textcoords="offset points", **words)
+
+
+SIDES = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))  # of a point, the best first
+
+
+def name_clouds(axis: Axes, clouds: Sequence[tuple[Any, Any, str, str]], size: float = 7, *, avoid: Any = ()) -> None:
+    """The name of each cloud of points beside one of them, where it covers least; after all is drawn, limits too.
+
+    Args:
+        axis: with the points.
+        clouds: x and y of the points, the cloud's name, its colour.
+        size: of the words, in points.
+        avoid: (n, 2), x and y of what else they should not cover.
+    """
+    figure: Any = axis.get_figure(root=True)
+    figure.draw_without_rendering()  # which sets the size of the axes
+    frame = axis.get_window_extent()
+    places = [axis.transData.transform(np.column_stack(np.broadcast_arrays(x, y))) for x, y, *_ in clouds]
+    points = np.concatenate([*places, axis.transData.transform(np.reshape(avoid, (-1, 2)))])
+    boxes: list[np.ndarray] = []  # left, bottom, right, top of the names so far, in pixels
+    for (x, y, name, colour), own in zip(clouds, places, strict=True):
+        words: dict[str, Any] = {"textcoords": "offset points", "color": colour, "fontsize": size, "va": "bottom"}
+        text = axis.annotate(name, (0, 0), (0, 0), **words)
+        shape = np.array(text.get_window_extent().size)
+        best, least = (0, own[0]), np.inf
+        for (i, point), side in itertools.product(enumerate(own), SIDES):
+            corner = point + (np.array(side) - 1) / 2 * shape + 8 * np.array(side)
+            box = np.concatenate([corner, corner + shape])
+            cost = np.all((points > box[:2] - 3) & (points < box[2:] + 3), axis=1).sum()
+            cost += 5 * sum(np.all(box[:2] < b[2:]) and np.all(b[:2] < box[2:]) for b in boxes)
+            cost += 20 * (np.any(box[:2] < frame.min) or np.any(box[2:] > frame.max))
+            if cost < least:
+                best, least = (i, box), cost
+        i, box = best
+        boxes.append(box)
+        text.xy = tuple(np.column_stack(np.broadcast_arrays(x, y))[i])
+        text.set_position(tuple((box[:2] - own[i]) * 72 / figure.dpi))

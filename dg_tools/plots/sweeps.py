@@ -81,7 +81,7 @@ def heat(axis: Axes, part: pd.DataFrame, low: float, high: float, chosen: str) -
 
 def heading(scores: pd.DataFrame, chosen: dict[str, Any]) -> str:
     """What was chosen for each guidance, and at which cost."""
-    lines = ["cost on development prompts, less is better"]
+    lines = ["Cost on development prompts: less is better"]
     for guidance, setting in chosen.items():
         if setting is None:
             lines.append(f"{guidance}: no setting holds the guard")

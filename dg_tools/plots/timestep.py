@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES, finish, name_lines, several, styled
+from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES, finish, headline, name_lines, several, styled
 
 
 @styled
@@ -23,9 +23,7 @@ def timestep_figure(result: Any) -> Figure:
     shares(axes[0, 1], result.tables["variance"])
     gates(axes[1, 0], result.tables["gates"], channels, block)
     changes(axes[1, 1], result.tables["swaps"])
-    figure.suptitle(
-        f"Channels {', '.join(map(str, channels))} after block {block}: {result.primary.status}", fontsize=10
-    )
+    headline(figure, result.primary.headline())
     return finish(figure)
 
 
@@ -42,7 +40,7 @@ def magnitude(axis: Axes, table: Any, channels: list[int], block: int) -> None:
     axis.plot(median.index, median, "s-", ms=3, color=QUIET, label="median channel")
     axis.invert_xaxis()
     axis.set(xlabel="sigma (1 = noise, 0 = picture)", ylabel="mean |x| over tokens", yscale="log")
-    axis.set_title(f"magnitude by noise level after block {block}", fontsize=9)
+    axis.set_title(f"Magnitude by noise level after block {block}", fontsize=9)
     name_lines(axis, gap=0.1)
 
 
@@ -61,7 +59,7 @@ def shares(axis: Axes, table: Any) -> None:
         left += mean[part].to_numpy()
     axis.set_yticks([1, 0], ["massive\nchannels", "controls\n(mean)"], fontsize=8)
     axis.set(xlabel="share of variance of the relative size", xlim=(0, 1))
-    axis.set_title(f"what the size goes with: {', '.join(parts)}", fontsize=9)
+    axis.set_title(f"What the size goes with: {', '.join(parts)}", fontsize=9)
 
 
 def gates(axis: Axes, table: Any, channels: list[int], block: int) -> None:
@@ -69,11 +67,12 @@ def gates(axis: Axes, table: Any, channels: list[int], block: int) -> None:
     for i, (part, rows) in enumerate(table.groupby("part", sort=False)):
         rows = rows.sort_values("channel")
         axis.plot(rows["channel"], rows["gate"], lw=0.8, color=(QUIET, SERIES[3], SERIES[2])[i % 3], label=str(part))
-        marked = rows[rows["channel"].isin(channels)]
-        axis.plot(marked["channel"], marked["gate"], "v", color=MASSIVE, ms=5)
-    for channel in channels:
-        axis.axvline(channel, color=MASSIVE, lw=0.5, alpha=0.5)
-        axis.annotate(str(channel), (channel, 1), (2, -9), xycoords=("data", "axes fraction"), color=MASSIVE,
+        for channel, colour in zip(channels, several(len(channels)), strict=False):
+            marked = rows[rows["channel"] == channel]
+            axis.plot(marked["channel"], marked["gate"], "v", color=colour, ms=5)
+    for i, (channel, colour) in enumerate(zip(channels, several(len(channels)), strict=False)):
+        axis.axvline(channel, color=colour, lw=0.5, alpha=0.5)
+        axis.annotate(str(channel), (channel, 1), (2, -9 - 9 * i), xycoords=("data", "axes fraction"), color=colour,
                       textcoords="offset points", fontsize=8)  # fmt: skip
     axis.set(xlabel="channel (massive ones marked)", ylabel="mean |gate|")
     axis.set_title(f"AdaLN gates of block {block}", fontsize=9)
@@ -104,5 +103,5 @@ def changes(axis: Axes, table: Any) -> None:
             axis.plot([x + shift - 0.12, x + shift + 0.12], [values.mean()] * 2, color=INK, lw=1)
     axis.set_xticks(range(len(places)), [f"{swap}\n{reach}" for swap, reach in places], fontsize=7)
     axis.set(ylabel="|change| of log2 relative size", yscale="log")
-    axis.set_title("given another timestep's or prompt's modulation", fontsize=9)
+    axis.set_title("Given another timestep's or prompt's modulation", fontsize=9)
     axis.margins(y=0.2)

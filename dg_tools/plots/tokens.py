@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, name_lines, styled
+from dg_tools.plots.style import INK, MASSIVE, QUIET, finish, from_tidy, headline, name_lines, styled
 
 
 @styled
@@ -24,18 +24,18 @@ def tokens_figure(result: Any) -> Figure:
         layout="constrained",
     )
     axes["picture"].imshow(from_tidy(tables["picture"]).clip(0, 1), interpolation="nearest")
-    axes["picture"].set_title("picture of the first run", fontsize=9)
+    axes["picture"].set_title("Picture of the first run", fontsize=9)
     field = from_tidy(tables["map"], ["value"])[..., 0]
     limit = float(np.abs(field).max()) or 1.0
     image = axes["map"].imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    axes["map"].set_title(f"channel {channels[0]} by token,\nlast block and step", fontsize=9)
+    axes["map"].set_title(f"Channel {channels[0]} by token,\nlast block and step", fontsize=9)
     figure.colorbar(image, ax=axes["map"], fraction=0.046, label="activation")
     for name in ("picture", "map"):
         axes[name].set(xticks=[], yticks=[], frame_on=False)
     share_panel(axes["share"], tables["by_block"], result)
     for factor in ("block", "step"):
         jaccard_panel(figure, axes[factor], tables["jaccard"], factor)
-    figure.suptitle(f"Channels {', '.join(map(str, channels))}: {result.primary.status}", fontsize=10)
+    headline(figure, result.primary.headline())
     return finish(figure)
 
 
@@ -56,7 +56,7 @@ def share_panel(axis: Axes, by_block: Any, result: Any) -> None:
             axis.plot(rows["block"], rows["control_median"], color=QUIET, label="controls, median\nto largest")
     axis.axhline(result.primary.margin, color=QUIET, lw=0.8, ls=":")
     axis.set(xlabel="block", ylabel="share of tokens that are massive", ylim=(-0.03, 1.05))
-    axis.set_title(f"|x| >= {result.settings['ratio']:g} x the median channel's", fontsize=9)
+    axis.set_title(f"|x| at least {result.settings['ratio']:g} times the median channel's", fontsize=9)
     name_lines(axis, gap=0.18)
 
 
@@ -70,5 +70,5 @@ def jaccard_panel(figure: Figure, axis: Axes, table: Any, factor: str) -> None:
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
     words = "block" if factor == "block" else "sigma"
     axis.set(xlabel=words, ylabel=words)
-    axis.set_title(f"same channels at two {factor}s?", fontsize=9)
+    axis.set_title(f"Same channels at two {factor}s?", fontsize=9)
     figure.colorbar(image, ax=axis, fraction=0.046, label="Jaccard index")

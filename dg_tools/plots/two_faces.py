@@ -10,9 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dg_tools.plots.style import INK, MASSIVE, POINT, QUIET, SERIES, finish, name_lines, styled
+from dg_tools.plots.style import INK, QUIET, finish, headline, name_lines, of_doses, styled
 
-COLOURS = {0.0: POINT, 0.5: SERIES[4], 1.5: SERIES[2], 2.0: MASSIVE}  # of rho
 THRESHOLD = 0.15  # of the score
 
 
@@ -44,6 +43,9 @@ def two_faces(scan: Any, *, names: Sequence[str] | None = None) -> Figure:
             axis.set_xlabel("block after which the massive channels are multiplied by rho", fontsize=8)
             axis.xaxis.get_major_locator().set_params(integer=True)
         name_lines(right, gap=0.1)
+    every = pd.concat(list(tables.values()))
+    count = int(every["eligible"].astype(bool).sum())
+    headline(figure, f"{count} of {len(every)} settings make a weak model that lacks detail (filled)")
     return finish(figure)
 
 
@@ -56,22 +58,22 @@ def scores(axis: Axes, table: pd.DataFrame) -> None:
     """Score and its interval by block."""
     axis.axhline(0, color=INK, lw=0.8)
     axis.axhline(THRESHOLD, color=QUIET, lw=0.8, ls="--")
+    colours = of_doses(table["rho"])
     for rho, part in table.groupby("rho"):
-        colour = COLOURS.get(float(rho), INK)
+        colour = colours[rho]
         axis.plot(part["block"], part["score"], "-", color=colour, lw=1.2, label=f"rho {rho:g}")
         axis.vlines(part["block"], part["score_low"], part["score_high"], color=colour, lw=1, alpha=0.6)
         faces = [colour if e else "white" for e in part["eligible"]]
         axis.scatter(part["block"], part["score"], c=faces, edgecolors=colour, s=22, zorder=3)
     axis.set_ylabel("score (doublings)", fontsize=8)
-    name_lines(axis, gap=0.1)
-    axis.annotate("needed (lower end)", (0.01, THRESHOLD), xycoords=("axes fraction", "data"), va="bottom", fontsize=7,
-                  color=QUIET)  # fmt: skip
+    name_lines(axis, gap=0.1, more=[(THRESHOLD, "needed\n(lower end)", QUIET)])
 
 
 def gains(axis: Axes, table: pd.DataFrame) -> None:
     """G by block; 1 is the model's own prediction."""
     axis.axhline(1, color=INK, lw=0.8)
+    colours = of_doses(table["rho"])
     for rho, part in table.groupby("rho"):
-        colour = COLOURS.get(float(rho), INK)
+        colour = colours[rho]
         axis.plot(part["block"], part["gain"], "o-", color=colour, lw=1.2, ms=4, label=f"rho {rho:g}")
-    axis.set_ylabel("g = <c, d> / <c, c>", fontsize=8)
+    axis.set_ylabel("gain g = <c, d> / <c, c>", fontsize=8)
