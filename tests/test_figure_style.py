@@ -206,3 +206,13 @@ def test_frames_say_where_activations_are_largest():
     coords = {"site": list("abc"), "stream": ["image"], "frame": ("token", np.repeat([0, 1], 6))}
     figure = frames.frames_by_block(xr.Dataset(dims, coords, attrs={"grid": (3, 2)}))
     assert title(figure) == "Activations are largest in the first frame after 2 of 3 blocks"
+
+
+def test_a_channel_has_one_colour_in_all_figures():
+    """In the order in which they are given, also where they are drawn by number."""
+    figure, axis = plt.subplots()
+    ranks = style.rank_channels(axis, np.array([1.0, 5.0, 3.0, 2.0]), [2, 0, 3], width=1)
+    plt.close(figure)
+    assert ranks == {0: 4, 2: 2, 3: 3}
+    colours = {round(p.get_center()[0]): to_hex(p.get_facecolor()) for p in axis.patches if p.get_height() in (1, 2, 3)}
+    assert colours == {2: palette.SERIES[0], 0: palette.SERIES[1], 3: palette.SERIES[2]}

@@ -16,6 +16,7 @@ from dg_tools.plots.style import (
     SERIES,
     finish,
     name_lines,
+    rank_channels,
     several,
     side_by_side,
     styled,
@@ -196,15 +197,7 @@ def gates(data: Any, channels: Sequence[int], *, block: int, part: str | None = 
     values = values.mean([d for d in values.dims if d != "channel"]).values
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     axis.bar(np.arange(len(values)), values, width=1.0, color=QUIET)
-    ranks = {channel: 1 + int((values > values[channel]).sum()) for channel in sorted(channels)}
-    for i, (channel, colour) in enumerate(zip(ranks, several(len(ranks)), strict=False)):
-        axis.bar(channel, values[channel], width=1.6, color=colour)
-        words = f" {channel}, rank {ranks[channel]} of {len(values)}"
-        height = 0.98 - 0.07 * i  # of the axis; neighbours do not stand on each other
-        line = {"arrowstyle": "-", "color": colour, "lw": 0.6}
-        axis.annotate("", (channel, values[channel]), (channel, height), "data", ("data", "axes fraction"), line)
-        axis.annotate(words, (channel, height), xycoords=("data", "axes fraction"), color=colour, va="top", fontsize=8)
-    axis.set_ylim(0, 1.3 * float(np.nanmax(values)))
+    ranks = rank_channels(axis, values, channels, width=1.6)
     axis.set(xlabel="channel", ylabel=f"|gate {part}|, mean over the runs")
     where = f"Of block {data['site'].values[block]}'s AdaLN gates ({part})"
     best = min(ranks, key=lambda channel: ranks[channel], default=None)

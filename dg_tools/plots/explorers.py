@@ -96,7 +96,7 @@ def token_field(
     bar.ax.tick_params(labelsize=7, color=QUIET, labelcolor=INK)
     bar.outline.set_visible(False)
     bar.set_label(label, fontsize=8, color=INK)
-    axis.set_title(wrap(title, 54), fontsize=8, color=INK)
+    axis.set_title(wrap(title, 60), fontsize=8, color=INK)
     return figure
 
 

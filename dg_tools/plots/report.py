@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dg_tools.plots.style import INK, MASSIVE, QUIET, STYLE, finish, label_ends, several, side_by_side
+from dg_tools.plots.style import INK, MASSIVE, QUIET, STYLE, finish, label_ends, rank_channels, several, side_by_side
 
 PAPER = "#ffffff"  # inside of an open mark
 WIDTH = 7.0  # inches: one column of text
@@ -183,14 +183,8 @@ def gates_figure(gate: Sequence[float | None], massive: Sequence[int], at: str, 
     figure, axis = plt.subplots(figsize=(WIDTH, 2.3), layout="constrained")
     edges = np.append(firsts, len(values))
     axis.stairs(tops, edges, color=QUIET, fill=True, lw=0)
-    high = float(np.nanmax(values)) or 1.0
-    for channel, colour in zip(massive, several(len(massive)), strict=False):
-        rank = 1 + int((values > values[channel]).sum())
-        axis.bar(channel + 0.5, values[channel], max(1.0, len(values) / BARS), color=colour, lw=0)
-        words, right = f"{channel}, rank {rank}", channel > 0.85 * len(values)
-        side: dict[str, Any] = {"ha": "right" if right else "left", "va": "bottom", "color": colour}
-        axis.annotate(words, (channel + 0.5, values[channel]), (0, 2), textcoords="offset points", **side)
-    axis.set(xlim=(0, len(values)), ylim=(0, high * 1.15), xlabel="channel", ylabel=f"|gate| of {part}, block {at}")
+    rank_channels(axis, values, massive, width=max(1.0, len(values) / BARS), middle=0.5)
+    axis.set(xlim=(0, len(values)), xlabel="channel", ylabel=f"|gate| of {part}, block {at}")
     return figure
 
 

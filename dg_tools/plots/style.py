@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from dg_tools.palette import INK, MASSIVE, POINT, QUIET, SERIES
 
 __all__ = ["INK", "MASSIVE", "POINT", "QUIET", "SERIES", "STYLE", "finish", "from_tidy", "label_ends", "name_lines"]
-__all__ += ["headline", "name_clouds", "of_doses", "several", "side_by_side", "styled", "wrap"]
+__all__ += ["headline", "name_clouds", "of_doses", "rank_channels", "several", "side_by_side", "styled", "wrap"]
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -113,6 +113,34 @@ def name_lines(axis: Axes, *, gap: float = 0.085, size: float = 8, more: Sequenc
         if not name.startswith("_") and len(there):
             ends.append((float(y[there[-1]]), name, to_hex(line.get_color())))
     label_ends(axis, ends, gap, size)
+
+
+def rank_channels(
+    axis: Axes, values: np.ndarray, channels: Sequence[int], *, width: float, middle: float = 0.0
+) -> dict[int, int]:
+    """Bars of these channels in their colours, each with its rank at the end of a line above; the ranks by channel.
+
+    Args:
+        axis: with the others' bars.
+        values: by channel.
+        channels: to mark.
+        width: of a bar, in channels.
+        middle: of a channel's bar beyond its number.
+    """
+    ranks = {channel: 1 + int((values > values[channel]).sum()) for channel in sorted(channels)}
+    shades = dict(zip(channels, several(len(channels)), strict=False))  # in the order given, as in other figures
+    for i, (channel, colour) in enumerate((channel, shades[channel]) for channel in ranks):
+        place, height = channel + middle, 0.98 - 0.08 * i  # of the axis; neighbours do not stand on each other
+        axis.bar(place, values[channel], width=width, color=colour, lw=0)
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.6}
+        axis.annotate("", (place, values[channel]), (place, height), "data", ("data", "axes fraction"), line)
+        side, apart = ("right", -3) if channel > 0.8 * len(values) else ("left", 3)
+        words: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": "top", "fontsize": 8, "color": colour}
+        axis.annotate(
+            f"{channel}, rank {ranks[channel]}", (place, height), (apart, 0), ("data", "axes fraction"), **words
+        )
+    axis.set_ylim(0, (float(np.nanmax(values)) or 1.0) / (0.94 - 0.08 * min(len(ranks), 6)))
+    return ranks
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.085, size: float = 9) -> None:
