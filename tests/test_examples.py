@@ -265,3 +265,10 @@ def test_shaded_pictures_have_less_fine_detail_than_flat_ones():
     styles = [source.pictures([source.reference(n, style) for n in source.names]) for style in ("shaded", "flat")]
     shaded, flat = (dg.metrics.band_power(x)["high"] for x in styles)
     assert (shaded < flat).double().mean() > 0.8 and (shaded / flat).log2().mean() < -0.3
+
+
+def test_pictures_of_one_list_are_decoded_once(tmp_path):
+    """A sheet holds every picture of a style; it was decoded again for each reference."""
+    toy = dg.load(toy_model.write(tmp_path))
+    made = examples(toy, dg.references(toy).sample(4, seed=0))
+    assert len({id(x.references) for x in made}) == 1

@@ -66,7 +66,10 @@ def examples(dit: DiT, items: Items, folder: References | None = None, *, truth:
             size that does not fit the model; masks for some only, or of another size than their picture.
         FileNotFoundError: no file at a path, or a `Reference` where there are no references.
     """
-    checked = [example_of(dit, item, folder) for item in as_items(items)]
+    given = as_items(items)
+    if folder is None and any(isinstance(item, Reference) for item in given):
+        folder = embedded_references(dit)  # once, for it decodes all of its pictures
+    checked = [example_of(item, folder) for item in given]
     without = [x for x in checked if x.picture is None]
     if truth and without:
         raise ValueError(
@@ -156,13 +159,14 @@ def say_shared(items: Items) -> None:
         )
 
 
-def example_of(dit: DiT, item: Item, folder: References | None = None) -> Example:
+def example_of(item: Item, folder: References | None) -> Example:
     """One item as an `Example` whose picture, mask and axis are tensors."""
     prompt = prompt_of(item)
     if isinstance(item, str):
         return Example(prompt)
     if isinstance(item, Reference):
-        return of_reference(item, embedded_references(dit) if folder is None else folder)
+        assert folder is not None  # `examples` saw to it
+        return of_reference(item, folder)
     example = item if isinstance(item, Example) else Example(prompt, *item[1:])
     if example.picture is None:
         return example
