@@ -14,6 +14,7 @@ import traitlets
 from PIL import Image
 
 import dg_tools as dg
+from dg_tools.activations import Attention, attention
 from dg_tools.plots import explorers as explore
 from dg_tools.widgets import ActivationExplorer
 from dg_tools.widgets.capture_lookup import Point, hidden_at
@@ -264,3 +265,71 @@ def test_charts_know_where_their_cells_are():
     wide.savefig(io.BytesIO(), format="png")  # an equal aspect shrinks the axes as they are drawn
     box = wide.axes[0].get_position()
     assert box.width * 4.3 / (box.height * 3.7) == pytest.approx(1.5, abs=0.02)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def attended(request, dits):
+    """A capture and the attention of the same runs, by family: a prompt of two words, 8 x 12 tokens."""
+    dit = dits(request.param)
+    call = {"seeds": [0, 1], "progress": False, **tiny.CALL}
+    return dg.capture(dit, "ab cd", **call), attention(dit, "ab cd", words=["ab", "cd"], **call)
+
+
+def test_the_map_of_a_word_is_the_attention_to_it(attended):
+    acts, found = attended
+    made = ActivationExplorer(acts, attention=found)
+    assert [value for _, value in made.words.options] == ["", "ab", "cd"] and there(made.heads)
+    before = numbers(made.map.data["values"])
+    made.words.value = "cd"
+    for block, step, head, seed in ((1, 0, -1, 0), (0, 2, -1, 1), (0, 1, 0, 1)):
+        made.move(block=block, step=step, head=head, seed=seed, token=17)
+        own = found.data["word_map"].sel(word="cd").isel(prompt=0, seed=seed, branch=0, step=step)
+        own = own.values[found.data["block"].values == block]
+        assert own.shape[0] == 1 and own.shape[2:] == (8, 12)
+        own = own[0].mean(0) if head < 0 else own[0, head]
+        assert np.allclose(numbers(made.map.data["values"]), own.ravel()) and own.std() > 0
+        assert (
+            made.heads.value == head
+            and f"Token 17 gives {own.ravel()[17]:.3g} of its attention to" in made.numbers.value
+        )
+        assert f"attention to 'cd', block {acts.data['site'].values[block]}" in made.map.data["title"]
+        assert made.render().map.axes[0].get_title().startswith("attention to 'cd'")
+    made.words.value = "ab"
+    assert not np.allclose(numbers(made.map.data["values"]), own.ravel())
+    made.move(word="", block=acts.data.sizes["site"] // 2, step=1, seed=0, head=-1)
+    assert np.allclose(numbers(made.map.data["values"]), before) and "attention" not in made.numbers.value
+
+
+def test_word_maps_are_saved_with_the_capture(attended, tmp_path):
+    acts, found = attended
+    made = ActivationExplorer(acts, attention=found)
+    made.activations.save(tmp_path / "acts.zarr")
+    again = ActivationExplorer(tmp_path / "acts.zarr")
+    again.move(word="ab", block=1)
+    made.move(word="ab", block=1)
+    assert np.array_equal(numbers(again.map.data["values"]), numbers(made.map.data["values"]))
+    again.show(acts)
+    assert again.word == "" and not there(again.heads), "a capture without maps shows activations"
+
+
+def test_without_word_maps_the_page_says_how_to_keep_them(attended):
+    acts, found = attended
+    made = ActivationExplorer(acts)
+    made.words.value = made.words.options[-1][1]
+    assert "no map of that word; it has none. Capture with" in made.messages.text
+    assert "words=['apple']" in made.messages.text and made.word == "" == made.words.value
+    with pytest.raises(ValueError, match="it has none"):
+        made.word = "owl"
+    kept = ActivationExplorer(acts, attention=found)
+    with pytest.raises(ValueError, match="it has 'ab', 'cd'"):
+        kept.word = "owl"
+    with pytest.raises(ValueError, match="head 99 requested; this capture has 0 to"):
+        kept.head = 99
+    other = Attention(found.data.isel(seed=[0]))
+    for wrong, words in (
+        (other, "the attention is of seed"),
+        (3, "pass what"),
+        (Attention(found.data[["mass"]]), "words="),
+    ):
+        refused = ActivationExplorer(acts, attention=wrong)
+        assert words in refused.messages.text and refused.activations is None

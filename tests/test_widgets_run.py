@@ -16,6 +16,7 @@ from PIL import Image
 from test_cli import called
 
 import dg_tools as dg
+from dg_tools.activations import attention
 from dg_tools.generation.recipes import read_picture
 from dg_tools.models.profiles import read_profile
 from dg_tools.widgets import ActivationExplorer, GuidanceExplorer, InterventionExplorer
@@ -69,6 +70,18 @@ def test_capture_from_the_button_is_the_capture_and_has_a_picture_at_every_step(
     assert not same(pictures[0, 0, 0], pictures[0, 0, -1])
     assert made.runner.bar.value == made.runner.bar.max == 3
     assert "step" not in dit.pipeline.scheduler.__dict__, "nothing is left behind"
+
+
+def test_a_capture_keeps_the_maps_of_all_words_where_it_is_told_to(dit):
+    made = ActivationExplorer(dit, steps=2, **SIZE)
+    made.words_box.value = True
+    press(made.runner)
+    assert [value for _, value in made.words.options] == ["", "red", "apple", "on", "blue"]
+    found = attention(dit, "red apple on blue", steps=2, words="blue", progress=False, **SIZE).data["word_map"]
+    made.move(word="blue", block=0, step=1)
+    own = found.isel(prompt=0, seed=0, branch=0, step=1, site=0, word=0).mean("head").values
+    assert np.allclose(np.frombuffer(made.map.data["values"], np.float32), own.ravel()) and own.std() > 0
+    assert made.runner.bar.value == made.runner.bar.max == 4, "the run is made twice"
 
 
 def test_a_large_capture_keeps_what_fits(dit):

@@ -12,14 +12,13 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-import numpy as np
 import traitlets as t
 
 from dg_tools.activations import Activations
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
-from dg_tools.plots.surface import spike
 from dg_tools.widgets import capture_lookup as lookup
+from dg_tools.widgets import word_maps
 from dg_tools.widgets.activation_page import ActivationPage
 from dg_tools.widgets.capture_lookup import Point
 from dg_tools.widgets.capture_view import CaptureView, render
@@ -30,7 +29,7 @@ from dg_tools.widgets.runner import guarded
 from dg_tools.widgets.saving import save
 from dg_tools.widgets.watch import Tick
 
-FIELDS = ("prompt", "seed", "branch", "step", "block", "stream", "channel", "token", "log")
+FIELDS = ("prompt", "seed", "branch", "step", "block", "stream", "channel", "token", "log", "word", "head")
 
 
 class ActivationExplorer(ActivationPage):
@@ -40,6 +39,7 @@ class ActivationExplorer(ActivationPage):
         source: an `Activations`, the folder of a saved one, or a `DiT`; None is the embedded model.
         dit: the model for new captures, where `source` is a capture.
         beside: a second capture, or its folder, shown at the same point beside the first; such as one with an edit.
+        attention: what `attention(dit, ..., words=[...])` gave of the same runs as `source`: maps of these words.
         steps: of new captures, to begin with.
         height, width: of new captures, in pixels; the pipeline's default where None.
 
@@ -48,6 +48,7 @@ class ActivationExplorer(ActivationPage):
         stream: `image`, `text`, or `reference` where there are reference pictures.
         token, channel: numbers.
         log: logarithmic scales.
+        word: whose attention is the map over the picture; empty: activations. head: of it; -1: the mean of all heads.
         activations: the capture on the page; None before the first one.
         massive: channels that `find_massive` finds in it.
     """
@@ -61,6 +62,8 @@ class ActivationExplorer(ActivationPage):
     channel = t.Int(0)
     stream = t.Enum(("image", "text", "reference"), "image")
     log = t.Bool(False)
+    word = t.Unicode("")
+    head = t.Int(-1)
     activations = t.Any(None, allow_none=True)
     massive = t.List(t.Int(), [])
 
@@ -70,6 +73,7 @@ class ActivationExplorer(ActivationPage):
         dit: DiT | None = None,
         *,
         beside: Any = None,
+        attention: Any = None,
         steps: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -84,7 +88,7 @@ class ActivationExplorer(ActivationPage):
         self._moving = False
         self._connect()
         if source is not None:
-            guarded(self.messages, self.show)(source)
+            guarded(self.messages, partial(self.show, attention=attention))(source)
         else:
             self.messages.say("Write a prompt and press Capture: one sampling run is read block by block.")
         if beside is not None:
@@ -98,11 +102,13 @@ class ActivationExplorer(ActivationPage):
             f"channel {self.channel})"
         )
 
-    @t.validate("prompt", "seed", "branch", "step", "block", "token", "channel")
-    def _in_range(self, proposal: Any) -> int:
-        name, value = proposal["trait"].name, proposal["value"]
-        if self.activations is not None:
-            count = self.activations.data.sizes["site" if name == "block" else name]
+    @t.validate("prompt", "seed", "branch", "step", "block", "token", "channel", "word", "head")
+    def _in_range(self, proposal: Any) -> Any:
+        name, value, acts = proposal["trait"].name, proposal["value"], self.activations
+        if acts is not None and name in ("word", "head"):
+            word_maps.check(acts, name, value)
+        elif acts is not None:
+            count = acts.data.sizes["site" if name == "block" else name]
             if not 0 <= value < count:
                 raise t.TraitError(f"{name} {value} requested; this capture has 0 to {count - 1}")
         return value
@@ -155,14 +161,16 @@ class ActivationExplorer(ActivationPage):
         figures = {"map": view.map, "channels": view.channels, "blocks": view.blocks, "steps": view.steps}
         return save(path, self.to_html, lambda: figures)
 
-    def show(self, source: Any) -> None:
-        """Put an `Activations`, or the folder of a saved one, on the page.
+    def show(self, source: Any, attention: Any = None) -> None:
+        """Put an `Activations`, or the folder of a saved one, on the page; with maps of words from an `Attention`.
 
         Raises:
             ValueError: a folder without a capture.
             TypeError: something else.
         """
         acts = lookup.capture_of(source)
+        if attention is not None:
+            acts = word_maps.with_attention(acts, attention)
         massive = lookup.massive_channels(acts)
         with self.lock:
             first = self.activations is None
@@ -238,7 +246,7 @@ class ActivationExplorer(ActivationPage):
         from dg_tools.widgets.live_capture import capture_run  # imports diffusers, which a stored capture never needs
 
         settings = self.run_fields.read()
-        self.show(capture_run(self.dit, settings, self.block, tick))
+        self.show(capture_run(self.dit, settings, self.block, tick, words=self.words_box.value))
         self.shown.put(settings)
         self.run_fields.warn(self.messages)
         self._changed()  # the fields may have moved on meanwhile
@@ -261,34 +269,31 @@ class ActivationExplorer(ActivationPage):
         for name, field in self.controls.items():
             field.observe(guarded(say, partial(self._set, name)), names="value")
             self.observe(partial(self._follow, field), names=name)
-        self.offered.observe(guarded(say, self._choose_offered), names="value")
+        self.offered.observe(guarded(say, partial(self._clicked, "channel")), names="value")
         for name, view in [*self.panel.choosers, *self.beside_panel.choosers]:
             view.observe(guarded(say, partial(self._clicked, name)), names="cell")
         self.spikes.observe(guarded(say, lambda change: self._surface_clicked(*self.spikes.point)), names="clicks")
         self.observe(guarded(say, lambda change: self.refresh()), names=list(FIELDS))
 
     def _set(self, name: str, change: Any) -> None:
-        setattr(self, name, change["new"])
+        try:
+            setattr(self, name, change["new"])
+        except ValueError:  # the page shows what is, and the message says why
+            self.controls[name].value = getattr(self, name)
+            raise
 
     def _follow(self, field: Any, change: Any) -> None:
         """A control shows the trait; `set_ranges` has made room for it."""
         if field.value != change["new"]:
             field.value = change["new"]
 
-    def _choose_offered(self, change: Any) -> None:
-        if change["new"] is not None:
-            self.channel = change["new"]
-
     def _clicked(self, name: str, change: Any) -> None:
-        if change["new"] >= 0:
+        if change["new"] is not None and change["new"] >= 0:
             setattr(self, name, change["new"])
 
     def _surface_clicked(self, token: int, channel: int) -> None:
         """Choose a point of the surface; where a cell covers several tokens and channels, the largest of these."""
         assert self.activations is not None
-        hidden = lookup.hidden_at(self.activations, self.state)
-        if self.spikes.data["pooled"] and hidden is not None:
-            row, column = np.searchsorted(hidden.tokens, token), np.searchsorted(hidden.channels, channel)
-            y, x = spike(np.abs(hidden.values), int(row), int(column))
-            channel, token = int(hidden.channels[x]), int(hidden.tokens[y])
+        if self.spikes.data["pooled"]:
+            token, channel = lookup.largest_near(self.activations, self.state, token, channel)
         self.move(channel=channel, token=token)

@@ -10,6 +10,7 @@ import traitlets as t
 
 from dg_tools.activations import Activations
 from dg_tools.models.dit import DiT
+from dg_tools.widgets.capture_lookup import head_count, words_kept
 from dg_tools.widgets.capture_panel import CapturePanel
 from dg_tools.widgets.parts import check_box, control, row, slider, text_block
 from dg_tools.widgets.run_fields import RunFields
@@ -17,6 +18,7 @@ from dg_tools.widgets.runner import Messages, Runner
 from dg_tools.widgets.saving import SaveRow
 from dg_tools.widgets.shown import Shown
 from dg_tools.widgets.watch import Tick
+from dg_tools.widgets.word_maps import NOT_KEPT
 
 
 class ActivationPage(widgets.VBox):
@@ -28,7 +30,7 @@ class ActivationPage(widgets.VBox):
         steps, height, width: of new captures, as in `RunFields`.
 
     Attributes:
-        run_fields: prompt, seed, steps and scale of a new capture.
+        run_fields: prompt, seed, steps and scale of a new capture; `words_box`: it keeps maps of words, too.
         controls: each control of a point, by the name of the point's field.
         shown: says whether the capture was made with the settings in the fields; it knows those of the button only.
         panel, beside_panel: the views of the capture, and of a second one; a click on one chooses a token, channel,
@@ -60,7 +62,7 @@ class ActivationPage(widgets.VBox):
         self.saving.layout.display = "none"
         self.views = widgets.VBox(
             [
-                row(self.prompts, self.seeds, self.branches, self.stream_buttons, self.log_box),
+                row(self.prompts, self.seeds, self.branches, self.stream_buttons, self.log_box, self.words, self.heads),
                 row(self.block_slider, self.step_slider, self.play, self.token_field, self.channel_field, self.offered),
                 self.numbers,
                 self.both,
@@ -68,7 +70,7 @@ class ActivationPage(widgets.VBox):
             layout={"display": "none"},
         )
         self.shown = Shown([self.views], "Capture")
-        live = [row(*self.run_fields.row.children, self.runner, self.shown.note)] if dit else []
+        live = [row(*self.run_fields.row.children, self.words_box, self.runner, self.shown.note)] if dit else []
         self.children = [
             *live,
             row(self.folder, self.opening, self.opening_beside, self.saving),
@@ -91,6 +93,10 @@ class ActivationPage(widgets.VBox):
         self.stream_buttons = control(widgets.ToggleButtons, "Stream", options=["image", "text"])
         self.stream_buttons.style.button_width = "64px"
         self.log_box = check_box("log scale", "110px")
+        self.words = control(widgets.Dropdown, "Map", "190px", options=[("activations", "")])
+        self.heads = control(widgets.Dropdown, "Head", "120px", options=[("all", -1)])
+        self.words_box = check_box("words' attention", "140px")
+        self.words_box.tooltip = "Also keep the map of every word of the prompt; the run is made twice"
         self.controls = {
             "prompt": self.prompts,
             "seed": self.seeds,
@@ -101,6 +107,8 @@ class ActivationPage(widgets.VBox):
             "token": self.token_field,
             "stream": self.stream_buttons,
             "log": self.log_box,
+            "word": self.words,
+            "head": self.heads,
         }
 
     def _build_pictures(self) -> None:
@@ -128,4 +136,9 @@ class ActivationPage(widgets.VBox):
         self.offered.options = [(str(c), c) for c in massive]
         self.offered.value = channel if channel in massive else None
         self.offered.layout.display = "" if massive else "none"
+        words, heads = words_kept(acts), head_count(acts)
+        own = [(f"attention to {word!r}", word) for word in words]
+        self.words.options = [("activations", ""), *(own or [("attention to a word ...", NOT_KEPT)])]
+        self.heads.options = [("all", -1), *((str(head), head) for head in range(heads))]
+        self.heads.layout.display = "" if words else "none"
         self.views.layout.display = self.saving.layout.display = ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from dg_tools.activations import Activations, open_activations
 from dg_tools.massive import find_massive
+from dg_tools.plots.surface import spike
 
 NEEDED = ("abs_mean", "token_norm", "top_value", "median_abs_mean")
 SMALL = 2**29  # bytes that are read into memory at once
@@ -21,7 +22,10 @@ SMALL = 2**29  # bytes that are read into memory at once
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a capture; indices, but for `stream`, and `token` and `channel`, which are numbers of the model."""
+    """A point of a capture; indices, but for `stream`, and `token` and `channel`, which are numbers of the model.
+
+    `word`: whose attention map is shown; empty: activations. `head`: of this map; -1: the mean of all.
+    """
 
     prompt: int = 0
     seed: int = 0
@@ -32,6 +36,8 @@ class Point:
     channel: int = 0
     token: int = 0
     log: bool = False
+    word: str = ""
+    head: int = -1
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,19 @@ def clipped(acts: Activations, point: Point) -> Point:
     stream = point.stream if point.stream in acts.data["stream"].values else "image"
     tokens = token_count(acts, replace(point, **indices, stream=stream))
     channel = min(point.channel, sizes["channel"] - 1)
-    return replace(point, **indices, stream=stream, token=min(point.token, max(tokens - 1, 0)), channel=channel)
+    indices |= {"token": min(point.token, max(tokens - 1, 0)), "channel": channel}
+    word = point.word if point.word in words_kept(acts) else ""
+    return replace(point, **indices, stream=stream, word=word, head=min(point.head, head_count(acts) - 1))
+
+
+def words_kept(acts: Activations) -> list[str]:
+    """The words whose attention maps the capture has, see `word_maps`."""
+    return [str(word) for word in acts.data["word"].values] if "word_map" in acts.data else []
+
+
+def head_count(acts: Activations) -> int:
+    """Heads of each attention product; 0 where there are no maps of words."""
+    return int(acts.data.sizes["head"]) if "word_map" in acts.data else 0
 
 
 def token_norms(acts: Activations, point: Point) -> np.ndarray:
@@ -183,6 +201,16 @@ def hidden_at(acts: Activations, point: Point) -> HiddenStates | None:
     values = kept.values.astype(np.float32)
     whole = np.isfinite(values).any(1)  # rows of NaN are padding
     return HiddenStates(values[whole], tokens[whole], channels) if whole.any() else None
+
+
+def largest_near(acts: Activations, point: Point, token: int, channel: int) -> tuple[int, int]:
+    """The token and channel of the largest |x| in the cell of a surface that these two are in."""
+    hidden = hidden_at(acts, point)
+    if hidden is None:
+        return token, channel
+    row, column = np.searchsorted(hidden.tokens, token), np.searchsorted(hidden.channels, channel)
+    y, x = spike(np.abs(hidden.values), int(row), int(column))
+    return int(hidden.tokens[y]), int(hidden.channels[x])
 
 
 def raw_stream(acts: Activations) -> str:

@@ -18,6 +18,7 @@ from dg_tools.widgets.capture_lookup import HiddenStates, Point
 from dg_tools.widgets.chart import Curves
 from dg_tools.widgets.spikes import Ridges
 from dg_tools.widgets.token_map import TokenValues
+from dg_tools.widgets.word_maps import word_values
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,11 @@ def render(acts: Activations, point: Point, massive: list[int], words: Sequence[
 
 
 def token_values(acts: Activations, point: Point, hidden: HiddenStates | None) -> TokenValues:
-    """One value per image token: the channel's activation where it was kept, else the norm over channels."""
+    """One value per image token: a word's attention where one is chosen, else the channel's activation where it was
+    kept, else the norm over channels.
+    """
+    if point.word:
+        return word_values(acts, point)
     norms = lookup.token_norms(acts, point)
     field = np.full(acts.grid[0] * acts.grid[1], np.nan, np.float32)
     column = hidden.column(point.channel) if hidden else None
@@ -210,9 +215,15 @@ def sentence(acts: Activations, point: Point, hidden: HiddenStates | None) -> st
     if not np.isfinite(means).any():
         return f"There is no {point.stream} stream after this block (SD3 drops the text in its last one)."
     size, median = float(means[point.channel]), float(np.median(means))
+    attends = ""
+    if point.word and point.stream == "image":
+        share = float(word_values(acts, point).values[point.token])
+        attends = (
+            f" Token {point.token} gives {share:.3g} of its attention to {point.word!r}." if np.isfinite(share) else ""
+        )
     words = (
         f"Channel {point.channel}: mean |x| over {point.stream} tokens {size:.3g}, "
-        f"{size / median:.3g} x the median channel's. Noise level sigma {sigma(acts, point):.2f}."
+        f"{size / median:.3g} x the median channel's. Noise level sigma {sigma(acts, point):.2f}.{attends}"
     )
     row = hidden.row(point.token) if hidden else None
     if hidden is not None and row is not None and (index := np.flatnonzero(hidden.channels == point.channel)).size:

@@ -13,6 +13,7 @@ from dg_tools.widgets import capture_lookup as lookup
 from dg_tools.widgets.capture_lookup import Point
 from dg_tools.widgets.capture_panel import background
 from dg_tools.widgets.kept_page import halves, png_address
+from dg_tools.widgets.word_maps import fields as word_fields
 
 MOST_MB = 16.0  # of hidden states in a page, before they are written as text
 
@@ -32,7 +33,13 @@ def capture_data(acts: Activations, point: Point, massive: list[int], most_mb: f
     """
     data, sizes = acts.data, acts.data.sizes
     runs = list(itertools.product(*(range(sizes[d]) for d in ("prompt", "seed", "branch"))))
-    statistics = len(runs) * sizes["step"] * sizes["site"] * sizes["stream"] * (sizes["channel"] + sizes["token"]) * 2
+    places = len(runs) * sizes["step"] * sizes["site"]
+    statistics = places * sizes["stream"] * (sizes["channel"] + sizes["token"]) * 2
+    rows, columns = acts.grid
+    words, heads = lookup.words_kept(acts), lookup.head_count(acts)
+    one = places * len(words) * rows * columns * 2
+    heads = heads if one * (1 + heads) <= most_mb * 2**20 else 0  # else their mean alone
+    statistics += one * (1 + heads)
     if statistics > 4 * most_mb * 2**20:
         raise ValueError(
             f"the statistics of this capture are {statistics / 2**20:.0f} MB, more than a page should hold "
@@ -56,6 +63,7 @@ def capture_data(acts: Activations, point: Point, massive: list[int], most_mb: f
         kept[",".join(map(str, run))] = {
             **statistics_of(acts, at, streams),
             "hidden": hidden,
+            "maps": {word: word_halves(acts, replace(at, word=word), heads) for word in words},
             "pictures": pictures(acts, at),
         }
     _, aspect = background(acts, point)
@@ -72,6 +80,8 @@ def capture_data(acts: Activations, point: Point, massive: list[int], most_mb: f
         "channels": sizes["channel"],
         "massive": [int(c) for c in massive],
         "words": {s: [lookup.words_of(acts, i, s) for i in range(sizes["prompt"])] for s in streams},
+        "attended": words,
+        "heads": heads,
         "hidden_stream": stream,
         "hidden_tokens": tokens,
         "hidden_channels": [int(c) for c in channels],
@@ -109,6 +119,12 @@ def statistics_of(acts: Activations, point: Point, streams: list[str]) -> dict[s
             array = part.values.reshape(part.sizes["step"], part.sizes["site"], -1)
             values[name][stream] = {"values": halves(array.astype(np.float32)), "size": array.shape[-1]}
     return values
+
+
+def word_halves(acts: Activations, point: Point, heads: int) -> str:
+    """A word's maps in one run, [step, block, head, token]: the mean of all heads, then the first `heads` of them."""
+    maps = word_fields(acts, point)
+    return halves(np.concatenate([maps.mean(2, keepdims=True), maps[:, :, :heads]], 2))
 
 
 def pictures(acts: Activations, point: Point) -> list[str]:

@@ -103,6 +103,8 @@ def shown_whole(notebook, explorer, name: str, most: dict[int, int] | None = Non
 def test_activation_explorer(notebook):
     notebook.run(1)
     explorer = notebook.explorer("activation")
+    explorer.get_by_label("words' attention", exact=True).check()
+    notebook.until("acts.words_box.value", "True")
     press_run(notebook, explorer, "Capture", "acts")
     surface = explorer.locator(".dg-spikes .dg-stage")
     surface.locator("canvas").wait_for(timeout=SECONDS)
@@ -136,6 +138,15 @@ def test_activation_explorer(notebook):
     notebook.until("(acts.token, acts.channel)", f"({token}, {channel})")
     explorer.get_by_role("button", name="55", exact=True).click()  # a massive channel that is offered
     notebook.until("acts.channel", "55")
+    explorer.get_by_label("Map", exact=True).select_option("attention to 'apple'")  # a word of the prompt
+    explorer.get_by_text(re.compile(r"^attention to 'apple', block \d+, step \d+, mean of 4 heads$")).wait_for(
+        timeout=SECONDS
+    )
+    explorer.get_by_label("Head", exact=True).select_option("2")
+    notebook.until("(acts.word, acts.head)", "('apple', 2)")
+    notebook.picture("activation_word", explorer)
+    explorer.get_by_label("Map", exact=True).select_option("activations")
+    notebook.until("acts.word", "''")
     shown_whole(notebook, explorer, "activation")
     explorer.get_by_label("Prompt", exact=True).fill("owl on teal")
     explorer.get_by_text("settings changed: press Capture").wait_for(timeout=SECONDS)

@@ -19,8 +19,9 @@ WIDE, HALF = {"width": 1280, "height": 800}, {"width": 640, "height": 800}
 
 @pytest.fixture(scope="module")
 def explorer():
-    """A capture of two steps with a picture at each, and its explorer at block 6, step 1, token 36, channel 55."""
+    """A capture of two steps with a picture at each and word maps, at block 6, step 1, token 36, channel 55."""
     made = ActivationExplorer(dg.load(), steps=2)
+    made.words_box.value = True
     made.run()
     return made
 
@@ -77,6 +78,12 @@ def test_a_capture_answers_from_its_file(explorer, chromium, tmp_path, scheme, s
         page.get_by_label("stream", exact=True).select_option("text")
         assert page.locator(".dg-stage[aria-label^='text tokens'] svg").is_visible()
         page.get_by_label("stream", exact=True).select_option("image")
+        page.get_by_label("map", exact=True).select_option("attention to 'apple'")
+        page.get_by_label("head", exact=True).select_option("2")
+        own = explorer.activations.data["word_map"].isel(prompt=0, seed=0, branch=0, step=0, head=2)
+        own = own.sel(word="apple", attention_site="7").values[1, 2]
+        assert near(stages["image tokens"].get_attribute("aria-valuetext"), own)
+        page.get_by_label("map", exact=True).select_option("activations")
         page.get_by_role("button", name="Play steps").click()
         page.get_by_text("by block, step 1").wait_for()
         page.get_by_role("button", name="Stop steps").click()

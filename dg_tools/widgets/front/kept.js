@@ -86,6 +86,10 @@ function keptCapturePage(data, parent) {
   }
   const log = field(controls, "log scale", Object.assign(document.createElement("input"), { type: "checkbox", checked: point.log }));
   log.addEventListener("change", () => move({ log: log.checked }));
+  const words = ["", ...(data.attended ?? [])];
+  const map_of = words.length > 1 ? choice(controls, "map", words.map((w) => (w ? `attention to '${w}'` : "activations")), (i) => move({ word: words[i] })) : null;
+  const heads = data.heads ? choice(controls, "head", ["all", ...Array(data.heads).keys()], (i) => move({ head: i - 1 })) : null;
+  if (!heads) point.head = -1;
   const numbers = make("p", "numbers", parent);
   numbers.setAttribute("role", "status");
   const views = make("div", "views", make("div", "capture", parent));
@@ -106,6 +110,8 @@ function keptCapturePage(data, parent) {
     textPlace.hidden = image;
     if (streams) streams.value = data.streams.indexOf(point.stream);
     for (const [name, select] of Object.entries(chosen)) if (select) select.value = point[name];
+    if (map_of) map_of.value = words.indexOf(point.word);
+    if (heads) heads.value = point.head + 1;
     block.set(point.block, data.sites[point.block]);
     step.set(point.step, data.steps[point.step]);
     channel.value = point.channel;

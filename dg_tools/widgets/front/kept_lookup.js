@@ -60,8 +60,22 @@ function keptCapture(data) {
     ];
   };
   const chart = (series, p, words) => ({ series, marked: [], names: null, x: null, log: p.log, kind: "lines", ...words });
+  // How much of its attention each token gives to the chosen word: rows of [step, block, head], the mean of all heads first.
+  const attention = (p) => {
+    const maps = read(`${p.prompt},${p.seed},${p.branch} word ${p.word}`, run(p).maps[p.word]);
+    const size = data.grid[0] * data.grid[1];
+    const row = (p.step * sites + p.block) * (data.heads + 1) + p.head + 1;
+    return maps.subarray(row * size, (row + 1) * size);
+  };
   return {
     tokens: (p) => {
+      if (p.word) {
+        const values = attention(p);
+        const heads = p.head < 0 ? "mean of all heads" : `head ${p.head}`;
+        const some = values.some(Number.isFinite);
+        const title = some ? `attention to '${p.word}', block ${data.sites[p.block]}, step ${p.step}, ${heads}` : `no attention to '${p.word}' was kept at block ${data.sites[p.block]}`;
+        return { values, title, name: "share of the place's attention" };
+      }
       const values = column(hidden(p), p.channel);
       const [rows, columns] = data.grid;
       const norms = stretch(at(p, "token_norm"));
@@ -96,7 +110,9 @@ function keptCapture(data) {
       const means = at(p, "abs_mean");
       if (!means.some(Number.isFinite)) return `There is no ${p.stream} stream after this block.`;
       const [size, median] = [means[p.channel], at(p, "median_abs_mean")[0]];
-      const words = `Channel ${p.channel}: mean |x| over ${p.stream} tokens ${short(size)}, ${short(size / median)} x the median channel's. Noise level sigma ${data.sigmas[p.step].toFixed(2)}.`;
+      const share = p.word && p.stream === "image" ? attention(p)[p.token] : NaN;
+      const attends = Number.isFinite(share) ? ` Token ${p.token} gives ${short(share)} of its attention to '${p.word}'.` : "";
+      const words = `Channel ${p.channel}: mean |x| over ${p.stream} tokens ${short(size)}, ${short(size / median)} x the median channel's. Noise level sigma ${data.sigmas[p.step].toFixed(2)}.${attends}`;
       const values = column(hidden(p), p.channel);
       const place = values ? hidden(p).tokens.indexOf(p.token) : -1;
       if (place < 0) return words;
