@@ -176,3 +176,40 @@ def test_image_tokens_in_one_block_of_flux(dits):
 def test_refused(changed, error, words, dits):
     with pytest.raises(error, match=words):
         sinks(dits("sd3"), PROMPTS, [0], **{"channels": [3], "controls": 2, "measured": 1, **CALL, **changed})
+
+
+def test_text_comes_first_in_flux(dits):
+    """The text token that receives most by hand, in double and single blocks; its mask takes it and no image token."""
+    dit = dits("flux")
+    found = sinks(dit, PROMPTS, [0], k=1, channels=[5], measured=1, controls=2, **CALL)
+    (token,), text = found.settings["tokens"], 8
+    first = [i for i, p in enumerate(PROMPTS) if p not in set(found.table["prompt"])]
+    part = next(trajectories(dit, PROMPTS, [0], steps=3, keep=[0], progress=False, **tiny.SIZE, max_sequence_length=8))
+    _, sigma, z = part.steps[0]
+    masses: list[torch.Tensor] = []
+
+    def product(query, key, value, **kwargs):
+        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        masses.append(weights[:, :, text:, :text].mean((1, 2)))
+        return PRODUCT(query, key, value, **kwargs)
+
+    F.scaled_dot_product_attention = product
+    try:
+        velocity(dit, z, sigma, part.inputs)
+    finally:
+        F.scaled_dot_product_attention = PRODUCT
+    assert len(masses) == len(dit.blocks)
+    mass = torch.stack(masses)[:, first].mean((0, 1))
+    assert token == int(mass.argmax())
+    assert found.tables["sinks"]["mass"].item() == pytest.approx(mass[token].item(), rel=1e-4)
+    hidden: list[torch.Tensor] = []
+    handles = [b.module.register_forward_hook(lambda m, a, o: hidden.append(o)) for b in dit.blocks]
+    velocity(dit, z, sigma, part.inputs)
+    for handle in handles:
+        handle.remove()
+    rest = [i for i in range(len(PROMPTS)) if i not in first]
+    ratios = []
+    for output in hidden:
+        x = (output[0] if isinstance(output, tuple) else output).abs()[rest, :text, 5]
+        ratios.append((x[:, token] / x[:, [i for i in range(text) if i != token]].mean(1)).log2())
+    assert found.outcome("channels on sinks").estimate == pytest.approx(torch.stack(ratios).mean().item(), rel=1e-3)
