@@ -138,14 +138,14 @@ def test_activation_explorer(notebook):
     notebook.until("(acts.token, acts.channel)", f"({token}, {channel})")
     explorer.get_by_role("button", name="55", exact=True).click()  # a massive channel that is offered
     notebook.until("acts.channel", "55")
-    explorer.get_by_label("Map", exact=True).select_option("attention to 'apple'")  # a word of the prompt
+    explorer.get_by_label("Map", exact=True).select_option(label="attention to 'apple'")  # a word of the prompt
     explorer.get_by_text(re.compile(r"^attention to 'apple', block \d+, step \d+, mean of 4 heads$")).wait_for(
         timeout=SECONDS
     )
-    explorer.get_by_label("Head", exact=True).select_option("2")
+    explorer.get_by_label("Head", exact=True).select_option(label="2")
     notebook.until("(acts.word, acts.head)", "('apple', 2)")
     notebook.picture("activation_word", explorer)
-    explorer.get_by_label("Map", exact=True).select_option("activations")
+    explorer.get_by_label("Map", exact=True).select_option(label="activations")
     notebook.until("acts.word", "''")
     shown_whole(notebook, explorer, "activation")
     explorer.get_by_label("Prompt", exact=True).fill("owl on teal")

@@ -79,8 +79,8 @@ def test_a_capture_answers_from_its_file(explorer, chromium, tmp_path, scheme, s
         assert page.locator(".dg-stage[aria-label^='text tokens'] svg").is_visible()
         page.get_by_label("stream", exact=True).select_option("image")
         page.get_by_label("map", exact=True).select_option("attention to 'apple'")
-        page.get_by_label("head", exact=True).select_option("2")
-        own = explorer.activations.data["word_map"].isel(prompt=0, seed=0, branch=0, step=0, head=2)
+        page.get_by_label("head", exact=True).select_option(label="1")
+        own = explorer.activations.data["word_map"].isel(prompt=0, seed=0, branch=0, step=0, head=1)
         own = own.sel(word="apple", attention_site="7").values[1, 2]
         assert near(stages["image tokens"].get_attribute("aria-valuetext"), own)
         page.get_by_label("map", exact=True).select_option("activations")
