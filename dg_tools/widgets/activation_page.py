@@ -79,9 +79,9 @@ class ActivationPage(widgets.VBox):
         ]
 
     def _build_controls(self) -> None:
-        self.prompts = control(widgets.Dropdown, "Run: prompt", "280px", options=[("none yet", 0)])
-        self.seeds = control(widgets.Dropdown, "seed", "120px", options=[("none yet", 0)])
-        self.branches = control(widgets.Dropdown, "branch", "150px", options=[("cond", 0)])
+        self.prompts = control(widgets.Dropdown, "Run: prompt", "220px", options=[("none yet", 0)])
+        self.seeds = control(widgets.Dropdown, "seed", "100px", options=[("none yet", 0)])
+        self.branches = control(widgets.Dropdown, "branch", "130px", options=[("cond", 0)])
         self.block_slider = slider("Block", 0, width="230px", at_once=True)
         self.step_slider = slider("Step", 0, width="230px", at_once=True)
         self.play = widgets.Play(interval=200, tooltip="Play the steps", layout={"width": "120px"})
@@ -93,8 +93,8 @@ class ActivationPage(widgets.VBox):
         self.stream_buttons = control(widgets.ToggleButtons, "Stream", options=["image", "text"])
         self.stream_buttons.style.button_width = "64px"
         self.log_box = check_box("log scale", "110px")
-        self.words = control(widgets.Dropdown, "Map", "190px", options=[("activations", "")])
-        self.heads = control(widgets.Dropdown, "Head", "120px", options=[("all", -1)])
+        self.words = control(widgets.Dropdown, "Map", "185px", options=[("activations", "")])
+        self.heads = control(widgets.Dropdown, "Head", "90px", options=[("all", -1)])
         self.words_box = check_box("words' attention", "140px")
         self.words_box.tooltip = "Also keep the map of every word of the prompt; the run is made twice"
         self.controls = {
