@@ -145,12 +145,13 @@ def test_doses_have_their_own_colours():
     assert len(set(colours.values())) == 4 and colours[2.0] == palette.MASSIVE and colours[0.0] == palette.POINT
 
 
-def test_names_of_clouds_cover_no_point_and_no_name():
+@pytest.mark.parametrize("far", [0, 9], ids=["around 0", "without 0"])
+def test_names_of_clouds_cover_no_point_and_no_name(far):
     draws = np.random.default_rng(0)
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     clouds = []
     for i, colour in enumerate(palette.SERIES[:4]):
-        x, y = draws.normal(size=(2, 8)) * 0.3 + draws.normal(size=(2, 1))
+        x, y = draws.normal(size=(2, 8)) * 0.3 + draws.normal(size=(2, 1)) + far
         axis.scatter(x, y, color=colour)
         clouds.append((x, y, f"cloud number {i}", colour))
     style.name_clouds(axis, clouds)

@@ -195,7 +195,8 @@ def name_clouds(axis: Axes, clouds: Sequence[tuple[Any, Any, str, str]], size: f
     boxes: list[np.ndarray] = []  # left, bottom, right, top of the names so far, in pixels
     for (x, y, name, colour), own in zip(clouds, places, strict=True):
         words: dict[str, Any] = {"textcoords": "offset points", "color": colour, "fontsize": size, "va": "bottom"}
-        text = axis.annotate(name, (0, 0), (0, 0), **words)
+        data = np.column_stack(np.broadcast_arrays(x, y))
+        text = axis.annotate(name, data[0], (0, 0), **words)  # outside of the limits it would have no size
         shape = np.array(text.get_window_extent().size)
         best, least = (0, own[0]), np.inf
         for (i, point), side in itertools.product(enumerate(own), SIDES):
@@ -208,5 +209,5 @@ def name_clouds(axis: Axes, clouds: Sequence[tuple[Any, Any, str, str]], size: f
                 best, least = (i, box), cost
         i, box = best
         boxes.append(box)
-        text.xy = tuple(np.column_stack(np.broadcast_arrays(x, y))[i])
+        text.xy = tuple(data[i])
         text.set_position(tuple((box[:2] - own[i]) * 72 / figure.dpi))
