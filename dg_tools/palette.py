@@ -10,3 +10,4 @@ MASSIVE = "#c0392b"  # what a figure is about: the massive channels
 QUIET = "#7f8c8d"  # what stands beside it: controls, other channels
 POINT = "#1f6fb2"  # the current place
 SERIES = (MASSIVE, POINT, "#c98a00", "#003f5c", "#5dade2", "#5d4037")  # several of a kind, such as channels
+READABLE = {"#c98a00": "#8f6200", "#5dade2": "#2878ad"}  # of a colour that is too light for words, its darker shade

@@ -163,7 +163,7 @@ def test_names_of_clouds_cover_no_point_and_no_name(far):
         assert not any(box.contains(*point) for point in points)
         assert not any(box.overlaps(other) for other in boxes[:i])
         assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-    assert [t.get_color() for t in axis.texts] == [c[3] for c in clouds]
+    assert [t.get_color() for t in axis.texts] == [palette.READABLE.get(c[3], c[3]) for c in clouds]
     plt.close(figure)
 
 

@@ -38,13 +38,18 @@ def execute(code: str, name: str, **given: object) -> dict[str, object]:
     return scope
 
 
+FEWER = (("steps=20", "steps=2"), ("pictures=8", "pictures=2"), ("(20)", "(2)"))
+FEWER += (("sample(6, seed=3", "sample(4, seed=3"), ('"steps": 4', '"steps": 2'))
+FEWER += (('"controls": 5', '"controls": 2'), ("steps=4)", "steps=2)"))
+
+
 def test_the_code_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     code, _ = blocks()
-    assert len(code) == 5 and len(code[0].strip().splitlines()) <= 12
+    assert len(code) == 6 and len(code[0].strip().splitlines()) <= 12
     assert len(README.split()) <= 1400, "the rest has pages of its own"
     text = "\n".join(code)  # the same calls on fewer steps, pictures and controls
-    for old, new in (("steps=20", "steps=2"), ("pictures=8", "pictures=2"), ("(20)", "(2)")):
+    for old, new in FEWER:
         assert old in text
         text = text.replace(old, new)
     execute(text, "readme")

@@ -16,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dg_tools.palette import READABLE
 from dg_tools.plots.style import INK, MASSIVE, QUIET, STYLE, finish, label_ends, rank_channels, several, side_by_side
 
 PAPER = "#ffffff"  # inside of an open mark
@@ -125,7 +126,8 @@ def surface_figure(hidden: np.ndarray, massive: Sequence[int], at: str) -> Figur
     axis.plot_surface(x, y, pooled, rcount=len(rows), ccount=len(columns), color="#aebfcf", lw=0, rasterized=True)
     for channel, colour in zip(massive, several(len(massive)), strict=False):
         axis.plot(np.full(tokens, channel), np.arange(tokens), size[:, channel], color=colour, lw=1.2)
-        axis.text(channel, tokens, size[:, channel].max() * 1.04, str(channel), color=colour, ha="center")
+        top, ink = size[:, channel].max() * 1.04, READABLE.get(colour, colour)
+        axis.text(channel, tokens, top, str(channel), color=ink, ha="center")
     for side in (axis.xaxis, axis.yaxis, axis.zaxis):
         side.set_pane_color((0, 0, 0, 0))
         side.line.set_color(QUIET)

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from dg_tools.palette import INK, MASSIVE, POINT, QUIET, SERIES
+from dg_tools.palette import INK, MASSIVE, POINT, QUIET, READABLE, SERIES
 
 __all__ = ["INK", "MASSIVE", "POINT", "QUIET", "SERIES", "STYLE", "finish", "from_tidy", "label_ends", "name_lines"]
 __all__ += ["headline", "name_clouds", "of_doses", "rank_channels", "several", "side_by_side", "styled", "wrap"]
@@ -171,7 +171,7 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 
         wanted += max(0.0, -wanted[0]) + min(0.0, 1 - wanted[-1])
     for i, place in zip(order, wanted, strict=True):
         _, name, colour = ends[i]
-        words: dict[str, Any] = {"color": colour, "va": "center", "fontsize": size}
+        words: dict[str, Any] = {"color": READABLE.get(colour, colour), "va": "center", "fontsize": size}
         axis.annotate(name, (1, place), (6, 0), xycoords="axes fraction", textcoords="offset points", **words)
 
 
@@ -194,7 +194,8 @@ def name_clouds(axis: Axes, clouds: Sequence[tuple[Any, Any, str, str]], size: f
     points = np.concatenate([*places, axis.transData.transform(np.reshape(avoid, (-1, 2)))])
     boxes: list[np.ndarray] = []  # left, bottom, right, top of the names so far, in pixels
     for (x, y, name, colour), own in zip(clouds, places, strict=True):
-        words: dict[str, Any] = {"textcoords": "offset points", "color": colour, "fontsize": size, "va": "bottom"}
+        words: dict[str, Any] = {"textcoords": "offset points", "fontsize": size, "va": "bottom"}
+        words["color"] = READABLE.get(colour, colour)
         data = np.column_stack(np.broadcast_arrays(x, y))
         text = axis.annotate(name, data[0], (0, 0), **words)  # outside of the limits it would have no size
         shape = np.array(text.get_window_extent().size)

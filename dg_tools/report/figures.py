@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
+from dg_tools.palette import INK, MASSIVE, QUIET, READABLE, SERIES
 from dg_tools.plots.report import PAPER, WIDTH
-from dg_tools.plots.style import INK, MASSIVE, QUIET, SERIES
 from dg_tools.report.parts import Figure, jsonable
 
 SETTINGS: dict[Any, Any] = {
@@ -27,6 +27,7 @@ POINTS = 72 * WIDTH  # a column's width
 SMALL = 256  # pixels: a picture up to this side is kept without loss
 THEME = {INK: "var(--ink)", MASSIVE: "var(--massive)", QUIET: "var(--quiet)", PAPER: "var(--paper)"}
 THEME |= {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES[1:], 2)}
+THEME |= {READABLE[c]: f"var(--words-{i})" for i, c in enumerate(SERIES, 1) if c in READABLE}
 
 
 def drawn(

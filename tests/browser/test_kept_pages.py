@@ -164,8 +164,12 @@ def test_a_sweep_answers_from_its_file(chromium, swept, tmp_path, scheme, size):
     made = ComparisonExplorer(swept)
     with opened(chromium, made.to_html(tmp_path / "sweep.html"), viewport=size, color_scheme=scheme) as page:
         pick = lambda name, words: page.get_by_label(name, exact=True).select_option(words)  # noqa: E731
-        same_view(page, made)
         page.screenshot(path=SCREENSHOTS / f"kept_sweep_{scheme}.png", full_page=True)
+        show = page.get_by_role("button", name="Show code", exact=True)
+        assert show.is_visible() == (size == HALF), "on a narrow page the code is folded"
+        if size == HALF:
+            show.click()
+        same_view(page, made)
         page.locator(".dg-cell[data-cell='2']").click()
         made.grid.cell = 2
         same_view(page, made)
