@@ -79,6 +79,13 @@ class Painter:
         return torch.cat(pictures)
 
 
+def seconds_of_one(paint: Painter, count: int = 7) -> list[float]:
+    """Seconds of each of `count` pictures, drawn one by one, after one that is not counted."""
+    for seed in range(count + 1):
+        paint(["red apple, 3d on blue weave"], seed)
+    return paint.seconds[-count:]
+
+
 def ranks(scenes: Scenes, subjects: list[Scene], samples: torch.Tensor) -> list[int]:
     """Rank of the right name (0 is nearest) by pixels at 16 x 16.
 
@@ -175,12 +182,17 @@ def main(
     materials: int = typer.Option(8, help="pictures of each material, twice"),
     scale: float = typer.Option(SCALE, help="of CFG; 1 is none"),
     steps: int = typer.Option(STEPS, help="of the sampler"),
+    speed: bool = typer.Option(False, "--speed", help="print the seconds of one picture, and end"),
 ) -> None:
     """Measure the gates and print them; an exit code of 1 where one is not met."""
     if not (model / "training.json").is_file():
         raise SystemExit(f"{model} has no training.json: pass a folder that training.scenes.export wrote")
-    scenes, plan = Scenes(references or model.parent / "scenes"), Plan(objects, materials)
     paint = Painter(model, scale, steps)
+    if speed:
+        times = seconds_of_one(paint)
+        print(f"one picture: median {np.median(times):.2f} s, {min(times):.2f} to {max(times):.2f} s")
+        return
+    scenes, plan = Scenes(references or model.parent / "scenes"), Plan(objects, materials)
     vae: AutoencoderKL = paint.pipeline.vae
     found_objects, shown = objects_gate(paint, scenes, plan)
     found_materials, more = materials_gate(paint, scenes, plan)
