@@ -288,7 +288,7 @@ def test_verdict_of_a_falling_curve():
     }  # fmt: skip
     assert result.words.startswith("Detail falls monotonically with the dose (rho 0: +0.40, rho 1.5: -0.50")
     for part in (
-        "Only rho 1.5 lacks detail",
+        "Of these two, only rho 1.5 lacks detail",
         "39 of 39",
         "The low band stays",
         "LayerNorm explains it: with its clean statistics 5% of the change",

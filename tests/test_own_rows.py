@@ -60,6 +60,12 @@ def test_a_guidance_that_is_its_gain_does_not_hold():
     assert judged(measured(**{"its gain, auto": table(amt_c=0.4)}))["auto c"].status == FAILS
 
 
+def test_a_claim_says_which_weak_model_it_is_about():
+    texts = [row.text for row in own_rows.rows(measured(), CAPABLE, "auto", True)]
+    assert len(set(texts)) == len(texts)
+    assert sum("zeroed, as published" in text for text in texts) == sum("auto's profile" in text for text in texts) == 6
+
+
 def test_controls_are_asked_for_where_they_can_change_a_verdict():
     bare = measured(draws=0)
     assert own_rows.needs_controls(bare, "auto") == ["weak", "DG"]

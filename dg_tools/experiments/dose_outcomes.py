@@ -225,7 +225,7 @@ def words(
     side = " and ".join(f"rho {r:g}" for r in lacking)
     sentences = [f"{curve} ({amounts} {UNIT}; block {block}, one step)"]
     sentences.append(
-        f"Only rho {lacking[0]:g} lacks detail"
+        f"Of these two, only rho {lacking[0]:g} lacks detail"
         if len(lacking) == 1
         else f"Both {side} lack detail"
         if side

@@ -36,7 +36,8 @@ def rows(measured: Measured, capable: Row, main: str, has_cfg: bool) -> list[Row
                 row_d(measured, weak, has_cfg),
             ]
         )
-        made += [a, row_stays(measured, weak), b, c, d, row_on_cfg(measured, weak, has_cfg)]
+        about = [a, row_stays(measured, weak), b, c, d, row_on_cfg(measured, weak, has_cfg)]
+        made += [replace(row, text=f"{row.text} Weak model: {rules.WEAK_MODELS[weak.name]}.") for row in about]
     dosed = next((weak for weak in measured.weak if weak.name == main), measured.weak[-1])
     made.append(sample_rows.row_curve(measured, dosed))
     if capable.status == HOLDS:

@@ -31,7 +31,8 @@ def claims_table(claims: Sequence[tuple[str, Row]]) -> str:
         '<thead><tr><th scope="col">verdict</th><th scope="col">claim</th><th scope="col">effect, 95% interval</th>'
         '<th scope="col">controls as extreme</th></tr></thead>',
     ]
-    for section, group in groupby(claims, key=lambda claim: claim[1].section):
+    ordered = sorted(claims, key=lambda claim: claim[1].section)
+    for section, group in groupby(ordered, key=lambda claim: claim[1].section):
         title = GROUPS.get(section, f"Section {section}")
         lines += ["<tbody>", f'<tr class="group"><th colspan="4" scope="rowgroup">{escape(title)}</th></tr>']
         lines += [claim_row(name, row) for name, row in group]
@@ -69,7 +70,8 @@ def parts_list(row: Row) -> str:
     if not row.parts:
         return ""
     items = "".join(f"<li>{escape(k)}: {interval(v, signed=True)}</li>" for k, v in row.parts.items())
-    return f"<details><summary>{len(row.parts)} parts</summary><ul>{items}</ul></details>"
+    count = f"{len(row.parts)} part{'s' if len(row.parts) > 1 else ''}"
+    return f"<details><summary>{count}</summary><ul>{items}</ul></details>"
 
 
 def mark(row: Row) -> str:
