@@ -1,4 +1,4 @@
-"""dg_tools: massive activations in diffusion transformers, and Detail Guidance made from them (arXiv 2510.11538)."""
+"""Study massive activations in diffusion transformers, and sample with Detail Guidance (arXiv 2510.11538)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One or several: what a public function takes as prompts, seeds, edits or guidances."""
+"""Arguments that may be one value or several: prompts, seeds, edits, guidances."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def as_list(value: Any) -> list[Any]:
-    """One or several, as several."""
+    """A list of the values: one value becomes a list of one."""
     return list(value) if isinstance(value, list | tuple | range) else [value]

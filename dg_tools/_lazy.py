@@ -42,7 +42,7 @@ def on_first_use(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Keep what torchao says of itself when diffusers imports it quiet; put back as it was."""
+    """Silence torchao's messages while diffusers imports it; the settings are put back."""
     filters = []
     for name, beginnings in NOISE.items():
         quiet = lambda record, known=beginnings: not record.getMessage().startswith(known)  # noqa: E731

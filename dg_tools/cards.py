@@ -1,7 +1,7 @@
-"""What an object shows as the last line of a notebook cell: a card of facts, thumbnails and small drawings, as HTML.
+"""Cards that objects show in a notebook: facts, thumbnails and small drawings, as HTML.
 
-Plain HTML with pictures and SVG inside: no script, no file, no other host. Words and lines have the colour of the
-page's own text, so that a card is readable in a dark theme too.
+A card is plain HTML with its pictures and SVG inside: it has no script and loads nothing. Words and lines have the
+colour of the page's own text, so a card is readable in a dark theme too.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def curves(
     """Curves over named places, each with its name at its end; NaN is a gap.
 
     Args:
-        series: by name, one value for each tick; `other` in a name's place is drawn in grey.
+        series: by name, one value for each tick; a series named `other` is drawn in grey.
         ticks: names of the places.
         unit, axis: what the values and the places are.
         log: a logarithmic axis.

@@ -1,10 +1,11 @@
 """Which channels are massive, how much, and how stably?
 
 A massive activation (MA) in a DiT is a channel of the residual stream that is far larger than the others on every image
-token, with one sign and hardly any variation over tokens. Sun et al. (2402.17762) ask for |x| > 100 and 1000 times the
-median, which no DiT's 40 to 150 meets; the DG paper finds its channels by eye; Few Channels (2605.13974) ranks by the
-mean over tokens of |x|. The default rule here names its thresholds, and splits "outlier" from "massive": an outlier
-that varies over tokens carries the picture, not a constant.
+token, with one sign and hardly any variation over tokens. Sun et al. (arXiv 2402.17762) require |x| > 100 and 1000
+times the median. DiTs do not meet both: the peaks reported for them are about 40 to 150. The DG paper finds its
+channels by eye; Few Channels (arXiv 2605.13974) ranks by the mean |x| over tokens. The default rule here has stated
+thresholds, and separates "outlier" from "massive": an outlier that varies over tokens carries the picture, not a
+constant.
 
 Arrays in, tables out; no model.
 """
@@ -41,7 +42,7 @@ class Massive:
 
     Attributes:
         channels: massive channels, the one with the largest ratio anywhere first.
-        onset: first block (index) where each is massive, by channel.
+        onset: by channel, the index of the first block where it is massive.
         sites: site names, in execution order.
         rule: the rule in words.
         table: one row for each block and outlier channel, see `to_frame`.
@@ -74,10 +75,11 @@ class Massive:
         return card(words + more, {"rule": self.rule}, table, drawing)
 
     def by_channel(self) -> pd.DataFrame:
-        """One row per massive channel, the largest ratio first: where it is massive, and how it looks at its peak.
+        """One row per massive channel, the largest ratio first: where it is massive, and its statistics at its peak.
 
-        Columns: channel; from_block and to_block (first and last block where it is massive); blocks (how many); ratio,
-        its largest, and at_block where; there: sign, coverage, variation, energy_share, stability (see `to_frame`).
+        Columns: channel; from_block and to_block (first and last block where it is massive); blocks (how many); ratio
+        (its largest); at_block (where that is); and sign, coverage, variation, energy_share, stability at that block
+        (see `to_frame`).
         """
         rows = []
         for channel in self.channels:
@@ -130,12 +132,13 @@ def find_massive(
             `outlier`: the first of these three only.
             `sun`: largest |x| over 100 and over 1000 times the median channel's mean |x| (Sun et al., for LLMs).
             `top`: the k channels with the largest mean |x|, however small (Few Channels, SPARK).
-        ratio, coverage, variation, k: thresholds of the rules.
+        ratio, coverage, variation, k: thresholds of the rules: a factor, a share (0..1), a coefficient of variation
+            (std / |mean|), and a number of channels.
         blocks: a channel is listed in `.channels` if it is massive at this many blocks; MAs sit in *fixed* channels.
         stream: `image`, `text`, or `reference` where there are reference pictures.
 
     Raises:
-        TypeError: no captured activations, such as a model.
+        TypeError: something other than captured activations, such as a model.
         ValueError: an unknown rule or stream, or activations without the statistics that the rule needs.
 
     Example:
@@ -183,10 +186,10 @@ def find_massive(
 
 
 def read_statistics(activations: Any, stream: str, rule: Rule) -> dict[str, np.ndarray]:
-    """What the rules and the table ask of a capture, each (run, site, channel); `median` is (run, site, 1).
+    """The statistics that the rules and the table need, each (run, site, channel); `median` is (run, site, 1).
 
     Raises:
-        TypeError: no capture, such as a model.
+        TypeError: something other than a capture, such as a model.
         ValueError: an unknown stream, or a statistic that the capture does not have.
     """
     data = getattr(activations, "data", activations)
@@ -234,7 +237,7 @@ def constant(
 
 
 def table_of(statistics: dict[str, np.ndarray], holds: np.ndarray, ratio: float, sites: list[str]) -> pd.DataFrame:
-    """The rows of `Massive.to_frame`: medians over runs, where the rule holds in a run or the channel is large."""
+    """The rows of `Massive.to_frame`: medians over runs, for channels that meet the rule in a run or are large."""
     stability = holds.mean(0)
     shown = (stability > 0) | (np.median(statistics["ratio"], 0) >= ratio)
     rows = []

@@ -1,4 +1,4 @@
-"""What a public function takes as numbers: Python's, numpy's, or a tensor of one; anything else is said in words."""
+"""Checks of numeric arguments: Python numbers, numpy numbers and tensors with one element are accepted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def is_boolean(value: Any) -> bool:
 
 
 def is_several(value: Any) -> bool:
-    """Whether a value is a sequence, and not one number that numpy or torch holds."""
+    """Whether a value is a sequence, and not a single number of numpy or torch."""
     return hasattr(value, "__iter__") and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
 
 
@@ -61,7 +61,7 @@ def integers(values: Any, name: str) -> tuple[int, ...]:
 
 
 def number(value: Any, name: str) -> float:
-    """A finite number as a plain one.
+    """A finite number as a Python float.
 
     Raises:
         TypeError: something else, such as a string.

@@ -1,7 +1,7 @@
 """One denoising step on its own: the velocity at any z_t and noise level, on any family.
 
-What a transformer is given besides z_t and the timestep (text, positions, guidance) is read from the pipeline's own
-first call, which is stopped there: no family needs its own encoder code here.
+The other inputs of the transformer (text, positions, guidance) are read from the pipeline's own first call of it. The
+pipeline is stopped there, so no family needs encoder code of its own here.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def check_velocity(dit: DiT) -> None:
 def conditions(
     dit: DiT, prompts: list[str], height: int | None = None, width: int | None = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """The transformer's inputs for these prompts, without CFG, but for `hidden_states` and `timestep`.
+    """The transformer's inputs for these prompts without CFG, except `hidden_states` and `timestep`.
 
     `kwargs` go to the pipeline's call.
 
     Raises:
-        ValueError: a family that predicts noise: z_t = (1 - sigma) x + sigma noise is nothing that it has seen; or a
+        ValueError: a family that predicts noise, since it was not trained on z_t = (1 - sigma) x + sigma noise; or a
             call with reference pictures, whose latents would stand beside z_t.
     """
     check_velocity(dit)
@@ -104,9 +104,9 @@ def velocity(
         dit: the model; its lock is held.
         noised: z_t = (1 - sigma) x + sigma noise, (N, C, h, w).
         sigma: noise level, 0 to 1.
-        inputs: of `conditions`, for as many prompts.
+        inputs: from `conditions`, for as many prompts as there are rows.
         edits: on in this forward, and taken off again.
-        step: the denoising step that the edits are told, for edits of certain steps.
+        step: index of the denoising step, for edits that act in some steps only.
 
     Returns:
         (N, C, h, w).
@@ -125,12 +125,12 @@ def velocity(
 
 
 class EditableStep:
-    """The velocity at one z_t, clean and under edits: each edit starts from its block's output in the clean forward.
+    """The velocity at one z_t, clean and under edits; an edit reruns only the blocks after its own.
 
     Args:
         dit, noised, sigma, inputs: as in `velocity`.
-        uses: by block, how many edits start there; an edit at another block is a whole forward, and so are all where
-            the family cannot start in the middle.
+        uses: by block, how many edits start there. An edit at any other block takes a whole forward. So do all edits
+            where the family cannot start in the middle.
 
     Attributes:
         z: z_t, (N, C, h, w).
@@ -168,7 +168,7 @@ def donor(
     stream: Literal["image", "text"] = "image",
     **kwargs: Any,
 ) -> Donor:
-    """What other prompts put into a block at the very same z_t, for `Disrupt.transport(dit, channels, block, donor)`.
+    """Hidden states of a block for other prompts at the same z_t, for `Disrupt.transport(dit, channels, block, donor)`.
 
     Args:
         dit: the model.
@@ -194,13 +194,15 @@ def gain_of(
     seed: int = 0,
     **kwargs: Any,
 ) -> float:
-    """How much of the model's prediction c is left under an edit: g = <c, d> / <c, c>, mean over pictures and levels.
+    """The gain g = <c, d> / <c, c> of an edited prediction d; mean over pictures and noise levels.
+
+    It says how much of the clean prediction c is left in d.
 
     Args:
         dit: the model.
-        edit: what makes d.
+        edit: the edit under which d is predicted.
         latents: clean pictures, (N, C, h, w), as `Generation.latents`; they are noised.
-        prompts: one for each.
+        prompts: one for each picture.
         sigmas: noise levels, 0 to 1.
         seed: of the noise.
         **kwargs: to the pipeline's call.

@@ -1,4 +1,4 @@
-"""Where results are written: a folder that can be used, a name that is free, a file that is whole or not there."""
+"""Where results are written: usable folders, free names, and files that are complete or absent."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import pydoc
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,18 @@ def test_every_public_name_has_an_example_with_output(name):
     found = doctest.DocTestParser().get_examples(inspect.getdoc(getattr(dg, name)) or "")
     assert any(f"dg.{name}" in e.source for e in found) and any(e.want for e in found), name
     assert not any(doctest.SKIP in e.options for e in found)
+
+
+def test_every_name_of_the_api_page_has_an_example_that_runs_or_says_that_it_takes_minutes():
+    """The page names the ones that take minutes; every other example is run."""
+    page = (PACKAGE.parent / "docs" / "api" / "index.md").read_text(encoding="utf-8")
+    names = re.findall(r"\{py:(?:func|class)\}`[\w.]+ <(dg_tools[\w.]+)>`", page)
+    long = set(re.findall(r"`([\w.]+)`", page.split("take minutes", 1)[1].split("\n\n", 1)[0]))
+    assert len(names) > 25 and long
+    for name in names:
+        found = doctest.DocTestParser().get_examples(inspect.getdoc(pydoc.locate(name)) or "")
+        runs = [e for e in found if doctest.SKIP not in e.options]
+        assert found and bool(runs) != (name.rsplit(".", 1)[1] in long), name
 
 
 @pytest.mark.parametrize("module", modules())

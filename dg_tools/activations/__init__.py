@@ -1,12 +1,12 @@
-"""What a DiT computes at every block, step and token: captured while it runs, kept as labelled arrays.
+"""Captured activations: what a DiT computes at every block, step and token, as labelled arrays.
 
 `capture` follows sampling runs, `capture_image` reads noised pictures. Both read through plain hooks, in execution
 order, with the step taken from the pipeline's own state. A `Recorder` reduces each hidden state to statistics
 (`reduce`), so memory grows with steps x blocks x (channels + tokens). Raw hidden states are kept only where requested
 (`raw`), after a size estimate and under a cap, in memory or in a store that grows with the run (`store`).
 
-`attention` reads, per head, how much attention each token receives; `find_tokens` names outlier tokens in a capture;
-`principal_directions` says how far the massive channels are the one direction that tokens share.
+`attention` reads, per head, how much attention each token receives. `find_tokens` names outlier tokens in a capture.
+`principal_directions` measures how far the massive channels are the one direction that all tokens share.
 """
 
 from __future__ import annotations

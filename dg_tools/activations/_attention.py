@@ -1,10 +1,10 @@
-"""Which tokens does attention go to? Read per head while sampling runs go, without keeping any whole map.
+"""The attention that each token receives, read per head during sampling runs, without keeping whole maps.
 
-In a DiT with joint attention (SD3, FLUX.1) text and image tokens share one softmax, so a text token's map over the
-picture is a column of it. Each product's query, key and value are caught where they enter torch's attention, and the
-weights are computed once more beside it, a few queries at a time: the mass of a key token is their mean over the
-queries. DAAM (arXiv 2210.04885) makes maps of words in this way from cross-attention; "Attention Sinks in Diffusion
-Transformers" (arXiv 2605.09313) finds sinks by this mass.
+In a DiT with joint attention (SD3, FLUX.1), text and image tokens share one softmax, so a text token's map over the
+picture is a column of the attention weights. Each product's query, key and value are read where they enter torch's
+attention, and the weights are computed a second time, a few queries at a time. The mass of a key token is its mean
+weight over the queries. DAAM (arXiv 2210.04885) makes maps of words in this way from cross-attention; "Attention Sinks
+in Diffusion Transformers" (arXiv 2605.09313) finds sinks by this mass.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def attention(
         prompts, seeds, steps, height, width, guidance, rows: as in `capture`.
         edits: applied during the run.
         blocks: whose attention is read; None: of all blocks.
-        words: of which a map over the picture is kept; every prompt must have them.
+        words: words whose map over the picture is kept; every prompt must contain them.
         maps: blocks whose whole maps are kept, (tokens x tokens) for each head.
         map_steps: at which steps; None: all.
         cap: most bytes of everything that is kept.
@@ -73,11 +73,14 @@ def attention(
         MemoryError: over the cap, before the run, with the size.
         ValueError, IndexError: settings that this model cannot take, a word that a prompt does not have, a family whose
             attention is not known, before the run.
-        RuntimeError: an attention backend that is not torch's own, or a run that ended early.
+        RuntimeError: an attention backend other than torch's own, or a run that ended early.
 
     Example:
-        >>> found = attention(dit, "a red apple", steps=10, words="apple")  # doctest: +SKIP
-        >>> found.plot("apple"); found.sinks(5)  # doctest: +SKIP
+        >>> found = attention(dit, "red apple", steps=2, words="apple")
+        >>> found.data["mass"].dims
+        ('prompt', 'seed', 'branch', 'step', 'site', 'head', 'query', 'key')
+        >>> found.word_map("apple").shape
+        (8, 8)
     """
     check_loaded(dit, "attention")
     prompts, seeds = prompt_list(prompts), as_list(seeds)
@@ -162,7 +165,7 @@ def with_words(dit: DiT, plan: AttentionPlan, table: pd.DataFrame | None, words:
 def whole(
     dit: DiT, sites: Sequence[AttentionSite], maps: Sequence[int], at: Sequence[int] | None, steps: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which products' maps are kept whole, as indices into the sites, and at which steps.
+    """The products whose maps are kept whole, as indices into the sites, and the steps.
 
     Raises:
         IndexError: a block or a step out of range. ValueError: a block whose attention is not read, or steps alone.

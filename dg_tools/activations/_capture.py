@@ -1,4 +1,4 @@
-"""The capture loop: one sampling run per prompt and seed, each call of the transformer given to a `Recorder`."""
+"""The capture loop: one sampling run per prompt and seed; a `Recorder` reads each call of the transformer."""
 
 from __future__ import annotations
 
@@ -68,33 +68,35 @@ def capture(
     progress: bool = True,
     **kwargs: Any,
 ) -> Activations:
-    """Activations of every prompt and seed, one sampling run each.
+    """Capture activations in one sampling run per prompt and seed.
 
     Args:
         dit: from `load`.
-        prompts: one or several: strings, `Reference`s, (prompt, picture) pairs or `Example`s; class numbers too, for a
-            model of classes. Needed.
+        prompts: required; one or several: strings, `Reference`s, (prompt, picture) pairs or `Example`s; for a
+            class-conditional model also class numbers.
         seeds: one or several.
         steps, height, width: the pipeline's defaults where None.
-        guidance: None (s = 1) or `CFG(s)`. Inside `with dg.detail_guidance(dit, guider):` the clean passes are
-            captured, and the disrupted ones let through.
-        edits: applied during the run; what is captured is after the edit.
-        rows: the conditional rows, or both halves of classifier-free guidance (dim `branch`).
-        quantiles: of |x| at each place, such as (0.5, 0.999), from a histogram of 32 bins an octave: exact to 1.6 %.
+        guidance: None (s = 1) or `CFG(s)`. Inside `with dg.detail_guidance(dit, guider):` only the clean passes are
+            captured.
+        edits: applied during the run; the captured values include them.
+        rows: `cond`, the conditional rows, or `all`, both halves of classifier-free guidance (dim `branch`).
+        quantiles: quantiles of |x| at each place, such as (0.5, 0.999), from a histogram with 32 bins per octave: exact
+            to 1.6 %.
         raw: blocks whose hidden states are kept whole, as `hidden_states`.
         raw_steps, raw_tokens, raw_channels, raw_stream: steps, tokens, channels and stream of these; None for all.
-        store: a folder for them, written chunk by chunk while the runs go; a killed run leaves a store that
-            `open_activations` reads and that says which steps it has. Without one they are kept in memory.
-        overwrite: replace activations that are at `store` already.
-        cap: most bytes of raw hidden states, in memory or in the store.
+        store: a folder for raw hidden states, written chunk by chunk during the runs; None: they are kept in memory. A
+            killed run leaves a store that `open_activations` reads and that says which steps it has.
+        overwrite: replace activations that `store` already holds.
+        cap: largest size of raw hidden states in bytes, in memory or in the store.
         progress: show a bar.
-        **kwargs: passed to the pipeline's call. Calls of the transformer by a `callback_on_step_end` are let through.
+        **kwargs: passed to the pipeline's call. Calls of the transformer inside a `callback_on_step_end` are not
+            captured.
 
     Raises:
         MemoryError: raw hidden states over the cap, before the run, with the size.
         ValueError, IndexError: settings that this model cannot take, before the run.
-        FileExistsError: `store` holds something else, or activations that `overwrite` does not allow to replace.
-        StoreStopped: the store could not be written further (a full disk); says what is kept.
+        FileExistsError: `store` holds something else, or holds activations and `overwrite` is False.
+        StoreStopped: the store could not be written further (a full disk); the message says what is kept.
         RuntimeError: an edit that touched nothing or made the hidden states overflow, or a run that ended early.
         CaptureInterrupted: on Ctrl-C; the finished runs are in `.kept`.
 
@@ -165,7 +167,7 @@ def recorded_run(
     reads: Callable[[Callable[[], Call]], AbstractContextManager[None]],
     arguments: dict[str, Any],
 ) -> torch.Tensor:
-    """One run inside `reads`, which is given what says which call of the transformer begins; its final latents."""
+    """The final latents of one run inside `reads`, which is given a function that returns the call that begins."""
     final: list[torch.Tensor] = []
     calls: list[Call] = []  # the one that runs
 
@@ -196,7 +198,7 @@ def prompt_list(prompts: Any) -> list[Any]:
 def check_request(
     prompts: Sequence[str], seeds: Sequence[int], guidance: BaseGuidance | None, rows: str, quantiles: Sequence[float]
 ) -> None:
-    """Raise ValueError for arguments that no model could take."""
+    """Raise ValueError for arguments that are wrong for every model."""
     if not prompts or not seeds:
         raise ValueError("an empty list of prompts or seeds: nothing to capture")
     if windowed(guidance) is not None:

@@ -1,4 +1,4 @@
-"""Activations of existing pictures: each is noised to a chosen level, as DiTF does, and read in one forward.
+"""Activations of given pictures: each is noised to a chosen level, as in DiTF, and read in one forward.
 
 One forward of the transformer for each picture, seed and noise level, at z = (1 - sigma) x + sigma noise, read by
 the same recorder as a sampling run.
@@ -53,7 +53,7 @@ def capture_image(
     progress: bool = True,
     **kwargs: Any,
 ) -> Activations:
-    """Activations at noised real pictures: z = (1 - sigma) x + sigma noise, x the picture's latents.
+    """Capture activations of given pictures under noise: z = (1 - sigma) x + sigma noise, with x the picture's latents.
 
     The variables and dims are those of `capture`: `step` counts noise levels, the highest first, with `sigma` beside
     it; `prompt` counts pictures, with the coordinate `picture_index` beside it; `picture` is the picture itself.
@@ -64,11 +64,11 @@ def capture_image(
             `datasets.pictures.as_picture`.
         sigma: noise level, or several: 0 < sigma <= 1 (1 is noise alone).
         prompt: one for all pictures, or one each; empty by default.
-        span: the values of black and white in arrays and tensors; None: as `as_picture` finds them by their values.
+        span: the values of black and white in arrays and tensors; None: `as_picture` infers them from the values.
         seeds: of the noise; every picture and level gets the same noise for the same seed.
         edits, quantiles, raw, raw_steps, raw_tokens, raw_channels, raw_stream, store, overwrite, cap, progress: as in
             `capture`.
-        **kwargs: passed to the pipeline's call, of which the text embeddings are read.
+        **kwargs: passed to the pipeline's call, from which the text embeddings are read.
 
     Returns:
         Activations, the conditional branch.

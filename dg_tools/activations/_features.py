@@ -1,16 +1,16 @@
-"""Hidden states of a DiT as features that tell which place in one picture is which place in another (DiTF).
+"""Hidden states of a DiT as features that match places between pictures (DiTF).
 
 DiTF (arXiv 2505.18584) reads the image tokens at a block's *input*, where its authors find that massive channels make
 all tokens look alike. It sets those channels to zero, then applies what the block itself applies first: LayerNorm
 without weights, and the block's own AdaLN, (1 + scale) * x + shift. Each step can also be used alone.
 
-Its authors' next recipe, here `mrep`, keeps what DiTF throws away: beside the modulated features stands the map of the
-massive channels over the picture. A channel that is nearly constant still varies a little from token to token, and the
+Its authors' next recipe, here `mrep`, keeps what DiTF discards: it adds the map of the massive channels over the
+picture to the modulated features. A channel that is nearly constant still varies a little from token to token, and the
 map is that variation.
 
 The input of a block is the output of the one before it; that of block 0 is the patch embedding with its positions.
-`capture_image` keeps the raw hidden states of whole runs; here a forward ends as soon as the last of the requested
-blocks is reached.
+`capture_image` can keep the raw hidden states of every block; here a forward ends as soon as the last requested block
+is reached.
 """
 
 from __future__ import annotations
@@ -69,18 +69,18 @@ def features(
         dit: from `load`.
         images: one picture or a list, all of one size: PIL, paths, arrays or tensors, see
             `datasets.pictures.as_picture`.
-        block: whose input is read; 0: the patch embedding.
+        block: the block whose input is read; 0: the patch embedding.
         sigma: noise level, 0 < sigma <= 1.
         prompt: one for all pictures, or one each.
-        span: the values of black and white in arrays and tensors; None: as `as_picture` finds them by their values.
-        channels: massive channels to discard, or whose map is kept (`mrep`); None: those that the profile disrupts. Not
-            with `raw` and `adaln`.
+        span: the values of black and white in arrays and tensors; None: `as_picture` infers them from the values.
+        channels: massive channels to discard, or to keep as a map (`mrep`); None: the channels of the model's profile.
+            Must be None for `raw` and `adaln`.
         recipe: `ditf`: discard, LayerNorm, AdaLN; `raw`: hidden states as they are; `discard`, `adaln`: one step alone;
             `mrep`: `adaln` at unit norm for each token, then the channels' map: each channel with mean 0 and variance 1
             over the picture's tokens, divided by the root of their count, so that both parts have the same mean square.
-        seed: of the noise, one for all pictures (the same noise) or one each.
-        batch: pictures in one forward.
-        **kwargs: passed to the pipeline's call, of which the text embeddings are read.
+        seed: of the noise; one for all pictures (the same noise) or one each.
+        batch: pictures per forward.
+        **kwargs: passed to the pipeline's call, from which the text embeddings are read.
 
     Returns:
         (pictures, rows, columns, channels), float32 on the CPU; token (y, x) covers `dit.pixels_per_token` pixels. With
@@ -126,7 +126,7 @@ def features(
 
 
 def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> list[int]:
-    """The channels that a recipe discards, or whose map it keeps; empty for one that does neither."""
+    """The channels that a recipe discards or keeps as a map; empty for a recipe that does neither."""
     if recipe not in WITH_CHANNELS:
         if channels is not None:
             raise ValueError(
@@ -155,7 +155,7 @@ def one_each(value: Any, count: int, what: str) -> list[Any]:
 
 
 def noisy(latents: torch.Tensor, sigma: float, seeds: Sequence[int]) -> torch.Tensor:
-    """Z = (1 - sigma) x + sigma noise of latents (N, C, h, w), each with the noise of its own seed."""
+    """Noised latents z = (1 - sigma) x + sigma noise, (N, C, h, w), each with the noise of its own seed."""
     noise = [torch.randn(latents.shape[1:], generator=torch.Generator("cpu").manual_seed(int(s))) for s in seeds]
     return (1 - sigma) * latents + sigma * torch.stack(noise).to(latents)
 
@@ -164,7 +164,7 @@ def noisy(latents: torch.Tensor, sigma: float, seeds: Sequence[int]) -> torch.Te
 def entries(
     dit: DiT, noised: torch.Tensor, sigma: float, inputs: dict[str, Any], blocks: Sequence[int]
 ) -> dict[int, Entry]:
-    """The inputs of these blocks in one forward, which ends where the last of them begins.
+    """The inputs of these blocks in one forward, which stops at the last of them.
 
     Args:
         dit: the model.
@@ -225,7 +225,7 @@ def modulated(entry: Entry, channels: Sequence[int], recipe: Recipe) -> torch.Te
 
 
 def normalised_maps(values: torch.Tensor) -> torch.Tensor:
-    """Channels (rows, tokens, channels), each with mean 0 and variance 1 over the tokens, together of mean square 1."""
+    """Maps (rows, tokens, channels): mean 0 and equal variance over tokens; a token's squares sum to 1 on average."""
     centred = values - values.mean(1, keepdim=True)
     spread = centred.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
     return centred / spread / values.shape[-1] ** 0.5

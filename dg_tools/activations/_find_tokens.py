@@ -1,14 +1,14 @@
-"""Which tokens stand out, and are they the same ones in every run?
+"""Outlier tokens: which tokens stand out by their norm, and whether they are the same in every run.
 
 Two papers of 2026 disagree on whether DiTs have outlier *tokens*: "Registers Matter for Pixel-Space DiTs" (arXiv
 2605.16147) finds no patch tokens of high norm, "Taming Outlier Tokens" (arXiv 2605.05206) finds some in middle blocks.
-So the rule is stated, with its thresholds: a token is an outlier in a run, step and block where its norm is `ratio`
-times the median token's *and* far outside of the spread of the others, in units that an outlier does not move (median
-absolute deviation of log norms). A few large tokens among many equal ones are found; tokens that all vary are not.
-A token is `fixed` where it is an outlier in at least half of the runs and steps, as a sink at one position is; an
-outlier whose place follows the picture is not, and `any_token` says how often there is one at all.
+So the rule here has stated thresholds. A token is an outlier in a run, step and block if its norm is at least `ratio`
+times the median token's *and* lies far outside of the spread of the others, measured by the median absolute deviation
+of log norms, which outliers do not move. The rule finds a few large tokens among many equal ones, but not tokens that
+all vary. A token is `fixed` if it is an outlier in at least half of the runs and steps, like a sink at one position. An
+outlier whose place follows the picture is not fixed; `any_token` says how often there is an outlier at all.
 
-Arrays in, a table out; the words of text tokens need the model's tokenizers.
+Arrays in, a table out. Only the words of text tokens need the model, for its tokenizers.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class OutlierTokens:
     """The result of `find_tokens`.
 
     Attributes:
-        tokens: by stream, tokens that are outliers in at least half of the runs and steps at some block, the one with
-            the largest ratio first.
+        tokens: by stream, the fixed outliers: tokens that are outliers in at least half of the runs and steps at some
+            block; the largest ratio first.
         any_token: one row for each block and stream: the share of runs and steps with an outlier, and the largest
             ratio (median over these).
         rule: the rule in words.
@@ -69,23 +69,26 @@ def find_tokens(
     spread: float = SPREAD,
     streams: Sequence[str] | None = None,
 ) -> OutlierTokens:
-    """Tokens whose norm stands out in captured activations.
+    """Find tokens whose norm stands out in captured activations.
 
-    Massive channels sit on every token and make all norms alike: what is found stands out in spite of them.
+    Massive channels sit on every token and make all norms similar; a token that is found stands out despite them.
 
     Args:
         activations: an `Activations`, or its Dataset, with `token_norm`.
-        dit: the model, for the words of text tokens and for which of them only pad; None: neither.
-        ratio: the least norm, in times the median token's.
-        spread: the least distance of its logarithm from the median, in median absolute deviations.
-        streams: `image`, `text`, `reference`; None: all that there are.
+        dit: the model, to name the words of text tokens and the padding; None: they stay unnamed.
+        ratio: the smallest norm, as a multiple of the median token's.
+        spread: the smallest distance of the log norm from the median, in median absolute deviations.
+        streams: among `image`, `text`, `reference`; None: all streams of the capture.
 
     Raises:
-        ValueError: no `token_norm`, an unknown stream, or thresholds that anything would pass.
+        ValueError: no `token_norm`, an unknown stream, or thresholds that every token passes.
 
     Example:
-        >>> found = find_tokens(dg.capture(dit, ["a red apple", "two teapots"], seeds=range(2)), dit)  # doctest: +SKIP
-        >>> found.tokens, found.any_token  # doctest: +SKIP
+        >>> found = find_tokens(dg.capture(dit, ["red apple", "owl"], steps=2), dit)
+        >>> found.tokens  # none on this model
+        {'image': [], 'text': []}
+        >>> found.any_token.columns.tolist()
+        ['block', 'site', 'stream', 'share', 'largest']
     """
     data = getattr(activations, "data", activations)
     if "token_norm" not in data:
@@ -139,9 +142,10 @@ def find_tokens(
 
 
 def stand_out(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of norms (..., tokens): times the median, and distance of the logarithm from its median, in MADs.
+    """For norms (..., tokens): the ratio to the median, and the log's distance from its median in MADs.
 
-    A MAD below one percent counts as one percent: where all tokens are nearly equal, rounding makes no outlier.
+    The MAD is the median absolute deviation. One below one percent counts as one percent, so that rounding makes no
+    outliers where all tokens are nearly equal.
     """
     logs = np.log(np.maximum(norms, 1e-30))
     logs[np.isnan(logs).all(-1)] = 0  # a block without the stream

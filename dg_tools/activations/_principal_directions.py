@@ -1,10 +1,10 @@
-"""Is a massive activation a channel, or a direction? The first principal direction over tokens, beside the channels.
+"""Is a massive activation a channel or a direction? The first principal direction over tokens, against the channels.
 
-A constant that sits on every token is the same vector on every token. As a direction it is the first right singular
-vector of the hidden states (tokens x channels), without taking the mean away: the unit vector along which the tokens'
-squares add up to most. Where it is one channel, channels say it all; where it is spread over many, a rule that looks at
-one channel at a time sees a part of it. The same with the mean taken away is the direction along which tokens differ
-most, and has no reason to agree.
+A constant on every token is one vector that all tokens share. Its direction is the first right singular vector of the
+hidden states (tokens x channels) without removing the mean: the unit vector along which the tokens' squares sum to
+most. If that vector lies in one channel, the channel describes it fully. If it is spread over many channels, a rule
+that looks at one channel at a time sees only a part of it. With the mean removed, the first direction is the one along
+which tokens differ most, and need not agree with the massive channels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def principal_directions(
     progress: bool = True,
     **kwargs: Any,
 ) -> pd.DataFrame:
-    """How far the first principal direction over image tokens agrees with the massive channels, by block.
+    """Measure how far the first principal direction over image tokens agrees with the massive channels, by block.
 
     Args:
         dit: from `load`.
@@ -51,17 +51,21 @@ def principal_directions(
 
     Returns:
         One row for each block, means over prompts, seeds and steps: block, site; energy (share of the stream's mean
-        square along the direction); on_channels (the direction's own square at the channels: 1 is a direction of these
-        channels alone, count / width is what a random one has); channel (where it is largest most often) and on_channel
-        (its square there); channels_energy (share of the stream's mean square in the channels); same (|cosine| of the
-        directions of two runs or steps, mean over neighbours); and, with the mean over tokens taken away,
-        centred_energy and centred_on_channels.
+        square along the direction); on_channels (the squared components of the unit direction at the channels, summed:
+        1 for a direction of these channels alone, count / width for a random one); channel (the one where it is most
+        often largest) and on_channel (its square there); channels_energy (share of the stream's mean square in the
+        channels); same (|cosine| between the directions of two runs or steps, mean over neighbours); and, with the mean
+        over tokens removed, centred_energy and centred_on_channels.
 
     Raises:
         ValueError: no prompts, seeds or channels. IndexError: a channel out of range.
 
     Example:
-        >>> principal_directions(dit, "red apple", channels=[55], steps=4)  # doctest: +SKIP
+        >>> table = principal_directions(dit, "red apple", channels=[55], steps=2)
+        >>> table[["block", "channel", "on_channel"]].round(2).tail(2)
+            block  channel  on_channel
+        10     10       55        0.39
+        11     11       55        0.47
     """
     check_loaded(dit, "principal_directions")
     prompts, seeds = prompt_list(prompts), as_list(seeds)
@@ -117,7 +121,7 @@ def principal_directions(
 def first_direction(hidden: torch.Tensor) -> tuple[torch.Tensor, float]:
     """The first right singular vector of (tokens, channels), and its share of the sum of squares.
 
-    By subspace iteration from a fixed start: the same on every call.
+    It uses subspace iteration from a fixed start, so every call gives the same.
     """
     x = hidden.detach().to(torch.promote_types(hidden.dtype, torch.float32))
     start = torch.randn(x.shape[1], min(VECTORS, *x.shape), generator=torch.Generator().manual_seed(0))

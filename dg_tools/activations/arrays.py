@@ -1,4 +1,4 @@
-"""What a recorder has, made ready for labels: AdaLN chunks apart, streams of other lengths together, frames."""
+"""Prepares a recorder's arrays for labels: splits AdaLN chunks, joins streams of different lengths, numbers frames."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Keeps what each key token receives of the attention of one run; whole maps only where they are requested.
+"""Records the attention that each key token receives in one run; whole maps only if requested.
 
-As in `recorder`, the first call of each step and branch is recorded, and further ones pass.
+As in `recorder`, only the first call of each step and branch is recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUERIES = ("image", "text")
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """What is kept of the attention of a run.
+    """The parts of a run's attention that are kept.
 
     Attributes:
         sites: which products.
@@ -152,7 +152,7 @@ class AttentionRecorder:
             self.arrays["word_map"][branch, step, place] = over.reshape(*over.shape[:2], *plan.grid)
 
     def whole_map(self, branch: int, step: int, place: int) -> np.ndarray | None:
-        """Where the whole map of a product goes, (heads, queries, keys); None where it is not kept."""
+        """The array for the whole map of a product, (heads, queries, keys); None if it is not kept."""
         plan = self.plan
         if place not in plan.whole or step not in plan.whole_steps:
             return None

@@ -56,16 +56,16 @@ class Attention:
         return xr.Dataset(means).to_dataframe().reset_index().dropna(subset=["image"]).reset_index(drop=True)
 
     def sinks(self, k: int = 10, *, query: Query = "image", blocks: Sequence[int] | None = None) -> pd.DataFrame:
-        """The key tokens that receive most.
+        """The key tokens that receive the most attention.
 
         Args:
             k: how many.
-            query: whose attention.
-            blocks: of these blocks; None: all that see both streams.
+            query: the stream whose queries count, `image` or `text`.
+            blocks: mean over these blocks; None: over all that see both streams.
 
         Returns:
             Columns: stream, token, piece and pad (of the first prompt, where known), mass (mean over everything else),
-            times (mass over that of an equal share, 1 / keys), tallest (the largest `times` in a single block).
+            times (mass divided by an equal share, 1 / keys), tallest (the largest `times` in a single block).
 
         Raises:
             ValueError: fewer than one token, or a query or blocks that are not there.
@@ -89,9 +89,9 @@ class Attention:
         return table.dropna(subset=["mass"]).nlargest(k, "mass").reset_index(drop=True)
 
     def mean_mass(self, query: Query = "image", blocks: Sequence[int] | None = None) -> xr.DataArray:
-        """`mass` of one stream's queries, (site, key): mean over all but blocks, of the sites that see both streams.
+        """Mean `mass` for the queries of one stream, (site, key), at the sites that see both streams.
 
-        Where no site does, as in a model that attends to the text on its own, all sites with these queries.
+        If no site sees both, as in a model with separate cross-attention, all sites with these queries are used.
 
         Raises:
             ValueError: a query or blocks that are not there.
@@ -120,13 +120,13 @@ class Attention:
         return np.nan_to_num(mass.values[self.data["stream"].values == stream])
 
     def word_map(self, word: str, *, blocks: Sequence[int] | None = None, prompt: int = 0) -> np.ndarray:
-        """How much attention each place of the picture gives to a word: (rows, columns).
+        """The attention that each place of the picture gives to a word: (rows, columns).
 
-        Mean over seeds, branches, steps, heads and blocks; `data["word_map"]` has each alone.
+        It is the mean over seeds, branches, steps, heads and blocks; `data["word_map"]` has each separately.
 
         Args:
             word: one of those that `attention(words=...)` was given.
-            blocks: of these blocks; None: all.
+            blocks: mean over these blocks; None: over all.
             prompt: which prompt, by its index.
 
         Raises:
@@ -144,7 +144,7 @@ class Attention:
         return field.mean([d for d in field.dims if d not in ("row", "column")]).values
 
     def plot(self, word: str | None = None, **kwargs: Any) -> Any:
-        """The map of a word over the picture; where `word` is None, who receives how much at each block."""
+        """Figure: the map of a word over the picture; with `word=None`, how much each stream receives at each block."""
         from dg_tools.plots import attention_mass, word_over_picture
 
         if word is None:

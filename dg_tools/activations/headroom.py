@@ -1,4 +1,4 @@
-"""How near do the hidden states come to the largest number that a dtype holds?"""
+"""How near do hidden states come to the largest number of a dtype?"""
 
 from __future__ import annotations
 

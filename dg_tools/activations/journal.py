@@ -1,7 +1,7 @@
-"""A dataset on disk: a zarr store with a journal, one line for each file, so that nothing can go missing unseen.
+"""A dataset on disk: a zarr store with a journal of its files, so that a missing or damaged file is noticed.
 
-Zarr fills a missing chunk with the fill value and says nothing. The journal therefore names every file with its size
-and checksum, and opening a store checks them.
+Zarr silently fills a missing chunk with the fill value. So the journal names every file with its size and checksum, and
+opening a store checks them.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def read_lazily(folder: Path) -> xr.Dataset:
 
 
 def check_target(folder: Path) -> None:
-    """Raise FileExistsError for a folder that holds something else than activations."""
+    """Raise FileExistsError for a folder that holds something other than activations."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ".zgroup").is_file())):
         raise FileExistsError(f"{folder} holds something else: pass a folder of its own for activations")
 
 
 def save(data: xr.Dataset, folder: Path) -> None:
-    """Write a dataset as a store, beside its place first; it is moved there once it is whole."""
+    """Write a dataset as a store: first under a temporary name beside its place, then moved there once complete."""
     check_target(folder)
     draft = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)

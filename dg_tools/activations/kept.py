@@ -1,6 +1,6 @@
-"""What the calls of one run gave, as it came; laid out as arrays by step and block when the run is over.
+"""Values of the calls of one run in order of arrival; laid out as arrays by step and block after the run.
 
-On a small model a write into an array costs as much as what it writes, so that all steps are written by one.
+On a small model, writing into an array costs as much as computing the values, so all steps are written at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Kept:
     def arrays(self, calls: Sequence[Where | None], branches: int, steps: int, blocks: int) -> dict[Key, np.ndarray]:
         """Arrays (branch, step, block, ...), NaN where there is no value; nothing is kept any longer.
 
-        `calls`: where each call belongs, by its number; None: nowhere, for it failed.
+        `calls`: where each call belongs, by its number; None for a call that failed.
         """
         arrays: dict[Key, torch.Tensor] = {}
         at = torch.tensor([-1 if call is None else call[0] for call in calls])

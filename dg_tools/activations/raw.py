@@ -1,4 +1,4 @@
-"""Which hidden states are kept whole, and how much memory do they take? Checked and capped before the run."""
+"""The hidden states that are kept whole: checked against the model, and their size against a cap, before the run."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def select_raw(
     Args:
         available: steps of the run.
         size: height and width in pixels.
-        runs: the runs in words, `2 prompts x 3 seeds`; `count` how many these are, branches among them.
-        cap: most bytes.
+        runs: the runs in words, `2 prompts x 3 seeds`; count: their number, times the branches.
+        cap: largest size in bytes.
         **kwargs: of the pipeline's call; they decide how many text tokens there are.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run computes, given to a `Recorder` by plain hooks: block by block, with every edit in it.
+"""Plain hooks that give a run's hidden states to a `Recorder`, block by block, with every edit applied.
 
 The same values can be read in a trace (`DiT.trace`), and a test holds the two equal. Hooks cost less on a
 small model, and work on compiled blocks, inside which a trace cannot read.
@@ -27,7 +27,7 @@ def reading(dit: DiT, recorder: Recorder, call: Callable[[], Call]) -> Iterator[
     """Calls of the transformer inside are recorded.
 
     Args:
-        dit: the model. Edits that are attached already are in what is read.
+        dit: the model. The values read include edits that are already attached.
         recorder: of this run.
         call: the call of the transformer that begins.
     """

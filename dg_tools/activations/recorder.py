@@ -1,7 +1,7 @@
-"""Keeps statistics of every block in one run, in arrays laid out beforehand.
+"""Records statistics of every block in one run, in preallocated arrays.
 
 Its memory is steps x blocks x (channels + tokens). It records the first call of each step and branch; a further call
-(skip-layer guidance, a disrupted pass, a caller's own) passes unrecorded. `reading` gives it what a run computes.
+(skip-layer guidance, a disrupted pass, your own call) is not recorded. `reading` gives it what a run computes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Recorder:
         branches: `cond`, `uncond`, in the order of the result.
         raw: hidden states to keep whole; in `store` at `place` (prompt, seed) where a store is given.
         quantiles: of |x|, see `reduce.statistics`.
-        steps: how many there are; None: as many as the first call says that run.
+        steps: the number of steps; None: as many as the first call reports.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Recorder:
     # -- one call of the transformer ----------------------------------------------------------------------------------
 
     def begin(self, call: Call) -> None:
-        """A call of the transformer begins: is anything of it to be recorded?"""
+        """Begin a call of the transformer, and decide whether it is recorded."""
         self._depth += 1
         if self._depth > 1:
             return
@@ -108,7 +108,7 @@ class Recorder:
             self._calls.append((call.step, [branch for branch, _ in self._rows]))
 
     def visit(self, block: int, part: str) -> Call | None:
-        """The call that is recorded, where this is the first time that it runs a part of a block; else None."""
+        """The recorded call, if it runs this part of a block for the first time; else None."""
         if self._call is None or self._depth > 1 or (block, part) in self._visits:
             return None
         self._visits.add((block, part))
@@ -183,7 +183,7 @@ class Recorder:
         return groups
 
     def write(self, block: Block, variable: str, output: torch.Tensor) -> None:
-        """What a branch adds to the stream: mean over the picture's own tokens of |gate x output|."""
+        """Record what a branch adds to the stream: mean |gate x output| over the picture's own tokens."""
         own = None if self._call is None else self._call.own_tokens
         rows = self.recorded_rows(output)
         self.gather(variable, block.index, rows if own in (None, rows.shape[1]) else rows[:, :own])

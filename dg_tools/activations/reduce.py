@@ -1,7 +1,7 @@
-"""Statistics of hidden states: reductions over tokens and over channels, a few hundred tokens at a time.
+"""Statistics of hidden states: reductions over tokens and channels, a few hundred tokens at a time.
 
 A full-size stream at 1024 pixels is 25 MB in float32, and a copy of it would be the largest thing a capture holds. So
-tokens are taken a few hundred at a time; temporaries stay in the processor's cache, which is faster too.
+tokens are taken a few hundred at a time; temporaries then stay in the processor's cache, which is also faster.
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ def statistics(hidden: torch.Tensor, quantiles: Sequence[float] = ()) -> dict[st
 
 
 def within(size: torch.Tensor, largest_size: torch.Tensor, limit: float) -> torch.Tensor:
-    """How many of |x| (rows, tokens, channels) are below a limit, by row; what is not finite is not.
+    """By row, how many values of |x| (rows, tokens, channels) are finite and below a limit.
 
-    On a CPU they are counted only where the largest by channel is not. To ask an accelerator would cost more.
+    On a CPU they are counted only if the largest per channel is above the limit. On an accelerator that check would
+    cost more than counting.
     """
     if size.device.type == "cpu" and largest_size.max().item() < limit:
         return torch.full((len(size),), size[0].numel())

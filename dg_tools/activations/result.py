@@ -32,8 +32,8 @@ class Activations:
             `attn_max`, `mlp_max` (largest |x| of these branches' outputs before the gate); `temb`, the time-text
             embedding (embedding); `hidden_states` (raw_step, raw_site, raw_token) where requested by `raw=`; `picture`.
             A video's image tokens have the coordinate `frame` (-1 beyond them).
-            Attributes: settings, model, weights' hash, dtype and versions; `left_out`, where the blocks are compiled:
-            what attention and MLP give does not leave the compiled code, so that the variables of these are not there.
+            Its attributes: settings, model, hash of the weights, dtype and versions. If blocks are compiled, `left_out`
+            lists missing variables: outputs of attention and MLP do not leave the compiled code.
     """
 
     data: xr.Dataset
@@ -95,35 +95,38 @@ class Activations:
     def save(self, folder: str | Path) -> None:
         """Write a zarr store with a list of its files and their checksums, which `open_activations` reads.
 
-        A store at this place is replaced.
+        An existing store in this folder is replaced.
 
         Raises:
             FileExistsError: a folder that holds something else.
-            OSError: it could not be written whole (a full disk); what stood there before is still there.
+            OSError: the store could not be completed (a full disk); a previous store is still there.
         """
         save(self.data, Path(folder))
 
     def headroom(self, dtype: str = "float16") -> pd.DataFrame:
-        """How near does each block come to the largest number of a dtype? One row for each block and place in it.
+        """How near each block comes to the largest number of a dtype: one row for each block and place in it.
 
-        A model that was trained in bfloat16 may overflow in float16, whose largest number is 65,504: this is read off a
-        capture in the model's own dtype, instead of by trial. What is not captured, such as the products inside
+        A model that was trained in bfloat16 may overflow in float16, whose largest number is 65,504. A capture in the
+        model's own dtype shows that without a trial. Values that are not captured, such as the products inside
         attention and the wide layer of the MLP, may be larger.
 
         Args:
             dtype: `float16`, `bfloat16`, `float8_e4m3fn` or another floating dtype of torch.
 
         Returns:
-            Columns: `site`; `place`, the stream (image, text) at the block's output, or what a branch (attn, mlp) gives
-            before its gate; `largest` |x| over all prompts, seeds, branches, steps, tokens and channels; `step` and
-            `sigma` where; `share` of the dtype's largest number; `octaves` that are left: 1 is a factor of 2, below 0
-            would overflow.
+            Columns: `site`; `place`, the stream (image, text) at the block's output, or the output of a branch (attn,
+            mlp) before its gate; `largest`, the largest |x| over all prompts, seeds, branches, steps, tokens and
+            channels; `step` and `sigma` of it; `share` of the dtype's largest number; `octaves` left: 1 is a factor of
+            2, below 0 overflows.
 
         Raises:
-            ValueError: no floating dtype.
+            ValueError: a dtype that is not a floating one.
 
         Example:
-            >>> acts.headroom("float16").nsmallest(3, "octaves")  # doctest: +SKIP
+            >>> acts = dg.capture(dit, "red apple", steps=2)
+            >>> acts.headroom("float16").nsmallest(1, "octaves")[["site", "place"]]
+               site place
+            22   10  text
         """
         from dg_tools.activations.headroom import headroom
 
@@ -137,7 +140,7 @@ class Activations:
                 no channels or tokens (`median_abs_mean`, `clipped`, and the largest value with channel and token).
 
         Raises:
-            KeyError: no such variable, with those that there are.
+            KeyError: an unknown variable; the message lists the known ones.
         """
         if variable is not None:
             if variable not in self.data:

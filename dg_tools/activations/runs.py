@@ -1,4 +1,4 @@
-"""From single runs to one capture: the settings kept with it, the runs put in order, and those that are missing."""
+"""Joins single runs into one capture: adds the settings, orders the runs, and marks missing ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_quantiles(quantiles: Sequence[float]) -> None:
 
 
 def settings(dit: DiT, height: int, width: int, edits: Sequence[Edit]) -> dict[str, Any]:
-    """What was captured: model, weights, precision, versions, size and edits, and what is left out."""
+    """Settings of a capture: model, weights, precision, versions, size, edits, and what is left out."""
     source = provenance(dit)
     versions = {**source["versions"], "dg_tools": version("dg-tools")}
     flat = {p: versions[p] for p in ("torch", "diffusers", "nnsight")}

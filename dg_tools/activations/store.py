@@ -1,6 +1,6 @@
-"""Captures on disk: opened again, and hidden states written while the runs go.
+"""Captures on disk: opened, and hidden states written during the runs.
 
-Hidden states are written chunk by chunk, and a step is entered in the journal once all of it is there: after a kill the
+Hidden states are written chunk by chunk. A step enters the journal once all of it is written, so after a kill the
 journal says what the store has.
 """
 
@@ -46,14 +46,14 @@ class StoreStopped(OSError):
 
 
 def open_activations(folder: str | Path, *, verify: bool = True) -> Activations:
-    """Activations from `Activations.save`, or from a capture's `store=`, finished or not.
+    """Open activations that `Activations.save` wrote, or a capture's `store=`, finished or not.
 
-    An unfinished store (a run that was killed) has `hidden_states` up to its last whole step, NaN beyond, and `kept`,
-    which says for each prompt, seed and raw_step whether it is there; `data.attrs["finished"]` is False.
+    An unfinished store (from a killed run) has `hidden_states` up to its last whole step and NaN beyond. Its variable
+    `kept` says for each prompt, seed and raw_step whether it is there, and `data.attrs["finished"]` is False.
 
     Args:
         folder: the store.
-        verify: check every file's size and checksum, which reads all of it once.
+        verify: check the size and checksum of every file, which reads the whole store once.
 
     Raises:
         FileNotFoundError: no such store.
@@ -89,7 +89,7 @@ class RawStore:
     """Hidden states of a capture, written while its runs go.
 
     Args:
-        folder: where; a store of activations there is replaced, where `overwrite` says so.
+        folder: where; with `overwrite`, a store of activations there is replaced.
         coords: labels of prompt, seed, branch and of the raw dimensions, in this order.
         raw: which hidden states are kept.
         attrs: settings and provenance.
@@ -148,7 +148,7 @@ class RawStore:
         self.finished.append(at)
 
     def finish(self, data: xr.Dataset) -> xr.Dataset:
-        """Put the statistics beside the hidden states. Returns all of it; hidden states are read from the store.
+        """Write the statistics beside the hidden states; return both, the latter read from the store on use.
 
         Raises:
             StoreStopped: the statistics could not be written; they are in its `kept`.

@@ -1,4 +1,4 @@
-"""Small tensors of several blocks and steps wait in one buffer, so that they are reduced by one call.
+"""A buffer that collects small tensors of several blocks and steps, so that one call reduces them all.
 
 On a small model a call of torch costs more than its arithmetic. A large tensor does not wait, and is not copied.
 """
@@ -16,7 +16,7 @@ Batch = tuple[str, list[Place], torch.Tensor]  # name, places, (places x rows, t
 
 
 class Waiting:
-    """A buffer for tensors of one name, shape and dtype, and the places of those that are in it."""
+    """A buffer for tensors of one name, shape and dtype, with the place of each."""
 
     def __init__(self, name: str, like: torch.Tensor, most: int) -> None:
         self.name = name
@@ -36,12 +36,12 @@ class Waiting:
 
 
 class Together:
-    """Tensors (rows, tokens, channels) by name and place; those of one kind come back as one.
+    """Collects tensors (rows, tokens, channels) by name and place, and returns those of one kind as one.
 
     A batch is a view of the buffer: it is good until the next `add`.
 
     Args:
-        most: how many tensors of one kind there can be: a buffer for tiny ones has no slots that nothing takes.
+        most: the largest number of tensors of one kind, which bounds the buffer for tiny ones.
     """
 
     def __init__(self, most: int) -> None:
@@ -49,7 +49,7 @@ class Together:
         self._waiting: dict[str, list[Waiting]] = {}
 
     def add(self, name: str, place: Place, hidden: torch.Tensor) -> Batch | None:
-        """What is to be reduced now, if anything: this tensor where it is large, or a full buffer."""
+        """Add a tensor; return what must be reduced now: the tensor itself if it is large, a full buffer, or None."""
         waiting = self._of(name, hidden)
         places, slots = waiting.places, waiting.slots
         if len(slots) < 2:

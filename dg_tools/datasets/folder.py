@@ -59,7 +59,13 @@ def read_folder(path: str | Path, *, height: int, width: int, limit: int | None 
             or name a file that is not in the folder; a size or a limit below 1.
 
     Example:
-        >>> read_folder("foxes", height=512, width=512)  # doctest: +SKIP
+        >>> from PIL import Image
+        >>> Path("foxes").mkdir()
+        >>> Image.new("RGB", (96, 64), "orange").save("foxes/fox.png")
+        >>> _ = Path("foxes/fox.txt").write_text("a fox")
+        >>> found = read_folder("foxes", height=64, width=64)
+        >>> found[0].prompt, found[0].picture.shape
+        ('a fox', torch.Size([3, 64, 64]))
     """
     folder = Path(path)
     if min(height, width) < 1 or (limit is not None and limit < 1):

@@ -80,6 +80,11 @@ def read_prompts(file: str | Path) -> list[str]:
     Raises:
         FileNotFoundError: no file at the path.
         ValueError: a file that is not text, holds no prompt, or holds one twice.
+
+    Example:
+        >>> _ = Path("prompts.txt").write_text("red apple")
+        >>> read_prompts("prompts.txt")
+        ['red apple']
     """
     file = Path(file)
     if not file.is_file():

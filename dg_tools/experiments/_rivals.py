@@ -95,6 +95,10 @@ def rivals(
     Raises:
         ValueError: too few prompts, one that is used for both, prompts without pictures, settings out of range.
         IndexError: blocks or channels that this model does not have.
+
+    Example:
+        >>> result = dg.experiments.rivals(dit, dg.references(dit).sample(24))  # doctest: +SKIP
+        >>> result.tables["rivals"]  # doctest: +SKIP
     """
     before, after = parts(pictures, search, split_seed)
     if not len(seeds) or len(set(seeds)) < len(seeds) or controls < 1 or steps < 2:

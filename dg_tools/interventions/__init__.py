@@ -1,13 +1,13 @@
-"""What happens when massive channels are switched off, and what happens when something else is?
+"""Edits of hidden states (`Disrupt`) and of attention (`MaskTokens`), with their matched controls.
 
 `Disrupt` is one edit: what (channels, mode), where (blocks, stream, tokens), when (steps), and for which rows. The same
 object serves sampling, capture, the one-step experiment and Detail Guidance. `Disrupt.controls` gives its matched
-controls: perturbations that leave the massive channels alone, each the answer to one objection. Zeroing random channels
-is a sanity row, not the control, because no other channel holds as much.
+controls: perturbations that leave the massive channels alone. Each answers one objection. Zeroing random channels is a
+sanity row, not the control, because no other channel holds as much.
 
-`settings` holds the fields, `validation` which of them go together, `modes` the arithmetic of each mode, `controls` the
-matched controls, `hooks` what puts edits on a transformer. `norms`, `gates` and `patching` are for edits that act on
-LayerNorms, on AdaLN gates, or with values from another run. `disrupt` puts all of it into one class.
+`settings` holds the fields, `validation` says which of them go together, `modes` has the arithmetic of each mode,
+`controls` the matched controls, and `hooks` puts edits on a transformer. `norms`, `gates` and `patching` are for edits
+that act on LayerNorms, on AdaLN gates, or with values from another run. `disrupt` puts all of it into one class.
 
 `MaskTokens` is an edit of another kind: it keeps tokens from being attended to. It goes wherever edits go as `edits=`.
 """

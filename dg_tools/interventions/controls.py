@@ -1,4 +1,4 @@
-"""Is it these channels, or would anything else of that size do the same? The matched controls of an edit."""
+"""Matched controls of an edit: would any other change of that size do the same?"""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def controls_of(edit: Edit, n: int, kind: Control, seed: int, like: Any) -> list
 
 
 def variance_matched(variance: torch.Tensor, channels: Sequence[int], draw: int, pool: int = 5) -> tuple[int, ...]:
-    """For each channel one of the `pool` others nearest in log variance, without repetition."""
+    """For each channel, draw one of the `pool` other channels nearest in log variance, without repetition."""
     generator = torch.Generator().manual_seed(draw)
     free = set(range(len(variance))) - set(channels)
     log, controls = variance.clamp_min(1e-12).log(), []

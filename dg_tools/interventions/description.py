@@ -1,4 +1,4 @@
-"""An edit in one sentence that says every setting."""
+"""An edit described in one sentence."""
 
 from __future__ import annotations
 

@@ -30,51 +30,50 @@ class Disrupt(EditSettings):
     """One edit of the hidden states at a block's output, or at the outputs of several blocks.
 
     Args:
-        channels: the channels that the edit is about.
+        channels: the channels to edit, one number or several.
         block: index into `dit.blocks`, or several: the edit acts at the output of each (k channels x n layers).
         mode:
             `zero`: the channels become 0 (the paper's disruption; rho = 0).
-            `mean`: each becomes its mean over the tokens: what varies over the picture goes, the constant stays.
-            `dc`: each loses its mean over the tokens: the constant goes, what varies stays.
+            `mean`: each becomes its mean over the tokens: the constant stays, the variation over the picture goes.
+            `dc`: each loses its mean over the tokens: the constant goes, the variation stays.
             `scale`: each is multiplied by `rho` (EMA's form), in the stream's own dtype: in bfloat16 the product is
-                rounded to 8 bits, as all that the block writes is. More than 1 makes the channels louder.
-            `steer`: each becomes `rho` times its own value of the largest size over all image tokens of the row (STAS,
-                for videos: the tokens of the first frame, or of where frames meet, brought to the largest there is).
+                rounded to 8 bits, like everything that the block writes. More than 1 makes the channels larger.
+            `steer`: each becomes `rho` times its own largest value (by size) over all image tokens of the row. STAS
+                does this for videos, at the tokens of the first frame or of frame boundaries.
             `rescale`: the channels stay, and every other channel is multiplied, token by token, by the ratio of the
-                LayerNorm standard deviations with and without the channels, as zeroing them would rescale it in the
-                next LayerNorm. Together with `norms="clean"` this takes the LayerNorm part of an effect apart.
-                Approximate: the next LayerNorm divides by what it is given, with the scaled channels in it.
+                LayerNorm standard deviations with and without the channels. Zeroing the channels would rescale the
+                others in this way in the next LayerNorm. Together with `norms="clean"` this separates the LayerNorm
+                part of an effect. It is approximate: the next LayerNorm's statistics include the scaled channels.
             `gate`: the AdaLN gates of the block are 0 at the channels, so that the block writes nothing there:
                 attention, second attention, MLP; in FLUX's single blocks the one gate, which serves text tokens too.
-            `transport`: activation patching; the channels take the values that they had in another prompt's run; made
-                by `Disrupt.transport`.
-            `shift`: control; as many *other* channels, drawn with `draw`, get a token-constant shift of the norm that
-                zeroing `channels` would remove (scaling them by `rho`: |1 - rho| of it).
+            `transport`: activation patching; the values come from another prompt's run; see `Disrupt.transport`.
+            `shift`: control; as many *other* channels, drawn with `draw`, get a token-constant shift with the norm that
+                zeroing `channels` would remove. With `rho`, the norm is |1 - rho| times that.
             `shift_direction`: control; the same shift along a random direction in all other channels.
-            `random`: sanity row; as many other channels become 0.
-        rho: retention for `scale` and its shifts: a number, or ((sigma, rho), ...), linear between the points.
-        tokens: token indices (y * columns + x); None for all. Means and norms are over these tokens.
+            `random`: sanity check; as many other channels become 0.
+        rho: factor of `scale` (1 is off; 0 to 3 in use), `steer` and the shifts: a number, or ((sigma, rho), ...),
+            linear between points.
+        tokens: token indices (y * columns + x in the image); None for all. Means and norms are over these tokens.
         steps: denoising steps; None for all.
         rows: `all`, or `cond` or `uncond` for one half of classifier-free guidance only.
         stream: `image` or `text`.
         draw: seed of what is random in a control.
-        strength: factor on a token-constant change: of a shift (1: the norm that zeroing `channels` would remove), or
-            of `dc` (1: the whole mean). A number, or ((sigma, strength), ...).
-        control: this edit is a control of another one: experiments put it into the null distribution.
-        norms: `own`, or `clean`: the LayerNorms of the image stream after the edit keep the statistics of a clean pass
-            at the same z_t, on all image tokens of the edit's rows. It costs one more forward per call.
-        others: act on as many other channels instead, drawn with `draw`.
-        donor: the values that `transport` puts in.
-        blocks: as a sequence, always; `block` is the first of them.
-        grid: rows and columns of image tokens of the picture that `tokens` were made for; `dit.tokens` says it, and a
-            call of another size is refused.
-        pictures: where the image stream holds reference pictures after the picture's own tokens (FLUX.1 Kontext,
-            FLUX.2 and Qwen-Image-Edit with pictures): `all` of them, the picture's `own` tokens, or the `references`
-            alone. Means and norms are over these tokens.
+        strength: factor on a token-constant change: on a shift (1: the norm that zeroing `channels` would remove), or
+            on `dc` (1: the whole mean). A number, or ((sigma, strength), ...).
+        control: whether this edit is a control of another one; experiments put controls into the null distribution.
+        norms: `own`, or `clean`: the LayerNorms of the image stream after the edit use the statistics of a clean pass
+            at the same z_t, on all image tokens of the edited rows. That costs one more forward per call.
+        others: whether to act on as many other channels instead, drawn with `draw`.
+        donor: the values that `transport` inserts.
+        blocks: all blocks of the edit, always a sequence; `block` is the first of them.
+        grid: (rows, columns) of image tokens for which `tokens` were computed; `dit.tokens` sets it, and a call of
+            another size is refused.
+        pictures: where the image stream also holds reference pictures (FLUX.1 Kontext, FLUX.2, Qwen-Image-Edit): edit
+            `all` tokens, the picture's `own`, or those of the `references`. Means and norms are over these tokens.
 
     Raises:
-        TypeError: something else than whole numbers as channels, block, tokens or steps (a mask among them: pass its
-            indices), or than numbers as rho or strength.
+        TypeError: channels, block, tokens or steps that are not whole numbers (instead of a mask, pass its indices), or
+            a rho or strength that is not a number.
         ValueError: an unknown mode, stream, rows or norms, no channels, an empty selection, repeated indices, NaN or an
             infinity, or settings that do not go together (such as rho in a mode without one).
 
@@ -95,11 +94,11 @@ class Disrupt(EditSettings):
         return self.sentence()
 
     def sentence(self) -> str:
-        """The edit in words, every setting that is not the default among them."""
+        """The edit in one sentence, with every setting that is not the default."""
         return sentence(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `from_json` reads it back. A donor's values are not in it: they travel as the donor's file."""
+        """Plain JSON, which `from_json` reads. A donor's values are not in it: `Donor.save` writes them to a file."""
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "blocks"}
         settings["block"] = list(self.blocks) if len(self.blocks) > 1 else self.block
         settings["donor"] = None if self.donor is None else self.donor.to_json()
@@ -117,7 +116,7 @@ class Disrupt(EditSettings):
         """An edit from `to_json`.
 
         Raises:
-            ValueError: an unknown key, with the known ones; a donor whose values were not saved.
+            ValueError: an unknown key (the known ones are listed); a donor whose values were not saved.
             FileNotFoundError: a donor's file that is not there.
         """
         known = set(cls.__dataclass_fields__)
@@ -128,13 +127,13 @@ class Disrupt(EditSettings):
 
     @classmethod
     def from_profile(cls, profile: Any) -> Disrupt:
-        """The disruption that a profile describes: its channels at its block, with its dose; zero where it names none.
+        """The disruption that a profile describes: its channels at its block, with its dose (0 if it names none).
 
         Args:
             profile: `dit.profile`, a JSON file, a model folder, an embedded model's name, or a repository id.
 
         Raises:
-            TypeError: something else, such as the None of a model without a profile.
+            TypeError: anything else, such as the None of a model without a profile.
             ValueError: no such profile, or one without a block.
 
         Example:
@@ -154,23 +153,23 @@ class Disrupt(EditSettings):
     # -- controls and activation patching ------------------------------------------------------------------------------
 
     def controls(self, n: int, kind: Control = "shift", *, seed: int = 0, like: Any = None) -> list[Disrupt]:
-        """`n` matched controls of this edit, the same for the same seed; tokens, steps, rows, blocks and norms as here.
+        """`n` matched controls of this edit, with its tokens, steps, rows, blocks and norms; a seed fixes them.
 
         Args:
             n: how many draws; 20 or more give the effect a rank in a null distribution.
-            kind: the objection that the control answers.
-                `shift`, "any push of this size would do it": the same norm, token-constant as a massive channel is, on
-                    as many other channels. Other channels as large as a massive one often do not exist (one channel
-                    above sqrt(C) times the rms of the rest holds more than all of them), so one is made.
-                `shift_direction`, "single channels are a special direction": the same along a random one. Both have the
-                    norm of zeroing, whatever this edit's mode (a share of it for `scale`);
-                    `output_matching.match_output` brings them to the same effect on the prediction.
-                `variance`, "the channel tells tokens apart": what is left of a massive channel after its constant is
-                    its variance over tokens; as many other channels, nearest in that, edited in the same way.
+            kind: the control; each kind answers one objection.
+                `shift`, "any push of this size would do it": a shift of the same norm on as many other channels,
+                    token-constant like a massive channel. No other channels are as large: a channel above sqrt(C) times
+                    the rms of the rest holds more than all of them.
+                `shift_direction`, "single channels are special": the same along a random direction. Both have the norm
+                    of zeroing, whatever this edit's mode is (|1 - rho| of it for `scale`);
+                    `output_matching.match_output` scales them to the same effect on the prediction.
+                `variance`, "the channel tells tokens apart": as many other channels, nearest in variance over tokens
+                    (what is left of a massive channel without its constant), edited in the same way.
                 `dc`, "losing a spatial mean is what hurts": as many other channels lose their token mean.
                 `gate`, "a block must write somewhere": the gates of as many other channels are zeroed.
                 `transport`, "any channels of the other run would carry it": as many others from the same donor.
-                `random`: as many other channels zeroed. A sanity row, no control: they hold next to nothing.
+                `random`: as many other channels zeroed. A sanity check, not a control: they hold almost nothing.
             seed: of the draws.
             like: for `variance`: the `Massive` that `find_massive` returned.
 
@@ -196,14 +195,16 @@ class Disrupt(EditSettings):
         stream: Literal["image", "text"] = "image",
         **kwargs: Any,
     ) -> Disrupt:
-        """Activation patching: the values of the channels, step by step, from another prompt's run (conditional rows).
+        """Activation patching: the channels take their values, step by step, from another prompt's conditional rows.
 
         Args:
-            donor: the other prompt, which is run once, from the same noise where `seed` is the receiver's; or a `Donor`
-                that exists already (from a file, or read at the same z_t by `dg_tools.onestep.donor`).
+            dit: the model.
+            channels, block: the channels that take other values, and the block at whose output they do.
+            donor: the other prompt, which is run once now; or a `Donor` (from a file, or `dg_tools.onestep.donor`).
+            seed: of the donor's noise; the receiver's seed gives both runs the same noise.
             steps, height, width: of the donor's run; the receiver's must be the same.
             tokens, at, stream: as `tokens`, `steps` and `stream` of the edit.
-            **kwargs: to the donor's pipeline call, such as `guidance_scale`.
+            **kwargs: passed to the donor's pipeline call, such as `guidance_scale`.
 
         Raises:
             IndexError, ValueError: before the run, for a block or channels that do not exist.
@@ -220,11 +221,11 @@ class Disrupt(EditSettings):
     # -- action -----------------------------------------------------------------------------------------------------
 
     def retention(self, sigma: float) -> float:
-        """Rho at a noise level."""
+        """The value of rho at a noise level."""
         return at_sigma(self.rho, sigma)
 
     def drawn(self, width: int) -> tuple[list[int], torch.Tensor]:
-        """For the controls: the other channels of `width`, and a unit vector over them."""
+        """The other channels of a control among `width`, and a unit vector over them."""
         return drawn(self, width)
 
     def __call__(self, hidden: torch.Tensor, call: Call) -> torch.Tensor | None:
@@ -236,7 +237,7 @@ class Disrupt(EditSettings):
         return edited(self, hidden, call)
 
     def edit(self, output: Any, record: BlockList, call: Call) -> Any | None:
-        """A block's output with this edit made, or None where this call is not concerned.
+        """A block's output with this edit applied, or None if the edit does not act in this call.
 
         Raises:
             RuntimeError: the block has no output in this stream (SD3's last block has no text, PixArt's have none).
@@ -244,7 +245,7 @@ class Disrupt(EditSettings):
         return edited_output(self, output, record, call)
 
     def must_edit(self, output: Any, record: BlockList, call: Call) -> Any:
-        """`edit`, where a call that is not concerned is a mistake.
+        """`edit`, but raise if it does not act in this call.
 
         Raises:
             RuntimeError: the edit touched nothing.
@@ -257,7 +258,7 @@ class Disrupt(EditSettings):
     # -- before the work --------------------------------------------------------------------------------------------
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any long work where block, stream, channels, tokens or steps do not exist in this run."""
+        """Raise, before any long work, if block, stream, channels, tokens or steps do not exist in this run."""
         self.check_model(dit)
         rows, columns = dit.grid(height, width)
         check_grid(self.grid, (rows, columns))
@@ -269,7 +270,7 @@ class Disrupt(EditSettings):
             check_donor(self, steps, rows * columns, dit.width)
 
     def check_model(self, dit: DiT) -> None:
-        """Raise where block, stream or channels do not exist; tokens are checked against each call's own size."""
+        """Raise if block, stream or channels do not exist; tokens are checked against the size of each call."""
         check_blocks(self, dit.sites)
         for block in self.blocks if self.stream == "text" else ():
             if dit.block(block).record.returns == "tensor":
@@ -285,7 +286,7 @@ class Disrupt(EditSettings):
         """Edit every call of a pipeline of your own: `with off.on(pipe) as run: pipe("red apple")`.
 
         Yields:
-            What was done, as `.report`: how many block outputs were changed, and by how much (`Edited`).
+            An object whose `.report` (`Edited`) says how many block outputs were changed, and by how much.
 
         Raises:
             ValueError, IndexError: at the first forward, if a region or tokens do not fit its picture.

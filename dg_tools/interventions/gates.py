@@ -1,4 +1,4 @@
-"""What if a block could not write a channel? Its AdaLN gates there are set to zero.
+"""Stop a block from writing a channel: its AdaLN gates are set to zero there.
 
 A block adds gate x branch to the residual stream: attention, the second attention where there is one, and the MLP; in
 FLUX's single blocks one joint branch, whose gate serves image and text tokens alike. With every gate at zero in a
@@ -21,12 +21,12 @@ def without_gates(
     """A block's AdaLN chunks with the gates of the edit's channels at zero.
 
     Args:
-        edit: of mode `gate`.
-        modulation: what the block's AdaLN linear gives (rows, chunks x channels), or the block's input with the chunks:
-            where it adds a table to that, the input is set to what cancels the table.
-        record, block: which names the chunks have, and the table.
+        edit: an edit of mode `gate`.
+        modulation: the output of the block's AdaLN linear, (rows, chunks x channels), or the block's input with the
+            chunks. If the block adds a table to the input, the input is set to cancel the table.
+        record, block: the names of the chunks, and the table.
         width: channels of the stream.
-        call: which forward this is; None is returned where the edit is not concerned.
+        call: the forward; if the edit does not act in it, the result is None.
     """
     rows = call.rows(edit.rows)
     if not edit.concerns(call) or modulation[rows].shape[0] == 0:

@@ -1,4 +1,4 @@
-"""How do edits reach a transformer? Through plain hooks that are always taken off again.
+"""Plain hooks that apply edits to a transformer; they are always taken off again.
 
 An edit acts at its blocks' outputs; one of mode `gate` at its blocks' AdaLN; `norms="clean"` at every LayerNorm after
 its first block, and runs the model once more beforehand. A mask of tokens acts at its blocks' attention products.
@@ -35,7 +35,7 @@ def in_words(edit: EditSettings | MaskSettings) -> str:
 
 
 class Attachment:
-    """Edits on one transformer: which call this is, what each edit has touched, and the hooks themselves."""
+    """Edits on one transformer: their hooks, the current call, and what each edit has changed."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Attachment:
         return bool(self.norms.edits)
 
     def begin(self, inputs: dict[str, Any]) -> None:
-        """What comes before each forward: which call it is, and its clean pass where an edit needs one."""
+        """Prepare a forward: find which call it is, and run its clean pass if an edit needs one."""
         self.now = self.read if isinstance(self.read, Call) else self.read(inputs)
         if self.now.image_tokens is None:
             tokens = self.family.image_tokens(self.transformer, inputs["hidden_states"])
@@ -82,12 +82,12 @@ class Attachment:
         self.begin(bind(module, args, kwargs))
 
     def finished(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
-        """Hook of the transformer: whether its prediction is finite is kept, and read at the end."""
+        """Hook of the transformer that keeps whether its prediction is finite; it is read at the end."""
         sample = output[0] if self.family.inputs is None else self.family.inputs.prediction(output[0])
         self.finite.append((self.now.step if self.now else None, sample.isfinite().all()))
 
     def check_finite(self) -> None:
-        """Raise RuntimeError where a prediction was not finite; after a run, for it waits for the device."""
+        """Raise RuntimeError if a prediction was not finite. Call it after a run: it waits for the device."""
         whether = torch.stack([good for _, good in self.finite]).tolist() if self.finite else []
         if all(whether):
             return
@@ -99,7 +99,7 @@ class Attachment:
         )
 
     def off(self, edit: EditSettings) -> bool:
-        """Whether an edit sits this forward out: no call is known, or it is the edit's own clean pass."""
+        """Whether an edit does not act in this forward: no call is known, or it is the edit's own clean pass."""
         return self.now is None or (self.norms.collecting and edit.norms == "clean")
 
     def after(self, block: int) -> Callable:
@@ -139,7 +139,7 @@ class Attachment:
         return value
 
     def gate_hook(self, block: int) -> Any:
-        """A hook where the block's AdaLN chunks come from; the handle."""
+        """Register a hook at the source of the block's AdaLN chunks; return the handle."""
         record, module = self.blocks[block]
         return record.on_modulation(module, lambda value: self.ungated(block, value))
 
@@ -156,7 +156,7 @@ class Attachment:
         yield from self.norms.hooks()
 
     def mask(self, index: int, site: AttentionSite, inputs: Inputs) -> Inputs | None:
-        """The inputs of an attention product after one mask of tokens; it is computed twice, to say what changed."""
+        """The inputs of an attention product under one mask; it is computed twice, to measure the change."""
         edit = self.edits[index]
         assert isinstance(edit, MaskSettings)
         changed = None if self.now is None else edit.masked(site, inputs, self.now)
@@ -192,8 +192,8 @@ def attached(
     Args:
         transformer, family: the model and its record.
         edits: applied in order at each block.
-        read: the `Call` that every forward inside belongs to, or what gives it from the transformer's inputs.
-        checked: step caches were looked for already; looking asks every part of the model.
+        read: the `Call` of every forward inside, or a function that returns it from the transformer's inputs.
+        checked: whether step caches were looked for already; the search visits every module of the model.
 
     Yields:
         The attachment. If you call `transformer.forward` directly, which bypasses hooks, call `begin(inputs)` first.

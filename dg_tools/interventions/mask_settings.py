@@ -1,4 +1,4 @@
-"""The settings of an edit that masks tokens in attention, and what it does to the inputs of a product."""
+"""Settings of an edit that masks tokens in attention, and its effect on the inputs of a product."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MaskSettings:
         return self.sentence()
 
     def sentence(self) -> str:
-        """The edit in words, every setting that is not the default among them."""
+        """The edit in one sentence, with every setting that is not the default."""
         blocks = self.block or ()
         where = f"block{'s' * (len(blocks) > 1)} {listed(blocks, 'blocks')}" if blocks else "every block"
         steps = "" if self.steps is None else f", steps {', '.join(map(str, self.steps))}"
@@ -65,12 +65,12 @@ class MaskSettings:
         return acts_in(call, self.steps, self.rows)
 
     def sites(self, family: Family, transformer: torch.nn.Module) -> list[AttentionSite]:
-        """The attention products that it acts on: those with keys of its stream."""
+        """The attention products that the edit acts on: those with keys of its stream."""
         sites = attention_sites(family, transformer, self.block)
         return [site for site in sites if not (site.crossed and self.stream == "image")]
 
     def masked(self, site: AttentionSite, inputs: Inputs, call: Call) -> Inputs | None:
-        """A product's inputs with the tokens masked; None where the call or the product is not concerned.
+        """A product's inputs with the tokens masked; None if the edit does not act in this call or product.
 
         Raises:
             IndexError: a token beyond the stream's end.

@@ -1,9 +1,9 @@
-"""What if nothing could attend to some tokens? They are masked as keys, on the score or on the value path.
+"""Mask tokens in attention: no token can attend to them. They are masked as keys, on the score or the value path.
 
-On the score path their scores are minus infinity, so that the softmax runs over the other tokens and gives these what
-the masked ones had. On the value path the weights stay as they are and the masked tokens' values are zero: what they
-would have added is gone, and nothing takes its place. "Attention Sinks in Diffusion Transformers" (arXiv 2605.09313)
-masks sinks on both, beside as many random tokens; the control here is random tokens that together receive as much.
+On the score path their scores are minus infinity, so the softmax gives their weight to the other tokens. On the value
+path the weights stay, and the masked tokens' values are zero: their contribution is missing, and nothing replaces it.
+"Attention Sinks in Diffusion Transformers" (arXiv 2605.09313) masks sinks on both paths, against as many random tokens.
+The control here is random tokens that together receive as much attention.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class MaskTokens(MaskSettings):
     Args:
         tokens: indices in their stream; text tokens in the order of the text stream, image tokens y * columns + x.
         block: index into `dit.blocks`, or several; None: every block that has attention over them.
-        stream: `text` or `image`: which tokens are masked. All tokens' queries are concerned.
+        stream: `text` or `image`: which tokens are masked, for the queries of all tokens.
         path: `score`: their scores are minus infinity; `value`: their values are zero.
         steps: denoising steps; None for all.
         rows: `all`, or `cond` or `uncond` for one half of classifier-free guidance only.
-        draw: of a control.
-        control: this edit is a control of another one.
+        draw: number of the draw of a control.
+        control: whether this edit is a control of another one.
 
     Raises:
         TypeError, ValueError: no tokens, one twice, a negative one, or an unknown stream, path or rows.
@@ -45,7 +45,7 @@ class MaskTokens(MaskSettings):
     """
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `from_json` reads it back."""
+        """The edit as plain JSON, which `from_json` reads."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
@@ -54,7 +54,7 @@ class MaskTokens(MaskSettings):
         """An edit from `to_json`.
 
         Raises:
-            ValueError: an unknown key, with the known ones.
+            ValueError: an unknown key; the message lists the known ones.
         """
         known = {f.name for f in fields(cls)}
         if set(settings) - known:
@@ -66,8 +66,8 @@ class MaskTokens(MaskSettings):
 
         Args:
             n: how many draws.
-            mass: of each token of the stream, such as `Attention.token_mass(stream)`: each draw takes tokens until they
-                together receive as much as the masked ones, as near as one token more or less allows.
+            mass: attention mass of each token of the stream, such as `Attention.token_mass(stream)`. Each draw takes
+                tokens until together they receive as much as the masked ones, to within one token.
             seed: of the draws.
 
         Raises:
@@ -90,7 +90,7 @@ class MaskTokens(MaskSettings):
         return [replace(self, tokens=equal_mass(weights, others, target, d), draw=d, control=True) for d in draws]
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any long work where blocks, tokens or steps do not exist in this run."""
+        """Raise, before any long work, if blocks, tokens or steps do not exist in this run."""
         for block in self.block or ():
             dit.block(block)
         if not self.sites(dit.family, dit.transformer):
@@ -106,10 +106,10 @@ class MaskTokens(MaskSettings):
         """Edit every call of a pipeline of your own: `with mask.on(pipe) as run: pipe("red apple")`.
 
         Yields:
-            What was done, as `.report`: how many products were changed, and their outputs by how much (`Edited`).
+            An object whose `.report` (`Edited`) says how many attention products were changed, and by how much.
 
         Raises:
-            IndexError: at the first forward, if a token is not there.
+            IndexError: at the first forward, if a token does not exist.
             RuntimeError: at the end, if the edit touched nothing.
         """
         dit = load(pipeline)

@@ -1,4 +1,4 @@
-"""What does each mode do to the numbers? Pure arithmetic on hidden states, (rows, tokens, channels).
+"""The arithmetic of each mode on hidden states (rows, tokens, channels).
 
 `edited` selects the rows and tokens of an edit and gives them to `change`, so that a mean over tokens is the mean over
 the selected tokens.
@@ -35,7 +35,7 @@ def at_sigma(value: Schedule, sigma: float) -> float:
 
 
 def drawn(edit: EditSettings, width: int) -> tuple[list[int], torch.Tensor]:
-    """For the controls: the other channels, and a unit vector over them. Drawn on the CPU: same on every device."""
+    """The other channels of a control, and a unit vector over them; drawn on the CPU, so the same on every device."""
     generator = torch.Generator().manual_seed(edit.draw)
     rest = [c for c in range(width) if c not in set(edit.channels)]
     if edit.mode != "shift_direction":
@@ -91,7 +91,7 @@ def layernorm_ratio(part: torch.Tensor, channels: Sequence[int]) -> torch.Tensor
 
 
 def edited(edit: EditSettings, hidden: torch.Tensor, call: Call) -> torch.Tensor | None:
-    """Edited copy of hidden states (rows, tokens, channels), or None where this call is not concerned.
+    """An edited copy of hidden states (rows, tokens, channels), or None if the edit does not act in this call.
 
     Raises:
         ValueError: mode `gate`, which does not act on hidden states.
@@ -114,7 +114,7 @@ def edited(edit: EditSettings, hidden: torch.Tensor, call: Call) -> torch.Tensor
 
 
 def tokens_of(edit: EditSettings, count: int, call: Call) -> slice | list[int]:
-    """Which of a stream's tokens an edit is about.
+    """The tokens of a stream that an edit changes.
 
     Raises:
         ValueError: reference pictures' tokens in a call that has none, or that does not tell them apart.
@@ -133,7 +133,7 @@ def tokens_of(edit: EditSettings, count: int, call: Call) -> slice | list[int]:
 
 
 def edited_output(edit: EditSettings, output: Any, record: BlockList, call: Call) -> Any | None:
-    """A block's output with this edit made, or None where this call is not concerned.
+    """A block's output with this edit applied, or None if the edit does not act in this call.
 
     Raises:
         RuntimeError: the block has no output in this stream (SD3's last block has no text, PixArt's have none).

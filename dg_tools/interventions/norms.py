@@ -1,8 +1,8 @@
-"""Is it the channel, or the LayerNorm that it swells? Statistics frozen to a clean pass at the same z_t.
+"""LayerNorm statistics frozen to a clean pass at the same z_t, to separate a channel's effect from its effect on norms.
 
 A channel of size A adds A^2 / C to the variance that LayerNorm divides by, so zeroing it rescales every other channel
 downstream. With `norms="clean"` each LayerNorm of the image stream after the edit subtracts and divides by the mean and
-the standard deviation that it would have had without the edit. What is left of the effect is the channel's own.
+the standard deviation that it would have had without the edit. The effect that is left is the channel's own.
 
 The clean pass is one more forward with the same inputs, before each forward that the edit is concerned with.
 Text-stream LayerNorms see no edit of the image stream directly, and are left alone: freezing them would undo what the
@@ -93,7 +93,7 @@ class CleanNorms:
         yield self.tail.register_forward_pre_hook(count)
 
     def norm_hook(self, index: int, image_first: bool) -> Callable:
-        """Collects statistics in a clean pass; afterwards puts them to use in the rows of the edits before `index`."""
+        """A hook that collects statistics in a clean pass, then applies them in rows edited before `index`."""
 
         def hook(module: torch.nn.LayerNorm, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
             hidden = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
@@ -133,9 +133,9 @@ def own_forward(transformer: torch.nn.Module) -> Callable:
 
 @contextmanager
 def untraced(module: torch.nn.Module) -> Iterator[None]:
-    """A trace sees nothing of what runs inside: nnsight's replacements of `forward` are off meanwhile.
+    """Hide what runs inside from a trace: nnsight's replacements of `forward` are off meanwhile.
 
-    A trace counts visits of a module, and would take the clean pass for a denoising step.
+    A trace counts visits of a module, and would count the clean pass as a denoising step.
     """
     with ExitStack() as stack:
         for part in module.modules():

@@ -1,4 +1,4 @@
-"""Activation patching: do the channels carry what the prompt said? Their values are taken from another prompt's run.
+"""Activation patching: channels take their values from another prompt's run, to test whether they carry the prompt.
 
 A `Donor` holds one block's hidden states at the noise levels of one run: a sampling run (`Disrupt.transport`), or one
 forward of another prompt at the same z_t (`dg_tools.onestep.donor`). All channels are kept, so that the control, which
@@ -25,7 +25,7 @@ NEAR = 1e-4  # noise levels that are the same one; schedules are far coarser
 
 
 class Donor:
-    """Hidden states of one block in one run, to be put into another.
+    """Hidden states of one block in one run, to insert into another run.
 
     Args:
         prompt: of the run.
@@ -93,7 +93,7 @@ class Donor:
         return self.values[nearest]
 
     def give(self, part: torch.Tensor, channels: Sequence[int], tokens: Sequence[int] | None, sigma: float) -> None:
-        """Put the values into (rows, tokens, channels), in place; `part` holds the tokens `tokens` only."""
+        """Write the values into `part` (rows, tokens, channels), in place; `part` holds only the tokens `tokens`."""
         values = self.at(sigma)
         values = values if tokens is None else values[:, list(tokens)]
         if values.shape[0] not in (1, part.shape[0]) or values.shape[1:] != part.shape[1:]:
@@ -106,7 +106,7 @@ class Donor:
     # -- on disk ------------------------------------------------------------------------------------------------------
 
     def save(self, file: str | Path) -> None:
-        """Write a safetensors file; from then on an edit with this donor can be written as JSON and read back."""
+        """Write a safetensors file; afterwards an edit with this donor can be saved as JSON."""
         from safetensors.torch import save_file
 
         about = {"prompt": self.prompt, "block": self.block, "stream": self.stream, "seed": self.seed}
@@ -133,7 +133,7 @@ class Donor:
             return cls(**json.loads(about), values=opened.get_tensor("values"), file=str(file))
 
     def to_json(self) -> dict[str, Any]:
-        """What the values are and where they lie; the values themselves travel in the file."""
+        """The donor's settings and its file as plain JSON; the values are in the file."""
         return {"prompt": self.prompt, "seed": self.seed, "file": self.file, "digest": self.digest}
 
     @classmethod
@@ -155,7 +155,7 @@ class Donor:
 
 
 class Reading:
-    """The values that were read so far in a donor's run; `donor` makes a `Donor` of them."""
+    """The values read so far in a donor's run; `donor` makes a `Donor` from them."""
 
     def __init__(self, block: int, stream: Literal["image", "text"]) -> None:
         self.block = block
@@ -185,7 +185,7 @@ def reading(
 
     Args:
         transformer, family, block, stream: where.
-        read: the `Call` of every forward inside, or what gives it from the transformer's inputs.
+        read: the `Call` of every forward inside, or a function that returns it from the transformer's inputs.
 
     Raises:
         RuntimeError: the block has no output in this stream.

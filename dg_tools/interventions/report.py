@@ -1,4 +1,4 @@
-"""What did edits do in a run? How many block outputs they changed, and by how much."""
+"""What edits did in a run: how many block outputs they changed, and by how much."""
 
 from __future__ import annotations
 

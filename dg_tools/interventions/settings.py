@@ -1,4 +1,4 @@
-"""The settings of one edit: what, where, when, and for which rows. `Disrupt` adds what is done with them."""
+"""The settings of one edit: what, where, when, and for which rows. `Disrupt` adds the methods."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def schedule(value: Any, name: str) -> float | tuple[tuple[float, float], ...]:
     """A number as it is; a schedule as (sigma, value) pairs in the order of sigma.
 
     Raises:
-        TypeError: neither of them. ValueError: NaN, or an infinity.
+        TypeError: neither a number nor such pairs. ValueError: NaN, or an infinity.
     """
     if not is_several(value):
         return number(value, name)

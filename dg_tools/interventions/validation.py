@@ -1,4 +1,4 @@
-"""Which settings go together, and which fit a model? Each error says what is wrong, what is allowed, what to do."""
+"""Checks of an edit's settings: which go together, and which fit a model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_settings(edit: EditSettings) -> None:
 
 
 def check_elsewhere(edit: EditSettings) -> None:
-    """The rules of what acts at gates and LayerNorms, or takes values from another run."""
+    """Check the rules for edits of gates and LayerNorms, and for values from another run."""
     mode = edit.mode
     if mode == "gate" and edit.stream != "image":
         raise ValueError("mode='gate' is about the image stream's AdaLN: family records name no text gates")
@@ -99,7 +99,7 @@ def check_blocks(edit: EditSettings, sites: Sequence[str]) -> None:
 
 
 def check_donor(edit: EditSettings, steps: int | None, tokens: int, width: int) -> None:
-    """Raise ValueError where the donor's run does not fit one of this many steps, image tokens and channels."""
+    """Raise ValueError if the donor's run does not fit a run with this many steps, image tokens and channels."""
     if edit.donor is None:
         return
     count, _, donated, channels = edit.donor.values.shape

@@ -1,4 +1,4 @@
-"""From a name to a DiT that can be looked into: an embedded model, a folder, a Hub id, or a loaded pipeline."""
+"""Load a DiT: by the name of an embedded model, from a folder, from the Hub, or from a loaded pipeline."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ def load(
     family: Family | None = None,
     **kwargs: Any,
 ) -> DiT:
-    """A DiT by embedded name, folder, Hub id, or from a pipeline that is already loaded.
+    """Load a DiT by embedded name, folder or Hub id, or wrap a pipeline that is already loaded.
 
     Args:
-        model: None (the embedded default), a name of `embedded()`, the path of a diffusers folder, a Hub id such as
-            `stabilityai/stable-diffusion-3.5-medium` (this, and nothing else, may download), or a diffusers pipeline.
-            `emoji-sd3-planted` is the positive control of the evidence: the default model with an adapter.
+        model: None (the embedded default, `emoji-sd3`), a name of `dg_tools.models.files.embedded()`, the path of a
+            diffusers folder, a Hub id such as `stabilityai/stable-diffusion-3.5-medium` (only this may download), or a
+            diffusers pipeline. `emoji-sd3-planted` is the positive control of the evidence: the default model with an
+            adapter.
         dtype: a torch dtype, or its name; "auto" is float32 on a CPU and bfloat16 on an accelerator. Ignored for a
             loaded pipeline.
-        device: where to put the pipeline; None is the accelerator of this machine (cuda, mps, xpu) where there is one,
-            which is printed. Two stay where they are: a loaded pipeline, and an embedded model, on the CPU in float32,
-            so that its numbers are those of the tutorials on every machine.
+        device: where to put the pipeline; None is the accelerator of this machine (cuda, mps, xpu) if there is one, and
+            the choice is printed. With None, a loaded pipeline stays where it is, and an embedded model stays on the
+            CPU in float32, so that its numbers are those of the tutorials on every machine.
         offload: "model", "sequential" or "group" keep the weights in the CPU's memory and bring one part of the
             pipeline, or one layer, to the accelerator at a time (diffusers' `enable_model_cpu_offload`,
             `enable_sequential_cpu_offload`, `enable_group_offload`).
@@ -53,9 +54,9 @@ def load(
 
     Raises:
         FileNotFoundError: a path that is not a diffusers folder, or an empty one; lists what there is.
-        TypeError: something else, such as a modular pipeline, which takes a guider itself.
+        TypeError: anything else, such as a modular pipeline: pass the guider to that one directly.
         ValueError: an unknown dtype, offloading without an accelerator, pickle weights, an unknown transformer class, a
-            pipeline without a transformer, or a transformer that is not what its family record says.
+            pipeline without a transformer, or a transformer that differs from its family record.
 
     Example:
         >>> dit = dg.load()
@@ -82,7 +83,7 @@ def load_pipeline(
     offload: str = "none",
     **kwargs: Any,
 ) -> tuple[Any, Path | str | None]:
-    """The diffusers pipeline that `load` reads, whatever its transformer is, and where it is from.
+    """The diffusers pipeline that `load` reads, with any transformer, and its folder or Hub id.
 
     Args:
         model, dtype, device, offload, **kwargs: as in `load`.
@@ -91,7 +92,7 @@ def load_pipeline(
         The pipeline, and its folder or Hub id; None for a pipeline that is already loaded.
 
     Raises:
-        as `load`, but for what it checks of the transformer.
+        As `load`, except that the transformer is not checked.
     """
     with quiet_imports():
         from diffusers import DiffusionPipeline
@@ -136,7 +137,7 @@ def load_pipeline(
 
 
 def unreachable(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, is that the Hub was not reached."""
+    """Whether an error, or one of its causes, says that the Hub was not reached."""
     while error is not None:
         if any(kind.__name__ in NO_NETWORK for kind in type(error).__mro__):
             return True
@@ -146,7 +147,7 @@ def unreachable(error: BaseException | None) -> bool:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep the libraries' own loading bars, and what they say in `ADVICE`, quiet; put back as they were."""
+    """Silence the libraries' loading bars and the messages in `ADVICE`; the settings are put back."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,8 +1,8 @@
 """Models that ship as an adapter on an embedded one: low-rank factors that are added to its weights on load.
 
 The folder has `adapter.json`, which names the base, and `pytorch_lora_weights.safetensors`, in diffusers' own format:
-stock diffusers loads it onto the base with `load_lora_weights`. Here the product is added to the weights, so that
-nothing but torch is needed and the model is a plain one.
+stock diffusers loads it onto the base with `load_lora_weights`. Here the product is added to the weights, so only torch
+is needed, and the result is a plain model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FACTORS = "pytorch_lora_weights.safetensors"
 
 @torch.no_grad()
 def add_factors(transformer: Any, file: Path) -> None:
-    """Add b a of each layer in a LoRA file to a transformer's weights, in place, in their own dtype.
+    """Add each layer's product b @ a from a LoRA file to a transformer's weights, in place, in their own dtype.
 
     Raises:
         FileNotFoundError: no such file.

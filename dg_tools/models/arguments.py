@@ -14,7 +14,7 @@ from dg_tools.numbers import integers, is_several
 
 
 class Arguments(Sizes):
-    """What a DiT's pipeline is called with."""
+    """The part of `DiT` that builds and checks the arguments of a pipeline call."""
 
     def arguments(
         self,
@@ -30,7 +30,7 @@ class Arguments(Sizes):
     ) -> dict[str, Any]:
         """Arguments of one call of the pipeline; `guidance_scale` is the usual CFG scale s (1 = off).
 
-        A `prompt` of a class-conditional pipeline is a class number, or a name that the pipeline knows it by.
+        For a class-conditional pipeline, a `prompt` is a class number or the name of a class.
 
         Raises:
             TypeError: a prompt or a seed of another kind.
@@ -94,7 +94,7 @@ class Arguments(Sizes):
         return numbers
 
     def check_call(self, kwargs: dict[str, Any]) -> None:
-        """Raise ValueError for an argument that this toolkit needs to be otherwise."""
+        """Raise ValueError for a value of an argument that this toolkit cannot work with."""
         for name, value in self.family.call.items():
             if name not in self.family.free_call and kwargs.get(name, value) != value:
                 raise ValueError(f"{name}={kwargs[name]!r} requested; with family {self.family.name!r} it is {value!r}")
@@ -105,7 +105,7 @@ def generators_of(seed: int | list[int], count: int) -> list[torch.Generator]:
 
     Raises:
         TypeError: a seed that is not a whole number.
-        ValueError: another number of seeds.
+        ValueError: the number of seeds is not `count`.
     """
     seeds = list(integers(seed, "seed"))
     seeds = seeds if is_several(seed) else seeds * count

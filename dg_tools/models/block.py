@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # nnsight is imported on first use
 
 
 class Model(Protocol):
-    """What blocks and traces ask of the DiT that they belong to."""
+    """The part of a DiT that blocks and traces use."""
 
     pipeline: Any
     transformer: Any
@@ -68,12 +68,12 @@ class Block:
 
     @property
     def conditioning(self) -> torch.Tensor:
-        """What the block's AdaLN is given, (rows, channels): the time-text embedding. For reading, before the rest."""
+        """The time-text embedding that the block's AdaLN reads, (rows, channels). Read only, before other views."""
         return bind(self.module, *self._envoy(0, "conditioning").inputs)[self.dit.family.embedding]
 
     @property
     def modulation(self) -> dict[str, torch.Tensor]:
-        """AdaLN shift, scale and gate chunks by name, each (rows, channels). For reading."""
+        """AdaLN shift, scale and gate chunks by name, each (rows, channels). Read only."""
         envoy, record = self._envoy(0, "modulation"), self.record
         if record.adaln is not None:
             value = part_of(envoy, record.adaln).output
@@ -83,13 +83,13 @@ class Block:
 
     @property
     def gates(self) -> dict[str, torch.Tensor]:
-        """The AdaLN gates (the paper's alpha) by name, each (rows, channels). For reading."""
+        """The AdaLN gates (the paper's alpha) by name, each (rows, channels). Read only."""
         return {name: value for name, value in self.modulation.items() if name.startswith("gate")}
 
     @property
     def heads(self) -> torch.Tensor:
-        """What each attention head gives the image stream, before the heads are mixed: (rows, tokens, heads, channels
-        of a head). Read, edit in place or assign; SD3.5's second attention of the image alone has none here.
+        """Output of each attention head for the image stream, before the heads are mixed: (rows, tokens, heads,
+        channels per head). Read, edit in place or assign. The second, image-only attention of SD3.5 is not included.
         """
         whole, image = self._heads()
         return whole[:, image].unflatten(-1, (self._attention.heads, -1))
@@ -117,14 +117,14 @@ class Block:
 
     @property
     def attn(self) -> torch.Tensor:
-        """What attention gives the image stream, before its gate: (rows, tokens, channels). For reading."""
+        """Output of attention for the image stream, before its gate: (rows, tokens, channels). Read only."""
         if self.record.attn is None:
             raise AttributeError(f"{self!r} writes attention and MLP in one projection: read .mlp")
         return self._of_image(self.record.attn)
 
     @property
     def mlp(self) -> torch.Tensor:
-        """What the MLP gives the image stream, before its gate: (rows, tokens, channels). For reading."""
+        """Output of the MLP for the image stream, before its gate: (rows, tokens, channels). Read only."""
         if self.record.mlp is None:
             raise AttributeError(f"{self!r} runs its MLP more than once, and a trace cannot tell which run is which")
         return self._of_image(self.record.mlp)
@@ -136,7 +136,7 @@ class Block:
 
     @property
     def output(self) -> Any:
-        """What the block returns, as it returns it (the record says where the streams are). Read or assign whole."""
+        """The block's raw return value (its record says where the streams are). Read it, or assign it whole."""
         return self._envoy(4, "output").output
 
     @output.setter

@@ -1,4 +1,4 @@
-"""Is a transformer what its family record says? Checked on load."""
+"""Check on load that a transformer is what its family record says."""
 
 from __future__ import annotations
 

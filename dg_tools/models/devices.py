@@ -17,10 +17,10 @@ def accelerator() -> torch.device | None:
 def placement(
     device: str | torch.device | None, dtype: torch.dtype | str, offload: str, *, embedded: bool
 ) -> tuple[torch.device | None, torch.dtype]:
-    """Device and precision of a model that is about to be loaded; a choice of an accelerator is printed.
+    """Device and precision of a model that is about to be loaded; the choice of an accelerator is printed.
 
     Args:
-        device: what was given; None: the accelerator where there is one. An embedded model stays on the CPU.
+        device: the given device; None: the accelerator if there is one. An embedded model then stays on the CPU.
         dtype: a torch dtype, its name, or "auto": bfloat16 on an accelerator, float32 on a CPU.
         offload: one of `OFFLOADS`.
         embedded: whether the model comes with the package.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # nnsight is imported on first use
 
 
 class DiT(Arguments):
-    """A diffusers pipeline whose transformer's family is known.
+    """A diffusers pipeline with a known transformer family; `dg.load` returns one.
 
     Attributes:
         pipeline: the diffusers pipeline, untouched.
@@ -89,7 +89,7 @@ class DiT(Arguments):
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline runs (with offloading: where it computes)."""
+        """The device on which the pipeline computes, with offloading too."""
         return self.pipeline._execution_device
 
     @property
@@ -120,7 +120,7 @@ class DiT(Arguments):
 
     @property
     def active(self) -> Active:
-        """What acts on the transformer now; it belongs to the transformer, and not to this object."""
+        """What acts on the transformer now. It belongs to the transformer: other `DiT`s over it see the same."""
         return active(self.transformer)
 
     @property
@@ -133,7 +133,7 @@ class DiT(Arguments):
         self.active.trace = value
 
     def step(self, index: int, steps: int) -> None:
-        """Say which denoising step comes next, in a loop of your own that does not step the pipeline's scheduler.
+        """Tell the model which denoising step comes next, in your own loop that does not step the pipeline's scheduler.
 
             with off.on(dit):
                 for i, sigma in enumerate(sigmas):
@@ -191,7 +191,7 @@ class DiT(Arguments):
             yield
 
     def sample(self, **call: Any) -> Any:
-        """The pipeline's call with what `arguments` gives; a CFG scale that it does not take goes into its guider."""
+        """Call the pipeline with these arguments; a CFG scale that it does not take goes into its guider."""
         return sample(self.pipeline, self.family, **call)
 
     # -- nnsight ----------------------------------------------------------------------------------------------------
@@ -212,17 +212,17 @@ class DiT(Arguments):
             del self.__dict__["nnsight"]
 
     def trace(self, prompt: str | list[str], **kwargs: Any) -> Any:
-        """An nnsight trace of one sampling run.
+        """Open an nnsight trace of one sampling run.
 
             with dit.trace("red apple", seed=0, steps=20) as run:
                 for step in run.steps:
                     dit.blocks[5].image[..., channels] = 0
 
-        Takes what `arguments` takes. `run.steps` yields one `Step` (an int) for each call of the transformer, numbered
-        by the scheduler's own index. Reads must follow execution order (block by block; modulation, heads, attn, mlp,
-        then image and text); another order is an error, not a silent read of the next step. Tensors to keep: clone them
-        into a container made before the block (a view that is kept shows an edit made in place through it). After the
-        loop `run.result` is what the pipeline returned.
+        It takes the arguments of `arguments`. `run.steps` yields one `Step` (an int) for each call of the transformer,
+        numbered by the scheduler's own index. Reads must follow execution order: block by block, and in a block
+        modulation, heads, attn, mlp, then image and text. Another order is an error, not a silent read of the next
+        step. Clone tensors that you keep, into a container made before the `with` block: a kept view also shows later
+        edits in place. After the loop, `run.result` is what the pipeline returned.
         """
         from dg_tools.models.tracing import RunTracer, is_displaced
 
@@ -235,7 +235,7 @@ class DiT(Arguments):
         return self.nnsight.trace(named, tracer_cls=lambda *a, **k: RunTracer(self, *a, **k), **arguments)
 
     def guard(self, index: int, rank: int, what: str) -> None:
-        """Called by every block view: only inside a trace, and only in execution order."""
+        """Refuse a read by a block view outside of a trace, or out of execution order."""
         if self.tracer is None:
             raise RuntimeError(f"block {index}'s .{what} was read outside of `with dit.trace(...)`")
         self.tracer.guard(index, rank, what)

@@ -1,8 +1,8 @@
-"""What is a model, and what memory will it take? Said from its configurations, before a weight is read. No torch here.
+"""Facts of a model and the memory that it needs, read from its configurations without loading weights or torch.
 
-Counts of parameters and sizes of captures are exact. What a forward and a decoding hold is estimated from shapes, good
-for "does it fit?": in float32 on a CPU, two rows of 1357 tokens at SD3.5-medium's width took 245 MiB (said: 254), and
-SD3's decoder 316 MiB at 256 pixels (said: 320).
+Counts of parameters and sizes of captures are exact. The memory of a forward and of decoding is estimated from shapes,
+well enough to answer "does it fit?": in float32 on a CPU, two rows of 1357 tokens at SD3.5-medium's width took 245 MiB
+(estimate 254), and SD3's decoder at 256 pixels took 316 MiB (estimate 320).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ BYTES = {"float32": 4, "bfloat16": 2}  # what `load` takes on a CPU and on an ac
 
 @dataclass(frozen=True)
 class Facts:
-    """What `facts` says of a model.
+    """The facts that `facts` returns.
 
     Attributes:
-        model: as it was requested; `pipeline`, `transformer`: class names; `family`: short name.
-        blocks: how many blocks each list has, by label; `sites`: of all, in execution order.
+        model: the name as given; `pipeline`, `transformer`: class names; `family`: short name.
+        blocks: how many blocks each list has, by label; `sites`: the names of all blocks, in execution order.
         width: channels of the residual stream.
         pixels: height and width of the default picture; `grid`: its image tokens, rows and columns.
         text_tokens: the most that a prompt makes; `steps`: the default; `prediction`: velocity or noise.
@@ -71,14 +71,14 @@ class Facts:
 
 
 def facts(model: str | Path | None = None) -> Facts:
-    """What a model is, from its folder's JSON files and the headers of its weights.
+    """Facts of a model, from its folder's JSON files and the headers of its weights.
 
     Args:
         model: None (the embedded default), an embedded name, a diffusers folder, or a Hub id that is in the cache.
 
     Raises:
         FileNotFoundError: no such model, no pipeline folder, or a Hub id that is not in the cache.
-        ValueError: a transformer without a family record, or one that is not what its record is about.
+        ValueError: a transformer without a family record, or a configuration that the record does not cover.
     """
     adapter = adapter_folder(model)
     source = source_of(base_of(adapter) if adapter else model)
@@ -145,7 +145,7 @@ def is_model(folder: Path) -> bool:
 
 
 def check_facts(family: Family, config: dict[str, Any], index: dict[str, Any]) -> None:
-    """Raise ValueError for a configuration that the record is not about."""
+    """Raise ValueError for a configuration that the record does not cover."""
     family.check(config, "model", index, "model")
     if index.get("transformer_2", [None, None])[1]:
         raise ValueError("this pipeline hands over to a second transformer within a run; dg_tools looks into one only")
@@ -159,7 +159,7 @@ def length(config: dict[str, Any], name: str) -> int:
 
 
 def latent_pixels(vae: dict[str, Any]) -> int:
-    """Pixels along one side of a latent pixel, by a VAE's configuration."""
+    """Pixels along one side of a latent cell, from a VAE's configuration."""
     if vae.get("scale_factor_spatial"):
         return vae["scale_factor_spatial"]
     if "temperal_downsample" in vae:  # so spelt in diffusers
@@ -184,7 +184,7 @@ def default_pixels(family: Family, config: dict[str, Any], side: int, call: dict
 def statistics_size(
     family: Family, config: dict[str, Any], sites: int, width: int, grid: tuple[int, int], text: int
 ) -> int:
-    """Bytes of what a capture of one run with the default steps keeps: float32 by step and block."""
+    """Bytes that a capture of one run with the default steps keeps, as float32."""
     streams = 1 if all(r.returns == "tensor" for r in family.lists) else 2
     tokens = max(grid[0] * grid[1], text if streams == 2 else 0)
     kinds = {name for record in family.lists for name in record.most_chunks(config) if name}
@@ -205,7 +205,7 @@ def memory(
     pixels: tuple[int, int],
     vae: dict[str, Any],
 ) -> dict[str, int | None]:
-    """Bytes in one dtype: of the weights, and what a capture and a run with Detail Guidance take beside them."""
+    """Bytes in one dtype: the weights, and the additional memory of a capture and of a run with Detail Guidance."""
     weights = None if None in held.values() else size * sum(n for n in held.values() if n)
     levels = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [vae.get("base_dim", 128)] * 2
     decoding = DECODED * levels[min(1, len(levels) - 1)] * pixels[0] * pixels[1] * size

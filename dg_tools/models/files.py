@@ -1,4 +1,4 @@
-"""Where is a model, and what do its files say, before any weight is read? No torch here.
+"""Find a model and read its files, without loading weights or torch.
 
 A name is an embedded model, a diffusers folder, or a Hub id. Configurations are JSON; a safetensors file begins with a
 header that names every tensor with its type and shape.
@@ -25,7 +25,7 @@ def embedded() -> list[str]:
 
 
 def adapter_folder(model: str | Path | None) -> Path | None:
-    """The folder of an adapter that ships with the package, by name (see `dg_tools.models.adapters`); None: none."""
+    """The folder of an adapter that ships with the package, by name (see `dg_tools.models.adapters`), or None."""
     folder = ZOO / str(model)
     return folder if model is not None and (folder / ADAPTER).is_file() else None
 
@@ -62,7 +62,7 @@ def source_of(model: str | Path | None) -> str | Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise before anything is read where a folder cannot be a safe diffusers pipeline."""
+    """Raise, before anything is read, if a folder cannot be a safe diffusers pipeline."""
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
     if not (folder / "model_index.json").is_file():
         inside = ", ".join(sorted({p.relative_to(folder).parts[0] for p in files})[:8]) or "nothing"
@@ -125,7 +125,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value for JSON: numbers that it does not know, such as NaN, are None."""
+    """A value as JSON can hold it: NaN and infinities become None."""
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

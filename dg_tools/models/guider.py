@@ -1,6 +1,6 @@
 """Where a pipeline keeps the scale of classifier-free guidance: in its call, or in a guider component.
 
-HunyuanImage's call takes no scale: its `guider` has it, and the sum with it.
+HunyuanImage's call takes no scale: its `guider` component holds the scale and combines the predictions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sample(pipeline: Any, family: Family, **call: Any) -> Any:
-    """The pipeline's call with these arguments; a scale that it does not take goes into its guider for this call."""
+    """Call the pipeline with these arguments; a scale that it does not take goes into its guider meanwhile."""
     if not family.guiders:
         return pipeline(**call)
     guider = plain_guider(call.pop(family.guidance_argument, 1.0))
@@ -38,7 +38,7 @@ def plain_guider(scale: float) -> ClassifierFreeGuidance:
 
 @contextmanager
 def without_experimental_notice() -> Iterator[None]:
-    """Filter what diffusers says on every construction of a guider, that it is experimental."""
+    """Filter the notice that diffusers logs for every new guider, that guiders are experimental."""
     source = logging.getLogger("diffusers.guiders.guider_utils")
 
     def quiet(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""What is done of long work, so that the same call goes on after an interruption."""
+"""A record of finished parts of long work, so that the same call goes on after an interruption."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger("dg_tools")
 
 
 class Journal:
-    """What is done: numbers as JSON, latents and pictures as safetensors, in a folder.
+    """Finished parts in a folder: numbers as JSON, latents and pictures as safetensors.
 
     Where nothing can be written, nothing is kept, and a warning says so.
 
     Args:
         folder: the journal's.
-        settings: what the numbers depend on, plain JSON; a journal of other settings is begun anew.
+        settings: what the numbers depend on, as plain JSON; if they differ from the journal's, the journal starts anew.
         kept: False keeps nothing.
     """
 
@@ -49,7 +49,7 @@ class Journal:
         self._write(lambda draft: draft.write_text(json.dumps(self.values), encoding="utf-8"), "journal.json")
 
     def latents(self, name: str) -> torch.Tensor | None:
-        """Latents or pictures that were kept under a name, in a journal of these settings."""
+        """Latents or pictures that were kept under a name with these settings, or None."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -86,5 +86,5 @@ class Journal:
             logger.warning("interrupted: what is done is kept in %s, and the same call goes on from there", self.folder)
 
     def close(self) -> None:
-        """All is done: the journal is removed."""
+        """Remove the journal, when all work is done."""
         shutil.rmtree(self.folder, ignore_errors=True)

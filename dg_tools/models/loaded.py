@@ -1,4 +1,4 @@
-"""Is what a function was given a loaded model? If not: what was meant, in words."""
+"""Check that the first argument of a public function is a loaded model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dg_tools.models.dit import DiT
 
 
 def check_loaded(dit: object, function: str) -> None:
-    """Raise where a public function's first argument is not a `DiT`; `function` is its name.
+    """Raise TypeError if a public function's first argument is not a `DiT`; `function` is its name.
 
     Raises:
-        TypeError: something else, with the line that loads it.
+        TypeError: anything else; the message has the line that loads a model.
 
     Example:
         >>> check_loaded("emoji-sd3", "capture")

@@ -11,7 +11,7 @@ from dg_tools.models.dit import DiT
 
 
 def spatial(dit: DiT, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Latents as (N, C, H, W) of what the transformer takes or gives; height and width are the picture's."""
+    """The transformer's input or output as latents (N, C, H, W); height and width are the picture's, in pixels."""
     return dit.family.latents.unpack(dit.pipeline, latents, height, width)
 
 

@@ -1,9 +1,10 @@
-"""Which channels of a model to disrupt, at which block, by which dose, and who says so?
+"""Profiles: which channels of a model to disrupt, at which block, with which dose, and on whose word.
 
 A profile is a JSON object: `channels`, `block` (None where nobody has published one) and `source`. `mode` and `rho` are
 the disruption's; a profile without them zeroes. `detail_guidance_scale` (w), `window`, `guidance_scale` (s) and
-`objective` say what was chosen with it, `weights` is the hash of the weights that it is about, and `measured`, `scan`
-and `samples` are the numbers behind it. `dg_tools.guidance.auto`, `dg_tools.sweeps` and `GuidanceExplorer` write them.
+`objective` say what was chosen with it, `weights` is the hash of the weights that it was made for, and `measured`,
+`scan` and `samples` are the numbers behind it. `dg_tools.guidance.auto`, `dg_tools.sweeps` and `GuidanceExplorer` write
+them.
 Published ones are matched by repository id only: a channel number means nothing in other weights, even of the same
 shape.
 """
@@ -44,7 +45,7 @@ def read_profile(source: str | Path) -> dict[str, Any] | None:
     """The profile of an embedded model, a model folder (its `profile.json`), a JSON file or a repository id, or None.
 
     Raises:
-        ValueError: a file that holds no profile, with what it lacks.
+        ValueError: a file that does not hold a profile; the message says what is missing.
     """
     path = ZOO / source if (ZOO / source).is_dir() else Path(source)
     file = path / "profile.json" if path.is_dir() else path
@@ -65,7 +66,7 @@ def profile_of(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], 
     """A profile and its name: a mapping as it is, else what `read_profile` finds.
 
     Raises:
-        TypeError: something else, such as None.
+        TypeError: anything else, such as None.
         ValueError: there is no profile of that name, or a mapping without channels or block.
     """
     if isinstance(source, Mapping):
@@ -102,9 +103,9 @@ def profile_words(profile: Mapping[str, Any]) -> str:
 
 
 def write_profile(file: Path, profile: Mapping[str, Any]) -> Path:
-    """Write a profile that `read_profile` reads; numbers that JSON does not know become null.
+    """Write a profile that `read_profile` reads; NaN and infinities become null.
 
-    The file is replaced at once: one that was there stays whole where the disk is full.
+    The file is replaced in one step, so an existing file stays whole if the disk is full.
 
     Raises:
         ValueError: a profile without channels, block or source.
@@ -118,7 +119,7 @@ def write_profile(file: Path, profile: Mapping[str, Any]) -> Path:
 
 
 def check_profile(profile: dict[str, Any], sites: list[str], width: int) -> None:
-    """Raise ValueError where a profile cannot belong to a model with these blocks and this width."""
+    """Raise ValueError if a profile cannot belong to a model with these blocks and this width."""
     block, channels = profile["block"], profile["channels"]
     if max(channels) >= width or (block is not None and not 0 <= block < len(sites)):
         raise ValueError(

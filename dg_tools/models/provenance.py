@@ -1,6 +1,6 @@
-"""Which weights, in which precision, with which versions, gave this number?
+"""Provenance of a number: the weights, the precision and the package versions that gave it.
 
-Attached to every capture, result and table of evidence, so that a stored figure says what it is a figure of.
+It is attached to every capture, result and table of evidence, so that a stored figure says which model it shows.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _KNOWN: WeakKeyDictionary[torch.nn.Module, tuple[tuple, str]] = WeakKeyDictionar
 
 
 def weights_hash(dit: DiT) -> str:
-    """A hash of every weight of the transformer that acts, in order (16 hexadecimal digits).
+    """A hash of every active weight of the transformer, in order (16 hexadecimal digits).
 
-    Quantised weights count as they are stored, offloaded ones wherever they are, LoRA with the names and scales of the
-    adapters that act: see `acting_weights`. The precision of the computation (layerwise casting, GGUF) is not in the
-    hash; `provenance` names it beside.
+    Quantised weights count as they are stored, and offloaded weights wherever they are. LoRA counts with the names and
+    scales of the active adapters; see `acting_weights`. The precision of the computation (layerwise casting, GGUF) is
+    not in the hash; `provenance` names it beside.
 
-    Kept for as long as the weights look unchanged: same memory, same count of edits in place, same sample of each
-    (an edit through `.data` is not counted). Offloading moves them, so that their memory is not compared there.
+    The hash is cached while the weights look unchanged: same memory, same count of edits in place, same sample of each
+    (an edit through `.data` is not counted). Offloading moves weights, so there their memory is not compared.
     """
     transformer = dit.transformer
     moves = any(is_moved(vars(module)) for module in transformer.modules())
@@ -55,7 +55,7 @@ def is_moved(attributes: dict[str, Any]) -> bool:
 
 
 def look_of(weights: Iterable[tuple[str, torch.Tensor | str]], moves: bool) -> tuple:
-    """What is compared to see whether weights are still the same; a sample of all is read at once."""
+    """Values that change when the weights change; one sample of all weights is read at once."""
     facts: list[tuple] = []
     samples: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     for name, value in weights:
@@ -76,7 +76,7 @@ def stored_bytes(value: torch.Tensor) -> torch.Tensor:
 
 
 def model_name(dit: DiT) -> str:
-    """The model's name, without its folder's place on this machine."""
+    """The model's name, without the path of its folder."""
     path = str(getattr(dit.pipeline, "name_or_path", "") or "")
     local = path and (Path(path).is_absolute() or Path(path).is_dir())  # a null's folder, for one, is not there
     return Path(path).name if local else path or type(dit.pipeline).__name__
@@ -85,7 +85,7 @@ def model_name(dit: DiT) -> str:
 def provenance(dit: DiT) -> dict[str, Any]:
     """Model, transformer class, family, weights' hash, dtype and versions, as plain JSON.
 
-    The model is named without its folder's place on this machine.
+    The model is named without the path of its folder.
     """
     return {
         "model": model_name(dit),

@@ -20,7 +20,7 @@ def parameters(pipeline: type) -> Mapping[str, inspect.Parameter]:
 
 
 class Sizes:
-    """What a DiT says of sizes.
+    """The part of `DiT` that knows its sizes.
 
     Attributes:
         pipeline: the diffusers pipeline.
@@ -41,7 +41,7 @@ class Sizes:
 
     @property
     def vae_scale_factor(self) -> int:
-        """Pixels along one side of a latent pixel."""
+        """Pixels along one side of a latent cell."""
         for name in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio"):
             if hasattr(self.pipeline, name):
                 factor: int = getattr(self.pipeline, name)
@@ -72,8 +72,8 @@ class Sizes:
         """Height and width in pixels, the model card's or the pipeline's default where None.
 
         Raises:
-            ValueError: no multiple of the token size, more tokens than the position table holds, or another size than
-                the only one that the pipeline makes.
+            ValueError: a size that is not a multiple of the token size, gives more tokens than the position table
+                holds, or differs from the only size that the pipeline makes.
         """
         defaults = self.default_side("height"), self.default_side("width")
         height, width = height or defaults[0], width or defaults[1]
@@ -113,7 +113,7 @@ class Sizes:
         width: int | None = None,
         frames: Sequence[int] = (0,),
     ) -> Region:
-        """Image tokens of a region, for `Disrupt(tokens=...)`: those that lie at least half inside it.
+        """Image tokens of a region, for `Disrupt(tokens=...)`: tokens that lie at least half inside it.
 
         Args:
             boxes: (left, top, right, bottom) in pixels of the picture; several are joined.

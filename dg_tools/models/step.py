@@ -1,4 +1,4 @@
-"""What a trace yields: a denoising step, which is one call of the transformer."""
+"""`Step`, which a trace yields for each call of the transformer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Step(int):
 
     @classmethod
     def of(cls, index: int, call: Call, absent: frozenset[int] = frozenset()) -> Step:
-        """A step from the call that it is; `absent` blocks do not run in it."""
+        """The step of a transformer call; `absent` blocks do not run in it."""
         step = cls(index)
         step.sigma = call.sigma
         step.timestep = call.timestep

@@ -1,4 +1,4 @@
-"""Which tokens of the text stream are which words of a prompt, and which of them only pad it?"""
+"""Which word of a prompt each text token belongs to, and which tokens are padding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text_tokens(dit: DiT, prompt: str, count: int) -> pd.DataFrame:
         count: tokens of the text stream.
 
     Returns:
-        Columns: token (its index), tokenizer, number (the tokenizer's), piece (its text), pad (it only fills up).
+        Columns: token (its index), tokenizer, number (the tokenizer's id), piece (its text), pad (it is padding).
 
     Raises:
         ValueError: a family whose record names no tokenizers, or fewer tokens than they make.
@@ -44,7 +44,7 @@ def text_tokens(dit: DiT, prompt: str, count: int) -> pd.DataFrame:
 
 
 def parts_of(tokenizer: Any, name: str, prompt: str, length: int) -> list[dict[str, Any]]:
-    """The tokens that one tokenizer makes; all of them pad where the pipeline has no such tokenizer."""
+    """The tokens that one tokenizer makes; all are padding if the pipeline does not have that tokenizer."""
     if tokenizer is None:
         return [{"tokenizer": name, "number": -1, "piece": "", "pad": True}] * length
     made = tokenizer(prompt, padding="max_length", max_length=length, truncation=True)
@@ -64,7 +64,7 @@ def plain(piece: str) -> str:
 
 
 def tokens_of_word(dit: DiT, table: pd.DataFrame, word: str) -> list[int]:
-    """Indices in the text stream of a word, wherever the prompt has it, from every tokenizer that finds it.
+    """Indices in the text stream of every occurrence of a word, from every tokenizer that finds it.
 
     Args:
         dit: the model.
@@ -72,7 +72,7 @@ def tokens_of_word(dit: DiT, table: pd.DataFrame, word: str) -> list[int]:
         word: one or several words in a row, as the prompt writes them.
 
     Raises:
-        ValueError: the prompt does not have it, with the tokens that it has.
+        ValueError: the prompt does not have the word; the message lists its tokens.
     """
     found: list[int] = []
     for name, part in table[~table["pad"]].groupby("tokenizer", sort=False):

@@ -30,7 +30,7 @@ from dg_tools.models.step import Step
 
 
 class PipelineModule(torch.nn.Module):
-    """A pipeline as a module, so that nnsight can trace a whole sampling run of a pipeline that exists already."""
+    """A loaded pipeline as a torch module, so that nnsight can trace a whole sampling run."""
 
     def __init__(self, pipeline: Any, family: Family) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PipelineModule(torch.nn.Module):
                 self.own_forwards |= own  # offloading sits there: nnsight takes its place, and `unwrap` gives it back
 
     def forward(self, prompt: dict[str, Any], **kwargs: Any) -> Any:
-        """`prompt` by the name of the pipeline's argument, which need not be the first; nnsight asks for a first."""
+        """Call the pipeline; `prompt` is {name of its prompt argument: value}, the one positional input of nnsight."""
         return sample(self.pipeline, self.family, **prompt, **kwargs)
 
 
@@ -90,7 +90,7 @@ def wrap(dit: Model) -> NNsight:
     """The pipeline as an nnsight model with block views.
 
     Raises:
-        RuntimeError: inside `dg.detail_guidance`, whose end would take the wrapping off.
+        RuntimeError: inside `dg.detail_guidance`, whose end would remove the wrapping.
         ValueError: blocks are compiled.
     """
     check_uncompiled(dit.transformer)
@@ -113,7 +113,7 @@ def unwrap(model: NNsight) -> None:
 
 
 def is_displaced(transformer: torch.nn.Module) -> bool:
-    """Whether accelerate has taken the place of nnsight's forward since, as model offloading does after each run."""
+    """Whether accelerate has replaced nnsight's forward since, as model offloading does after each run."""
     inner = getattr(vars(transformer).get("forward"), "func", None)
     return getattr(inner, "__module__", None) == "accelerate.hooks"
 
@@ -135,7 +135,7 @@ class GuardedTracer(InterleavingTracer):
         self.image_tokens = self.dit.family.image_tokens(self.dit.transformer, inputs["hidden_states"])
 
     def guard(self, index: int, rank: int, what: str) -> None:
-        """Raise where a read would go back in the model's order, or wait for a block that this call leaves out."""
+        """Raise if a read would go back in the model's order, or wait for a block that this call leaves out."""
         if index in self._absent:
             raise RuntimeError(
                 f"block {index}'s .{what} was read in a call that leaves this block out (skip-layer guidance, or a "
@@ -164,7 +164,7 @@ class GuardedTracer(InterleavingTracer):
 class RunTracer(GuardedTracer):
     """The tracer of a sampling run, which knows the steps from the pipeline's own state.
 
-    A hook on the transformer reads each call, on the thread and the stack of the pipeline; the trace is another thread.
+    A hook on the transformer reads each call in the pipeline's own thread; the trace runs in another thread.
     """
 
     def __init__(self, dit: Model, *args: Any, **kwargs: Any) -> None:
@@ -190,9 +190,9 @@ class RunTracer(GuardedTracer):
 
     @property
     def calls(self) -> Iterator[Step]:
-        """One `Step` for each call of the transformer that belongs to the schedule, as long as the run goes.
+        """One `Step` for each call of the transformer that belongs to the schedule, until the run ends.
 
-        The loop is cut short when the run ends, and with it the body: nothing may stand after it.
+        When the run ends, nnsight ends the whole trace: code after the loop does not run.
         """
         transformer = self.dit.nnsight.transformer
         seen: set[Any] = set()
@@ -218,7 +218,7 @@ class RunTracer(GuardedTracer):
     def steps(self) -> Iterator[Step]:
         """One `Step` for each call of the transformer that belongs to the schedule.
 
-        Ends with the last step's own call, so that what stands after the loop (reading `run.result`) still runs.
+        It ends with the last step's own call, so code after the loop (reading `run.result`) still runs.
         """
         for step in self.calls:
             yield step

@@ -1,4 +1,4 @@
-"""A transformer's weights as they act: plain, quantised, offloaded or with LoRA, all as plain tensors with names."""
+"""The active weights of a transformer as named plain tensors: plain, quantised, offloaded or with LoRA."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dg_tools.forward.refusals import REFUSALS, hooks_of
 
 
 def acting_weights(transformer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | str]]:
-    """Every weight that acts, in order, as plain tensors; and in words what else decides what they do.
+    """Every active weight, in order, as plain tensors; and, as strings, what else decides the result.
 
     - Plain weights are those of `state_dict()`.
-    - A quantised weight (torchao, GGUF, quanto, bitsandbytes) is the tensors that it is stored as, and its kind.
-      Nothing is dequantised.
+    - A quantised weight (torchao, GGUF, quanto, bitsandbytes) gives its stored tensors and its kind. Nothing is
+      dequantised.
     - An offloaded weight is read from where it is kept: accelerate's maps, or the files of group offloading.
-    - LoRA (peft): the adapters that act, with their names and scales. Those that are inactive, disabled, fused or of
-      scale 0 change no picture and are left out, so that a model with a disabled adapter has the weights of the model
+    - LoRA (peft): the active adapters, with their names and scales. Adapters that are inactive, disabled, fused or of
+      scale 0 change no picture and are left out: a model with a disabled adapter has the same weights as the model
       without it.
 
     Args:
@@ -66,7 +66,7 @@ def plain(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor | str]]:
 
 
 def check_noise(transformer: torch.nn.Module, *, copied: bool = False) -> None:
-    """Raise ValueError where noise cannot be added to the weights in place; or, with `copied`, on a plain copy."""
+    """Raise ValueError if noise cannot be added to the weights in place, or, with `copied`, to a plain copy."""
     floats = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     modules = list(transformer.modules())
     what = None
@@ -84,7 +84,7 @@ def check_noise(transformer: torch.nn.Module, *, copied: bool = False) -> None:
 
 
 def acting_adapters(layer: Any) -> list[tuple[str, float | None]]:
-    """Names and scales of the adapters that add something to what a layer of peft's gives, in order."""
+    """Names and scales of the active adapters of a peft layer, in order."""
     scales = getattr(layer, "scaling", {})
     if layer.disable_adapters:
         return [(name, scales.get(name)) for name in layer.merged_adapters]  # peft takes them out again when it runs
@@ -96,7 +96,7 @@ def acting_adapters(layer: Any) -> list[tuple[str, float | None]]:
 
 
 def name_without_adapters(name: str, tuned: dict[str, Any]) -> str | None:
-    """The name that a weight has without peft's layers around it; None for one of an adapter that does not act."""
+    """The name that a weight has without peft's layers around it; None for a weight of an inactive adapter."""
     parts = name.split(".")
     kept = []
     for i, part in enumerate(parts):
@@ -117,7 +117,7 @@ def offloaded(modules: dict[str, torch.nn.Module], name: str) -> torch.Tensor:
     """The value of a weight that accelerate keeps outside of its module.
 
     Raises:
-        ValueError: nothing keeps it: the model was built without values.
+        ValueError: no value is kept anywhere: the model was built without values.
     """
     parts = name.split(".")
     for i in range(len(parts) - 1, -1, -1):  # the module's own hook first, then those of the modules around it
