@@ -317,4 +317,4 @@ def test_from_a_shell(tmp_path, monkeypatch, capsys):
     code, printed, said = called(monkeypatch, capsys, "propose", str(tmp_path / "model"), *size)
     made: dict = {}
     exec(printed, made)
-    assert code == 0 and made["FAMILY"].lists[0].adaln == "norm1.linear" and "no checks failed of 5" in said
+    assert code == 0 and made["FAMILY"].lists[0].adaln == "norm1.linear" and "none of 5 checks failed" in said

@@ -69,6 +69,19 @@ def refused(name: str) -> float:
     raise AssertionError(f"{name} is not JSON")
 
 
+def test_it_shows_model_claims_and_page(made, kept):
+    counts = {status: [row.status for row in made.claims].count(status) for status in ("holds", "does not hold")}
+    assert counts["holds"] > 1 and counts["does not hold"] == 1
+    said = repr(made)
+    assert "model: tiny-sd3; prompts: 0 to choose on, 0 to measure on" in said and ".save(folder) writes it" in said
+    assert f"claims: {counts['holds']} hold" in said and ", 1 does not hold" in said
+    assert "weak model: channels 3, 17 x 2 after block 5" in said
+    again = Report.open(kept)
+    assert f"page: {kept / 'index.html'}" in repr(again)
+    html = again._repr_html_()
+    assert "Report on tiny-sd3" in html and str(kept) in html and "What they do: " in html
+
+
 def test_nothing_is_lost(made, kept):
     record = json.loads((kept / "report.json").read_text(encoding="utf-8"), parse_constant=refused)
     again = Report.open(kept)

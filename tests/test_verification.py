@@ -120,11 +120,11 @@ def test_the_command(monkeypatch, capsys, sd3, tmp_path):
     size = ("--height", 32, "--width", 48)
     code, out, error = called(monkeypatch, capsys, "verify", tmp_path, *size)
     assert code == 0 and len(out.splitlines()) == 9 and all(line.startswith("ok") for line in out.splitlines())
-    assert "no checks failed of 9" in error
+    assert "none of 9 checks failed" in error
     monkeypatch.setattr(GuidedForward, "folded", lambda self, c, d: c)
     code, out, error = called(monkeypatch, capsys, "verify", tmp_path, *size, "--json")
     found = json.loads(out)
-    assert code == 1 and not found["ok"] and "2 checks failed of 9" in error
+    assert code == 1 and not found["ok"] and "2 of 9 checks failed: DG, block 1, DG + CFG" in error
     assert found["model"] == tmp_path.name and (found["height"], found["width"]) == (32, 48)
     assert {c["name"] for c in found["checks"] if c["state"] == "failed"} == {"DG, block 1", "DG + CFG"}
 

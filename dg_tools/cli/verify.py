@@ -37,7 +37,6 @@ def verify(
         found = verified(dit, prompt=prompt, steps=steps, height=height, width=width, progress=not as_json)
     if as_json:
         emit(found.to_json())
-    failed = sum(check.state == "failed" for check in found.checks)
-    say(f"{found.about['model']}: {failed or 'no'} check{'' if failed == 1 else 's'} failed of {len(found.checks)}")
-    if failed:
+    say(f"{found.about['model']}: {found.verdict}")
+    if not found.ok:
         raise typer.Exit(1)

@@ -272,6 +272,9 @@ class Handles:
     def __init__(self, *handles: RemovableHandle) -> None:
         self.handles = handles
 
+    def __repr__(self) -> str:
+        return f"Handles({len(self.handles)} hooks)"
+
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()

@@ -12,6 +12,9 @@ from typing import Any
 class Inputs:
     """One such way to call; `bind` names the inputs, `NamedForward` gives them back to the model's own forward."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def named(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A call's own inputs by name, as elsewhere; those that are so already as they are."""
         return inputs

@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # a record is read without torch
 class Latents:
     """Latents that the transformer takes as they are; the VAE's scale and shift from its configuration."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def pack(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) as the transformer takes them."""
         return latents

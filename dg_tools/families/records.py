@@ -151,7 +151,7 @@ class Family:
     sizes: tuple[str, ...] = ()
     layout: str = "ncfhw"
     patched: bool = False
-    fit: Callable[[Any, int, int], tuple[int, int]] | None = None
+    fit: Callable[[Any, int, int], tuple[int, int]] | None = field(default=None, repr=False)  # else as an address
     patch_projection: str = ""
     width_config: str = ""
     layer_norms: bool = True

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dg_tools.cards import card, curves
 from dg_tools.forward.call import Call
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.report import read
@@ -124,6 +125,14 @@ class Report:
         sizes = [max(pair) for pair in zip(self.push, self.change, strict=True)] or [NIL] * len(self.guided)
         steps = zip(self.guided, sizes, blocks, strict=True)
         return tuple(step for step, size, block in steps if size < NIL or block == 0)
+
+    def __repr__(self) -> str:
+        return f"Report({self})"
+
+    def _repr_html_(self) -> str:
+        shown = {"push": self.push, "change": self.change}
+        drawing = curves(shown, [str(step) for step in self.guided], unit="share of ||c||", axis="step")
+        return card(f"What the guidance did: {self}", None, drawing if self.push else "")
 
     def __str__(self) -> str:
         words = f"guided {len(self.guided)} of {len(self.planned)} steps"

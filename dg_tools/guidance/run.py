@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dg_tools.cards import card
 from dg_tools.families import BlockList
 from dg_tools.forward.call import Call
 from dg_tools.guidance.report import Log, Plan, Report, log_of
@@ -25,6 +26,16 @@ class Run:
         self.reports: list[Report] = []
         self._log: Log | None = None
         self._number = -1
+
+    def __repr__(self) -> str:
+        count = len(self.reports) + (self._log is not None)
+        if not count:
+            return "Run(no guided call of the pipeline yet)"
+        return f"Run({count} guided call{'' if count == 1 else 's'} of the pipeline; the last one: {self.report})"
+
+    def _repr_html_(self) -> str:
+        report = self.report
+        return card(repr(self)) if report is None else report._repr_html_()
 
     @property
     def report(self) -> Report | None:

@@ -55,6 +55,9 @@ class Attachment:
         self.norms = CleanNorms(transformer, family, [edit for edit in edits if isinstance(edit, EditSettings)])
         self.finite: list[tuple[int | None, torch.Tensor]] = []  # step, and whether its prediction is; on the device
 
+    def __repr__(self) -> str:
+        return f"Attachment({'; '.join(map(in_words, self.edits))})"
+
     @property
     def report(self) -> Edited:
         """What the edits did so far."""

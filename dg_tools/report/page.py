@@ -7,7 +7,6 @@ run nothing but the one script of `page_live`.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 from dg_tools.report import page_live
 from dg_tools.report.figures import themed
 from dg_tools.report.kept_run import KeptRun
-from dg_tools.report.page_claims import ORDER, claims_table, count_words
+from dg_tools.report.page_claims import claims_table
 from dg_tools.report.parts import Figure, Section, Table, Value
-from dg_tools.report.verdict import Row
+from dg_tools.report.verdict import Row, tally
 from dg_tools.widgets import front
 
 CSS = Path(__file__).with_name("page.css")
@@ -79,8 +78,7 @@ def opening(model: str, settings: Mapping[str, Any], claims: Sequence[tuple[str,
     about = " · ".join(f"{escape(str(k))} {escape(text_of(v))}" for k, v in short.items())
     lines = ["<header>", f"<h1>{escape(model)}</h1>", f'<p class="about">{about}</p>']
     if claims:
-        counts = Counter(row.status for _, row in claims)
-        found = ", ".join(count_words(status, counts[status]) for status in ORDER if counts[status])
+        found = tally(row.status for _, row in claims)
         lines.append(f'<p>Of {len(claims)} claims, {found}: <a href="#claims">see them</a>.</p>')
     for name, values in settings.items():
         if isinstance(values, list | dict) and values:

@@ -9,11 +9,9 @@ from html import escape
 from itertools import groupby
 
 from dg_tools.report.cells import interval, number
-from dg_tools.report.verdict import CONTROLS, FAILS, FEW, HOLDS, NOT_TESTED, REPORTED, SOME, UNDECIDED, Row
+from dg_tools.report.verdict import FAILS, HOLDS, NOT_TESTED, REPORTED, SOME, Row
 
-ORDER = (HOLDS, SOME, FAILS, UNDECIDED, CONTROLS, FEW, REPORTED, NOT_TESTED)
 KINDS = {HOLDS: "holds", SOME: "holds", FAILS: "fails", NOT_TESTED: "untested", REPORTED: "untested"}
-COUNTED = {HOLDS: "hold", FAILS: "do not hold", SOME: "hold at some blocks"}  # of several
 GROUPS = {"": "Whether anything can be tested", "1": "What they are", "2": "Where they come from"}
 GROUPS |= {"3": "What they do", "4": "What guidance buys"}
 BOUND = re.compile(r"([<>]) ([-+]?[\d.]+(?:e[-+]?\d+)?)")
@@ -97,15 +95,3 @@ def mark(row: Row) -> str:
         f'<path class="bound" d="M{at:g} 0V10"/><path class="range" d="M{left:g} 5H{max(right, left + 0.5):g}"/>'
         f'<path class="middle" d="M{place(middle):g} 2V8"/></svg>'
     )
-
-
-def count_words(status: str, count: int) -> str:
-    """`3 hold`, `1 does not hold`, `2 are undecided`."""
-    if status in COUNTED:
-        one = {HOLDS: "holds", SOME: "holds at some blocks"}.get(status, status)
-        return f"{count} {one if count == 1 else COUNTED[status]}"
-    joined = {CONTROLS: "have controls that do the same", FEW: "have too few controls"}
-    alone = {CONTROLS: "has controls that do the same", FEW: "has too few controls"}
-    if status in joined:
-        return f"{count} {alone[status] if count == 1 else joined[status]}"
-    return f"{count} {'is' if count == 1 else 'are'} {status}"

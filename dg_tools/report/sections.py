@@ -10,16 +10,20 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from dg_tools.cards import card
 from dg_tools.models.files import read_json
+from dg_tools.models.profiles import profile_words
 from dg_tools.paths import check_folder, whole
 from dg_tools.report.kept_run import FILE, KeptRun
 from dg_tools.report.page import html
+from dg_tools.report.page_claims import GROUPS
 from dg_tools.report.parts import Figure, Section, Table, jsonable
-from dg_tools.report.verdict import Row
+from dg_tools.report.verdict import Row, tally
 
 __all__ = ["KEYS", "Figure", "Report", "Section", "Table", "anchor", "check_target"]
 
@@ -51,6 +55,7 @@ class Report:
         profile: of the weak model that was chosen; None where none was.
         cost: forecast and measured, by name. provenance: see `dg_tools.models.provenance`.
         run: what the page shows at any step, block, channel and token; None: the page has no such figure.
+        folder: where it was opened; None: not from a folder.
 
     Raises:
         ValueError: a section is missing, twice, empty without a reason, or out of order; two claims or figures share a
@@ -69,6 +74,16 @@ class Report:
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
     run: KeptRun | None = None
+    folder: Path | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Report({'; '.join(f'{name}: {words}' for name, words in self.facts().items())})"
+
+    def _repr_html_(self) -> str:
+        groups = [f"{GROUPS.get(section, section)}: {words}" for section, words in self.verdicts().items()]
+        lines = "".join(f"<div>{escape(words)}</div>" for words in groups)
+        facts = self.facts()
+        return card(f"Report on {facts.pop('model')}", facts, lines)
 
     def __post_init__(self) -> None:
         for name in ("settings", "profile", "cost", "provenance"):
@@ -87,6 +102,25 @@ class Report:
         for kind, used in names.items():
             if twice := sorted({name for name in used if used.count(name) > 1}):
                 raise ValueError(f"two {kind}s of a report are named {', '.join(twice)}")
+
+    def facts(self) -> dict[str, str]:
+        """Model, prompts, sections, verdicts, weak model and page, by name, each in a few words."""
+        shown = sum(not section.missing for section in self.sections)
+        choice, test = (len(self.settings.get(part) or ()) for part in ("choice", "test"))
+        page = "not written; .save(folder) writes it" if self.folder is None else str(self.folder / "index.html")
+        return {
+            "model": self.model,
+            "prompts": f"{choice} to choose on, {test} to measure on",
+            "sections with results": f"{shown} of {len(self.sections)}",
+            "claims": tally(row.status for row in self.claims) or "none",
+            "weak model": "none chosen" if self.profile is None else profile_words(self.profile),
+            "page": page,
+        }
+
+    def verdicts(self) -> dict[str, str]:
+        """How many claims have which verdict, by section of the paper."""
+        sections = sorted({row.section for row in self.claims})
+        return {name: tally(row.status for row in self.claims if row.section == name) for name in sections}
 
     @property
     def keys(self) -> list[str]:
@@ -168,7 +202,7 @@ class Report:
         claims = [Row.from_json(with_nan(row)) for row in record["claims"].values()]
         rest = {name: record[name] for name in ("profile", "cost", "provenance")}
         run = KeptRun.open(record["run"], folder) if record.get("run") else None  # older ones have none
-        return cls(record["model"], record["settings"], sections, claims, **rest, run=run)
+        return cls(record["model"], record["settings"], sections, claims, **rest, run=run, folder=folder)
 
 
 def anchor(key: str) -> str:

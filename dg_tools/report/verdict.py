@@ -5,7 +5,8 @@ Arrays in, rows out; nothing here knows a model or a data set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,6 +17,14 @@ from dg_tools.metrics import bootstrap_interval
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 CONTROLS, FEW, SOME = "controls do the same", "too few controls", "at some blocks"
 NOT_TESTED, REPORTED = "not tested", "reported"
+ORDER = (HOLDS, SOME, FAILS, UNDECIDED, CONTROLS, FEW, REPORTED, NOT_TESTED)
+COUNTED = {  # in a sentence: of one claim, and of several
+    HOLDS: ("holds", "hold"),
+    SOME: ("holds at some blocks", "hold at some blocks"),
+    FAILS: ("does not hold", "do not hold"),
+    CONTROLS: ("has controls that do the same", "have controls that do the same"),
+    FEW: ("has too few controls", "have too few controls"),
+}
 CHANCE = 0.05  # (1 + controls as extreme) / (1 + controls), at most
 
 Interval = tuple[float, float, float]  # estimate, low, high
@@ -126,6 +135,19 @@ def by_block(row: Row, numbers: dict[int, Interval], direction: Literal["above",
         why=f"holds at {len(there)} of {len(numbers)} blocks" + (f": {', '.join(map(str, there))}" if there else ""),
         parts={f"block {block}": number for block, number in numbers.items()},
     )
+
+
+def tally(statuses: Iterable[str]) -> str:
+    """How many claims have which verdict, in words.
+
+    Example:
+        >>> tally(["holds", "does not hold", "holds", "undecided"])
+        '2 hold, 1 does not hold, 1 is undecided'
+    """
+    counts = Counter(statuses)
+    there = [status for status in ORDER if counts[status]]
+    words = {status: COUNTED.get(status, (f"is {status}", f"are {status}")) for status in there}
+    return ", ".join(f"{counts[status]} {words[status][counts[status] > 1]}" for status in there)
 
 
 def not_tested(row: Row, why: str, number: Interval | None = None, unit: str = "") -> Row:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -79,7 +81,8 @@ def made(plain: Plain, progress: bool) -> list[Check]:
     def add(name: str, measure: Callable[[], Measured]) -> None:
         checks.append(checked(name, measure))
         if progress:
-            print(checks[-1])
+            wide = sys.stdout.isatty()  # in a pipe, one line for each check
+            print(checks[-1].lines(shutil.get_terminal_size().columns) if wide else checks[-1])
 
     before, clean = state(dit), plain.latents()
     add("record: streams", lambda: check_streams(plain))

@@ -52,7 +52,9 @@ def check_capture(plain: Plain, expected: Found) -> Measured:
         difference = float(np.abs(ours - value).max() / max(float(np.abs(value).max()), 1e-30))
         place = f"{name} of the {stream} stream at block {block}, step {step}"
         worst = max(worst, (difference if np.isfinite(difference) else float("inf"), place))
-    return Measured(worst[0], ALLOWED, f"{len(expected)} statistics against plain hooks; largest: {worst[1]}")
+    words = f"dg.capture records the same {len(expected)} statistics of hidden states as plain PyTorch hooks."
+    place = f" ({worst[1]})" if worst[0] else ""
+    return Measured(worst[0], ALLOWED, words, f"largest relative difference{place}")
 
 
 def largest_channels(found: Found, block: int, count: int = 2) -> list[int]:

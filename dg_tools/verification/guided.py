@@ -19,7 +19,7 @@ from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.passes import Way
 from dg_tools.interventions import Disrupt
-from dg_tools.verification.plain import WEIGHT, Plain, check_scale, unequal
+from dg_tools.verification.plain import SCALE, WEIGHT, Plain, check_scale, unequal
 from dg_tools.verification.result import Measured, NotApplicable
 
 BY_HAND = {torch.float32: 5e-4, torch.bfloat16: 0.15, torch.float16: 0.05}  # of the change that guidance makes
@@ -38,7 +38,11 @@ def check_off(plain: Plain, disrupt: Disrupt) -> Measured:
             with detail_guidance(plain.dit.pipeline, guider, way=way, force=True):
                 differing += unequal(plain.latents(scale), clean)
             runs += 1
-    return Measured(differing, 0.0, f"values that differ in {runs} runs with w = 0, the disrupted pass computed apart")
+    words = (
+        f"With w = 0 Detail Guidance leaves the plain call's latents as they are, bit for bit, in {runs} runs: each "
+        f"way of computing the disrupted pass, without CFG{f' and at CFG {SCALE:g}' if SCALE in plain.scales else ''}."
+    )
+    return Measured(differing, 0.0, words, "latent values that differ")
 
 
 def check_by_hand(plain: Plain, disrupt: Disrupt, scale: float, ways: tuple[Way, ...] = WAYS) -> Measured:
@@ -59,9 +63,13 @@ def check_by_hand(plain: Plain, disrupt: Disrupt, scale: float, ways: tuple[Way,
         # a small change may be near what rounding does: how far does the loop itself move with w (1 + eps)?
         other = by_hand(plain, disrupt, scale, WEIGHT * (1 + torch.finfo(plain.dit.dtype).eps))
         allowed = max(allowed, 3 * (other - hand).norm().item() / change)
-    done = ", ".join(ways)
-    words = f"{plain.steps} steps, {disrupt}, {done}: largest for {worst}, over the change that guidance makes"
-    return Measured(differences[worst], allowed, words)
+    cfg = f"CFG {scale:g}" if scale > 1 else "without CFG"
+    done = "one way" if len(ways) == 1 else f"{len(ways)} ways"
+    words = (
+        f"Detail Guidance ({disrupt}; w {WEIGHT:g}, {cfg}, {plain.steps} steps) gives the latents of a loop written by "
+        f"hand, in {done} of computing it: {', '.join(ways)}."
+    )
+    return Measured(differences[worst], allowed, words, f"difference over the change that guidance makes ({worst})")
 
 
 def by_hand(plain: Plain, disrupt: Disrupt, scale: float, weight: float) -> torch.Tensor:

@@ -15,6 +15,11 @@ from dg_tools.verification.plain import SCALE, Plain, check_scale, relative, une
 from dg_tools.verification.result import Measured, NotApplicable
 
 WRITTEN = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # rounding of what a block adds up
+CONDITIONAL = {  # where a record says that the conditional prediction is
+    "batched": "the second half of the batch",
+    "batched_cond_first": "the first half of the batch",
+    "sequential": "the first call of a step",
+}
 ROWS = 0.1  # of the distance between the two halves: how far the conditional one may be from itself alone
 
 
@@ -59,9 +64,11 @@ def check_streams(plain: Plain) -> Measured:
         plain.latents()
     if not differences or seen != list(range(first)):
         raise ValueError(f"blocks ran in the order {seen}, and {dit.family.tail} ran {len(differences)} times after it")
-    return Measured(
-        differences[0], 0.0, f"{first} blocks of {dit.width} channels; values of the last that its end is not given"
+    words = (
+        f"All {first} blocks return the streams that the family's record names, {dit.width} channels wide, and the "
+        f"last block's image stream is what {dit.family.tail} gets."
     )
+    return Measured(differences[0], 0.0, words, "values that differ there")
 
 
 def check_written(plain: Plain) -> Measured:
@@ -119,8 +126,11 @@ def check_written(plain: Plain) -> Measured:
                 hooks.callback(handle.remove)
         plain.latents()
     difference, index = max(worst)
-    words = f"gate x branch against what {len(summed)} blocks add, largest at block {index}"
-    return Measured(difference, WRITTEN.get(dit.dtype, 0.05), words)
+    words = (
+        f"What each of {len(summed)} blocks adds to the image stream is the sum of its branches (attention, MLP), each "
+        "times the AdaLN gate that the record names."
+    )
+    return Measured(difference, WRITTEN.get(dit.dtype, 0.05), words, f"largest relative difference (block {index})")
 
 
 def check_timestep(plain: Plain) -> Measured:
@@ -130,8 +140,13 @@ def check_timestep(plain: Plain) -> Measured:
     levels = dit.pipeline.scheduler.timesteps.double().tolist()[: len(told)]
     expected = [dit.family.timestep_offset + level * dit.family.timestep_scale / 1000.0 for level in levels]
     difference = max(abs(a - b) for a, b in zip(told, expected, strict=True)) / max(expected)  # the first or last is 0
-    words = f"timestep {told[0]:g} at the scheduler's {levels[0]:g}"
-    return Measured(difference, 4 * torch.finfo(dit.dtype).eps, words)
+    words = (
+        "The timestep that the transformer gets is the scheduler's, converted as the record says: in the first step "
+        f"{told[0]:g} for the scheduler's {levels[0]:g}."
+    )
+    return Measured(
+        difference, 4 * torch.finfo(dit.dtype).eps, words, f"largest relative difference of {len(told)} steps"
+    )
 
 
 def check_rows(plain: Plain) -> Measured:
@@ -150,5 +165,6 @@ def check_rows(plain: Plain) -> Measured:
     apart = relative(uncond, target)
     if apart == 0:
         raise NotApplicable("the prompt changes nothing in this model's first prediction")
-    words = f"{family.rows}: the conditional half's distance to the call without CFG, over the other half's"
-    return Measured(relative(cond, target) / apart, ROWS, words)
+    words = f"With CFG, {CONDITIONAL[family.rows]} has the prompt: it predicts what the call without CFG predicts."
+    unit = "its distance to that prediction, over the unconditional one's"
+    return Measured(relative(cond, target) / apart, ROWS, words, unit)

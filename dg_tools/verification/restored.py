@@ -69,6 +69,8 @@ def check_restored(plain: Plain, disrupt: Disrupt, before: dict[str, Any], clean
         more = f" and {len(changed) - 3} others" if len(changed) > 3 else ""
         raise ValueError(f"left behind or lost: {', '.join(changed[:3])}{more}")
     differing = unequal(plain.latents(), clean)
-    return Measured(
-        differing, 0.0, f"values of the plain call that changed; {len(now)} hooks, forwards and parts as before"
+    words = (
+        f"After all checks, and after a guided run that an error stopped, {len(now)} hooks, forwards and parts of the "
+        "pipeline are as before, and the plain call gives the same latents."
     )
+    return Measured(differing, 0.0, words, "latent values that differ")
