@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -197,3 +199,11 @@ def test_what_is_explored(dits, tmp_path, monkeypatch, capsys):
     assert code == 2 and "leave out --steps" in error
     code, _, error = called(monkeypatch, capsys, "explore", tmp_path / "nothing", "--no-browser")
     assert code == 1 and "nothing" in error
+
+
+def test_it_says_that_it_loads_before_it_does():
+    """torch and ipywidgets cannot be imported in this process: what is printed comes before them."""
+    blocked = "import sys\nsys.modules.update(torch=None, ipywidgets=None)\nfrom dg_tools.cli import main\n"
+    command = [sys.executable, "-c", f"{blocked}sys.argv = ['dg-tools', 'explore', '--no-browser']\nmain()"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert made.returncode == 1 and made.stderr.splitlines()[0] == "loading the model ..."

@@ -51,6 +51,7 @@ def explore(
         raise typer.BadParameter(
             f"a {kind} is looked up and not run: leave out {', '.join(k for k in given if given[k])}"
         )
+    say("loading the model ..." if kind == "model" else f"loading the {kind} ...")  # imports alone take seconds
     try:
         from dg_tools import widgets
         from dg_tools.widgets.local_server import LocalServer

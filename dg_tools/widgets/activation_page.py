@@ -70,12 +70,12 @@ class ActivationPage(widgets.VBox):
             layout={"display": "none"},
         )
         self.shown = Shown([self.views], "Capture")
-        live = [row(*self.run_fields.row.children, self.words_box, self.runner, self.shown.note)] if dit else []
+        live = [row(*self.run_fields.row.children, self.words_box, self.runner)] if dit else []
         self.children = [
             *live,
             row(self.folder, self.opening, self.opening_beside, self.saving),
             self.messages,
-            self.views,
+            self.shown.under_note(self.views),
         ]
 
     def _build_controls(self) -> None:

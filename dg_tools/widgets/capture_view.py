@@ -75,7 +75,7 @@ class CaptureView:
             self.tokens.values,
             self.acts.grid,
             picture,
-            title=f"{self.tokens.title}, sigma {sigma(self.acts, self.point):.2f}\nover {which}",
+            title=f"{self.tokens.title}, sigma {sigma(self.acts, self.point):.3g}\nover {which}",
             signed=self.tokens.signed,
             label=self.tokens.name,
         )
@@ -223,7 +223,7 @@ def sentence(acts: Activations, point: Point, hidden: HiddenStates | None) -> st
         )
     words = (
         f"Channel {point.channel}: mean |x| over {point.stream} tokens {size:.3g}, "
-        f"{size / median:.3g} x the median channel's. Noise level sigma {sigma(acts, point):.2f}.{attends}"
+        f"{size / median:.3g} x the median channel's. Noise level sigma {sigma(acts, point):.3g}.{attends}"
     )
     row = hidden.row(point.token) if hidden else None
     if hidden is not None and row is not None and (index := np.flatnonzero(hidden.channels == point.channel)).size:

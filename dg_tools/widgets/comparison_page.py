@@ -12,11 +12,11 @@ from PIL import Image
 from dg_tools.widgets.cell_grid import CellGrid
 from dg_tools.widgets.code_block import CodeBlock
 from dg_tools.widgets.parts import (
+    Tabs,
     check_box,
     control,
     markup,
     panel,
-    panels,
     row,
     set_text,
     side_by_side,
@@ -53,26 +53,31 @@ class ComparisonPage(widgets.VBox):
         self.opening.tooltip = "Read the folder, or read it again"
         self._build_controls()
         self._build_pictures()
-        details = widgets.VBox(
-            [self.title, self.sides, panel("Its numbers", self.numbers), self.code], layout={"flex": "1 1 400px"}
-        )
-        details.add_class("dg-details")
+        cells, numbers = panel("Which setting? (click a cell)", self.grid), panel("Its numbers", self.numbers)
+        both = self.title, self.code
+        self.tabs = Tabs({"Cells": (cells, self.sides, *both), "Numbers": (numbers, *both)}, spread=True)
+        self.tabs.add_class("dg-compared")
+        areas = {"cells": cells, "sides": self.sides, "numbers": numbers, "title": self.title, "code": self.code}
+        for name, part in areas.items():
+            part.add_class(f"dg-area-{name}")
         self.views = widgets.VBox(
             [
-                row(self.rows_field, self.columns_field, self.measure_field, self.mean_box, self.chosen_box),
+                row(self.rows_field, self.columns_field, self.chosen_box, self.measure_field, self.mean_box),
                 self.held,
                 self.note,
-                panels(panel("Which setting? (click a cell)", self.grid), details),
+                self.tabs,
             ],
             layout={"display": "none"},
         )
         self.saving = SaveRow("sweep.html", save, self.messages)
         self.saving.layout.display = "none"
-        self.children = [row(self.folder, self.opening, self.saving), self.messages, self.views]
+        files = row(self.folder, self.opening, self.saving)
+        files.add_class("dg-one-row")
+        self.children = [files, self.messages, self.views]
 
     def _build_controls(self) -> None:
-        self.rows_field = control(widgets.Dropdown, "Rows", "190px")
-        self.columns_field = control(widgets.Dropdown, "Columns", "210px")
+        self.rows_field = control(widgets.Dropdown, "Rows", "155px")
+        self.columns_field = control(widgets.Dropdown, "Columns", "175px")
         self.measure_field = control(widgets.Dropdown, "Measure", "300px")
         self.mean_box = check_box("mean of the split", "150px")
         self.chosen_box = check_box("chosen settings only", "185px")
@@ -86,8 +91,9 @@ class ComparisonPage(widgets.VBox):
         self.places = {axis: control(widgets.Dropdown, name, "auto") for axis, name in AXES.items()}
         for field in self.places.values():
             field.layout.max_width = "330px"
-            field.layout.margin = "2px 12px 2px 2px"
+            field.layout.margin = "2px 8px 2px 2px"
         self.held = row()
+        self.held.add_class("dg-held")
 
     def _build_pictures(self) -> None:
         self.note = text_block("")

@@ -67,6 +67,7 @@ class GuidancePage(widgets.VBox):
         pair = side_by_side(edge, change)
         pair.add_class("dg-compare")
         self.compared = widgets.VBox([row(self.before_field, self.after_field), pair])
+        self.compared.add_class("dg-beside-strip")
         self.saving = row(self.zoom, self.folder, self.export_button, SaveRow("guidance.html", save, self.messages))
         self.drawn = (self.variants, self.compared, self.saving)
         for part in self.drawn:
@@ -77,20 +78,17 @@ class GuidancePage(widgets.VBox):
         self.children = [
             row(*self.run_fields.row.children, self.runner),
             row(self.weight_slider, self.window, self.rho_slider, self.block_slider),
-            row(self.channels_field, self.shown.note),
-            self.origin,
+            row(self.channels_field, self.origin),
             self.messages,
-            self.variants,
+            self.shown.under_note(self.variants),
             panels(self.compared, self.tabs),
             self.code,
         ]
 
     def _build_controls(self, blocks: int) -> None:
-        self.weight_slider = control(
-            widgets.FloatSlider, "DG weight w", "240px", min=0, max=5, step=0.1, value=0.5, continuous_update=False
-        )
+        self.weight_slider = control(widgets.FloatSlider, "DG weight w", "240px", min=0, max=5, step=0.1, value=0.5)
         self.channels_field = control(widgets.Text, "Channels", "180px", continuous_update=False)
-        self.block_slider = slider("Block", blocks - 1)
+        self.block_slider = slider("Block", blocks - 1, width="200px", at_once=True)
         self.window = control(
             widgets.FloatRangeSlider,
             "DG window",
@@ -99,7 +97,6 @@ class GuidancePage(widgets.VBox):
             max=1,
             step=0.05,
             value=(0, 1),
-            continuous_update=False,
         )
         self.rho_slider = knob(0.0)
         self.links = {"weight": self.weight_slider, "block": self.block_slider, "rho": self.rho_slider}

@@ -42,20 +42,22 @@ class Strip(widgets.VBox):
         self.play = widgets.Play(interval=600, tooltip="Play the strip", max=0, layout={"width": "120px"})
         t.link((self.play, "value"), (self.index, "value"))
         most = max(map(len, STRIPS.values()))
-        self.pictures = [Picture(width=84, pixelated=True) for _ in range(most)]
+        self.pictures = [Picture(width=76, pixelated=True) for _ in range(most)]
         self.captions = [text_block("") for _ in range(most)]
         self.large = Picture(width=200, pixelated=True, label="picture of the strip")
         self.large_caption = text_block("", "title")
         cells = [
-            widgets.VBox([p, c], layout={"width": "98px"}) for p, c in zip(self.pictures, self.captions, strict=True)
+            widgets.VBox([p, c], layout={"width": "92px"}) for p, c in zip(self.pictures, self.captions, strict=True)
         ]
         for cell in cells:
             cell.add_class("dg-panel")
-        small = widgets.HBox(cells, layout={"flex_flow": "row wrap", "align_items": "flex-start", "flex": "1 1 0"})
-        large = widgets.VBox([row(self.index, self.play), self.large_caption, self.large])
-        self.views = widgets.HBox([large, small], layout={"display": "none", "flex_flow": "row wrap"})
+        small = widgets.HBox(cells, layout={"flex_flow": "row wrap", "align_items": "flex-start", "flex": "1 1 280px"})
+        large = widgets.VBox([self.large_caption, self.large], layout={"margin": "0 8px 0 0"})
+        both = widgets.HBox([large, small], layout={"align_items": "flex-start"})
+        self.views = widgets.VBox([row(self.index, self.play), both], layout={"display": "none"})
         self.shown = Shown([self.views], "Run strip")
-        super().__init__([row(self.over, self.runner, self.shown.note), self.views])
+        super().__init__([row(self.over, self.runner), self.shown.under_note(self.views)])
+        self.add_class("dg-strip")
         self.index.observe(lambda change: self._turn(change["new"]), names="value")
         for i, picture in enumerate(self.pictures):
             picture.observe(lambda change, i=i: setattr(self.index, "value", i), names="clicks")

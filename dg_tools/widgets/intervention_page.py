@@ -90,17 +90,17 @@ class InterventionPage(widgets.VBox):
             row(*self.run_fields.row.children, self.runner),
             row(self.channels_field, self.offered, self.detector),
             row(self.block_slider, self.rho_field, self.mode_field, self.step_range, self.kind_field, self.draw_field),
-            row(self.words, self.shown.note),
+            self.words,
             self.origin,
             self.messages,
-            self.below,
+            self.shown.under_note(self.below),
             self.code,
         ]
 
     def _build_controls(self, blocks: int, last_step: int) -> None:
         self.channels_field = control(widgets.Text, "Channels", "160px", continuous_update=False)
         self.offered = control(widgets.SelectMultiple, "Detected", "140px", options=[], rows=2)
-        self.block_slider = slider("Block", blocks - 1)
+        self.block_slider = slider("Block", blocks - 1, width="200px", at_once=True)
         self.mode_field = control(widgets.Dropdown, "Mode", "140px", options=EDIT_MODES)
         self.rho_field = knob(0.5)
         self.rho_field.disabled = True  # `scale` is the one mode that reads it
@@ -111,7 +111,6 @@ class InterventionPage(widgets.VBox):
             min=0,
             max=last_step,
             value=(0, last_step),
-            continuous_update=False,
         )
         self.kind_field = control(widgets.Dropdown, "Control", "180px", options=CONTROL_KINDS)
         self.draw_field = control(widgets.BoundedIntText, "Draw", "105px", min=0, max=9999)

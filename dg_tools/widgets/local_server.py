@@ -27,7 +27,7 @@ PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>dg-tools explore</title><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><nav class="dg-tabs"></nav><main class="dg-live"></main>
+<body><div class="dg-tabs" role="tablist" aria-label="Explorers"></div><main class="dg-live"></main>
 <script type="module" nonce="{nonce}">{script}
 openLive({names});
 </script></body></html>

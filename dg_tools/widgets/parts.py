@@ -31,8 +31,7 @@ def slider(label: str, most: int, value: int = 0, width: str = "220px", at_once:
 def knob(value: float) -> Any:
     """The dose rho from 0 (zeroed) to 3; a mark on the track shows 1, where the model is as it is."""
     field = control(
-        widgets.FloatSlider, "rho (0 zero, 1 clean)", "280px", min=0, max=MOST_RHO, step=0.05, value=value,
-        continuous_update=False,
+        widgets.FloatSlider, "Knob rho (1 clean)", "300px", min=0, max=MOST_RHO, step=0.05, value=value,
     )  # fmt: skip
     field.add_class("dg-knob")
     return field
@@ -66,7 +65,7 @@ class Tabs(widgets.VBox):
     """Views of which one is shown; where there is room and `spread` is set, all of them beside each other.
 
     Args:
-        views: name -> view.
+        views: name -> view, or the parts of one; a part may be in several views.
         spread: side by side on a wide page.
 
     Attributes:
@@ -77,7 +76,8 @@ class Tabs(widgets.VBox):
         self.choice = control(widgets.ToggleButtons, "View", options=list(views))
         self.choice.style.button_width = "auto"
         self.views = dict(views)
-        inside = panels(*views.values())
+        self.parts = list(dict.fromkeys(part for name in views for part in self._of(name)))
+        inside = panels(*self.parts)
         super().__init__([self.choice, inside])
         self.add_class("dg-tabbed")
         inside.add_class("dg-tabbed-views")
@@ -90,8 +90,12 @@ class Tabs(widgets.VBox):
         return f"Tabs({', '.join(self.views)})"
 
     def _turn(self) -> None:
-        for name, view in self.views.items():
-            (view.add_class if name == self.choice.value else view.remove_class)("dg-open")
+        for part in self.parts:
+            (part.add_class if part in self._of(self.choice.value) else part.remove_class)("dg-open")
+
+    def _of(self, name: str) -> tuple[Any, ...]:
+        view = self.views[name]
+        return view if isinstance(view, tuple) else (view,)
 
 
 def text_block(text: str, kind: str = "text") -> Any:

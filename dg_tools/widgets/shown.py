@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import ipywidgets as widgets
+
 from dg_tools.widgets.parts import set_text, text_block
 
 MOST = 12  # results that are kept: five pictures of 1024 x 1024 each are 15 MB
@@ -31,9 +33,16 @@ class Shown:
         self.places, self.button = places, button
         self.settings: Any = None
         self.note = text_block("")
+        self.note.add_class("dg-over-note")
         self.note.layout.display = "none"
         self.fresh = True
         self._results: OrderedDict[Any, Any] = OrderedDict()
+
+    def under_note(self, *parts: Any) -> Any:
+        """The parts with the note over them: where the reader looks, and nothing moves when it comes."""
+        box = widgets.VBox([*parts, self.note])
+        box.add_class("dg-noted")
+        return box
 
     def put(self, settings: Any, result: Any = None) -> None:
         """These settings are on the page now, with a result to keep."""

@@ -222,7 +222,7 @@ def of_sweep(stored: StoredSweep) -> str:
     if stored.missing:
         return f"Nothing is chosen yet: {stored.missing} of {stored.total} development cells are missing."
     if any(n for g, n in stored.chosen.items() if g != "cond"):
-        return "Framed: a setting that was chosen for its guidance, on the development prompts."
+        return "Framed: the setting chosen for its guidance on the development prompts."
     return "No setting of any guidance holds the objective's guard: none is chosen."
 
 

@@ -100,6 +100,33 @@ def shown_whole(notebook, explorer, name: str, most: dict[int, int] | None = Non
     notebook.theme("JupyterLab Light")
 
 
+def one_screen(notebook, explorer, name: str, tabs: tuple[str, ...]) -> None:
+    """Every tab is at most 800 pixels high on a wide page and on half a screen; nothing is cut off at the side."""
+    for size in (WIDE, HALF):
+        notebook.page.set_viewport_size(size)
+        for tab in tabs:
+            button = explorer.get_by_role("button", name=tab, exact=True)
+            if button.is_visible():  # on a wide page views may stand beside each other
+                button.click()
+                explorer.locator("button.mod-active", has_text=re.compile(f"^{tab}$")).wait_for(timeout=SECONDS)
+            notebook.page.wait_for_timeout(300)
+            cut = explorer.evaluate(CUT_OFF)
+            assert not cut, (size, tab, cut)
+            height = explorer.bounding_box()["height"]
+            assert height <= 800, (size, tab, height)
+            notebook.picture(f"{name}_{tab.lower().replace(' ', '_')}_{size['width']}", explorer)
+    notebook.page.set_viewport_size(WIDE)
+
+
+def dimmed_and_said(explorer, view: str) -> None:
+    """The note lies over the part of the page that is dimmed, so that who looks at the pictures reads it."""
+    note = explorer.get_by_text("settings changed: press", exact=False).and_(explorer.locator(":visible")).first
+    note.wait_for(timeout=SECONDS)
+    inner, outer = note.bounding_box(), explorer.locator(view).bounding_box()
+    assert outer["x"] <= inner["x"] and inner["x"] + inner["width"] <= outer["x"] + outer["width"]
+    assert outer["y"] <= inner["y"] and inner["y"] + inner["height"] <= outer["y"] + outer["height"]
+
+
 def test_activation_explorer(notebook):
     notebook.run(1)
     explorer = notebook.explorer("activation")
@@ -182,6 +209,7 @@ def turn_knob(notebook, explorer, name: str) -> None:
     """It stands where the profile says, its mark stands at 1 of 3, and the keyboard moves it."""
     explorer.get_by_text("The profile: channels 55 x 2 after block 3, w 1;").wait_for(timeout=SECONDS)
     knob = explorer.locator(".dg-knob")
+    assert knob.locator(".widget-label").inner_text().startswith("Knob rho"), "the README's word"
     share = "(x) => parseFloat(getComputedStyle(x, '::after').left) / x.getBoundingClientRect().width"
     assert abs(knob.locator(".noUi-target").evaluate(share) - 1 / 3) < 0.01
     assert notebook.ask(f"{name}.rho") == "2.0"
@@ -205,6 +233,7 @@ def test_intervention_explorer(notebook):
     notebook.until("edits.tokens", "[9, 10, 11, 12, 17, 18, 19, 20]")
     explorer.get_by_text("Edit acts on 8 of 64 tokens").wait_for(timeout=SECONDS)
     explorer.get_by_text("settings changed: press Run").wait_for(timeout=SECONDS)
+    dimmed_and_said(explorer, ".dg-stale")
     assert "tokens" not in code.input_value(), "the code is that of the pictures"
     press_run(notebook, explorer, "Run", "edits")
     explorer.get_by_text("settings changed").wait_for(state="hidden", timeout=SECONDS)
@@ -219,6 +248,7 @@ def test_intervention_explorer(notebook):
     press_run(notebook, explorer, "Run", "edits")
     changed(notebook, stage(explorer, "picture: disrupted"), before)
     shown_whole(notebook, explorer, "intervention", {1280: 800, 640: 800})
+    one_screen(notebook, explorer, "intervention", ("Numbers", "Spectra", "Save"))
     explorer.get_by_label("Channels", exact=True).fill("55, 999")
     explorer.get_by_label("Channels", exact=True).press("Enter")
     explorer.get_by_role("alert").get_by_text("channel 999 requested").wait_for(timeout=SECONDS)
@@ -230,7 +260,7 @@ def test_guidance_explorer(notebook):
     press_run(notebook, explorer, "Run", "guided")
     explorer.locator(".widget-slider", has_text="DG weight").locator(".noUi-handle").press("ArrowRight")
     notebook.until("guided.weight", "1.1")
-    explorer.get_by_text("settings changed: press Run").first.wait_for(timeout=SECONDS)
+    dimmed_and_said(explorer, ".dg-stale >> nth=0")
     assert "dg.DetailGuidance(3, 1, " in explorer.get_by_label("Code", exact=True).input_value()
     press_run(notebook, explorer, "Run", "guided")
     assert "dg.DetailGuidance(3, 1.1" in explorer.get_by_label("Code", exact=True).input_value()
@@ -249,7 +279,8 @@ def test_guidance_explorer(notebook):
     width = stage(explorer, "picture: cond").bounding_box()["width"]
     assert explorer.get_by_role("button", name="Run strip").is_hidden()
     explorer.get_by_role("button", name="Strip", exact=True).click()
-    explorer.get_by_role("button", name="Run strip").wait_for(timeout=SECONDS)
+    explorer.get_by_role("button", name="Run strip").click()
+    notebook.until("len(guided.strip.images), guided.strip.runner.busy", "(6, False)")
     explorer.get_by_role("button", name="Zoom and save", exact=True).click()
     explorer.locator(".widget-slider", has_text="Zoom").locator(".noUi-handle").press("ArrowRight")
     notebook.until("guided.zoom.value", "210")
@@ -258,6 +289,7 @@ def test_guidance_explorer(notebook):
     explorer.get_by_role("button", name="Numbers", exact=True).click()
     explorer.get_by_text("high-band power / cond").wait_for(timeout=SECONDS)
     shown_whole(notebook, explorer, "guidance", {1280: 800, 640: 800})
+    one_screen(notebook, explorer, "guidance", ("Strip", "Zoom and save", "Numbers"))
     explorer.get_by_label("Prompt", exact=True).fill("red appel")
     press_run(notebook, explorer, "Run", "guided")
     explorer.get_by_text("This model never saw 'appel'").wait_for(timeout=SECONDS)
@@ -306,7 +338,7 @@ def test_comparison_explorer(notebook):
     assert grid.get_attribute("aria-valuetext").startswith("Block 0, Detail scale w 3")
     assert "dg.DetailGuidance(3.0, 3.0, off)" in explorer.get_by_label("Code", exact=True).input_value()
     assert int(explorer.locator(".dg-cells[data-drawn]").get_attribute("data-drawn")) == version, "cells stay"
-    shown_whole(notebook, explorer, "comparison_blocks", {1280: 800})
+    shown_whole(notebook, explorer, "comparison_blocks", {1280: 800, 640: 800})
 
     explorer.get_by_label("Rows", exact=True).select_option("Guidance")
     explorer.get_by_label("Columns", exact=True).select_option("Prompt")
@@ -315,7 +347,8 @@ def test_comparison_explorer(notebook):
     explorer.get_by_label("Split", exact=True).select_option("test")
     notebook.until("compared.at['split']", "'test'")
     cells_drawn(notebook, explorer, version)
-    shown_whole(notebook, explorer, "comparison", {1280: 800})
+    shown_whole(notebook, explorer, "comparison", {1280: 800, 640: 800})
+    one_screen(notebook, explorer, "comparison", ("Numbers", "Cells"))
     tints = "(all) => all.map((x) => Number(x.style.getPropertyValue('--dg-share')))"
     shares = grid.locator(".dg-number").evaluate_all(tints)
     values = [v for line in eval(notebook.ask("compared.render().page.values")) for v in line]

@@ -16,6 +16,13 @@ from dg_tools.widgets import ActivationExplorer, ComparisonExplorer, GuidanceExp
 NAMES = ("image tokens", "channels", "blocks")
 WIDE, HALF = {"width": 1280, "height": 800}, {"width": 640, "height": 800}
 
+OVER_TICKS = """() => [...document.querySelectorAll('.dg-chart svg')].flatMap((chart) => {
+    const boxes = (name) => [...chart.querySelectorAll(name)].map((x) => [x.textContent, x.getBoundingClientRect()]);
+    const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+    return boxes('.dg-value').flatMap(([name, a]) =>
+        boxes('.dg-tick').filter(([, b]) => meet(a, b)).map(([tick]) => `${name} over ${tick}`));
+})"""
+
 
 @pytest.fixture(scope="module")
 def explorer():
@@ -91,6 +98,7 @@ def test_a_capture_answers_from_its_file(explorer, chromium, tmp_path, scheme, s
         edge.press("ArrowLeft")
         assert edge.get_attribute("aria-valuenow") == "48"
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert page.evaluate(OVER_TICKS) == [], "no name lies over the numbers of an axis"
         assert page.locator(".dg-capture").evaluate("(x) => x.getBoundingClientRect().bottom") <= 800, "one screen"
         ink = page.locator(".dg-head").first.evaluate("(x) => getComputedStyle(x).fill + getComputedStyle(x).color")
         assert ("230" in ink) == (scheme == "dark"), "charts too"

@@ -1,8 +1,9 @@
 // A table of small pictures with a number under each: one hue says how large it is among those shown; where both signs
 // occur, a second hue has the negative ones. A click or the arrow keys choose a cell. See cell_grid.py for the traits.
 
-// Pixels: a picture's side, the line under it, a column with words over it. Last, the opacity of the strongest tint.
-const CELL = { most: 128, least: 36, line: 24, words: 100, tint: 0.5 };
+// Pixels: a picture's side, the line under it, a column with words over it. `half`: how high all rows are on half a
+// screen. Last, the opacity of the strongest tint.
+const CELL = { most: 128, least: 36, line: 24, words: 100, half: 0.75, tint: 0.5 };
 
 // How strong the tint of each number is, 0..1, and what the scale under the table says.
 function cellScale(values) {
@@ -56,7 +57,7 @@ function renderCells({ model, el }) {
       image.src = addresses[file] ?? "";
     } else {
       const words = make("div", "missing", node);
-      words.style.height = `${Math.round(scale.side / data().aspect)}px`;
+      words.style.height = `calc(var(--dg-shown) / ${data().aspect})`;
       words.textContent = missing;
     }
     const line = make("div", "number", node);
@@ -73,11 +74,12 @@ function renderCells({ model, el }) {
   const draw = () => {
     const { rows, columns, names, values, aspect, version } = data();
     if (!rows) return;
-    const side = within(Math.floor((get("height") / rows.length - CELL.line) * aspect), CELL.least, CELL.most);
-    const scale = { ...cellScale(values.flat()), side };
-    const across = columns.some((name) => name.length > 12) ? Math.max(side, CELL.words) : side;
-    stage.style.gridTemplateColumns = `fit-content(110px) repeat(${columns.length}, minmax(0, ${across}px))`;
-    stage.style.setProperty("--dg-side", `${side}px`);
+    const side = (height) => within(Math.floor((height / rows.length - CELL.line) * aspect), CELL.least, CELL.most);
+    const scale = cellScale(values.flat());
+    const across = columns.some((name) => name.length > 12) ? `max(var(--dg-shown), ${CELL.words}px)` : "var(--dg-shown)";
+    stage.style.gridTemplateColumns = `fit-content(110px) repeat(${columns.length}, minmax(0, ${across}))`;
+    stage.style.setProperty("--dg-side", `${side(get("height"))}px`);
+    stage.style.setProperty("--dg-side-half", `${side(get("height") * CELL.half)}px`);
     stage.replaceChildren();
     make("div", "corner", stage);
     label(names[1], "axis-name");
@@ -121,12 +123,10 @@ function renderCells({ model, el }) {
     if (under(event) >= 0) put({ cell: under(event), clicks: get("clicks") + 1 });
   });
   stage.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if (!step || !data().rows) return;
-    const [rows, columns] = [data().rows.length, data().columns.length];
-    const from = Math.max(get("cell"), 0);
-    const y = within(Math.floor(from / columns) + step[0], 0, rows - 1);
-    put({ cell: y * columns + within((from % columns) + step[1], 0, columns - 1) });
+    if (!data().rows) return;
+    const cell = arrowed(event.key, Math.max(get("cell"), 0), data().rows.length, data().columns.length);
+    if (cell === undefined) return;
+    put({ cell });
     event.preventDefault();
   });
   on(["pictures"], load);

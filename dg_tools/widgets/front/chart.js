@@ -2,6 +2,7 @@
 // Keys and the pointer choose a place; the value under the pointer is read in the title. See chart.py for the traits.
 
 const CHART = { left: 52, right: 14, top: 24, bottom: 36 };
+const LETTER = 7; // pixels of a letter of a name, at most
 const PAD = "·"; // a text token that only fills up
 const bottomOf = (data) => (data.kind === "stems" && data.names ? 64 : CHART.bottom); // words are written upwards
 
@@ -79,7 +80,7 @@ function drawWords(root, names, scale, floor) {
   });
 }
 
-function drawStems(root, data, scale, width) {
+function drawStems(root, data, scale, width, floor) {
   const base = data.log ? scale.low : 0;
   const values = scale.series[0].values;
   const step = Math.max(scale.n > 1 ? scale.at(1) - scale.at(0) : 8, 0.4);
@@ -95,7 +96,7 @@ function drawStems(root, data, scale, width) {
     if (!Number.isFinite(v) || (data.log && v <= 0)) return;
     const colour = `dg-c${order % 6}`;
     svg("path", { d: stem(i), class: colour, "stroke-width": within(step * 0.7, 2, 9) }, root);
-    const y = v >= 0 ? scale.up(v) - 3 : scale.up(v) + 11;
+    const y = Math.min(v >= 0 ? scale.up(v) - 3 : scale.up(v) + 11, floor - 3);
     if (placed.some(([px, py]) => Math.abs(px - scale.at(i)) < 18 && Math.abs(py - y) < 10)) return;
     placed.push([scale.at(i), y]);
     const x = within(scale.at(i), CHART.left + 10, width - CHART.right - 6);
@@ -103,8 +104,9 @@ function drawStems(root, data, scale, width) {
   });
 }
 
-// Lines with their names above them; under them where the name of another is there. Away from the chosen place.
-function drawLines(root, data, scale, width, cell) {
+// Lines with their names above them; under them where the name of another is there, but over the axis, whose numbers stand
+// below. Away from the chosen place.
+function drawLines(root, data, scale, width, floor, cell) {
   const ends = [];
   scale.series.forEach((s, order) => {
     const points = Array.from(s.values, (v, i) => [scale.at(i), scale.size(v)]);
@@ -121,7 +123,10 @@ function drawLines(root, data, scale, width, cell) {
   ends.sort((a, b) => a.y - b.y);
   ends.forEach((end, i) => {
     if (i && end.y - ends[i - 1].y < 20) end.y = Math.max(end.y + 18, ends[i - 1].y + 11);
-    const half = end.name.length * 3;
+  });
+  ends.reduceRight((lowest, end) => (end.y = Math.min(end.y, lowest)) - 11, floor - 3);
+  ends.forEach((end) => {
+    const half = (end.name.length * LETTER) / 2;
     const x = within(end.x, CHART.left + half, width - CHART.right - half);
     svg("text", { x, y: end.y, class: `dg-value dg-t${end.order % 6}`, "text-anchor": "middle" }, root, end.name);
   });
@@ -163,7 +168,7 @@ function renderChart({ model, el }) {
       return announce(stage, get("label"), 0, 0, "nothing here");
     }
     drawAxes(root, data, scale, width, height);
-    (data.kind === "stems" ? drawStems : drawLines)(root, data, scale, width, get("cell"));
+    (data.kind === "stems" ? drawStems : drawLines)(root, data, scale, width, height - bottomOf(data), get("cell"));
     cursor = svg("g", {}, root);
     svg("line", { y1: CHART.top, y2: height - bottomOf(data), class: "dg-cursor" }, cursor);
     const cell = get("cell");

@@ -73,7 +73,7 @@ function keptCapture(data) {
         const values = attention(p);
         const heads = p.head < 0 ? "mean of all heads" : `head ${p.head}`;
         const some = values.some(Number.isFinite);
-        const title = some ? `attention to '${p.word}', block ${data.sites[p.block]}, step ${p.step}, ${heads}` : `no attention to '${p.word}' was kept at block ${data.sites[p.block]}`;
+        const title = some ? `attention to '${p.word}', block ${data.sites[p.block]}, step ${data.steps[p.step]}, ${heads}` : `no attention to '${p.word}' was kept at block ${data.sites[p.block]}`;
         return { values, title, name: "share of the place's attention" };
       }
       const values = column(hidden(p), p.channel);
@@ -112,7 +112,7 @@ function keptCapture(data) {
       const [size, median] = [means[p.channel], at(p, "median_abs_mean")[0]];
       const share = p.word && p.stream === "image" ? attention(p)[p.token] : NaN;
       const attends = Number.isFinite(share) ? ` Token ${p.token} gives ${short(share)} of its attention to '${p.word}'.` : "";
-      const words = `Channel ${p.channel}: mean |x| over ${p.stream} tokens ${short(size)}, ${short(size / median)} x the median channel's. Noise level sigma ${data.sigmas[p.step].toFixed(2)}.${attends}`;
+      const words = `Channel ${p.channel}: mean |x| over ${p.stream} tokens ${short(size)}, ${short(size / median)} x the median channel's. Noise level sigma ${short(data.sigmas[p.step])}.${attends}`;
       const values = column(hidden(p), p.channel);
       const place = values ? hidden(p).tokens.indexOf(p.token) : -1;
       if (place < 0) return words;

@@ -110,24 +110,40 @@ function openLive(names) {
   const follow = () => (document.documentElement.dataset.dgTheme = dark.matches ? "dark" : "light");
   dark.addEventListener("change", follow);
   follow();
-  const [main, tabs] = [document.querySelector("main"), document.querySelector("nav")];
+  const [main, tabs] = [document.querySelector("main"), document.querySelector(".dg-tabs")];
   const socket = new WebSocket(`ws://${location.host}/socket`);
   socket.binaryType = "arraybuffer";
   const page = new LivePage(socket);
   const buttons = names.map((name) => {
-    const button = Object.assign(make("button", "tab", tabs), { type: "button", textContent: name });
+    const button = Object.assign(make("button", "tab", tabs), { type: "button", role: "tab", textContent: name, id: `dg-tab-${name}` });
+    button.setAttribute("aria-controls", "dg-view");
     button.addEventListener("click", () => open(name));
     return button;
   });
+  const view = Object.assign(make("div", "view", main), { id: "dg-view" });
   tabs.hidden = names.length < 2;
+  if (!tabs.hidden) view.role = "tabpanel";
   const open = (name) => {
-    buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.textContent === name)));
+    for (const button of buttons) {
+      button.ariaSelected = String(button.textContent === name);
+      button.tabIndex = button.textContent === name ? 0 : -1; // Tab leads to the open one, arrow keys to the others
+    }
+    view.setAttribute("aria-labelledby", `dg-tab-${name}`);
     socket.send(`view ${name}`);
   };
+  tabs.addEventListener("keydown", (event) => {
+    const from = buttons.indexOf(document.activeElement);
+    const last = buttons.length - 1;
+    const to = { ArrowLeft: from ? from - 1 : last, ArrowRight: from < last ? from + 1 : 0, Home: 0, End: last }[event.key];
+    if (from < 0 || to === undefined) return;
+    buttons[to].focus();
+    open(names[to]);
+    event.preventDefault();
+  });
   socket.addEventListener("open", () => open(names[0]));
   socket.addEventListener("message", ({ data }) => {
     const head = unpack(data);
-    if (head.kind === "view") main.replaceChildren(page.view(`IPY_MODEL_${head.id}`));
+    if (head.kind === "view") view.replaceChildren(page.view(`IPY_MODEL_${head.id}`));
     else page.hear(head);
   });
   socket.addEventListener("close", () => {

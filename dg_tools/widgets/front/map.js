@@ -105,11 +105,9 @@ function renderMap({ model, el }) {
     if (under(event) >= 0) put({ cell: under(event), clicks: get("clicks") + 1 });
   });
   stage.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if (!step) return;
-    const [y, x] = where(Math.max(get("cell"), 0));
-    const [rows, columns] = grid();
-    put({ cell: within(y + step[0], 0, rows - 1) * columns + within(x + step[1], 0, columns - 1) });
+    const cell = arrowed(event.key, Math.max(get("cell"), 0), ...grid());
+    if (cell === undefined) return;
+    put({ cell });
     event.preventDefault();
   });
   clear.addEventListener("input", () => put({ opacity: Number(clear.value) }));

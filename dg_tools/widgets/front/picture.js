@@ -112,7 +112,7 @@ function renderPicture({ model, el }) {
   let anchor = null;
   stage.addEventListener("keydown", (event) => {
     const [rows, columns] = get("grid");
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    const step = ARROWS[event.key];
     if (event.key === "Enter" || event.key === " ") put({ clicks: get("clicks") + 1 });
     else if (event.key === "Escape") put({ box: [] });
     else if (step && compares()) put({ split: within(get("split") + 0.02 * (step[1] - step[0]), 0, 1) });
@@ -120,9 +120,8 @@ function renderPicture({ model, el }) {
       const cell = Math.max(get("cell"), 0);
       if (!event.shiftKey) anchor = null;
       else anchor ??= cell;
-      const y = within(Math.floor(cell / columns) + step[0], 0, rows - 1);
-      const x = within((cell % columns) + step[1], 0, columns - 1);
-      const values = { cell: y * columns + x };
+      const values = { cell: arrowed(event.key, cell, rows, columns) };
+      const [y, x] = [Math.floor(values.cell / columns), values.cell % columns];
       if (event.shiftKey && get("boxes")) {
         const [ay, ax] = [Math.floor(anchor / columns), anchor % columns];
         values.box = [Math.min(x, ax) / columns, Math.min(y, ay) / rows,

@@ -2,6 +2,17 @@
 
 const within = (x, low, high) => Math.min(Math.max(x, low), high);
 
+// Rows and columns by which an arrow key moves; undefined: another key.
+const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+// The cell of a table to which an arrow key leads from cell `from`; undefined: another key.
+function arrowed(key, from, rows, columns) {
+  const step = ARROWS[key];
+  if (!step) return undefined;
+  const y = within(Math.floor(from / columns) + step[0], 0, rows - 1);
+  return y * columns + within((from % columns) + step[1], 0, columns - 1);
+}
+
 // float32 numbers: a DataView from the kernel, base64 from a kept page, or a list.
 function floats(x) {
   if (!x) return new Float32Array(0);
