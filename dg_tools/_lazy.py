@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from dg_tools.kinds import nearest
+
 NOISE = {  # logger: beginning of what it says when diffusers imports torchao, where the reader does not use torchao
     "torchao": ("Failed to load", "Skipping import of cpp extensions"),
     "torch.utils._pytree": ("<enum ",),
@@ -28,7 +30,10 @@ def on_first_use(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
 
     def first_use(name: str) -> Any:
         if name not in home:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            near = nearest(name, home)
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}" + (f"; did you mean {near}?" if near else "")
+            )
         try:
             with quiet_imports():
                 return getattr(importlib.import_module(f".{home[name]}", package), name)

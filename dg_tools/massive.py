@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.cards import card, curves, picture_table
+from dg_tools.kinds import kind_of
 
 Rule = Literal["constant", "outlier", "sun", "top"]
 RATIO = 5.0  # times the median channel's mean |x|
@@ -195,7 +196,7 @@ def read_statistics(activations: Any, stream: str, rule: Rule) -> dict[str, np.n
     data = getattr(activations, "data", activations)
     if not hasattr(data, "data_vars"):
         raise TypeError(
-            f"find_massive looks at captured activations, and got a {type(activations).__name__}: capture the model "
+            f"find_massive looks at captured activations, and got {kind_of(activations)}: capture the model "
             'first, dg.find_massive(dg.capture(dit, ["red apple", "owl"], seeds=range(2)))'
         )
     needed = {"mean", "abs_mean", "variance", "positive"} | ({"abs_max"} if rule == "sun" else set())

@@ -59,3 +59,54 @@ def test_a_misspelt_argument_is_named_with_the_right_one(dit):
 def test_no_prompt(dit):
     with pytest.raises(TypeError, match="no prompt: pass what to draw, such as dg.capture"):
         dg.capture(dit, steps=5)
+
+
+@pytest.mark.parametrize(
+    "owner, name, meant",
+    [(dg, "Capture", "capture"), (dg.baselines, "PAGG", "PAG"), (dg, "detail_guidence", "detail_guidance")],
+)
+def test_a_misspelt_name_is_followed_by_the_right_one(owner, name, meant):
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'; did you mean {meant}[?]$"):
+        getattr(owner, name)
+    with pytest.raises(AttributeError, match="has no attribute 'zzz'$"):
+        _ = owner.zzz
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta"])
+@pytest.mark.parametrize("offload", ["none", "model"])
+def test_a_device_is_tried_before_anything_is_read(device, offload, monkeypatch):
+    import diffusers
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *a, **k: pytest.fail("weights read"))
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used here .*: pass another, such as 'cpu'"):
+        dg.load(device=device, offload=offload)
+
+
+@pytest.mark.parametrize("steps", ["20", 2.5, True])
+def test_steps_are_a_whole_number(dit, steps):
+    for act in (dg.generate, dg.capture):
+        with pytest.raises(TypeError, match=f"steps={steps!r}; a whole number is needed"):
+            act(dit, "owl", steps=steps)
+    with pytest.raises(TypeError, match=f"steps={steps!r}; a whole number is needed"):
+        dit.arguments("owl", steps=steps)
+
+
+def test_the_kind_of_what_was_given(dit):
+    with pytest.raises(TypeError, match="guidance is the class CFG; pass None, dg.CFG"):
+        dg.generate(dit, "owl", guidance=dg.CFG)
+    with pytest.raises(TypeError, match="an edit is an int; pass None"):
+        dg.generate(dit, "owl", edits=5)
+    with pytest.raises(TypeError, match="the settings: a mapping of keys to values is needed, and this is a DiT"):
+        dg.sweep(dit)
+    with pytest.raises(TypeError, match="family='sd4'; a record is needed"):
+        dg.load(dit.pipeline, family="sd4")
+    for boxes in ("zebra", (0, 0, 8, 8), [(0, 0, 8)]):
+        with pytest.raises(TypeError, match=r"boxes=.*; a list of \(left, top, right, bottom\) in pixels is needed"):
+            dit.tokens(boxes)
+
+
+def test_a_kind_has_its_article_and_long_lists_are_cut():
+    from dg_tools.kinds import kind_of, some
+
+    assert [kind_of(x) for x in (1, 1.5, "a", None, int)] == ["an int", "a float", "a str", "None", "the class int"]
+    assert some(range(3), 3) == "0, 1, 2" and some(range(9), 3) == "0, 1, 2 and 6 more"

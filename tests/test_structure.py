@@ -14,7 +14,7 @@ PACKAGE = ROOT / "dg_tools"
 LAYERS = [
     ["palette"],
     ["cards", "plots"],
-    ["_lazy", "_as_list", "numbers", "paths", "progress", "threads", "metrics", "massive", "families"],
+    ["kinds", "_lazy", "_as_list", "numbers", "paths", "progress", "threads", "metrics", "massive", "families"],
     ["forward"],
     ["models.files", "models.profiles"],
     ["models.facts"],

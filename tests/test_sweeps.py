@@ -324,7 +324,7 @@ def test_files_that_are_no_sweep(tmp_path):
     with pytest.raises(ValueError, match="is not YAML"):
         read_config(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("- 1")
-    with pytest.raises(ValueError, match="holds no mapping"):
+    with pytest.raises(ValueError, match="a mapping of keys to values is needed, and this is a list"):
         read_config(tmp_path / "a.yaml")
     with pytest.raises(ValueError, match="lacks folder, detail_guidance_scales"):
         read_config({})

@@ -107,18 +107,10 @@ def loaded(model: Any, device: str | None, dtype: Any = "auto", offload: str = "
 
 
 def usable(device: str | None) -> str | None:
-    """The device, where it can be used.
+    """The device, where it can be used; ValueError where not."""
+    from dg_tools.models import devices
 
-    Raises:
-        ValueError: it cannot, with torch's own words.
-    """
-    import torch
-
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # torch raises the second for a build without CUDA
-        words = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used here ({words}): pass another, --device cpu") from None
+    devices.usable(device)
     return device
 
 

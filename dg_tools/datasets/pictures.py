@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from dg_tools.kinds import kind_of
+
 SPAN = (-1.0, 1.0)  # of the values of a picture in this package
 SPANS = (SPAN, (0.0, 1.0), (0.0, 255.0))
 ROOM = 0.005  # of a span: values that far outside still count as inside
@@ -59,7 +61,7 @@ def as_picture(image: Any, span: tuple[float, float] | None = None) -> torch.Ten
         last = image.ndim == 3 and image.shape[2] == 3 and image.shape[0] != 3
         values = None if image.is_complex() else image.detach().cpu()
     else:
-        raise TypeError(f"a {type(image).__name__} is not a picture: pass {FORMS}")
+        raise TypeError(f"{kind_of(image)} is not a picture: pass {FORMS}")
     if values is None or values.dtype == torch.bool or values.ndim != 3 or not (last or values.shape[0] == 3):
         kind = "a tensor" if isinstance(image, torch.Tensor) else "an array"
         raise ValueError(f"{kind} {tuple(image.shape)} of {image.dtype} is not a picture: pass {FORMS}")

@@ -33,6 +33,7 @@ from dg_tools.experiments.subject import choose
 from dg_tools.guidance.auto import default_profile
 from dg_tools.guidance.baselines.registry import beside
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import kind_of
 from dg_tools.massive import Massive
 from dg_tools.metrics.cell_bands import bands_note, check_size
 from dg_tools.models.dit import DiT
@@ -258,9 +259,7 @@ def check_sweep(
     for block in blocks:
         dit.block(block)
     if weak_model is not None and type(weak_model) is not type(dit.transformer):
-        raise ValueError(
-            f"weak_model is a {type(weak_model).__name__}; another {type(dit.transformer).__name__} is needed"
-        )
+        raise ValueError(f"weak_model is {kind_of(weak_model)}; another {type(dit.transformer).__name__} is needed")
 
 
 def sources_of(

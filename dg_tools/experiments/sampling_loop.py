@@ -21,6 +21,7 @@ import torch
 from dg_tools.experiments.sampling_step import SOURCES, Cost, SamplingStep, Source, StepBatch
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import spatial
 from dg_tools.onestep import first_call, without_state
@@ -144,6 +145,4 @@ def check(
         elif isinstance(source, InBlocks):
             source.check(dit)
         elif isinstance(source, torch.nn.Module) and type(source) is not type(dit.transformer):
-            raise ValueError(
-                f"a source is a {type(source).__name__}; another {type(dit.transformer).__name__} is needed"
-            )
+            raise ValueError(f"a source is {kind_of(source)}; another {type(dit.transformer).__name__} is needed")

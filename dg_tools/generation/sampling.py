@@ -27,8 +27,9 @@ from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt, Edit, MaskTokens, attached
 from dg_tools.interventions.report import Edited
+from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
-from dg_tools.numbers import number
+from dg_tools.numbers import integer, number
 
 
 @dataclass
@@ -78,7 +79,7 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
         original = getattr(guidance, "use_original_formulation", False)  # c + s (c - u): the usual scale less one
         return float(number(guidance.guidance_scale, "guidance_scale")) + bool(original)
     raise TypeError(
-        f"guidance is a {type(guidance).__name__}; pass None, dg.CFG(s), dg.DetailGuidance(s, w, disrupt=...) or "
+        f"guidance is {kind_of(guidance)}; pass None, dg.CFG(s), dg.DetailGuidance(s, w, disrupt=...) or "
         "one of dg.baselines"
     )
 
@@ -128,11 +129,11 @@ def check(
     dit: DiT, edits: Sequence[Edit], guidance: BaseGuidance | None, steps: int, height: int | None, width: int | None
 ) -> None:
     """Raise before the first forward for edits or guidance that this run cannot have."""
-    if steps < 1:
+    if integer(steps, "steps") < 1:
         raise ValueError(f"steps={steps} requested; at least 1 is needed")
     for edit in edits:
         if not isinstance(edit, Disrupt | MaskTokens):
-            raise TypeError(f"an edit is a {type(edit).__name__}; pass None, a Disrupt, a MaskTokens or a list")
+            raise TypeError(f"an edit is {kind_of(edit)}; pass None, a Disrupt, a MaskTokens or a list")
         edit.check(dit, steps, height, width)
     if edits or windowed(guidance) is not None:
         check_cache(dit.transformer)

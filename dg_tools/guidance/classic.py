@@ -19,6 +19,7 @@ from dg_tools.forward.replaced import replaced
 from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.guided_forward import GuidedForward, Way
 from dg_tools.guidance.run import Run
+from dg_tools.kinds import kind_of
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
 
@@ -80,11 +81,11 @@ def check_request(guider: Any, way: str) -> None:
     """Raise for what is not a guidance, and for a way that does not exist."""
     if not isinstance(guider, BaseGuidance):
         raise TypeError(
-            f"the guider is a {type(guider).__name__}; pass dg.DetailGuidance(s, w, disrupt=...) or one of dg.baselines"
+            f"the guider is {kind_of(guider)}; pass dg.DetailGuidance(s, w, disrupt=...) or one of dg.baselines"
         )
     if isinstance(guider, ClassifierFreeGuidance) or not isinstance(guider, Guidance):
         raise TypeError(
-            f"the guider is a {type(guider).__name__}, and the pipeline does classifier-free guidance itself: pass "
+            f"the guider is {kind_of(guider)}, and the pipeline does classifier-free guidance itself: pass "
             "guidance_scale to its call, or dg.generate(..., guidance=dg.CFG(s))"
         )
     if way not in get_args(Way):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import kind_of
 from dg_tools.models.profiles import profile_of
 
 SCALES = ("guidance_scale", "detail_guidance_scale", "match")
@@ -31,9 +32,7 @@ def as_disrupt(source: Any) -> Disrupt | None:
     if isinstance(source, dict):
         return Disrupt.from_json(source)
     if not isinstance(source, str):
-        raise TypeError(
-            f"disrupt= is a {type(source).__name__}; pass a Disrupt, its JSON, the name of a profile, or 'auto'"
-        )
+        raise TypeError(f"disrupt= is {kind_of(source)}; pass a Disrupt, its JSON, the name of a profile, or 'auto'")
     return Disrupt.from_profile(source)
 
 

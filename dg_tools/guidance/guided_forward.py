@@ -27,6 +27,7 @@ from dg_tools.guidance.baselines.combined import Combined
 from dg_tools.guidance.baselines.one_pass import OnePass
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.guidance.passes import Passes, Prediction, Way
+from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import on_grid
 
@@ -122,7 +123,7 @@ class GuidedForward:
         guider = caller.variables["guider"]
         if not isinstance(guider, ClassifierFreeGuidance) or guider.guidance_rescale:
             raise ValueError(
-                f"this pipeline's guider is a {type(guider).__name__}, whose sum is not u + s (c - u): set pipe.guider "
+                f"this pipeline's guider is {kind_of(guider)}, whose sum is not u + s (c - u): set pipe.guider "
                 "= dg.CFG(s), or the guidance itself as pipe.guider, without this context"
             )
 

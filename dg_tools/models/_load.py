@@ -12,6 +12,7 @@ import torch
 
 from dg_tools._lazy import quiet_imports
 from dg_tools.families import Family
+from dg_tools.kinds import kind_of
 from dg_tools.models.adapters import FACTORS, add_factors
 from dg_tools.models.devices import check_offload, place, placement
 from dg_tools.models.dit import DiT
@@ -102,13 +103,11 @@ def load_pipeline(
         return place(model, device, offload), None
     if type(model).__name__.endswith("ModularPipeline"):
         raise TypeError(
-            f"a {type(model).__name__} takes a guider itself: pipe.update_components(guider=dg.DetailGuidance(...)); "
+            f"{kind_of(model)} takes a guider itself: pipe.update_components(guider=dg.DetailGuidance(...)); "
             "to look inside, load its components in a classic pipeline"
         )
     if not isinstance(model, str | Path | None):
-        raise TypeError(
-            f"a {type(model).__name__} is not a model: pass a name, a folder, a Hub id or a diffusers pipeline"
-        )
+        raise TypeError(f"{kind_of(model)} is not a model: pass a name, a folder, a Hub id or a diffusers pipeline")
     name = DEFAULT if model is None else str(model)
     adapter = adapter_folder(name)
     source = source_of(base_of(adapter) if adapter else name)

@@ -10,7 +10,7 @@ import torch
 
 from dg_tools._as_list import as_list
 from dg_tools.models.sizes import Sizes
-from dg_tools.numbers import integers, is_several
+from dg_tools.numbers import integer, integers, is_several
 
 
 class Arguments(Sizes):
@@ -37,7 +37,7 @@ class Arguments(Sizes):
             ValueError: a size, a count of steps, a prompt or a negative prompt that the pipeline cannot take.
         """
         height, width = self.size(height, width)
-        if steps is not None and steps < 1:
+        if steps is not None and integer(steps, "steps") < 1:
             raise ValueError(f"steps={steps} requested; at least 1 is needed")
         self.check_prompts(as_list(prompt))
         single = not isinstance(prompt, list | tuple | range)

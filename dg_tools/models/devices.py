@@ -26,10 +26,11 @@ def placement(
         embedded: whether the model comes with the package.
 
     Raises:
-        ValueError: an unknown dtype or way of offloading; offloading without an accelerator.
+        ValueError: a device that cannot be used here; an unknown dtype or way of offloading; offloading without an
+            accelerator.
     """
-    check_offload(offload, device)
-    where = torch.device(device) if device is not None else None
+    where = usable(device)
+    check_offload(offload, where)
     if where is None and (offload != "none" or not embedded):
         where = accelerator()
     on_cpu = where is None or where.type == "cpu"
@@ -42,6 +43,22 @@ def placement(
         words = f"{where} in {str(precision).removeprefix('torch.')}"
         print(f"load: on {words}, the accelerator of this machine; device='cpu' or another dtype= changes that")
     return where, precision
+
+
+def usable(device: str | torch.device | None) -> torch.device | None:
+    """The device, where it can be used; None as it is.
+
+    Raises:
+        ValueError: it cannot, with torch's own words.
+    """
+    if device is None:
+        return None
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch raises the second for a build without CUDA
+        words = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here ({words}): pass another, such as 'cpu'") from None
+    return torch.device(device)
 
 
 def check_offload(offload: str, device: str | torch.device | None) -> None:

@@ -50,6 +50,8 @@ class DiT(Arguments):
         profile: dict[str, Any] | None = None,
     ) -> None:
         check_pipeline(pipeline)
+        if family is not None and not isinstance(family, Family):
+            raise TypeError(f"family={family!r}; a record is needed, dg_tools.families.Family(...)")
         transformer = pipeline.transformer
         compiled_parts(transformer)  # another way to compile is refused
         self.pipeline = pipeline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
 
 
@@ -23,7 +24,7 @@ def check_loaded(dit: object, function: str) -> None:
     if isinstance(dit, str | Path):
         what, how = f"the name {str(dit)!r}", f"dit = dg.load({str(dit)!r}) loads it once"
     elif hasattr(dit, "transformer"):
-        what, how = f"a {type(dit).__name__}", "dit = dg.load(pipeline) makes one of it"
+        what, how = f"{kind_of(dit)}", "dit = dg.load(pipeline) makes one of it"
     else:
-        what, how = f"a {type(dit).__name__}", "dit = dg.load() loads the embedded one"
+        what, how = f"{kind_of(dit)}", "dit = dg.load() loads the embedded one"
     raise TypeError(f"dg.{function} needs a loaded model and got {what}: {how}, then dg.{function}(dit, ...)")

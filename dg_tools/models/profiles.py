@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dg_tools.kinds import kind_of
 from dg_tools.models.files import ZOO, plain
 from dg_tools.paths import whole
 
@@ -74,7 +75,7 @@ def profile_of(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], 
             raise ValueError(f"this profile has no {', '.join(sorted(missing))}: a profile names channels and a block")
         return dict(source), str(source.get("model", "the given mapping"))
     if not isinstance(source, str | Path):
-        raise TypeError(f"a {type(source).__name__} is not a profile: pass dit.profile, a JSON file or a model folder")
+        raise TypeError(f"{kind_of(source)} is not a profile: pass dit.profile, a JSON file or a model folder")
     profile = read_profile(source)
     if profile is None:
         raise ValueError(

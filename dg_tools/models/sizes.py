@@ -11,6 +11,7 @@ import torch
 
 from dg_tools.families import Family
 from dg_tools.forward.region import Region
+from dg_tools.numbers import is_several
 
 
 @cache
@@ -127,7 +128,10 @@ class Sizes:
         """
         height, width = self.size(height, width)
         inside = torch.zeros(height, width)
-        for left, top, right, bottom in boxes:
+        for box in boxes:
+            if isinstance(box, str) or not is_several(box) or len(box) != 4:
+                raise TypeError(f"boxes={boxes!r}; a list of (left, top, right, bottom) in pixels is needed")
+            left, top, right, bottom = box
             if not (0 <= left < right <= width and 0 <= top < bottom <= height):
                 raise ValueError(
                     f"box ({left}, {top}, {right}, {bottom}) requested; (left, top, right, bottom) must lie within "

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dg_tools.kinds import kind_of
 from dg_tools.models.check import check_pipeline
 from dg_tools.models.sizes import parameters
 from dg_tools.proposal.assembled import ALWAYS, assemble
@@ -61,7 +62,7 @@ def propose(
         >>> dit = dg.load(pipe, family=proposal.family)  # doctest: +SKIP
     """
     if not hasattr(pipeline, "components"):
-        raise TypeError(f"a {type(pipeline).__name__} was given; a loaded diffusers pipeline is needed")
+        raise TypeError(f"{kind_of(pipeline)} was given; a loaded diffusers pipeline is needed")
     check_pipeline(pipeline)
     takes = parameters(type(pipeline))  # type: ignore[arg-type]  # mypy on `cache` and classes
     if not {"prompt", "class_labels"} & set(takes):

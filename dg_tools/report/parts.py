@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
+from dg_tools.kinds import kind_of
+
 Value = str | int | float | None
 NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")  # of a figure: it names a file and an anchor of the page
 ACTIVE = ("script", "foreignObject", "iframe")  # elements of an SVG that run something
@@ -123,7 +125,7 @@ def value(x: Any, title: str) -> Value:
     """A cell as Python's own str, int, float or None."""
     x = x.item() if getattr(x, "ndim", None) == 0 or type(x).__module__ == "numpy" else x
     if isinstance(x, bool) or not isinstance(x, str | int | float | None):
-        raise TypeError(f"table {title!r}: {x!r} is a {type(x).__name__}; str, int, float and None are allowed")
+        raise TypeError(f"table {title!r}: {x!r} is {kind_of(x)}; str, int, float and None are allowed")
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
@@ -143,7 +145,7 @@ def jsonable(x: Any, what: str) -> Any:
         return None
     if x is None or isinstance(x, str | bool | int | float):
         return x
-    raise TypeError(f"{what}: {x!r} is a {type(x).__name__}; numbers, strings, lists and dictionaries are allowed")
+    raise TypeError(f"{what}: {x!r} is {kind_of(x)}; numbers, strings, lists and dictionaries are allowed")
 
 
 def check_svg(text: str, name: str) -> None:

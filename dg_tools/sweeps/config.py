@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dg_tools.guidance.baselines.registry import RIVALS
+from dg_tools.kinds import kind_of
 
 SEARCHED = ("CFG", "control")  # with every DG; and what costs no further pass, where it can run
 COMPARED = ("CFG", "control", *RIVALS)  # what `baselines` may name
@@ -153,7 +154,9 @@ def read_config(source: Any) -> Config:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a mapping, an unknown key (with the nearest known one), a missing key, or what `Config` refuses.
+        TypeError: something else, such as a model.
+        ValueError: a file without a mapping, an unknown key (with the nearest known one), a missing key, or what
+            `Config` refuses.
     """
     if isinstance(source, Config):
         return source
@@ -161,7 +164,8 @@ def read_config(source: Any) -> Config:
     if isinstance(source, str | Path):
         values, name = read_yaml(Path(source)), str(source)
     if not isinstance(values, Mapping):
-        raise ValueError(f"{name} holds no mapping of keys to values, but a {type(values).__name__}")
+        kind = TypeError if values is source else ValueError
+        raise kind(f"{name}: a mapping of keys to values is needed, and this is {kind_of(values)}")
     known = [f.name for f in fields(Config)]
     for key in values:
         if key not in known:

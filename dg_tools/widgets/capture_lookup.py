@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dg_tools.activations import Activations, open_activations
+from dg_tools.kinds import kind_of
 from dg_tools.massive import find_massive
 from dg_tools.plots.surface import spike
 
@@ -87,7 +88,7 @@ def capture_of(source: Any) -> Activations:
         return read_capture(source)
     if isinstance(source, Activations):
         return checked(source)
-    raise TypeError(f"a {type(source).__name__} cannot be explored: pass an Activations, its folder, or a DiT")
+    raise TypeError(f"{kind_of(source)} cannot be explored: pass an Activations, its folder, or a DiT")
 
 
 def check_beside(first: Activations, second: Activations) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import traitlets as t
 
+from dg_tools.kinds import kind_of
 from dg_tools.sweeps import Sweep
 from dg_tools.widgets.comparison_page import ComparisonPage
 from dg_tools.widgets.kept_page import page, write_page
@@ -148,7 +149,7 @@ class ComparisonExplorer(ComparisonPage):
             TypeError: something else.
         """
         if not isinstance(source, str | Path | Sweep):
-            raise TypeError(f"a {type(source).__name__} cannot be compared: pass a sweep's folder, or a Sweep")
+            raise TypeError(f"{kind_of(source)} cannot be compared: pass a sweep's folder, or a Sweep")
         sweep = read_sweep(source.folder if isinstance(source, Sweep) else source)
         thumbnail.cache_clear()  # a damaged picture may have been made again
         stored, before = StoredSweep(sweep), self.stored

@@ -12,6 +12,7 @@ import numpy as np
 
 from dg_tools.activations import Activations
 from dg_tools.activations.attention_result import Attention
+from dg_tools.kinds import kind_of
 from dg_tools.widgets import capture_lookup as lookup
 from dg_tools.widgets.capture_lookup import Point
 from dg_tools.widgets.token_map import TokenValues
@@ -28,7 +29,7 @@ def with_attention(acts: Activations, found: Attention) -> Activations:
         ValueError: an attention without word maps, or of other runs or another size.
     """
     if not isinstance(found, Attention):
-        raise TypeError(f"attention= is a {type(found).__name__}; pass what dg_tools.activations.attention gave")
+        raise TypeError(f"attention= is {kind_of(found)}; pass what dg_tools.activations.attention gave")
     if "word_map" not in found.data:
         raise ValueError("this attention has no map of any word: pass words=[...] to attention")
     for name in SHARED:
