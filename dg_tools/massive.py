@@ -201,7 +201,10 @@ def read_statistics(activations: Any, stream: str, rule: Rule) -> dict[str, np.n
         )
     needed = {"mean", "abs_mean", "variance", "positive"} | ({"abs_max"} if rule == "sun" else set())
     if needed - set(data):
-        raise ValueError(f"rule {rule!r} needs {sorted(needed)}; these activations have {sorted(data)}")
+        raise ValueError(
+            f"rule {rule!r} needs {', '.join(sorted(needed))}; these activations have "
+            f"{', '.join(sorted(map(str, data)))}"
+        )
     if stream not in data["stream"].values:
         raise ValueError(f"stream={stream!r}; there are {', '.join(map(str, data['stream'].values))}")
     runs = [d for d in data["mean"].dims if d in ("prompt", "seed", "branch", "step")]

@@ -461,7 +461,7 @@ def test_bad_input_is_refused_before_any_forward(dits):
         ("no step of 2", PAG(3.0, 1.0, blocks=1, window=(0.6, 0.9))),
         ("model itself", AutoGuidance(3.0, 1.0, weak_model=dit.transformer)),
         ("weak_model is a Linear", AutoGuidance(3.0, 1.0, weak_model=torch.nn.Linear(2, 2))),
-        ("none is left", CFGZeroStar(3.0, zero_steps=2)),
+        ("no step is left", CFGZeroStar(3.0, zero_steps=2)),
         ("above 1", APG()),
     ):
         with pytest.raises(ValueError, match=message):

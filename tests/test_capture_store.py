@@ -38,7 +38,7 @@ def test_a_store_holds_what_memory_would(dits, acts):
         for other in (stored, again):
             assert np.array_equal(kept.data[name].values, other.data[name].values, equal_nan=True), name
     assert {"weights", "dtype", "versions", "model", "steps", "call"} <= set(again.data.attrs)
-    with pytest.raises(FileExistsError, match="holds something else"):
+    with pytest.raises(FileExistsError, match="holds other files"):
         dg.capture(dits("sd3"), "a", raw=[0], store=Path(__file__).parent, progress=False, **tiny.CALL)
 
 

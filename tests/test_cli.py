@@ -222,7 +222,7 @@ def test_errors_are_a_sentence_and_exit_code_1(tmp_path, monkeypatch, capsys):
         (["generate", "owl", "-o", folder / "notes.txt"], "is a file"),
         (["generate", "owl", "--dg", "1", "--channel", "999", "--block", "1"], "channel 999 requested"),
         (["generate", "owl", "--height", "65"], "multiples of"),
-        (["capture", "owl", "-o", folder], "holds something else"),
+        (["capture", "owl", "-o", folder], "holds other files"),
         (["demo", "-o", folder / "notes.txt"], "is a file"),
     ):
         code, printed, error = called(monkeypatch, capsys, *arguments)

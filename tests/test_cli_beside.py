@@ -157,7 +157,7 @@ def test_without_a_profile_dg_says_what_is_missing(tmp_path, loaded, monkeypatch
     assert code == 1 and "no profile with channels and a block: pass --channel" in error and "--auto" in error
     monkeypatch.setattr(loaded, "profile", {"channels": [5], "block": 2, "source": "a test"})
     code, _, error = called(monkeypatch, capsys, "generate", "owl", "--dg", "-o", tmp_path)
-    assert code == 1 and "says no detail_guidance_scale" in error
+    assert code == 1 and "has no detail_guidance_scale" in error
 
 
 def test_a_dose_of_one_is_the_clean_picture_and_its_gain_is_one(tmp_path, loaded, monkeypatch, capsys):

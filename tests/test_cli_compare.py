@@ -138,7 +138,7 @@ def test_captions_that_name_one_picture():
         (["owl", "--cfg", "3", "--seed", "x1"], 2, "'x1' is not a whole number"),
         (["owl", "--cfg", "3", "--seed", "1", "--seeds", "2"], 2, "pass one of the two"),
         (["owl"], 2, "nothing to compare"),
-        (["owl", "--with", "PAGG"], 2, "no such baseline; known: PAG, SLG, SEG"),
+        (["owl", "--with", "PAGG"], 2, "--with PAGG is unknown; there are PAG, SLG, SEG"),
         (["owl", "--with", "PAG", "--with", "pag"], 2, "each baseline once"),
         (["owl", "--with", "APG"], 1, "a scale above 1 is needed"),
         (["owl", "--with", "PAG", "--at", "99"], 1, "block 99"),

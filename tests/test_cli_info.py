@@ -118,7 +118,7 @@ def test_a_hub_id_only_where_it_is_cached(tmp_path, monkeypatch, capsys):
     assert code == 0 and known["profile"] == PUBLISHED[name] and known["model"] == name
     assert known["parameters"]["transformer"] is None and known["memory"]["float32"]["weights"] is None
     code, printed, _ = called(monkeypatch, capsys, "info", name)
-    assert code == 0 and "not known" in printed and "Weights that are not there: " in printed and "no block" in printed
+    assert code == 0 and "not known" in printed and "Weights that are missing: " in printed and "no block" in printed
 
 
 def test_folders_that_are_no_pipeline(tmp_path, monkeypatch, capsys):
@@ -146,7 +146,7 @@ def test_folders_that_are_no_pipeline(tmp_path, monkeypatch, capsys):
     assert "is not valid JSON" in broken("c", lambda f: (f / config).write_text("{"))
     assert "has no transformer (it has: " in broken("d", rewrite(index, transformer=None))
     assert "no family record for Other" in broken("e", rewrite(index, transformer=["diffusers", "Other"]))
-    assert "does not say 'num_layers'" in broken("f", rewrite(config, num_layers=None))
+    assert "has no 'num_layers', so the number of blocks is unknown" in broken("f", rewrite(config, num_layers=None))
     profile = {"channels": [999], "block": 0, "source": "x"}
     assert "another model's profile" in broken("g", lambda f: (f / "profile.json").write_text(json.dumps(profile)))
     pointer = "version https://git-lfs.github.com/spec/v1"

@@ -76,7 +76,7 @@ def test_another_picture_is_exit_code_3(tmp_path, monkeypatch, capsys):
     by = recipe(dit, made.settings[0], None)
     file = write_picture(made.images[0], tmp_path / "x.png", {**by, "seed": 1})  # settings of another picture
     code, printed, error = called(monkeypatch, capsys, "generate", "--from", file, "-o", tmp_path / "o", "--json")
-    assert code == 3 and not json.loads(printed)["same"] and "came out otherwise" in error
+    assert code == 3 and not json.loads(printed)["same"] and "the picture differs from the first one" in error
     old = {**by, "versions": {**by["versions"], "torch": "1.0"}}
     file = write_picture(made.images[0], tmp_path / "y.png", old)
     code, _, error = called(monkeypatch, capsys, "generate", "--from", file, "-o", tmp_path / "o")
@@ -152,7 +152,7 @@ def test_files_that_hold_no_settings(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     write_picture(Image.new("RGB", (8, 8)), tmp_path / "half.png", {"prompt": "owl"})
     for name, words in (
-        ("nothing.png", "no picture at"),
+        ("nothing.png", "nothing.png does not exist: pass a picture"),
         ("text.png", "cannot be read as a picture"),
         ("plain.png", "holds no settings of dg_tools"),
         ("half.png", "holds settings without model, weights"),

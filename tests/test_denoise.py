@@ -202,7 +202,7 @@ def test_verdicts_on_numbers_made_to_order():
 def test_bad_input_is_refused_before_any_forward(dits):
     dit, items = dits("sd3"), pictures(3)
     settings = {"channels": [3], "block": 1, **CALL}
-    with pytest.raises(ValueError, match="needs the truth"):
+    with pytest.raises(ValueError, match="compares with true pictures"):
         denoise(dit, ["apple", "tree"], [0], **settings)
     with pytest.raises(ValueError, match="empty list of prompts"):
         denoise(dit, [], [0], **settings)

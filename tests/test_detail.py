@@ -235,7 +235,7 @@ def test_bad_input_is_refused_before_any_forward(dits):
         detail(dit, ["a"], [0], **settings)
     with pytest.raises(ValueError, match="at least 1 \\(1: off\\)"):
         detail(dit, ["a", "b"], [0], scales=(0.5,), **settings)
-    with pytest.raises(ValueError, match="pass one kind"):
+    with pytest.raises(ValueError, match="pass a picture with each prompt, or with none"):
         detail(dit, ["a", pictures(1)[0]], [0], **settings)
     with pytest.raises(ValueError, match="at least 2, of kind"):
         detail(dit, ["a", "b"], [0], **{**settings, "controls": 1})

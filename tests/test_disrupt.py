@@ -134,7 +134,7 @@ def test_regions_of_the_picture_as_tokens(dits):
     assert dit.tokens(mask=mask, **tiny.SIZE) == [12 + 2, 12 + 3]
     for arguments, words in (
         ({"boxes": [(8, 4, 60, 8)]}, "must lie within"),
-        ({"boxes": [(8, 4, 9, 5)]}, "holds no image token"),
+        ({"boxes": [(8, 4, 9, 5)]}, "no image token lies at least half in this region"),
         ({"mask": torch.zeros(48, 32)}, "the picture is"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -283,7 +283,7 @@ def test_every_setting_is_said_and_survives_json():
         ({"mode": "shift", "others": True}, "others=True goes with mode"),
         ({"mode": "transport", "rows": "cond"}, "needs donor="),
         ({"norms": "frozen"}, "allowed: own, clean"),
-        ({"norms": "clean", "mode": "rescale"}, "takes away what mode='rescale' puts in"),
+        ({"norms": "clean", "mode": "rescale"}, "norms='clean' undoes mode='rescale'"),
         ({"norms": "clean", "stream": "text"}, "LayerNorms of the image stream"),
         ({"mode": "gate", "stream": "text"}, "no text gates"),
         ({"mode": "gate", "tokens": [1]}, "takes no tokens"),

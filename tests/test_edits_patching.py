@@ -106,7 +106,7 @@ def test_a_donor_travels_as_a_file(dits, tmp_path):
     Donor("x", 1, "image", [0.5], torch.zeros(1, 1, 96, tiny.WIDTH)).save(tmp_path / "teapot.safetensors")
     with pytest.raises(ValueError, match="holds other values"):
         Disrupt.from_json(edit.to_json())
-    with pytest.raises(FileNotFoundError, match="no donor's values"):
+    with pytest.raises(FileNotFoundError, match="does not exist: pass the file that Donor.save wrote"):
         Donor.open(tmp_path / "none.safetensors")
 
 
@@ -130,7 +130,7 @@ def test_donors_that_do_not_fit(dits):
         match_output(dit, edit, [Disrupt([3], 1, "shift", steps=[0])], torch.zeros(1, 4, 16, 24), 0.5, {})
     with pytest.raises(RuntimeError, match="no values at sigma 0.1234"):
         edit(torch.zeros(1, 96, tiny.WIDTH), Call(0, 0.0, 0.1234, "cond", slice(None), slice(0, 0)))
-    with pytest.raises(ValueError, match="control of a transport"):
+    with pytest.raises(ValueError, match="from the donor of a transport, and this edit has none"):
         Disrupt([3], 1).controls(2, "transport")
     with pytest.raises(IndexError, match="block 9"):
         Disrupt.transport(dit, [3], 9, "a teapot", **TWO)

@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_refused(dits, forms):
     ):
         with pytest.raises(error, match=words):
             examples(dit, given)
-    with pytest.raises(ValueError, match="needs the truth"):
+    with pytest.raises(ValueError, match="compares with true pictures"):
         examples(dit, ["owl"], truth=True)
 
 

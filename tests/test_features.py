@@ -118,7 +118,7 @@ def test_further_families(name):
     assert raw.shape == (1, *dit.grid(*size), dit.width)
     assert torch.allclose(raw.flatten(1, 2), before, atol=1e-4)
     if not dit.family.layer_norms:
-        with pytest.raises(ValueError, match="norms otherwise: take 'raw' or 'discard'"):
+        with pytest.raises(ValueError, match="does not have: take 'raw' or 'discard'"):
             dg.features(dit, image, block=block, sigma=SIGMA, recipe="adaln", **call)
         return
     made = dg.features(dit, image, block=block, sigma=SIGMA, recipe="adaln", **call).flatten(1, 2)[0]
@@ -157,7 +157,7 @@ REFUSED = {
     "block": ({"block": 4}, IndexError, "4.*0 to 3"),
     "channel": ({"channels": [tiny.WIDTH]}, IndexError, f"there are 0 to {tiny.WIDTH - 1}"),
     "no channels": ({}, ValueError, "none are given or in a profile"),
-    "unused channels": ({"recipe": "raw", "channels": CHANNELS}, ValueError, "discards no channels"),
+    "unused channels": ({"recipe": "raw", "channels": CHANNELS}, ValueError, "uses no channels"),
     "seeds": ({"recipe": "raw", "seed": [1]}, ValueError, "1 seeds for 2 pictures"),
     "prompts": ({"recipe": "raw", "prompt": ["a"] * 3}, ValueError, "3 prompts for 2 pictures"),
     "batch": ({"recipe": "raw", "batch": 0}, ValueError, "batch=0"),

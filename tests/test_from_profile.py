@@ -34,14 +34,14 @@ def test_what_a_sweep_wrote_is_read():
 
 
 def test_what_a_profile_does_not_say_is_not_guessed(tmp_path):
-    with pytest.raises(ValueError, match="says no detail_guidance_scale"):
+    with pytest.raises(ValueError, match="has no detail_guidance_scale"):
         dg.DetailGuidance.from_profile(FOUND)
     with pytest.raises(ValueError, match="and no block"):
         dg.DetailGuidance.from_profile({**FOUND, **CHOSEN, "block": None})
     with pytest.raises(ValueError, match="no profile"):
         dg.DetailGuidance.from_profile(tmp_path / "none.json")
     with pytest.raises(
-        ValueError, match="says no detail_guidance_scale"
+        ValueError, match="has no detail_guidance_scale"
     ):  # null is what a number that is not known becomes
         dg.DetailGuidance.from_profile({**FOUND, "detail_guidance_scale": None})
     with pytest.raises(ValueError, match="has no block, channels"):

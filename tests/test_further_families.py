@@ -109,9 +109,9 @@ def test_what_changes_the_guided_prediction_is_refused(loaded):
 
 
 def test_sizes_that_the_pipeline_would_change(loaded):
-    with pytest.raises(ValueError, match="32 x 48 requested; HiDreamImagePipeline makes 36 x 56 of it: ask for that"):
+    with pytest.raises(ValueError, match="32 x 48 requested; HiDreamImagePipeline would make 36 x 56: request"):
         loaded("hidream").size(32, 48)
-    with pytest.raises(ValueError, match="128 x 256 requested; Kandinsky5T2IPipeline makes 128 x 192 of it"):
+    with pytest.raises(ValueError, match="128 x 256 requested; Kandinsky5T2IPipeline would make 128 x 192: request"):
         loaded("kandinsky5").size(128, 256)
 
 
@@ -147,5 +147,5 @@ def test_the_grid_of_the_picture(loaded, name):
 
 def test_swaps_need_conditioning_by_row(loaded):
     """ERNIE-Image's blocks are given chunks by token."""
-    with pytest.raises(ValueError, match="blocks that are handed their conditioning by row; 'ernie-image' has none"):
+    with pytest.raises(ValueError, match="blocks that receive their conditioning per row; 'ernie-image' has none"):
         experiments.timestep(loaded("ernie_image"), ["apple", "owl"], channels=CHANNELS, block=BLOCK)

@@ -398,7 +398,7 @@ def test_bad_input_is_refused_before_any_forward(dits):
         ("empty list of prompts", {"prompts": []}),
         ("has no picture, and other prompts have one", {"prompts": ["owl", pairs(1)[0]]}),
         (
-            "pictures are needed: pass .* pairs, or leave baselines",
+            "needs pictures: pass .* pairs, or leave baselines",
             {"prompts": ["a", "b"], "baselines": ["PAG"]},
         ),
         ("too small for a band", {"prompts": ["a", "b"], "height": 16, "width": 16}),
@@ -414,8 +414,8 @@ def test_bad_input_is_refused_before_any_forward(dits):
         ("latent pixels", {"blur_sigma": 0.0}),
         ("outside 0..1", {"window": (0.5, 0.2)}),
         ("outside 0..1", {"windows": [(0.5, 1.2)]}),
-        ("is there twice", {"scales": [0.5]}),
-        ("is there twice", {"blocks": [2, 2]}),
+        ("pass each once", {"scales": [0.5]}),
+        ("pass each once", {"blocks": [2, 2]}),
         ("more than 0", {"noise": 0.0}),
         ("weak_model is a Linear", {"weak_model": torch.nn.Linear(2, 2)}),
     ):

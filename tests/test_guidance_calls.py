@@ -133,7 +133,7 @@ def test_a_loop_of_the_readers_own_that_passes_the_guidance_by_is_an_error_at_th
             made.append(latents)
 
     guider = dg.DetailGuidance(None, W, OFF, detail_guidance_start=start)
-    with pytest.raises(RuntimeError, match=f"step {named} of 4 was planned to be guided and was not"):
+    with pytest.raises(RuntimeError, match=f"step {named} of 4 should have been guided and was not"):
         with dg.detail_guidance(pipe, guider):
             own(forward)
     assert len(made) == named

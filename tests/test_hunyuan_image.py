@@ -57,7 +57,7 @@ def test_its_own_guider(dit):
         ours = dg.generate(dit, "apple", seed=5, steps=3, progress=False, **ABOUT.SIZE).latents
         assert torch.equal(ours, plain) and pipe.guider is own
         off = dg.Disrupt(CHANNELS, 1)
-        with pytest.raises(ValueError, match="guider is a AdaptiveProjectedMixGuidance, whose sum is not"):
+        with pytest.raises(ValueError, match="guider is an AdaptiveProjectedMixGuidance, which does not compute"):
             with dg.detail_guidance(pipe, dg.DetailGuidance(None, 0.8, off)):
                 called(pipe)
         with off.on(pipe) as run:  # an edit needs no sum

@@ -75,7 +75,7 @@ def test_dino_similarity_is_one_for_a_copy_and_its_margin_is_over_other_prompts_
         abs=1e-5,
     )
     assert dino.margin(PICTURES, ["a"] * 3, PICTURES).isnan().all()
-    with pytest.raises(ValueError, match="equal needed"):
+    with pytest.raises(ValueError, match="equal shapes are needed"):
         dino(PICTURES, [], PICTURES[:2])
 
 

@@ -152,7 +152,7 @@ def test_controls_receive_as_much():
         rest = np.delete(mass, [7, 9]).max()
         assert abs(mass[list(draw.tokens)].sum() - 13.0) <= rest / 2 + 1e-9
     assert "control: mask text tokens" in draws[0].sentence()
-    with pytest.raises(ValueError, match="no control of equal mass"):
+    with pytest.raises(ValueError, match="no control can have equal mass"):
         MaskTokens([0]).controls(2, [5.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="n=0"):
         mask.controls(0, mass)

@@ -56,7 +56,7 @@ def test_half_precision_is_summed_in_float32():
 def test_a_weak_model_with_next_to_nothing_of_c_is_an_error(factor):
     (c,) = draws(0)
     d = torch.stack([0.9 * c[0], factor * c[1]])
-    with pytest.raises(RuntimeError, match="of c is in the weak prediction d .* needs more than 0.1"):
+    with pytest.raises(RuntimeError, match="divides d by its gain g = .*; more than 0.1 is needed"):
         matched(c, d, "gain")
     assert matched(c, 0.11 * c, "gain").allclose(c, atol=1e-5)
 
@@ -172,5 +172,5 @@ def test_the_gain_that_dg_contains_is_a_run_of_one_pass(dits, name):
 
 def test_a_prediction_that_is_half_a_variance_is_refused():
     pipeline = tiny_dit.pipeline()
-    with pytest.raises(ValueError, match="match='gain' splits a whole prediction, and half of what"):
+    with pytest.raises(ValueError, match="match='gain' splits a whole prediction, but half of what"):
         dg.generate(dg.load(pipeline), 207, guidance=dg.DetailGuidance(1.0, W, OFF, match="gain"), progress=False)

@@ -82,7 +82,7 @@ def test_intervals_resample_clusters():
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match="equal needed"):
+    with pytest.raises(ValueError, match="equal shapes are needed"):
         metrics.band_error(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 48))
     with pytest.raises(ValueError, match="is needed"):
         metrics.band_power(torch.zeros(3, 32, 32))
@@ -145,7 +145,7 @@ def test_kernel_distance_is_zero_on_average_within_a_distribution_and_kids_betwe
     assert metrics.kernel_distance(a, b, subsets=6000).estimate == pytest.approx(float(own - cross), abs=0.02)
     with pytest.raises(ValueError, match="at least 4"):
         metrics.kernel_distance(a[:3], b)
-    with pytest.raises(ValueError, match="equal needed"):
+    with pytest.raises(ValueError, match="equal widths are needed"):
         metrics.kernel_distance(a, b[:, :2])
 
 

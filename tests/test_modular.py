@@ -103,7 +103,7 @@ def test_a_planned_pass_that_did_not_act_is_named_at_that_step(dit, modular, mis
 
     monkeypatch.setattr(DetailGuidance, "_arm", arm)
     handle = dit.transformer.register_forward_hook(lambda *_: forwards.append(1))
-    with pytest.raises(RuntimeError, match=f"step {missed} of 3 was planned to be guided and was not"):
+    with pytest.raises(RuntimeError, match=f"step {missed} of 3 should have been guided and was not"):
         sample(modular, dg.DetailGuidance(3.0, 0.8, OFF))
     handle.remove()
     assert len(forwards) == 3 * (missed + 1) and "forward" not in vars(dit.transformer)

@@ -94,7 +94,7 @@ def test_a_sweep_and_its_profile(tmp_path, emoji, caplog):
     names = {f.name for f in (folder / "cells").iterdir()}
     profile = (folder / "profile.json").read_text(encoding="utf-8")
     new = dg.sweep({**old.plan.config, "folder": str(folder)}, emoji, progress=False)
-    assert "was begun with bands per pixel, and goes on with them" in caplog.text and new.plan.cell is None
+    assert "was started with bands per pixel, and continues with them" in caplog.text and new.plan.cell is None
     assert {f.name for f in (folder / "cells").iterdir()} == names and new.chosen == old.chosen
     assert json.loads((folder / "profile.json").read_text(encoding="utf-8")) == json.loads(profile)
     assert read_profile(folder)["block"] == 5

@@ -176,9 +176,9 @@ def test_what_a_model_cannot_have_is_an_error_before_the_first_forward(dits):
     finally:
         handle.remove()
     qwen = dg.load(tiny.families()["qwen"].pipeline())
-    with pytest.raises(ValueError, match="of='x0' does not come through: Qwen-Image's pipeline rescales"):
+    with pytest.raises(ValueError, match="of='x0' has no effect here: Qwen-Image's pipeline rescales"):
         dg.generate(qwen, "a", guidance=Gain(gain=1.1, of="x0"), progress=False)
     pixart = dg.load(tiny.families()["pixart"].pipeline())
     for guider in (Gain(), DetailDaemon()):
-        with pytest.raises(ValueError, match="is made for velocities; family 'pixart' predicts noise"):
+        with pytest.raises(ValueError, match="needs a model that predicts velocities; family 'pixart' predicts noise"):
             dg.generate(pixart, "a", guidance=guider, progress=False)

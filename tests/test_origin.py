@@ -141,7 +141,7 @@ def test_elsewhere_gives_distinct_other_blocks():
 def test_bad_input_is_refused_before_any_forward(planted):
     for arguments, error, words in (
         ({"controls": 0}, ValueError, "controls=0"),
-        ({"measured": 4}, ValueError, "there are 1 to 3 steps to measure at"),
+        ({"measured": 4}, ValueError, "this run has 3 steps: pass 1 to 3"),
         ({"channels": [32]}, IndexError, r"channels \[32\] requested"),
         ({"prompts": ["apple"]}, ValueError, "needs at least 2"),
         ({"prompts": []}, ValueError, "empty list of prompts"),

@@ -95,7 +95,7 @@ def test_what_is_refused(dit):
     with pytest.raises(ValueError, match="use_kv_cache=True given; with a guidance, family 'qwen21' needs False"):
         with dg.detail_guidance(dit.pipeline, off):
             dit.pipeline("apple", num_inference_steps=2, **ABOUT.SIZE)
-    with pytest.raises(ValueError, match="image=.* requested; with family 'qwen21' it is None"):
+    with pytest.raises(ValueError, match="image=.* requested; family 'qwen21' needs image=None"):
         dg.generate(dit, "apple", image=[1], progress=False, **CALL)
 
 
@@ -103,7 +103,9 @@ def test_the_cache_of_the_text_is_refused_around_the_users_own_call(dit):
     """Edits too: after the first step there would be no text in the sequence, and no row of its modulation."""
     for edit in (dg.Disrupt([3], 1), dg.Disrupt([3], 1, "gate")):
         with (
-            pytest.raises(ValueError, match="use_kv_cache=True given, .*pass use_kv_cache=False"),
+            pytest.raises(
+                ValueError, match="use_kv_cache=True, the default of this pipeline, .*pass use_kv_cache=False"
+            ),
             edit.on(dit.pipeline),
         ):
             dit.pipeline("apple", num_inference_steps=2, true_cfg_scale=1.0, **ABOUT.SIZE)

@@ -117,7 +117,7 @@ def test_a_planned_step_that_is_not_guided_is_named_at_that_step(missed):
     pipe = tiny.PIPELINES["sd3"]()
     seen = []
     pipe.transformer.register_forward_hook(lambda *_: seen.append(len(seen)))
-    with pytest.raises(RuntimeError, match=rf"step {missed[0]} of 4 was planned to be guided and was not"):
+    with pytest.raises(RuntimeError, match=rf"step {missed[0]} of 4 should have been guided and was not"):
         with dg.detail_guidance(pipe, dg.DetailGuidance(None, W, OFF)):
             passed_by(pipe.transformer, missed)
             call(pipe, "sd3", 3.0)
@@ -149,7 +149,7 @@ def test_a_pass_by_an_unknown_name_is_not_passed_over():
     clocks_own = Clock._named
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Clock, "_named", lambda clock, name, **kwargs: clocks_own(clock, "another name", **kwargs))
-        with pytest.raises(RuntimeError, match="step 0 of 2 was planned to be guided and was not"):
+        with pytest.raises(RuntimeError, match="step 0 of 2 should have been guided and was not"):
             with dg.detail_guidance(pipe, GUIDER):
                 pipe("a", guidance_scale=3.0, num_inference_steps=2, height=64, width=64, num_frames=1,
                      max_sequence_length=8, output_type="latent")  # fmt: skip

@@ -427,7 +427,7 @@ def test_nothing_is_left_after_an_exception(dits, name):
         (lambda: SLGUncond(3.0, blocks=[1, 1]), "none twice"),
         (lambda: SLGUncond(1.0, blocks=[1]), "no unconditional pass"),
         (lambda: SoftPAG(3.0, blocks=1, mix=0.0), "mix=0.0; the share"),
-        (lambda: SoftPAG(3.0, blocks=1, heads=[(2, 0)]), "pairs of the blocks"),
+        (lambda: SoftPAG(3.0, blocks=1, heads=[(2, 0)]), "pairs, at least one for each of the blocks"),
         (lambda: NAG(phi=-1.0), "phi=-1.0, tau=2.5"),
         (lambda: NAG(alpha=1.5), "alpha=1.5; 0 and up"),
     ],

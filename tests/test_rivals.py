@@ -176,7 +176,7 @@ def test_all_guidances_of_the_registry_take_part(dits):
     wan = dg.load(tiny.families()["wan"].pipeline())
     found, notes = methods(wan, None, None, [0], (1.0,), (2.0,), 3, (32, 64))
     assert {"CFG", "FreSca", "FDG", "SLGUncond", "S2Guidance", "Gain"} <= {m.name for m in found}
-    assert any(note.startswith("without PAG: PAG knows the layouts") for note in notes)
+    assert any(note.startswith("without PAG: PAG supports the families") for note in notes)
     assert any(note.startswith("without DG: this model has no profile") for note in notes)
 
 
@@ -187,7 +187,7 @@ def test_all_guidances_of_the_registry_take_part(dits):
         ({"names": ["CFG", "CFG"]}, "none twice"),
         ({"weights": (1.0,)}, "as many of each"),
         ({"weights": (0.0, 1.0)}, "w above 0"),
-        ({"search": [("thing 1", torch.zeros(3, 32, 48))] * 2}, "searched on and reported on: .'thing 1'"),
+        ({"search": [("thing 1", torch.zeros(3, 32, 48))] * 2}, "used both to search and to report: .'thing 1'"),
         ({"search": [("a", torch.zeros(3, 32, 48))]}, "1 prompts to search on and 5 to report on"),
         ({"controls": 0}, "controls=0"),
         ({"names": ["PAG"], "blocks": [9]}, "there are 0 to 3"),

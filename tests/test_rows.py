@@ -104,7 +104,7 @@ def test_pag_pipelines_are_refused_by_name(kind):
     parts, takes = tiny.PIPELINES["sd3"]().components, inspect.signature(kind.__init__).parameters
     pipe = kind(**{name: part for name, part in parts.items() if name in takes}, pag_applied_layers=["blocks.2"])
     guider = dg.DetailGuidance(detail_guidance_scale=0.5, disrupt=dg.Disrupt(CHANNELS, 1))
-    words = f"a {kind.__name__} lays a third, perturbed row .*dg.baselines.PAG"
+    words = f"a {kind.__name__} adds a third, perturbed row .*dg.baselines.PAG"
     with pytest.raises(ValueError, match=words), dg.detail_guidance(pipe, guider):
         raise AssertionError
     with pytest.raises(ValueError, match=words):

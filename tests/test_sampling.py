@@ -284,7 +284,7 @@ def test_the_callers_scale_is_read_and_a_different_one_refused(dit, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(dit.transformer, "forward", lambda *a, **k: pytest.fail("a forward ran before the error"))
         for mine, callers in ((3.0, 2.0), (3.0, 1.0), (1.0, 3.0)):
-            with pytest.raises(ValueError, match=f"={callers:g}, the guider says guidance_scale={mine:g}"):
+            with pytest.raises(ValueError, match=f"={callers:g}, and the guider has guidance_scale={mine:g}"):
                 with dg.detail_guidance(dit.pipeline, dg.DetailGuidance(mine, 0.8, off)):
                     stock(dit, callers)
 

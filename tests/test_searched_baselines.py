@@ -82,5 +82,5 @@ def test_unknown_baselines_and_families_without_the_layout_are_refused(dits):
         with pytest.raises(ValueError, match="some of PAG, SLG, SEG, SoftPAG, blur, noised twin"):
             guidance(dits("sd3"), [("a", picture), ("b", picture)], channels=[1], baselines=names, progress=False)
     dit = dg.load(tiny.families()["auraflow"].pipeline())
-    with pytest.raises(ValueError, match="not of family 'auraflow'"):
+    with pytest.raises(ValueError, match="this model is of family 'auraflow'"):
         guidance(dit, [("a", picture), ("b", picture)], channels=[1], baselines=["SEG"], progress=False)

@@ -32,7 +32,7 @@ def dit():
         (lambda: dg.DetailGuidance(3.0, 0.5, OFF, detail_guidance_start=NAN), "detail_guidance_start=nan"),
         (lambda: dg.DetailGuidance(3.0, 0.5, OFF, guidance_rescale="no"), "guidance_rescale='no'; a number"),
         (lambda: dg.DetailGuidance(3.0, 0.5, [OFF, OFF]), "disrupt= is a list of 2; .* one disruption"),
-        (lambda: dg.DetailGuidance(3.0, 0.5, 3), "disrupt= is a int; pass a Disrupt"),
+        (lambda: dg.DetailGuidance(3.0, 0.5, 3), "disrupt= is an int; pass a Disrupt"),
         (lambda: dg.CFG(NAN), "guidance_scale=nan"),
         (lambda: dg.CFG(0.5), "guidance_scale=0.5; .* at least 1"),
         (lambda: dg.baselines.SLG(3.0, INF, blocks=[1]), "weight=inf"),
@@ -81,8 +81,8 @@ def test_numbers_of_numpy_and_torch_and_one_instead_of_several_are_taken(dit):
     ("arguments", "words"),
     [
         ({"prompt": None}, "no prompt: pass what to draw"),
-        ({"prompt": ["a", 3]}, "a prompt is 3; a string"),
-        ({"guidance_scale": 4.0}, r"guidance_scale= is the guidance's: pass guidance=dg.CFG\(s\)"),
+        ({"prompt": ["a", 3]}, "prompt 3: a string is needed"),
+        ({"guidance_scale": 4.0}, r"guidance_scale= belongs to the guidance: pass guidance=dg.CFG\(s\)"),
         ({"num_inference_steps": 4}, "pass steps="),
         ({"seed": 1.5}, "seed=1.5; whole numbers"),
     ],
@@ -107,7 +107,7 @@ def guided(dit, guider, **way):
     [
         (dg.CFG(4.0), {}, "the guider is a CFG, and the pipeline does classifier-free guidance itself"),
         (OFF, {}, "the guider is a Disrupt; pass dg.DetailGuidance"),
-        (None, {}, "the guider is a NoneType; pass dg.DetailGuidance"),
+        (None, {}, "the guider is None; pass dg.DetailGuidance"),
         (dg.DetailGuidance(4.0, 0.5, OFF), {"way": "bogus"}, "way='bogus'; allowed: fork, partial, whole"),
     ],
 )

@@ -146,7 +146,7 @@ def test_cells_choice_and_profile(settings, dit, pictures):
     assert (guider.guidance_scale, guider.detail_guidance_scale) == (wanted.s, wanted.w)
     assert (guider.detail_guidance_start, guider.detail_guidance_stop) == (0.5, 1.0)
     assert dg.DetailGuidance.from_profile(profile, guidance_scale=4.0).guidance_scale == 4.0
-    with pytest.raises(ValueError, match="says no detail_guidance_scale"):
+    with pytest.raises(ValueError, match="has no detail_guidance_scale"):
         dg.DetailGuidance.from_profile({"channels": [3], "block": 1, "source": "a test"})
     json.loads((made.folder / "chosen.json").read_text())
     axes = made.plot().axes
@@ -290,7 +290,7 @@ def test_a_full_disk(settings, dit, tmp_path, monkeypatch):
         ({"seeds": ["one"]}, ValueError, "'one' is not a whole number"),
         ({"steps": "20"}, ValueError, "steps '20': '20' is not a whole number"),
         ({"seeds": 3}, ValueError, r"seeds is 3; a list is needed, such as \[3\]"),
-        ({"detail_guidance_scales": [0.5, 0.5]}, ValueError, "one is there twice"),
+        ({"detail_guidance_scales": [0.5, 0.5]}, ValueError, "name each once"),
         ({"detail_guidance_scales": ["much"]}, ValueError, "a value of the wrong kind"),
         ({"detail_guidance_scales": [0.0]}, ValueError, "w must be more than 0"),
         ({"guidance_scales": [0.5]}, ValueError, "at least 1"),
@@ -318,7 +318,7 @@ def test_bad_settings(settings, dit, changes, error, words):
 
 
 def test_files_that_are_no_sweep(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no sweep file"):
+    with pytest.raises(FileNotFoundError, match="does not exist: pass a YAML file"):
         read_config(tmp_path / "nothing.yaml")
     (tmp_path / "a.yaml").write_text("folder: [")
     with pytest.raises(ValueError, match="is not YAML"):
@@ -474,7 +474,7 @@ def test_command(settings, dit, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["dg-tools", "sweep", str(tmp_path / "none.yaml")])
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    assert caught.value.code == 1 and "no sweep file" in capsys.readouterr().err
+    assert caught.value.code == 1 and "does not exist: pass a YAML file" in capsys.readouterr().err
 
 
 def test_channels_that_are_left_out_are_the_profiles_with_its_dose(dit, monkeypatch):

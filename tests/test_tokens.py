@@ -131,7 +131,7 @@ def test_same_call_same_bytes_saved_and_drawn(planted, result, tmp_path):
 
 def test_bad_input_is_refused_before_any_forward(planted):
     for arguments, error, words in (
-        ({"measured": 4}, ValueError, "there are 1 to 3 steps to measure at"),
+        ({"measured": 4}, ValueError, "this run has 3 steps: pass 1 to 3"),
         ({"steps": 0}, ValueError, "steps=0"),
         ({"ratio": 0}, ValueError, "ratio=0"),
         ({"controls": 0}, ValueError, "controls=0"),

@@ -224,13 +224,13 @@ def test_an_exception_in_the_disrupted_pass_leaves_nothing(pipes):
         ({"detail_guidance_scale": 0.5}, "rows='uncond' has no w, and detail_guidance_scale=0.5 was given"),
         ({"detail_guidance_scale": 0}, "detail_guidance_scale=0 was given"),
         ({"guidance_scale": 1.0}, "at CFG scale 1 there is none"),
-        ({"disrupt": COND}, "the disruption is of the other rows"),
+        ({"disrupt": COND}, "contradicts the rows of the disruption"),
         ({"disrupt": None}, "rows is 'uncond', so disrupt= is needed"),
         ({"match": "gain"}, "leave it out with rows='uncond'"),
         ({"rows": "both"}, "rows='both'; allowed: cond, uncond"),
         (
             {"rows": "cond", "disrupt": UNCOND},
-            "the disruption is of the other rows",
+            "contradicts the rows of the disruption",
         ),
     ],
 )

@@ -89,7 +89,7 @@ def attention(
     check_call(dit, prompts, kwargs, "attention", attention)
     check_cache(dit.transformer)
     if "num_frames" in dit.takes:
-        raise ValueError("attention is read of pictures; this pipeline makes videos")
+        raise ValueError("attention can be read for pictures only; this pipeline makes videos")
     scale = guidance_scale(guidance)
     height, width = dit.size(height, width)
     steps = dit.default_steps if steps is None else steps

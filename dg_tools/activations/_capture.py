@@ -30,6 +30,7 @@ from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.stepping import after_callback, after_each_step
 from dg_tools.generation.sampling import check_call, guidance_scale, windowed
 from dg_tools.interventions import Edit, attached
+from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, spatial
@@ -203,8 +204,9 @@ def check_request(
         raise ValueError("an empty list of prompts or seeds: nothing to capture")
     if windowed(guidance) is not None:
         raise ValueError(
-            "capture runs with plain CFG(s) or without guidance: a disrupted pass would be mixed in (pass edits= "
-            "instead, or capture inside `with dg.detail_guidance(...)`), and a window or a rescale would not be seen"
+            f"capture takes a plain dg.CFG(s) or None, not {kind_of(guidance)}: a disrupted pass would be mixed in, "
+            "and a window or a rescale would not be seen; pass edits= instead, or capture inside `with "
+            "dg.detail_guidance(...)`"
         )
     if rows not in ("cond", "all"):
         raise ValueError(f"rows={rows!r}; allowed: cond, all")

@@ -104,7 +104,8 @@ def features(
         raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(get_args(Recipe))}")
     if recipe in MODULATES and not dit.family.layer_norms:
         raise ValueError(
-            f"recipe {recipe!r} has a LayerNorm; {dit.family.name!r} norms otherwise: take 'raw' or 'discard'"
+            f"recipe {recipe!r} needs a LayerNorm, which family {dit.family.name!r} does not have: take 'raw' "
+            "or 'discard'"
         )
     if not 0 < sigma <= 1:
         raise ValueError(f"sigma={sigma} requested; noise levels lie above 0 and up to 1")
@@ -130,8 +131,7 @@ def known_channels(dit: DiT, channels: Sequence[int] | None, recipe: Recipe) -> 
     if recipe not in WITH_CHANNELS:
         if channels is not None:
             raise ValueError(
-                f"recipe {recipe!r} discards no channels and keeps no map of any: leave channels out, or take 'ditf', "
-                "'discard' or 'mrep'"
+                f"recipe {recipe!r} uses no channels: leave channels out, or take 'ditf', 'discard' or 'mrep'"
             )
         return []
     selection = list((dit.profile or {}).get("channels", ()) if channels is None else channels)

@@ -92,9 +92,12 @@ def find_tokens(
     """
     data = getattr(activations, "data", activations)
     if "token_norm" not in data:
-        raise ValueError(f"find_tokens needs token_norm; these activations have {sorted(map(str, data))}")
+        raise ValueError(
+            f"find_tokens needs token_norm; these activations have {', '.join(sorted(map(str, data)))}: capture "
+            "them again"
+        )
     if not ratio > 1 or not spread > 0:
-        raise ValueError(f"ratio={ratio}, spread={spread}; ratio is more than 1 and spread more than 0")
+        raise ValueError(f"ratio={ratio}, spread={spread}; ratio must be more than 1, and spread more than 0")
     there = [str(s) for s in data["stream"].values]
     wanted = there if streams is None else list(streams)
     if not set(wanted) <= set(there):

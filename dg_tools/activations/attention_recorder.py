@@ -17,6 +17,7 @@ import xarray as xr
 from dg_tools.forward.attention import Inputs, Product
 from dg_tools.forward.attention_sites import AttentionSite, on_attention, rest
 from dg_tools.forward.call import NOTHING, Call
+from dg_tools.kinds import some
 from dg_tools.models.dit import DiT
 
 QUERIES = ("image", "text")
@@ -163,8 +164,9 @@ class AttentionRecorder:
         missing = {(s, b) for s in range(self.plan.steps) for b in self.plan.branches} - self.seen
         if missing:
             raise RuntimeError(
-                f"the run gave steps {sorted(self.sigmas)} of {self.plan.steps}, without {sorted(missing)[:4]}: it "
-                "ended early, or a callback ended its guidance (rows='cond' reads such a run)"
+                f"the run gave {len(self.sigmas)} of {self.plan.steps} steps, without "
+                f"{some(sorted(missing), 3)} (step, branch): it ended early, or a callback ended its guidance "
+                "(rows='cond' reads such a run)"
             )
 
     def dataset(self) -> xr.Dataset:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dg_tools.kinds import some
+
 Query = Literal["image", "text"]
 
 
@@ -135,12 +137,18 @@ class Attention:
         """
         words = self.data["word"].values.tolist() if "word" in self.data.coords else []
         if word not in words:
-            raise KeyError(f"no map of {word!r}; there are maps of {words}: pass words=[{word!r}] to attention")
+            raise KeyError(
+                f"word {word!r} has no map; there are maps of {some(map(repr, words), 8) or 'no word'}: pass "
+                f"words=[{word!r}] to attention"
+            )
         field = self.data["word_map"].sel(word=word).isel(prompt=prompt)
         if blocks is not None:
+            known = field["block"].values.tolist()
             field = field.sel(site=np.isin(field["block"], list(blocks)))
             if not field.sizes["site"]:
-                raise ValueError(f"blocks={list(blocks)} requested; attention was read at others")
+                raise ValueError(
+                    f"blocks={list(blocks)} requested; attention was read at blocks {some(sorted(set(known)), 60)}"
+                )
         return field.mean([d for d in field.dims if d not in ("row", "column")]).values
 
     def plot(self, word: str | None = None, **kwargs: Any) -> Any:

@@ -102,7 +102,7 @@ def read_lazily(folder: Path) -> xr.Dataset:
 def check_target(folder: Path) -> None:
     """Raise FileExistsError for a folder that holds something other than activations."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ".zgroup").is_file())):
-        raise FileExistsError(f"{folder} holds something else: pass a folder of its own for activations")
+        raise FileExistsError(f"{folder} holds other files: pass a new or empty folder for the activations")
 
 
 def save(data: xr.Dataset, folder: Path) -> None:

@@ -20,6 +20,7 @@ from dg_tools.activations.reduce import CHANNEL, sizes, statistics
 from dg_tools.activations.store import RawStore
 from dg_tools.activations.together import Together
 from dg_tools.forward.call import NOTHING, Call
+from dg_tools.kinds import some
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 
@@ -253,8 +254,8 @@ class Recorder:
         if self.seen != expected:
             missing = sorted(expected - self.seen) or sorted(self.seen - expected)
             raise RuntimeError(
-                f"the run gave steps {sorted(self.sigmas)} of {steps}, without {missing[:4]}: it ended early, or "
-                "a callback ended its guidance (rows='cond' captures such a run)"
+                f"the run gave {len(self.sigmas)} of {steps} steps, without {some(missing, 3)} (step, "
+                "branch): it ended early, or a callback ended its guidance (rows='cond' captures such a run)"
             )
 
     def dataset(self) -> xr.Dataset:

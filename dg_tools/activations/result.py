@@ -144,7 +144,9 @@ class Activations:
         """
         if variable is not None:
             if variable not in self.data:
-                raise KeyError(f"no variable {variable!r}; there are {', '.join(map(str, self.data))}")
+                raise KeyError(
+                    f"variable {variable!r} is not in these activations; there are {', '.join(map(str, self.data))}"
+                )
             return self.data[variable].to_dataframe().reset_index()
         part = self.data[[v for v in self.data if v in ("median_abs_mean", "clipped")]]
         for name in ("top_value", "top_channel", "top_token"):

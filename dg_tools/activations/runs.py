@@ -34,7 +34,7 @@ def settings(dit: DiT, height: int, width: int, edits: Sequence[Edit]) -> dict[s
     found = {**source, "versions": versions, **flat, **size, "edits": [e.sentence() for e in edits]}
     if compiled_parts(dit.transformer):
         found["left_out"] = f"{', '.join((*WRITES, *LARGEST))} of compiled blocks"
-        logger.warning("not captured: %s, which do not leave the compiled code", found["left_out"])
+        logger.warning("not captured: %s, since the compiled code does not return them", found["left_out"])
     return found
 
 

@@ -66,7 +66,7 @@ def open_activations(folder: str | Path, *, verify: bool = True) -> Activations:
     """
     folder = Path(folder)
     if not (folder / ".zgroup").is_file():
-        raise FileNotFoundError(f"no activations at {folder}: pass the folder that Activations.save wrote")
+        raise FileNotFoundError(f"{folder} holds no activations: pass the folder that Activations.save wrote")
     if not (folder / JOURNAL).is_file():
         raise ValueError(f"the activations at {folder} are damaged: {JOURNAL} is missing, so nothing can be checked")
     journal = read_journal(folder)

@@ -79,7 +79,7 @@ class Wanted:
             if is_wrong:
                 raise typer.BadParameter(words)
         if not self.guided and self.rho is None and (self.channels or self.block is not None or self.auto):
-            say("note: --channel, --block and --auto do nothing here: they are of --dg, --rho and --dg-rows uncond")
+            say("note: --channel, --block and --auto do nothing here: they need --dg, --rho or --dg-rows uncond")
 
     def guider(self, dit: DiT, call: dict[str, Any]) -> Any:
         """Detail Guidance, or the knob, on one model; None where neither was given."""

@@ -146,10 +146,10 @@ def known_rivals(names: list[str]) -> list[str]:
     known = {name.lower(): name for name in RIVALS}
     for name in names:
         if name.lower() not in known:
-            raise typer.BadParameter(f"--with {name}: there is no such baseline; known: {', '.join(RIVALS)}")
+            raise typer.BadParameter(f"--with {name} is unknown; there are {', '.join(RIVALS)}")
     rivals = [known[name.lower()] for name in names]
     if len(set(rivals)) < len(rivals):
-        raise typer.BadParameter(f"--with {' --with '.join(names)}: each baseline once")
+        raise typer.BadParameter(f"--with {' --with '.join(names)}: name each baseline once")
     return rivals
 
 

@@ -49,7 +49,7 @@ def explore(
     given = {**{f"--{k}": v for k, v in call.items()}, "--device": device}
     if kind != "model" and any(v is not None for v in given.values()):
         raise typer.BadParameter(
-            f"a {kind} is looked up and not run: leave out {', '.join(k for k in given if given[k])}"
+            f"a {kind} is shown as it is and nothing is run: leave out {', '.join(k for k in given if given[k])}"
         )
     say("loading the model ..." if kind == "model" else f"loading the {kind} ...")  # imports alone take seconds
     try:

@@ -67,7 +67,7 @@ def find(
             print_massive(finished_runs(finished, rule, stream), warnings, as_json, blocks)
             stop("this is of the finished runs only")
     if not acts.data.attrs.get("finished", True):
-        say("warning: these activations are of a run that was stopped: what follows is of its finished part")
+        say("warning: these activations come from a run that was stopped; the table shows its finished part")
     print_massive(finished_runs(acts, rule, stream), warnings, as_json, blocks)
 
 

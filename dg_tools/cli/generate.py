@@ -180,7 +180,10 @@ def repeat(picture: Path, out: Path, model: str | None, placement: tuple[str | N
         words = {} if report is None else {"guidance": str(report)}
         pairs({"from": picture, "again": file, "picture": verdict, **words}, title=str(made_by["prompt"]))
     if differ:
-        say("the picture came out otherwise: other versions, another device or number of threads can do that")
+        say(
+            "the picture differs from the first one: other versions, another device or another number of threads "
+            "can cause that"
+        )
         raise typer.Exit(3)
 
 
@@ -203,7 +206,8 @@ def maker(
         dit = loaded(model or made_by["model"], device, dtype, offload, as_json=as_json)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{picture} was made by {made_by['model']!r}; where that is a folder, pass it: --model FOLDER ({error})"
+            f"{picture} was made by {made_by['model']!r}, which cannot be loaded ({error}): pass its folder, "
+            "--model FOLDER"
         ) from None
     if made_by["versions"] is None:
         say("warning: GuidanceExplorer wrote this picture without weights, precision and versions: it may differ")

@@ -62,7 +62,7 @@ def info(
         f"step in raw=."
     )
     if missing:
-        print(f"Weights that are not there: {', '.join(missing)}.")
+        print(f"Weights that are missing: {', '.join(missing)}.")
     print(f"Embedded models: {', '.join(embedded())}.")
 
 

@@ -73,11 +73,14 @@ def examples(dit: DiT, items: Items, folder: References | None = None, *, truth:
     without = [x for x in checked if x.picture is None]
     if truth and without:
         raise ValueError(
-            f"{without[0].prompt!r} has no picture: this experiment needs the truth; pass "
+            f"{without[0].prompt!r} has no picture: this experiment compares with true pictures; pass "
             "`dg.references(dit).sample(n)` or (prompt, picture) pairs, pictures (3, H, W) in [-1, 1]"
         )
     if without and len(without) < len(checked):
-        raise ValueError(f"{without[0].prompt!r} has no picture, and other prompts have one: pass one kind")
+        raise ValueError(
+            f"{without[0].prompt!r} has no picture, and other prompts have one: pass a picture with each prompt, "
+            "or with none"
+        )
     if checked and not without:
         checked = of_one_size(dit, checked)
         dit.size(*pictures_of(checked).shape[-2:])

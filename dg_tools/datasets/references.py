@@ -58,7 +58,7 @@ class References:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "names.json").is_file():
-            raise FileNotFoundError(f"no references in {folder}: names.json is missing")
+            raise FileNotFoundError(f"{folder} holds no references: names.json is missing")
         meta = json.loads((folder / "names.json").read_text(encoding="utf-8"))
         self.folder = folder
         self.names: list[str] = meta["names"]

@@ -147,7 +147,8 @@ def check_search(dit: DiT, block: Any, blocks: Sequence[int], sigmas: Sequence[f
         dit.block(index)
     if not blocks or not sigmas or not all(0 < s <= 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
         raise ValueError(
-            f"block={block}, sigmas={list(sigmas)}; at least one each, sigmas distinct, above 0 and up to 1"
+            f"block={block}, sigmas={list(sigmas)}; at least one block is needed, and distinct sigmas above 0 "
+            "and up to 1"
         )
 
 
@@ -178,7 +179,7 @@ def divided(
     if items[0].reference is None:
         size = dict(zip(("height", "width"), items[0].picture.shape[-2:], strict=True))
     if not 0 < develop < 1:
-        raise ValueError(f"develop={develop} requested; a share of the pictures, between 0 and 1")
+        raise ValueError(f"develop={develop}; a share of the pictures between 0 and 1 is needed")
     settings = {"block": block, "detect": develop, "progress": progress, **kwargs, **size}
     if channels is None:
         return choose(dit, items, seeds, **settings)

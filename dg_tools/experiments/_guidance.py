@@ -127,7 +127,7 @@ def guidance(
     alone = items[0].picture is None
     if alone and baselines:
         raise ValueError(
-            f"baselines={list(baselines)}: they are searched by the rightness of detail, so pictures are needed: pass "
+            f"baselines={list(baselines)} are searched by the rightness of detail, which needs pictures: pass "
             "(prompt, picture) pairs, or leave baselines out"
         )
     size = (kwargs.get("height"), kwargs.get("width")) if alone else pictures_of(items).shape[-2:]
@@ -228,13 +228,13 @@ def check(prompts: Sequence[str], seeds: Sequence[int], scale: float, steps: int
     if twice:
         raise ValueError(f"prompts given twice: {twice[:3]}; pass each once, with several seeds")
     if not len(seeds) or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds={list(seeds)}: at least one, none twice")
+        raise ValueError(f"seeds={list(seeds)}; pass at least one, and each once")
     if scale <= 1:
         raise ValueError(f"scale={scale}; the usual CFG scale s must be more than 1 (1 = off), or there is no CFG")
     if steps < 2 or controls < 1:
         raise ValueError(f"steps={steps}, controls={controls}; at least 2 steps and 1 control draw")
     if noise <= 0:
-        raise ValueError(f"noise={noise}: relative to the weights' standard deviation, more than 0")
+        raise ValueError(f"noise={noise}; it is relative to the weights' standard deviation, and must be more than 0")
 
 
 def check_sweep(
@@ -253,7 +253,7 @@ def check_sweep(
         raise ValueError(f"weight={weight}, scales={list(scales)}; the paper's w must be more than 0 (0 = off)")
     for what, values in (("weight and scales", weights), ("blocks", list(blocks)), ("windows", list(windows))):
         if len(set(values)) < len(values):
-            raise ValueError(f"{what} {values}: one is there twice")
+            raise ValueError(f"{what} {values}: pass each once")
     for span in (window, *windows):
         GuidanceRule("guidance", window=span, blur_sigma=blur_sigma)
     for block in blocks:

@@ -53,7 +53,7 @@ class Lens:
         """
         x0 = {"clean": self.clean, "without": self.without}.get(which)
         if x0 is None:
-            raise ValueError(f"which={which!r}; there is clean, and without where channels were named")
+            raise ValueError(f"which={which!r}; allowed: clean, and without where channels were named")
         return torch.stack([decode(self.dit, block, output_type="pt").float().cpu() for block in x0])
 
     def change(self) -> torch.Tensor:

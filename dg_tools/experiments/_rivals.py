@@ -103,7 +103,8 @@ def rivals(
     before, after = parts(pictures, search, split_seed)
     if not len(seeds) or len(set(seeds)) < len(seeds) or controls < 1 or steps < 2:
         raise ValueError(
-            f"seeds={list(seeds)}, controls={controls}, steps={steps}: seeds, none twice; at least 1; at least 2"
+            f"seeds={list(seeds)}, controls={controls}, steps={steps}; pass distinct seeds, at least 1 "
+            "control and at least 2 steps"
         )
     say_shared([*before, *after])
     edit = disrupt if disrupt is not None else profile_edit(dit)
@@ -188,7 +189,7 @@ def parts(pictures: Items, search: float | Items, seed: int) -> tuple[list[Any],
         before, after = as_items(search), items
     both = sorted(set(prompts_of(before)) & set(prompts_of(after)))
     if both:
-        raise ValueError(f"prompts that are searched on and reported on: {both[:3]}; use each for one of the two")
+        raise ValueError(f"prompts used both to search and to report: {both[:3]}; use each for one of the two")
     if len(before) < 2 or len(after) < 2:
         raise ValueError(f"{len(before)} prompts to search on and {len(after)} to report on: at least 2 of each")
     return before, after

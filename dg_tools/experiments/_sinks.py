@@ -114,7 +114,7 @@ def sinks(
     found = [mass_of(dit, part, sites, stream) for part in trajectories(dit, first, seeds, **runs)]
     mass = np.mean(np.concatenate(found), 0)  # (site, token)
     if k >= mass.shape[1]:
-        raise ValueError(f"k={k} of {mass.shape[1]} {stream} tokens: others are needed as controls")
+        raise ValueError(f"k={k} of {mass.shape[1]} {stream} tokens: too few others are left as controls")
     tokens = np.argsort(-mass.mean(0), kind="stable")[:k].tolist()
     plan = planned(tokens, mass.mean(0), block, stream, controls)
     shape = (len(names), len(seeds), len(keep))

@@ -71,13 +71,11 @@ def timestep(
     keep = evenly(steps, measured)
     seeds = as_list(seeds)
     if len(keep) < 2:
-        raise ValueError(f"measured={measured}: what the timestep does takes two noise levels at least")
+        raise ValueError(f"measured={measured}; the effect of the timestep needs at least two noise levels")
     if swaps < 1:
         raise ValueError(f"swaps={swaps}; at least 1 is needed")
     if not dit.family.conditioning:
-        raise ValueError(
-            f"the swaps need blocks that are handed their conditioning by row; {dit.family.name!r} has none"
-        )
+        raise ValueError(f"the swaps need blocks that receive their conditioning per row; {dit.family.name!r} has none")
     if channels is not None:
         check_controls(dit, channels, controls)
     subject = choose(dit, prompts, seeds, channels=channels, block=block, steps=steps, progress=progress, **kwargs)

@@ -157,7 +157,7 @@ def noised_copy(transformer: Any, size: float, seed: int = 0) -> Any:
         ValueError: a size that is not positive; weights that are quantised, offloaded in parts or with LoRA.
     """
     if size <= 0:
-        raise ValueError(f"size={size}: noise relative to the weights' standard deviation, more than 0")
+        raise ValueError(f"size={size}; noise is relative to the weights' standard deviation, and must be more than 0")
     check_noise(transformer, copied=True)
     copy = type(transformer).from_config(transformer.config)  # not a deep copy: that would take hooks along
     copy.load_state_dict(transformer.state_dict())

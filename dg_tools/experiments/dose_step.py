@@ -78,7 +78,9 @@ class OneStep(EditableStep):
             RuntimeError: a target of 0: no control can be scaled to an edit that does nothing.
         """
         if not target > 0:
-            raise RuntimeError(f"{control.sentence()}: the dose changes the velocity by {target}; name another block")
+            raise RuntimeError(
+                f"{control.sentence()}: the dose changes the velocity by {target:.3g}; name another block"
+            )
         step = float(control.retention(self.sigma)) - 1
 
         tried: dict[float, torch.Tensor] = {}

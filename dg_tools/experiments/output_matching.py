@@ -74,7 +74,7 @@ def match_output(
         clean = velocity(dit, noised, sigma, inputs)
     target = output_change(dit, edit, noised, sigma, inputs, clean).mean().item()
     if not target > 0 or not math.isfinite(target):
-        raise ValueError(f"{edit.sentence()}: it changes the prediction by {target}, so there is nothing to match")
+        raise ValueError(f"{edit.sentence()}: it changes the prediction by {target:.3g}, so there is nothing to match")
     matched: list[Disrupt] = []
     for control in progress_bar(progress, list(controls), desc="matching"):
 
@@ -86,9 +86,9 @@ def match_output(
         strength, reached = solve(change, target, tolerance, largest, float(start))  # type: ignore[arg-type]
         if abs(reached - target) > tolerance * target:
             raise RuntimeError(
-                f"{control.sentence()}: at strength {strength:.3g} it changes the prediction by {reached:.4g}, the "
-                f"edit by {target:.4g}; no strength up to {largest:g} comes within {tolerance:.0%}: leave this "
-                "control out, match a weaker edit, or allow more"
+                f"{control.sentence()}: at strength {strength:.3g} it changes the prediction by "
+                f"{reached:.4g}, the edit by {target:.4g}; no strength up to {largest:g} comes within "
+                f"{tolerance:.0%}: leave this control out, match a weaker edit, or pass a larger tolerance"
             )
         matched.append(replace(control, strength=strength))
     return matched

@@ -189,7 +189,7 @@ class Result:
         for outcome in self.outcomes:
             if outcome.name == name:
                 return outcome
-        raise KeyError(f"no outcome {name!r}; there are {[o.name for o in self.outcomes]}")
+        raise KeyError(f"no outcome {name!r}; there are {', '.join(o.name for o in self.outcomes)}")
 
     def to_frame(self) -> pd.DataFrame:
         """The tidy table, a copy."""

@@ -98,12 +98,14 @@ def methods(
     wanted = NAMES if names is None else tuple(names)
     unknown = [name for name in wanted if name not in NAMES]
     if unknown or not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(f"names={list(wanted)}: some of {', '.join(NAMES)}, none twice")
+        raise ValueError(f"names={list(wanted)}; name some of {', '.join(NAMES)}, each once")
     if len(weights) != len(scales) or len(set(weights)) < len(weights) or len(set(scales)) < len(scales) or not weights:
-        raise ValueError(f"weights={list(weights)}, scales={list(scales)}: as many of each, none twice")
+        raise ValueError(
+            f"weights={list(weights)}, scales={list(scales)}; pass the same number of both, each value once"
+        )
     if min(weights) <= 0 or min(scales) <= 1:
         raise ValueError(
-            f"weights={list(weights)}, scales={list(scales)}: w above 0 and s above 1 (there they are off)"
+            f"weights={list(weights)}, scales={list(scales)}; w must be above 0 and s above 1 (at these they are off)"
         )
     found, notes = [], []
     for name in wanted:

@@ -30,7 +30,7 @@ def check(dit: DiT, baselines: Sequence[str]) -> None:
     """Raise ValueError for a name that is unknown or given twice, or a family whose layout a baseline does not know."""
     unknown = [name for name in baselines if name not in NAMES]
     if unknown or len(set(baselines)) < len(baselines):
-        raise ValueError(f"baselines={list(baselines)}: some of {', '.join(NAMES)}, none twice")
+        raise ValueError(f"baselines={list(baselines)}; name some of {', '.join(NAMES)}, each once")
     for name in baselines:
         if name in IN_BLOCKS:
             BASELINES[name].guider(1.0, blocks=0).check(dit)

@@ -13,6 +13,7 @@ import torch
 from dg_tools.families import bind
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.stepping import after_each_step
+from dg_tools.kinds import some
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import spatial
 from dg_tools.onestep import conditions
@@ -49,7 +50,7 @@ def evenly(steps: int, count: int) -> list[int]:
     if steps < 1:
         raise ValueError(f"steps={steps}; at least 1 is needed")
     if not 1 <= count <= steps:
-        raise ValueError(f"measured={count}; there are 1 to {steps} steps to measure at")
+        raise ValueError(f"measured={count}; this run has {steps} steps: pass 1 to {steps}")
     return sorted(set(np.linspace(0, steps - 1, count).round().astype(int).tolist()))
 
 
@@ -79,7 +80,10 @@ def trajectories(
         call = {**kwargs, "seed": [seed for _, seed in part], "steps": steps, "height": height, "width": width}
         states, final = one_run(dit, names, keep, call)
         if sorted(states) != sorted(keep):
-            raise RuntimeError(f"the run gave steps {sorted(states)} of the requested {sorted(keep)}: it ended early")
+            raise RuntimeError(
+                f"the run gave {len(states)} of the {len(keep)} requested steps, without "
+                f"{some(sorted(set(keep) - set(states)))}: it ended early"
+            )
         in_order = [(step, *states[step]) for step in sorted(states)]
         inputs = conditions(dit, names, height, width, **plain)
         yield Batch(range(begin, begin + len(part)), names, in_order, final, inputs)

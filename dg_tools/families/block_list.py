@@ -284,7 +284,7 @@ def count_known(image_tokens: int | None) -> int:
     """The count of image tokens, which must be there."""
     if not image_tokens:
         raise RuntimeError(
-            "this block returns text and image tokens in one sequence, and how many are the image's is not known here: "
-            "the transformer was not called as a module, or its Call has no image_tokens"
+            "this block returns text and image tokens in one sequence, and the number of image tokens is "
+            "unknown: call the transformer as a module, or give its Call image_tokens"
         )
     return image_tokens

@@ -34,8 +34,8 @@ class ImageLast(Inputs):
     def native(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if inputs.get("kv_cache") is not None:  # Qwen-Image 2.1
             raise ValueError(
-                "use_kv_cache=True given, which is the pipeline's default: after the first step its blocks get no "
-                "text, and the streams are not what the record says; pass use_kv_cache=False"
+                "use_kv_cache=True, the default of this pipeline, leaves the text out of the blocks after "
+                "the first step, where the record expects it: pass use_kv_cache=False"
             )
         return inputs
 

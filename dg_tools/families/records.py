@@ -186,7 +186,7 @@ class Family:
             for key, value in facts:
                 actual = part.get(key, value)
                 if (tuple(actual) if isinstance(actual, list) else actual) != value:  # JSON has lists
-                    raise ValueError(f"family {self.name!r} is about {key}={value!r}; this {name} has {actual!r}")
+                    raise ValueError(f"family {self.name!r} is written for {key}={value!r}; this {name} has {actual!r}")
 
     def width(self, transformer: Any) -> int:
         """Channels of the residual stream."""
@@ -246,7 +246,8 @@ class Family:
         rows, columns = extent(ids.reshape(-1, ids.shape[-1])[-hidden.shape[1] :])
         if rows * columns != hidden.shape[1]:
             raise ValueError(
-                f"{hidden.shape[1]} image tokens are not a {rows} x {columns} picture: only plain text-to-image"
+                f"{hidden.shape[1]} image tokens are not a {rows} x {columns} picture: only plain "
+                "text-to-image calls are supported"
             )
         return rows, columns
 

@@ -48,7 +48,7 @@ REFUSALS = {
     ),
     "compiled inside": Refusal(
         "compiling inside an edit, a guidance or a capture",
-        "this transformer was compiled while an edit, a guidance or a capture was on, which does not act on it",
+        "this transformer was compiled while an edit, a guidance or a capture was on, so that it does not act",
         "compile it before",
         RuntimeError,
     ),
@@ -64,13 +64,13 @@ REFUSALS = {
     ),
     "cache": Refusal(
         "step caches (`enable_cache`)",
-        "{cache} is on for this transformer: it skips blocks from step to step, and would answer a disrupted pass with "
-        "what a clean one left",
+        "{cache} is on for this transformer: it skips blocks from step to step, and would reuse values of a "
+        "clean pass in a disrupted one",
         "call transformer.disable_cache() first",
     ),
     "pag": Refusal(
         "PAG pipelines",
-        "a {pipeline} lays a third, perturbed row beside the two of classifier-free guidance",
+        "a {pipeline} adds a third, perturbed row to the two of classifier-free guidance",
         "use the plain pipeline with dg.baselines.PAG",
     ),
     "second transformer": Refusal(

@@ -127,7 +127,7 @@ def read_picture(file: str | Path) -> tuple[Image, dict[str, Any]]:
 
     file = Path(file)
     if not file.is_file():
-        raise FileNotFoundError(f"no picture at {file}")
+        raise FileNotFoundError(f"{file} does not exist: pass a picture")
     try:
         with Image.open(file) as opened:
             opened.load()

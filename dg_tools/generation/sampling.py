@@ -103,7 +103,9 @@ def check_call(
     own = [n for n in inspect.signature(function).parameters if n not in ("dit", "kwargs")]
     for given in arguments:
         if given in ("guidance_scale", dit.family.guidance_argument):
-            raise TypeError(f"{given}= is the guidance's: pass guidance=dg.CFG(s), or dg.DetailGuidance(s, w, ...)")
+            raise TypeError(
+                f"{given}= belongs to the guidance: pass guidance=dg.CFG(s), or dg.DetailGuidance(s, w, ...)"
+            )
         if given == "num_inference_steps":
             raise TypeError("num_inference_steps= is called steps= here: pass steps=")
         if given not in dit.takes and given != "negative_prompt":

@@ -87,11 +87,13 @@ class Guidance(LiveConfig, BaseGuidance):
         for name, value in {**named, "start": start, "stop": stop}.items():
             number(value, name)
         if not 0 <= begin < end <= 1:
-            raise ValueError(f"{self.window_name} [{begin}, {end}) is empty or outside 0..1")
+            raise ValueError(
+                f"{self.window_name} [{begin}, {end}) is empty or outside 0..1: pass 0 <= start < stop <= 1"
+            )
         if not 0 <= start < stop <= 1:
-            raise ValueError(f"guidance window [{start}, {stop}) is empty or outside 0..1")
+            raise ValueError(f"guidance window [{start}, {stop}) is empty or outside 0..1: pass 0 <= start < stop <= 1")
         if not 0 <= guidance_rescale <= 1:
-            raise ValueError(f"guidance_rescale={guidance_rescale}; a share, 0 (off) to 1")
+            raise ValueError(f"guidance_rescale={guidance_rescale}; a share from 0 (off) to 1 is needed")
         self.guidance_rescale = guidance_rescale
 
     def _repr_html_(self) -> str:

@@ -49,7 +49,7 @@ def detail_guidance(pipeline: Any, guider: Guidance, *, way: Way = "fork", force
         ValueError: before the first forward, where the guider's scale is not the call's, its window holds no step, or
             something is refused (`dg_tools.forward.refusals`).
         IndexError: a block, channel or token that does not exist.
-        RuntimeError: at a step that was planned to be guided and was not; at the last one, where the guidance changed
+        RuntimeError: at a step that should have been guided and was not; at the last one, where the guidance changed
             nothing in any step, or a degraded prediction is not finite.
 
     Example:

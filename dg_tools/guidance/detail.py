@@ -141,8 +141,8 @@ class DetailGuidance(ModularGuidance):
         other = "cond" if self.in_pass else "uncond"
         if self.disrupt is not None and self.disrupt.rows == other:
             raise ValueError(
-                f"rows={self.rows!r}, and the disruption is of the other rows ({self.disrupt.sentence()}): leave its "
-                "rows out"
+                f"rows={self.rows!r} contradicts the rows of the disruption ({self.disrupt.sentence()}): "
+                "leave rows out of the disruption"
             )
         if self.in_pass and weight is not None:
             raise ValueError(
@@ -242,7 +242,7 @@ class DetailGuidance(ModularGuidance):
         if settings.get("rows") == "uncond":
             settings["detail_guidance_scale"] = changes.get("detail_guidance_scale")
         if "detail_guidance_scale" not in settings:
-            raise ValueError("this profile says no detail_guidance_scale (w): pass one")
+            raise ValueError("this profile has no detail_guidance_scale (w): pass one")
         return cls(**settings)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> Self:

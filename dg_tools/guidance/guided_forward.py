@@ -84,8 +84,9 @@ class GuidedForward:
         scale = None if caller is None else caller.scale(self.dit.family)
         if scale is not None and self.guider.scale_is_set and abs(scale - self.guider.guidance_scale) > 1e-6:
             raise ValueError(
-                f"the pipeline is called with {self.dit.family.guidance_argument}={scale:g}, the guider says "
-                f"guidance_scale={self.guider.guidance_scale:g}: say the same scale in both, or leave the guider's out"
+                f"the pipeline is called with {self.dit.family.guidance_argument}={scale:g}, and the guider "
+                f"has guidance_scale={self.guider.guidance_scale:g}: pass the same scale to both, or none to "
+                "the guider"
             )
         self.scale = self.guider.guidance_scale if scale is None else scale
         self._check_guider(caller)
@@ -98,13 +99,14 @@ class GuidedForward:
         self.guider.check_scale(self.scale)
         config = self.dit.transformer.config
         if getattr(config, "out_channels", None) == 2 * getattr(config, "in_channels", 0):
-            half = "half of what this transformer returns is a variance that is not guided: leave it out"
+            half = "half of what this transformer returns is a variance, which is not guided: leave it out"
             if self.guider.guidance_rescale > 0:
                 raise ValueError(
-                    f"guidance_rescale={self.guider.guidance_rescale} matches standard deviations, and {half}"
+                    f"guidance_rescale={self.guider.guidance_rescale} matches the standard deviations of "
+                    f"whole predictions, but {half}"
                 )
             if isinstance(self.guider, DetailGuidance) and self.guider.match != "none":
-                raise ValueError(f"match={self.guider.match!r} splits a whole prediction, and {half}")
+                raise ValueError(f"match={self.guider.match!r} splits a whole prediction, but {half}")
         if self.rescaled:
             self.passes.warn_once(self.dit.family.rescaling)
 
@@ -123,8 +125,9 @@ class GuidedForward:
         guider = caller.variables["guider"]
         if not isinstance(guider, ClassifierFreeGuidance) or guider.guidance_rescale:
             raise ValueError(
-                f"this pipeline's guider is {kind_of(guider)}, whose sum is not u + s (c - u): set pipe.guider "
-                "= dg.CFG(s), or the guidance itself as pipe.guider, without this context"
+                f"this pipeline's guider is {kind_of(guider)}, which does not compute u + s (c - u): set "
+                "pipe.guider = dg.CFG(s), or set pipe.guider to the guidance itself and leave this context "
+                "out"
             )
 
     def combined(

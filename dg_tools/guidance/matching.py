@@ -39,8 +39,8 @@ def matched(cond: torch.Tensor, degraded: torch.Tensor, match: Match) -> torch.T
     if match == "gain":
         if not bool((share > LEAST_GAIN).all()):  # NaN too
             raise RuntimeError(
-                f'match="gain": only {share.min().item():.3g} of c is in the weak prediction d (g = <c, d> / <c, c> of '
-                f"one row), and d / g needs more than {LEAST_GAIN}: take a smaller dose, or another block"
+                f"match='gain' divides d by its gain g = <c, d> / <c, c>, which is {share.min().item():.3g} "
+                f"in one row; more than {LEAST_GAIN} is needed: take a smaller dose, or another block"
             )
         other = degraded / share
     elif match == "parallel":

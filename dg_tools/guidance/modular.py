@@ -55,7 +55,7 @@ class ModularGuidance(Guidance):
         """The guided prediction of a step.
 
         Raises:
-            RuntimeError: the step was planned to be guided and its disrupted pass did not run; at the last step, where
+            RuntimeError: the step should have been guided and its disrupted pass did not run; at the last step, where
                 the guidance changed nothing in any.
         """
         if self._log is not None and self._step is not None:

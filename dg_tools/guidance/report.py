@@ -213,8 +213,8 @@ class Log:
         """Raise RuntimeError at a step that was planned, is over, and was not guided."""
         if step in self.planned and step not in self.guided and step not in self.alone:
             raise RuntimeError(
-                f"step {step} of {self.steps} was planned to be guided and was not: the transformer was called in no "
-                "way that the guidance recognises as this step's conditional pass"
+                f"step {step} of {self.steps} should have been guided and was not: none of the transformer's "
+                "calls in it is recognised as the conditional pass"
             )
 
     def report(self, finished: bool = True) -> Report:
@@ -258,8 +258,9 @@ class Log:
             )
         if self.weight and report.planned and report.nil == report.guided:
             raise RuntimeError(
-                "the guidance changed nothing: in every planned step c - d is under 1e-6 of c, or the disrupted block "
-                "returns what it does without; take another block, channels or dose"
+                "the guidance changed nothing: in every planned step the degraded prediction d is c, to "
+                "within 1e-6 of c, or the disrupted block returns the same with and without it; take another "
+                "block, channels or dose"
             )
         if self.weight and report.nil:
             logger.warning("the guidance changed nothing in %s", named(report.nil))

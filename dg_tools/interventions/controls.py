@@ -29,9 +29,14 @@ def controls_of(edit: Edit, n: int, kind: Control, seed: int, like: Any) -> list
         picks = [variance_matched(variance, edit.channels, d) for d in draws]
         return [replace(edit, channels=c, draw=d, control=True) for c, d in zip(picks, draws, strict=True)]
     if kind == "transport" and edit.donor is None:
-        raise ValueError("kind='transport' is the control of a transport: of other channels from the same donor")
+        raise ValueError(
+            "kind='transport' takes other channels from the donor of a transport, and this edit has none: make "
+            "one with Disrupt.transport(dit, ...)"
+        )
     if kind == "gate" and (edit.stream != "image" or edit.tokens is not None):
-        raise ValueError("kind='gate' is the control of a gate: image stream, all tokens")
+        raise ValueError(
+            "kind='gate' is the control of mode 'gate': the edit must be on the image stream, with all tokens"
+        )
     shift = kind in ("shift", "shift_direction")
     settings: dict[str, Any] = {
         "mode": kind,

@@ -46,7 +46,7 @@ class MaskSettings:
         for name in ("tokens", "block", "steps"):
             values = getattr(self, name)
             if values is not None and (not values or len(set(values)) < len(values) or min(values) < 0):
-                raise ValueError(f"{name}={list(values)}: at least one, none twice, none negative")
+                raise ValueError(f"{name}={list(values)}; name at least one, each once, none negative")
 
     def __repr__(self) -> str:
         return self.sentence()

@@ -83,8 +83,8 @@ class MaskTokens(MaskSettings):
         others = np.setdiff1d(np.arange(len(weights)), self.tokens)
         if weights[others].sum() < target:
             raise ValueError(
-                f"the masked tokens receive {target:.3g} of the attention and all other {self.stream} tokens together "
-                f"{weights[others].sum():.3g}: no control of equal mass; mask fewer tokens"
+                f"the masked tokens receive {target:.3g} of the attention, all other {self.stream} tokens "
+                f"together {weights[others].sum():.3g}: no control can have equal mass, so mask fewer tokens"
             )
         draws = [seed * 100_003 + i for i in range(n)]
         return [replace(self, tokens=equal_mass(weights, others, target, d), draw=d, control=True) for d in draws]

@@ -63,7 +63,7 @@ class CleanNorms:
         self.tokens = 0
         self.call: Call | None = None
         if self.edits and not family.layer_norms:
-            raise ValueError(f"norms='clean' keeps LayerNorms' statistics; family {family.name!r} has none to keep")
+            raise ValueError(f"norms='clean' keeps LayerNorms' statistics; family {family.name!r} has no LayerNorms")
         if self.edits and not self.norms:
             raise ValueError(f"norms='clean': {type(transformer).__name__} has no LayerNorm after the edit's block")
 

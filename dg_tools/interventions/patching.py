@@ -51,7 +51,8 @@ class Donor:
     ) -> None:
         if values.ndim != 4 or len(values) != len(sigmas) or not len(sigmas):
             raise ValueError(
-                f"values {tuple(values.shape)} for {len(sigmas)} noise levels; right: (sigmas, rows, tokens, channels)"
+                f"values {tuple(values.shape)} for {len(sigmas)} noise levels; the shape (sigmas, rows, "
+                "tokens, channels) is needed"
             )
         self.prompt = prompt
         self.block = block
@@ -88,7 +89,7 @@ class Donor:
         if distance[nearest] > NEAR:
             raise RuntimeError(
                 f"the donor {self!r} has no values at sigma {sigma:.4f}; it has {len(self.sigmas)} from "
-                f"{max(self.sigmas):.4f} to {min(self.sigmas):.4f}: take as many steps, and the same size, in both runs"
+                f"{max(self.sigmas):.4f} to {min(self.sigmas):.4f}: use the same steps and size in both runs"
             )
         return self.values[nearest]
 
@@ -99,7 +100,7 @@ class Donor:
         if values.shape[0] not in (1, part.shape[0]) or values.shape[1:] != part.shape[1:]:
             raise RuntimeError(
                 f"the donor {self!r} has {tuple(values.shape)} (rows, tokens, channels), this run "
-                f"{tuple(part.shape)}: same model, same size, and one row or as many"
+                f"{tuple(part.shape)}: use the same model and size, and one row or the same number of rows"
             )
         part[..., list(channels)] = values[..., list(channels)].to(part)
 
@@ -125,7 +126,7 @@ class Donor:
         from safetensors import safe_open
 
         if not Path(file).is_file():
-            raise FileNotFoundError(f"no donor's values at {file}: pass the file that Donor.save wrote")
+            raise FileNotFoundError(f"{file} does not exist: pass the file that Donor.save wrote")
         with safe_open(str(file), "pt") as opened:
             about = (opened.metadata() or {}).get("donor")
             if about is None:
@@ -169,7 +170,9 @@ class Reading:
             RuntimeError: no conditional forward was seen.
         """
         if not self.values:
-            raise RuntimeError(f"no values of block {self.block}, {self.stream} stream were read: no conditional pass")
+            raise RuntimeError(
+                f"no values of block {self.block}, {self.stream} stream were read: the run has no conditional pass"
+            )
         return Donor(prompt, self.block, self.stream, [*self.values], torch.stack([*self.values.values()]), seed)
 
 

@@ -45,7 +45,7 @@ def check_elsewhere(edit: EditSettings) -> None:
     """Check the rules for edits of gates and LayerNorms, and for values from another run."""
     mode = edit.mode
     if mode == "gate" and edit.stream != "image":
-        raise ValueError("mode='gate' is about the image stream's AdaLN: family records name no text gates")
+        raise ValueError("mode='gate' works on the image stream only: family records name no text gates")
     if mode == "gate" and edit.tokens is not None:
         raise ValueError("mode='gate' takes no tokens: a gate is one number per row and channel, for all tokens")
     if edit.pictures != "all" and (edit.stream != "image" or edit.tokens or mode in ("gate", "transport")):
@@ -56,7 +56,10 @@ def check_elsewhere(edit: EditSettings) -> None:
     if edit.norms == "clean" and edit.stream != "image":
         raise ValueError("norms='clean' freezes LayerNorms of the image stream; stream is 'text'")
     if edit.norms == "clean" and mode == "rescale":
-        raise ValueError("norms='clean' takes away what mode='rescale' puts in: use one of them, beside mode='zero'")
+        raise ValueError(
+            "norms='clean' undoes mode='rescale': use one of the two, norms='clean' with mode='zero' or "
+            "mode='rescale' alone"
+        )
     if (mode == "transport") != (edit.donor is not None):
         raise ValueError(
             "mode='transport' needs donor=, the values of another prompt's run: Disrupt.transport(dit, ...) makes both"
@@ -66,7 +69,7 @@ def check_elsewhere(edit: EditSettings) -> None:
     if edit.donor is None:
         return
     if edit.rows != "cond":
-        raise ValueError("mode='transport' acts on the rows that the prompt is in: pass rows='cond'")
+        raise ValueError("mode='transport' acts on the conditional rows only: pass rows='cond'")
     if edit.blocks != (edit.donor.block,) or edit.stream != edit.donor.stream:
         raise ValueError(
             f"the donor's values are of block {edit.donor.block}, {edit.donor.stream} stream; the edit is at "
@@ -109,4 +112,4 @@ def check_donor(edit: EditSettings, steps: int | None, tokens: int, width: int) 
             f"{width}: take the same model and size"
         )
     if steps is not None and count < (steps if edit.steps is None else len(edit.steps)):
-        raise ValueError(f"the donor {edit.donor!r} has {count} steps; this run has {steps}: take as many")
+        raise ValueError(f"the donor {edit.donor!r} has {count} steps; this run has {steps}: use the same number")

@@ -61,7 +61,8 @@ def same_shape(x: torch.Tensor, reference: torch.Tensor) -> None:
     """Raise ValueError where two batches of pictures cannot be compared."""
     if x.shape != reference.shape:
         raise ValueError(
-            f"pictures of shape {tuple(x.shape)} against references of {tuple(reference.shape)}; equal needed"
+            f"pictures of shape {tuple(x.shape)} against references of {tuple(reference.shape)}; equal shapes "
+            "are needed"
         )
 
 

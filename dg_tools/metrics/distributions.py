@@ -45,7 +45,7 @@ def radial_spectrum(pictures: torch.Tensor, rings: int = 16) -> RadialSpectrum:
     inside = (distance < 0.5) & (distance > 0)
     count = torch.bincount(ring[inside], minlength=rings)
     if (count == 0).any():
-        raise ValueError(f"{rings} rings of a {height} x {width} picture: some hold no frequency; ask for fewer")
+        raise ValueError(f"{rings} rings of a {height} x {width} picture: some hold no frequency; request fewer")
     sums = torch.zeros(rings, dtype=power.dtype).index_add(0, ring[inside], power[inside].cpu())
     return RadialSpectrum((torch.arange(rings) + 0.5) / (2 * rings), sums / count)
 
@@ -78,7 +78,7 @@ def statistics_distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Ten
 
     common = [name for name in b if name in a]
     if not common:
-        raise ValueError(f"no statistic in common: {sorted(a)} and {sorted(b)}")
+        raise ValueError(f"no statistic in common: {', '.join(sorted(a))} and {', '.join(sorted(b))}")
     distances = {}
     for name in common:
         ours, theirs = (np.asarray(x[name], np.float64) for x in (a, b))
@@ -110,7 +110,7 @@ def kernel_distance(
 
     a, b = (x.flatten(1).double().cpu() for x in (features_a, features_b))
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"features of width {a.shape[1]} against {b.shape[1]}; equal needed")
+        raise ValueError(f"features of width {a.shape[1]} against {b.shape[1]}; equal widths are needed")
     size = min(len(a), len(b)) // 2
     if size < 2:
         raise ValueError(f"{len(a)} and {len(b)} pictures; a kernel distance needs at least 4 of either")

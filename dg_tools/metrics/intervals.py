@@ -58,7 +58,7 @@ def bootstrap_ratio(
     """
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if above.shape != below.shape:
-        raise ValueError(f"{above.shape} values over {below.shape}: equal lengths needed")
+        raise ValueError(f"{above.shape} values over {below.shape}; equal lengths are needed")
     labels = np.arange(len(above)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
     count = int(labels.max()) + 1 if len(labels) else 0
     if count < 2:

@@ -47,7 +47,9 @@ def check_prompts(pictures: torch.Tensor, prompts: Sequence[str]) -> None:
 def check_clean(pictures: torch.Tensor, clean: torch.Tensor) -> None:
     """Raise ValueError where pictures and clean samples are not of one shape."""
     if pictures.shape != clean.shape:
-        raise ValueError(f"pictures of shape {tuple(pictures.shape)} against {tuple(clean.shape)}; equal needed")
+        raise ValueError(
+            f"pictures of shape {tuple(pictures.shape)} against {tuple(clean.shape)}; equal shapes are needed"
+        )
 
 
 def loaded(cls: Any, name: str | Path, download: bool, **settings: Any) -> Any:

@@ -72,7 +72,7 @@ class Arguments(Sizes):
         for prompt in prompts:
             if not isinstance(prompt, str) and not (numbers and isinstance(prompt, Integral)):
                 what = "a class number or the name of a class" if numbers else "a string"
-                raise TypeError(f"a prompt is {prompt!r}; {what} is needed, or a list of these")
+                raise TypeError(f"prompt {prompt!r}: {what} is needed, or a list of these")
 
     def prompts(self, prompt: Any) -> Any:
         """Prompts as the pipeline takes them: words, or a list of class numbers.
@@ -97,7 +97,9 @@ class Arguments(Sizes):
         """Raise ValueError for a value of an argument that this toolkit cannot work with."""
         for name, value in self.family.call.items():
             if name not in self.family.free_call and kwargs.get(name, value) != value:
-                raise ValueError(f"{name}={kwargs[name]!r} requested; with family {self.family.name!r} it is {value!r}")
+                raise ValueError(
+                    f"{name}={kwargs[name]!r} requested; family {self.family.name!r} needs {name}={value!r}"
+                )
 
 
 def generators_of(seed: int | list[int], count: int) -> list[torch.Generator]:

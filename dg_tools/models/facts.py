@@ -154,7 +154,7 @@ def check_facts(family: Family, config: dict[str, Any], index: dict[str, Any]) -
 def length(config: dict[str, Any], name: str) -> int:
     """How many blocks a list has."""
     if not isinstance(config.get(name), int):
-        raise ValueError(f"the transformer's config.json does not say {name!r}: how many blocks there are is not known")
+        raise ValueError(f"the transformer's config.json has no {name!r}, so the number of blocks is unknown")
     return config[name]
 
 
@@ -168,7 +168,7 @@ def latent_pixels(vae: dict[str, Any]) -> int:
         return vae.get("spatial_compression_ratio") or vae["patch_size"] * 2 ** sum(vae["spatio_temporal_scaling"])
     levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
     if not levels:
-        raise ValueError("the VAE's config.json does not say by how much it shrinks a picture")
+        raise ValueError("the VAE's config.json does not give its downsampling factor")
     return 2 ** (len(levels) - 1)
 
 

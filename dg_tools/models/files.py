@@ -157,5 +157,7 @@ def header(file: Path) -> dict[str, Any]:
         tensors = json.loads(text)
         tensors.pop("__metadata__", None)
     except (ValueError, AttributeError):
-        raise ValueError(f"{file} is not a safetensors file: its header cannot be read (a pointer?)") from None
+        raise ValueError(
+            f"{file} is not a safetensors file: its header cannot be read (is it a Git LFS pointer?)"
+        ) from None
     return tensors

@@ -55,7 +55,7 @@ def read_profile(source: str | Path) -> dict[str, Any] | None:
     try:
         profile = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not a profile: it holds no JSON ({error})") from None
+        raise ValueError(f"{file} is not a profile: it is not JSON ({error})") from None
     if not isinstance(profile, dict):
         raise ValueError(f"{file} is not a profile: it has no {', '.join(sorted(REQUIRED))}")
     if missing := REQUIRED - set(profile):
@@ -79,7 +79,7 @@ def profile_of(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], 
     profile = read_profile(source)
     if profile is None:
         raise ValueError(
-            f"no profile {str(source)!r}: pass a model folder, a JSON file, a mapping, or one of {[*PUBLISHED]}"
+            f"no profile {str(source)!r}: pass a model folder, a JSON file, a mapping, or one of {', '.join(PUBLISHED)}"
         )
     return profile, str(source)
 

@@ -95,8 +95,8 @@ class Sizes:
         made = self.family.fit(self.pipeline, height, width) if self.family.fit else (height, width)
         if made != (height, width):
             raise ValueError(
-                f"size {height} x {width} requested; {type(self.pipeline).__name__} makes {made[0]} x {made[1]} of it: "
-                "ask for that size"
+                f"size {height} x {width} requested; {type(self.pipeline).__name__} would make {made[0]} x "
+                f"{made[1]}: request that size"
             )
         return height, width
 
@@ -146,7 +146,10 @@ class Sizes:
         share = torch.nn.functional.avg_pool2d(inside[None, None], side).flatten()
         tokens = (share >= 0.5).nonzero().flatten().tolist()
         if not tokens:
-            raise ValueError(f"this region holds no image token: tokens are {side} x {side} pixels")
+            raise ValueError(
+                f"no image token lies at least half in this region: tokens are {side} x {side} pixels, so make it "
+                "larger"
+            )
         rows, columns = self.grid(height, width)
         return Region([frame * rows * columns + t for frame in frames for t in tokens], (rows, columns))
 

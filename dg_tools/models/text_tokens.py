@@ -39,7 +39,7 @@ def text_tokens(dit: DiT, prompt: str, count: int) -> pd.DataFrame:
         length = left if name == names[-1] else min(left, getattr(tokenizer, "model_max_length", left))
         rows += parts_of(tokenizer, name, prompt, length)
     if len(rows) != count:
-        raise ValueError(f"{', '.join(names)} make {len(rows)} tokens; the text stream has {count}")
+        raise ValueError(f"the tokenizers ({', '.join(names)}) make {len(rows)} tokens; the text stream has {count}")
     return pd.DataFrame(rows).rename_axis("token").reset_index()
 
 

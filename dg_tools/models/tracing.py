@@ -138,15 +138,17 @@ class GuardedTracer(InterleavingTracer):
         """Raise if a read would go back in the model's order, or wait for a block that this call leaves out."""
         if index in self._absent:
             raise RuntimeError(
-                f"block {index}'s .{what} was read in a call that leaves this block out (skip-layer guidance, or a "
-                "disrupted pass): ask step.visits(block), or keep to calls whose step.branch is not 'other'"
+                f"block {index}'s .{what} was read in a call that leaves this block out (skip-layer guidance, "
+                "or a disrupted pass): check step.visits(block) first, or read only in calls whose "
+                "step.branch is not 'other'"
             )
         if (index, rank) < self._last:
             order = ("modulation", "heads", "attn", "mlp", "image")
             last = f"block {self._last[0]}'s .{order[self._last[1]]}"
             raise RuntimeError(
-                f"block {index}'s .{what} was read after {last}: in a step, read in execution order (block by block; "
-                "modulation, heads, attn, mlp, then image and text), or it would silently be the next step's"
+                f"block {index}'s .{what} was read after {last}, so it would be the next step's value: within "
+                "a step, read in execution order (block by block; modulation, heads, attn, mlp, then image "
+                "and text)"
             )
         self._last = (index, rank)
 

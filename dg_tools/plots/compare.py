@@ -26,7 +26,7 @@ def comparison_grid(comparison: Any, *, metric: str | None = None, title: str = 
     """
     table, images = comparison.table, comparison.images
     if metric is not None and metric not in table:
-        raise ValueError(f"no metric {metric!r}; there are {[*table.columns[2:]]}")
+        raise ValueError(f"no metric {metric!r}; there are {', '.join(table.columns[2:])}")
     names = list(dict.fromkeys(table["guidance"]))
     rows, first = len(images) // len(names), int(comparison.references is not None)
     columns = len(names) + first

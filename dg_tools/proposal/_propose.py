@@ -131,7 +131,7 @@ def latents_name(one: Forward, run: Run) -> str:
         if all(isinstance(x, torch.Tensor) for x in parts) and parts and sum(x.numel() for x in parts) == size:
             return name
     raise ValueError(
-        f"none of the transformer's inputs {', '.join(one.inputs)} has as many numbers as the latents, {size}"
+        f"none of the transformer's inputs {', '.join(one.inputs)} has the size of the latents, {size} numbers"
     )
 
 

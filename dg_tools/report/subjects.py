@@ -102,7 +102,8 @@ def check_bands(dit: DiT, height: int, width: int) -> None:
         fineness(torch.zeros(1, 3, height, width), dit.vae_scale_factor)
     except ValueError as error:
         raise ValueError(
-            f"height={height}, width={width}: too small to measure detail in ({str(error).split(':')[0]}); pass more"
+            f"height={height}, width={width}: too small to measure detail in ({str(error).split(':')[0]}); "
+            "pass a larger size"
         ) from None
 
 

@@ -82,7 +82,8 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
     per_pixel = before is not None and before.cell is None
     if per_pixel:
         logger.warning(
-            "%s was begun with bands per pixel, and goes on with them: name another folder for bands per latent cell",
+            "%s was started with bands per pixel, and continues with them: name another folder for bands per "
+            "latent cell",
             settings.folder,
         )
     plan, truths = plan_of(settings, dit, per_pixel=per_pixel)

@@ -125,8 +125,8 @@ class Config:
                 raise ValueError(f"window {window}: [start, stop] as fractions of the steps, 0 <= start < stop <= 1")
         if self.batch < 1 or self.cfg_most <= 1 or not 0 < self.development < 1:
             raise ValueError(
-                f"batch={self.batch}, cfg_most={self.cfg_most}, development={self.development}: at least 1, more than "
-                "1, and between 0 and 1 are needed"
+                f"batch={self.batch}, cfg_most={self.cfg_most}, development={self.development}; batch is at "
+                "least 1, cfg_most more than 1, and development between 0 and 1"
             )
         for name in self.baselines or ():
             if name not in COMPARED:
@@ -141,7 +141,7 @@ class Config:
         if not len(value) and name != "baselines":
             raise ValueError(f"{name} is empty: name at least one, or leave the key out for its default")
         if len({repr(x) for x in value}) < len(value):
-            raise ValueError(f"{name} {list(value)}: one is there twice")
+            raise ValueError(f"{name} {list(value)}: name each once")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, as `read_config` takes it."""
@@ -191,7 +191,7 @@ def read_yaml(file: Path) -> Any:
     import yaml
 
     if not file.is_file():
-        raise FileNotFoundError(f"no sweep file {file}")
+        raise FileNotFoundError(f"{file} does not exist: pass a YAML file with the settings of a sweep")
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

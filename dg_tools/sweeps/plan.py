@@ -13,6 +13,7 @@ import torch
 
 from dg_tools.datasets.examples import Example, examples
 from dg_tools.datasets.references import references
+from dg_tools.kinds import some
 from dg_tools.metrics import BANDS
 from dg_tools.metrics.bands import Bands
 from dg_tools.metrics.cell_bands import check_size, named_bands
@@ -131,8 +132,10 @@ def pairs_of(config: Config, words: list[str]) -> dict[str, list[tuple[str, int]
     Raises:
         ValueError: a prompt twice, or too few to report on.
     """
-    if len(set(words)) < len(words):
-        raise ValueError("prompts are there twice: pass each once, with several seeds")
+    if twice := sorted({word for word in words if words.count(word) > 1}):
+        raise ValueError(
+            f"prompts given more than once: {some(map(repr, twice), 3)}; pass each once, with several seeds"
+        )
     count = max(1, round(config.development * len(words)))
     if len(words) - count < 2:
         raise ValueError(
@@ -171,7 +174,10 @@ def size_of(config: Config, dit: DiT, truths: dict[str, torch.Tensor]) -> tuple[
     size = next(iter(truths.values())).shape[-2:]
     height, width = dit.size(config.height or size[0], config.width or size[1])
     if (height, width) != tuple(size):
-        raise ValueError(f"the references are {tuple(size)}; pictures of {height} x {width} cannot be compared")
+        raise ValueError(
+            f"the references are {tuple(size)}; pictures of {height} x {width} cannot be compared with them: "
+            "leave height and width out"
+        )
     return height, width
 
 

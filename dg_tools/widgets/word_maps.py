@@ -35,9 +35,11 @@ def with_attention(acts: Activations, found: Attention) -> Activations:
     for name in SHARED:
         own, other = (list(map(str, data[name].values)) for data in (acts.data, found.data))
         if own != other:
-            raise ValueError(f"the attention is of {name} {other}, the capture of {own}: pass both the same call")
+            raise ValueError(f"the attention is of {name} {other}, the capture of {own}: read both from the same call")
     if acts.grid != found.grid:
-        raise ValueError(f"the attention has {found.grid} image tokens, the capture {acts.grid}: pass both one size")
+        raise ValueError(
+            f"the attention has {found.grid} image tokens, the capture {acts.grid}: read both at the same size"
+        )
     maps = found.data["word_map"].rename(site="attention_site").drop_vars(["block", "sigma"])
     blocks = ("attention_site", found.data["block"].values)
     return Activations(acts.data.assign(word_map=maps, attention_block=blocks))

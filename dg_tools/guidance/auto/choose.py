@@ -70,8 +70,10 @@ def auto_profile(
         RuntimeError: no channel is massive, so there is nothing to disrupt; name channels yourself.
     """
     check_velocity(dit)
-    if chunk < 1 or (prompts is not None and len(prompts) < price.SCANNED):
-        raise ValueError(f"chunk={chunk}, prompts={prompts!r}: at least 1, and at least {price.SCANNED} prompts")
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}; at least 1 is needed")
+    if prompts is not None and len(prompts) < price.SCANNED:
+        raise ValueError(f"{len(prompts)} prompt(s); auto scans at least {price.SCANNED}: pass more")
     if cache and prompts is None:
         known = store.known_profile(dit)
         if known is not None:
@@ -155,7 +157,8 @@ def scanned(
     massive = scan.massive_in(dit, statistics)
     if not massive.channels:
         raise RuntimeError(
-            f"no massive channel ({massive.rule}): name channels and block yourself, Disrupt(channels, block)"
+            f"no channel of this model is massive ({massive.rule}): name channels and block yourself, "
+            "Disrupt(channels, block)"
         )
     steps = kwargs["steps"]
     blocks = scan.candidates(dit, massive, price.scan_room(dit, steps))

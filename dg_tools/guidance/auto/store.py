@@ -65,11 +65,13 @@ def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
         if block is not None:
             Disrupt(profile["channels"], block).check(dit)
         if "verdict" not in profile:
-            logger.info("%s: an earlier version of auto chose it, by another objective; it is chosen again", file)
+            logger.info(
+                "%s was written by an earlier version of auto, with another objective: the choice is made again", file
+            )
             return None
     except (OSError, ValueError, TypeError, LookupError) as error:
         reason = f"{type(error).__name__}: {error}"
-        logger.warning("the choice kept in %s is damaged (%s): it is made again", file, reason)
+        logger.warning("the choice kept in %s is damaged (%s): the choice is made again", file, reason)
         return None
     return profile
 

@@ -50,8 +50,8 @@ def computed(dit: DiT, blocks: Sequence[int], product: Computed) -> Iterator[Non
         yield
     if caught.count < len(modules):
         raise RuntimeError(
-            f"{caught.count} of {len(modules)} attentions were changed: this guidance needs torch's own attention "
-            "(pipe.transformer.set_attention_backend('native'))"
+            f"{caught.count} of {len(modules)} attentions were changed: this guidance needs torch's own "
+            "attention everywhere (pipe.transformer.set_attention_backend('native'))"
         )
 
 

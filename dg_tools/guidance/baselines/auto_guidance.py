@@ -50,7 +50,9 @@ class AutoGuidance(Perturbed):
         **others: Any,
     ) -> None:
         if not noise > 0:
-            raise ValueError(f"noise={noise}: relative to the weights' standard deviation, more than 0")
+            raise ValueError(
+                f"noise={noise}; it is relative to the weights' standard deviation, and must be more than 0"
+            )
         super().__init__(guidance_scale, weight, noise=noise, seed=seed, **others)
         self.weak_model = weak_model
         self.noise = noise

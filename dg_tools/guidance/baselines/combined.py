@@ -45,7 +45,8 @@ class Combined(WithoutWeakModel):
         """Raise ValueError for a model that does not predict a velocity."""
         if dit.family.prediction != "velocity":
             raise ValueError(
-                f"{self.short} is made for velocities here; family {dit.family.name!r} predicts {dit.family.prediction}"
+                f"{self.short} needs a model that predicts velocities; family {dit.family.name!r} predicts "
+                f"{dit.family.prediction}"
             )
 
     def words(self, scale: float) -> list[str]:
@@ -87,7 +88,10 @@ class APG(Combined):
         **others: Any,
     ) -> None:
         if not 0 <= eta <= 1 or not norm >= 0 or not -1 < momentum < 1:
-            raise ValueError(f"eta={eta}, norm={norm}, momentum={momentum}; 0 to 1, 0 and up, between -1 and 1")
+            raise ValueError(
+                f"eta={eta}, norm={norm}, momentum={momentum}; eta lies in 0..1, norm is at least 0, and momentum "
+                "lies between -1 and 1"
+            )
         super().__init__(guidance_scale, eta=eta, norm=norm, momentum=momentum, **others)
         self.eta = eta
         self.norm = norm
@@ -127,7 +131,7 @@ class CFGZeroStar(Combined):
 
     def __init__(self, guidance_scale: float | None = None, *, zero_steps: int = 1, **others: Any) -> None:
         if not zero_steps >= 0:
-            raise ValueError(f"zero_steps={zero_steps}; how many first steps are left out, 0 and up")
+            raise ValueError(f"zero_steps={zero_steps}; the number of first steps that are left out is at least 0")
         super().__init__(guidance_scale, zero_steps=zero_steps, **others)
         self.zero_steps = zero_steps
 
@@ -135,7 +139,9 @@ class CFGZeroStar(Combined):
         """As in `Combined`, and ValueError where no step is left."""
         super().check(dit, steps, height, width)
         if steps is not None and self.zero_steps >= steps:
-            raise ValueError(f"zero_steps={self.zero_steps} of {steps} steps: none is left")
+            raise ValueError(
+                f"zero_steps={self.zero_steps} of {steps} steps: no step is left, so pass a smaller number"
+            )
 
     def forward(
         self, pred_cond: torch.Tensor, pred_uncond: torch.Tensor | None = None, pred_disrupted: Any = None

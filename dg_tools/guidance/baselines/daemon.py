@@ -63,7 +63,7 @@ class DetailDaemon(OnePass):
         for name, value in own.items():
             low, high = ranges.get(name, (0, 1))
             if not low <= number(value, name) <= high:
-                raise ValueError(f"{name}={value}; {low} to {high}")
+                raise ValueError(f"{name}={value}; a number from {low} to {high} is needed")
         super().__init__(guidance_scale, start=start, stop=stop, enabled=enabled, smooth=smooth, **own)
         self.smooth = smooth
         self.amount = amount

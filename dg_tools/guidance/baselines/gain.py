@@ -62,7 +62,7 @@ class Gain(OnePass):
         """As in `OnePass`, and ValueError for x0 where the pipeline rescales the guided prediction."""
         super().check(dit, steps, height, width)
         if self.of == "x0" and dit.family.rescaling:
-            raise ValueError(f"of='x0' does not come through: {dit.family.rescaling}. Take of='velocity'")
+            raise ValueError(f"of='x0' has no effect here: {dit.family.rescaling}. Pass of='velocity'")
 
     def given(
         self, prediction: torch.Tensor, inputs: dict[str, Any], call: Call, steps: int, scale: float

@@ -64,7 +64,9 @@ class NAG(InPass):
         **others: Any,
     ) -> None:
         if not number(phi, "phi") >= 0 or not number(tau, "tau") > 0 or not 0 <= number(alpha, "alpha") <= 1:
-            raise ValueError(f"phi={phi}, tau={tau}, alpha={alpha}; 0 and up, more than 0, 0 to 1")
+            raise ValueError(
+                f"phi={phi}, tau={tau}, alpha={alpha}; phi is at least 0, tau more than 0, and alpha in 0..1"
+            )
         own: dict[str, Any] = {"phi": phi, "tau": tau, "alpha": alpha, "negative_prompt": negative_prompt}
         super().__init__(guidance_scale, **own, **others)
         self.phi = phi
@@ -85,7 +87,9 @@ class NAG(InPass):
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """As in `InPass`, and ValueError for a family of another layout."""
         if self.layouts is not None and dit.family.name not in self.layouts:
-            raise ValueError(f"NAG knows the layouts of {', '.join(self.layouts)}, not of family {dit.family.name!r}")
+            raise ValueError(
+                f"NAG supports the families {', '.join(self.layouts)}; this model is of family {dit.family.name!r}"
+            )
         super().check(dit, steps, height, width)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> Self:

@@ -16,7 +16,7 @@ class OnePass(InPass):
         """Raise before any forward for a model that does not predict a velocity, or a window without a step."""
         if dit.family.prediction != "velocity":
             raise ValueError(
-                f"{type(self).__name__} is made for velocities; family {dit.family.name!r} predicts "
-                f"{dit.family.prediction}"
+                f"{type(self).__name__} needs a model that predicts velocities; family {dit.family.name!r} "
+                f"predicts {dit.family.prediction}"
             )
         super().check(dit, steps, height, width)

@@ -86,8 +86,8 @@ class Perturbed(Rival):
         """Raise before any forward for a family of another layout, and for a window without a step."""
         if self.layouts is not None and dit.family.name not in self.layouts:
             raise ValueError(
-                f"{type(self).__name__} knows the layouts of {', '.join(self.layouts)}, not of family "
-                f"{dit.family.name!r}; dg.baselines.AutoGuidance and dg.DetailGuidance take any"
+                f"{type(self).__name__} supports the families {', '.join(self.layouts)}; this model is of "
+                f"family {dit.family.name!r}. dg.baselines.AutoGuidance and dg.DetailGuidance take any"
             )
         super().check(dit, steps, height, width)
 
@@ -161,5 +161,5 @@ def blocks_of(value: Any) -> list[int]:
     """
     blocks = sorted(integers(value, "blocks"))
     if not blocks or len(set(blocks)) < len(blocks):
-        raise ValueError(f"blocks={value}: at least one, none twice")
+        raise ValueError(f"blocks={value}; name at least one block, and each once")
     return blocks

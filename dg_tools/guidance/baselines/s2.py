@@ -53,7 +53,7 @@ class S2Guidance(Perturbed):
         **others: Any,
     ) -> None:
         if not 0 < number(share, "share") < 1:
-            raise ValueError(f"share={share}; of the blocks, more than 0 and less than 1")
+            raise ValueError(f"share={share}; a share of the blocks, more than 0 and less than 1, is needed")
         super().__init__(guidance_scale, weight, window=list(window), share=share, seed=seed, **others)
         self.share = share
         self.seed = seed
@@ -76,10 +76,13 @@ class S2Guidance(Perturbed):
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """As in `Perturbed`, and ValueError where no block can be dropped."""
-        if not dit.family.partial_forward or len(dit.blocks) < 2:
+        if not dit.family.partial_forward:
             raise ValueError(
-                f"S2Guidance drops blocks: family {dit.family.name!r} with {len(dit.blocks)} of them has none to drop"
+                f"S2Guidance drops blocks: family {dit.family.name!r} has paths around its blocks, so none can "
+                "be dropped"
             )
+        if len(dit.blocks) < 2:
+            raise ValueError(f"S2Guidance drops blocks: this model has {len(dit.blocks)}, and at least 2 are needed")
         super().check(dit, steps, height, width)
 
     @contextmanager

@@ -64,14 +64,19 @@ class SLGUncond(InPass):
     def check_scale(self, scale: float) -> None:
         """Raise ValueError without CFG: there is no unconditional pass."""
         if self._enabled and not scale > 1:
-            raise ValueError(f"{self.short} at CFG scale {scale:g}: there is no unconditional pass; a scale above 1")
+            raise ValueError(
+                f"{self.short} at CFG scale {scale:g}: there is no unconditional pass, so pass a scale above 1"
+            )
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
         """As in `InPass`; IndexError for blocks that do not exist, ValueError where blocks cannot be left out."""
         for block in self.blocks:
             dit.block(block)
         if not dit.family.partial_forward:
-            raise ValueError(f"{self.short}: family {dit.family.name!r} has paths around its blocks, none is left out")
+            raise ValueError(
+                f"{self.short} leaves blocks out: family {dit.family.name!r} has paths around its blocks, so none "
+                "can be left out"
+            )
         super().check(dit, steps, height, width)
 
     def predicted(self, dit: DiT, inputs: dict[str, Any], call: Call, own: Forward, again: Forward) -> torch.Tensor:

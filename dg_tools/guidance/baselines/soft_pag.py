@@ -53,7 +53,9 @@ class SoftPAG(InBlocks):
         pairs = None if heads is None else sorted([int(n) for n in pair] for pair in heads)
         super().__init__(guidance_scale, weight, blocks=blocks, mix=mix, heads=pairs, **others)
         if pairs is not None and ({pair[0] for pair in pairs} != set(self.blocks) or any(len(p) != 2 for p in pairs)):
-            raise ValueError(f"heads={heads}: (block, head) pairs of the blocks {self.blocks}, each at least once")
+            raise ValueError(
+                f"heads={heads}; pass (block, head) pairs, at least one for each of the blocks {self.blocks}"
+            )
         self.mix = mix
         self.heads = pairs
 
