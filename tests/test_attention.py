@@ -228,7 +228,7 @@ REFUSED = {
     "steps alone": ({"map_steps": [0]}, ValueError, "map_steps given without maps="),
     "step": ({"maps": [1], "map_steps": [2]}, IndexError, "there are 0 to 1"),
     "cap": ({"maps": [1], "cap": 10_000}, MemoryError, "weights .* MiB.*4 products.*cap"),
-    "guidance": ({"guidance": dg.CFG(3.0, start=0.5)}, ValueError, "plain CFG"),
+    "guidance": ({"guidance": dg.CFG(3.0, start=0.5)}, ValueError, r"takes a plain dg.CFG\(s\) or None, not a CFG"),
 }
 
 

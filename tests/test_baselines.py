@@ -445,8 +445,8 @@ def test_bad_input_is_refused_before_any_forward(dits):
     for message, build in (
         ("w is at least 0", lambda: PAG(3.0, -1.0, blocks=1)),
         ("at least 1", lambda: SLG(0.5, 1.0, blocks=1)),
-        ("none twice", lambda: SLG(3.0, 1.0, blocks=[])),
-        ("none twice", lambda: SEG(3.0, 1.0, blocks=[1, 1])),
+        ("at least one block, and each once", lambda: SLG(3.0, 1.0, blocks=[])),
+        ("at least one block, and each once", lambda: SEG(3.0, 1.0, blocks=[1, 1])),
         ("outside 0..1", lambda: PAG(3.0, 1.0, blocks=1, window=(0.5, 0.2))),
         ("image tokens", lambda: SEG(3.0, 1.0, blocks=1, sigma=0.0)),
         ("latent pixels", lambda: Blurred(3.0, 1.0, sigma=-1.0)),

@@ -119,7 +119,7 @@ def test_save_and_open(dits, tmp_path):
     assert again.data.load().equals(acts.data)
     assert again.grid == (8, 12) and again.data.attrs["steps"] == 3
     assert set(acts.to_dataframe("median_abs_mean")) >= {"prompt", "seed", "step", "sigma", "median_abs_mean"}
-    with pytest.raises(FileNotFoundError, match="no activations at"):
+    with pytest.raises(FileNotFoundError, match="holds no activations"):
         dg.open_activations(tmp_path / "nothing")
 
 

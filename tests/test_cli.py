@@ -214,8 +214,8 @@ def test_errors_are_a_sentence_and_exit_code_1(tmp_path, monkeypatch, capsys):
     (tmp_path / "folder" / "notes.txt").touch()
     folder = tmp_path / "folder"
     for arguments, words in (
-        (["find", "nothing.zarr"], "no activations at"),
-        (["find", folder], "no activations at"),
+        (["find", "nothing.zarr"], "neither a folder of activations"),
+        (["find", folder], "neither a folder of activations"),
         (["find", folder], "is not a diffusers pipeline folder"),
         (["generate", "owl", "-m", folder], "is not a diffusers pipeline folder"),
         (["generate", "owl", "-m", "nothing"], "not an embedded model"),

@@ -158,5 +158,5 @@ def test_folders_that_are_no_pipeline(tmp_path, monkeypatch, capsys):
     BUILD["wan"]().save_pretrained(wan)
     made = json.loads((wan / index).read_text())
     (wan / index).write_text(json.dumps({**made, "expand_timesteps": True}))
-    with pytest.raises(ValueError, match="is about expand_timesteps=False"):
+    with pytest.raises(ValueError, match="is written for expand_timesteps=False"):
         facts(wan)

@@ -497,7 +497,7 @@ def test_what_a_record_is_not_about_is_refused():
         sana = TINY["sana"]
         dg.generate(dg.load(sana.pipeline()), "apple", use_resolution_binning=True, progress=False, **sana.SIZE)
     wan.pipeline.register_to_config(boundary_ratio=0.9)
-    with pytest.raises(ValueError, match="is about boundary_ratio=None; this WanPipeline has 0.9"):
+    with pytest.raises(ValueError, match="is written for boundary_ratio=None; this WanPipeline has 0.9"):
         dg.load(wan.pipeline)
     with pytest.raises(ValueError, match="written for Flux2KleinPipeline and Flux2Pipeline; this is a Flux2KleinKV"):
         family_of(flux2.transformer, Flux2KleinKVPipeline.__new__(Flux2KleinKVPipeline))

@@ -104,7 +104,7 @@ def test_in_a_run_of_a_model_and_pads_are_named(dits):
     [
         (as_data(norms()).rename(token_norm="mean"), {}, "needs token_norm"),
         (as_data(norms()), {"streams": ["reference"]}, "there are image, text"),
-        (as_data(norms()), {"ratio": 1.0}, "ratio is more than 1"),
+        (as_data(norms()), {"ratio": 1.0}, "ratio must be more than 1"),
         (as_data(norms()), {"spread": 0}, "spread more than 0"),
     ],
 )

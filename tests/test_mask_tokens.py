@@ -164,7 +164,7 @@ def test_controls_receive_as_much():
     "changed, error, words",
     [
         ({"tokens": []}, ValueError, "at least one"),
-        ({"tokens": [1, 1]}, ValueError, "none twice"),
+        ({"tokens": [1, 1]}, ValueError, "at least one, each once"),
         ({"tokens": [-1]}, ValueError, "none negative"),
         ({"tokens": [0.5]}, TypeError, "whole numbers"),
         ({"path": "query"}, ValueError, "allowed: score, value"),

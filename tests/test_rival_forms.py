@@ -422,14 +422,14 @@ def test_nothing_is_left_after_an_exception(dits, name):
         (lambda: FDG(3.0, high=0.5), "high=0.5; the CFG scale"),
         (lambda: FDG(3.0, parallel=2.0), "parallel=2.0; a factor, 0 to 1"),
         (lambda: FDG(3.0, cutoff=0.7), "cutoff=0.7; in cycles"),
-        (lambda: S2Guidance(3.0, share=1.0), "share=1.0; of the blocks"),
+        (lambda: S2Guidance(3.0, share=1.0), "share=1.0; a share of the blocks"),
         (lambda: S2Guidance(3.0, -0.5), "w is at least 0"),
-        (lambda: SLGUncond(3.0, blocks=[1, 1]), "none twice"),
+        (lambda: SLGUncond(3.0, blocks=[1, 1]), "at least one block, and each once"),
         (lambda: SLGUncond(1.0, blocks=[1]), "no unconditional pass"),
         (lambda: SoftPAG(3.0, blocks=1, mix=0.0), "mix=0.0; the share"),
         (lambda: SoftPAG(3.0, blocks=1, heads=[(2, 0)]), "pairs, at least one for each of the blocks"),
         (lambda: NAG(phi=-1.0), "phi=-1.0, tau=2.5"),
-        (lambda: NAG(alpha=1.5), "alpha=1.5; 0 and up"),
+        (lambda: NAG(alpha=1.5), "alpha=1.5; phi is at least 0, tau more than 0, and alpha in 0..1"),
     ],
 )
 def test_settings_out_of_range(make, words):

@@ -65,7 +65,7 @@ class Wanted:
             "--dg alone takes the profile's w, which was chosen with its channels, block and dose: with --channel, "
             "--block or --rho pass --dg W": self.dg is None
             and (self.channels or self.block is not None or self.rho is not None),
-            f"--compare {self.compare}: some of {', '.join(BESIDE)}, separated by commas, none twice": unknown
+            f"--compare {self.compare}: name some of {', '.join(BESIDE)}, separated by commas, each once": unknown
             or len(set(self.beside)) < len(self.beside),
             "--compare says what stands beside the picture, --alone that nothing does: one of them": self.compare
             is not None

@@ -65,7 +65,7 @@ def find(
             if finished is None:
                 stop("no run was finished, so there is nothing to search")
             print_massive(finished_runs(finished, rule, stream), warnings, as_json, blocks)
-            stop("this is of the finished runs only")
+            stop("the table shows the finished runs only")
     if not acts.data.attrs.get("finished", True):
         say("warning: these activations come from a run that was stopped; the table shows its finished part")
     print_massive(finished_runs(acts, rule, stream), warnings, as_json, blocks)
@@ -81,7 +81,7 @@ def model_of(target: str, device: str | None, dtype: str, offload: str, as_json:
         return loaded(target or None, device, dtype, offload, as_json=as_json)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"no activations at {target}: `dg-tools capture` writes a folder of them. Nor is it a model: {error}"
+            f"{target} is neither a folder of activations, as `dg-tools capture` writes it, nor a model: {error}"
         ) from None
 
 

@@ -89,7 +89,7 @@ class APG(Combined):
     ) -> None:
         if not 0 <= eta <= 1 or not norm >= 0 or not -1 < momentum < 1:
             raise ValueError(
-                f"eta={eta}, norm={norm}, momentum={momentum}; eta lies in 0..1, norm is at least 0, and momentum "
+                f"eta={eta}, norm={norm}, momentum={momentum}; eta is 0 to 1, norm at least 0, and momentum "
                 "lies between -1 and 1"
             )
         super().__init__(guidance_scale, eta=eta, norm=norm, momentum=momentum, **others)
