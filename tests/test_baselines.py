@@ -453,7 +453,7 @@ def test_bad_input_is_refused_before_any_forward(dits):
         ("more than 0", lambda: AutoGuidance(3.0, 1.0, noise=0.0)),
         ("above 1", lambda: APG(1.0)),
         ("0 to 1", lambda: APG(3.0, eta=2.0)),
-        ("0 and up", lambda: CFGZeroStar(3.0, zero_steps=-1)),
+        ("left out is at least 0", lambda: CFGZeroStar(3.0, zero_steps=-1)),
     ):
         with pytest.raises(ValueError, match=message):
             build()

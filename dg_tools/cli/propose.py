@@ -44,6 +44,6 @@ def propose(
     else:
         print(found)
     failed = sum(check.state == "failed" for check in found.checks)
-    say(f"{failed or 'no'} check{'' if failed == 1 else 's'} failed of {len(found.checks)}; {len(found.unknown)} notes")
+    say(f"{failed or 'none'} of {len(found.checks)} checks failed; {len(found.unknown)} notes")
     if failed:
         raise typer.Exit(1)
