@@ -15,6 +15,7 @@ from skimage.color import rgb2lab
 
 import dg_tools as dg
 from dg_tools import palette, plots
+from dg_tools.plots.activations import number_heights
 from dg_tools.plots.explorers import course
 from dg_tools.plots.surface import pooled, spike
 
@@ -89,6 +90,14 @@ def test_plotly_surface_marks_the_channels(acts):
     figure = plots.token_channel_surface_plotly(hidden, [3, 7])
     assert [t.name for t in figure.data[1:]] == ["channel 3", "channel 7"]
     assert np.allclose(figure.data[0].z, np.abs(hidden))
+
+
+def test_numbers_of_neighbouring_channels_stand_one_above_the_other():
+    largest = np.ones(144)
+    largest[[55, 58, 60, 120]] = 34, 35, 33, 34
+    near, nearer, nearest, far = number_heights(largest, [55, 58, 60, 120])
+    assert min(abs(near - nearer), abs(near - nearest), abs(nearer - nearest)) > 3.4
+    assert far == 34 * 1.05
 
 
 def test_pooling_keeps_every_spike():

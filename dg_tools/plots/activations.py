@@ -26,7 +26,7 @@ from dg_tools.plots.surface import graph_objects
 
 @styled
 def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, title: str = "") -> Figure:
-    """|activation| over token x channel (one block, one step) as a 3-D surface; massive channels in red.
+    """|activation| over token x channel (one block, one step) as a 3-D surface; each massive channel in its colour.
 
     Args:
         hidden: (tokens, channels).
@@ -53,14 +53,35 @@ def draw_surface(axis: Any, hidden: np.ndarray, massive: Sequence[int] = ()) -> 
     tokens, channels = size.shape
     x, y = np.meshgrid(np.arange(channels), np.arange(tokens))
     axis.plot_surface(x, y, size, rcount=min(tokens, 64), ccount=min(channels, 192), color="#aebfcf", linewidth=0)
-    for channel, colour in zip(massive, several(len(massive)), strict=False):
+    heights = number_heights(size.max(0), massive)
+    for channel, height, colour in zip(massive, heights, several(len(massive)), strict=False):
         axis.plot(np.full(tokens, channel), np.arange(tokens), size[:, channel], color=colour, linewidth=1.6)
-        axis.text(channel, tokens, size[:, channel].max() * 1.05, str(channel), color=colour, fontsize=9, ha="center")
+        axis.text(channel, tokens, height, str(channel), color=colour, fontsize=9, ha="center")
     for side in (axis.xaxis, axis.yaxis, axis.zaxis):
         side.set_pane_color((1, 1, 1, 0))
         side.line.set_color(QUIET)
     axis.set(xlabel="channel", ylabel="image token", zlabel="|activation|")
     axis.view_init(elev=28, azim=-60)
+
+
+def number_heights(largest: np.ndarray, massive: Sequence[int]) -> list[float]:
+    """Height of each massive channel's number over its wall; numbers of neighbouring channels do not overlap.
+
+    Args:
+        largest: (channels,) largest |x| of each channel.
+        massive: the channels, in the order of the heights.
+    """
+    apart, line = len(largest) / 15, max((float(largest[channel]) for channel in massive), default=0.0) / 10
+    heights: list[float] = []
+    for channel in massive:
+        height = float(largest[channel]) * 1.05
+        while any(
+            abs(channel - other) < apart and abs(height - taken) < line * 0.99
+            for other, taken in zip(massive, heights, strict=False)
+        ):
+            height += line
+        heights.append(height)
+    return heights
 
 
 def token_channel_surface_plotly(hidden: np.ndarray, massive: Sequence[int] = (), *, title: str = "") -> Any:

@@ -155,6 +155,6 @@ def draw_shares(axis: Any, channels: pd.DataFrame, settings: dict[str, Any]) -> 
     axis.set_ylim(0, None)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("block", fontsize=8)
-    axis.set_ylabel("share of the stream's energy", fontsize=8)
-    axis.set_title("How much of the stream's energy is theirs (filled: massive)", fontsize=9)
+    axis.set_ylabel("share of energy", fontsize=8)
+    axis.set_title("Share of the stream's energy (filled: massive)", fontsize=9)
     name_lines(axis)
