@@ -149,3 +149,51 @@ def test_swaps_need_conditioning_by_row(loaded):
     """ERNIE-Image's blocks are given chunks by token."""
     with pytest.raises(ValueError, match="blocks that receive their conditioning per row; 'ernie-image' has none"):
         experiments.timestep(loaded("ernie_image"), ["apple", "owl"], channels=CHANNELS, block=BLOCK)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_each_half_of_the_chunks_goes_to_its_own_norm(loaded, half):
+    """CogVideoX: the first half comes from `norm1`'s linear layer, the second from `norm2`'s."""
+    dit = loaded("cogvideox")
+    block = dit.blocks[BLOCK]
+    linear = block.module.get_submodule(("norm1", "norm2")[half]).get_submodule("linear")
+
+    def zeroed(chunks):
+        first, second = chunks.clone().chunk(2, dim=1)
+        return torch.cat([0 * first, second] if half == 0 else [first, 0 * second], dim=1)
+
+    handle = linear.register_forward_hook(lambda module, args, output: 0 * output)
+    expected = called(dit, "cogvideox", guidance_scale=3.0)
+    handle.remove()
+    handles = block.record.on_modulation(block.module, zeroed)
+    made = called(dit, "cogvideox", guidance_scale=3.0)
+    handles.remove()
+    assert made.equal(expected)
+    assert not made.equal(called(dit, "cogvideox", guidance_scale=3.0))
+
+
+def test_a_vae_that_is_told_a_noise_level_decodes_at_zero():
+    """LTX's newer VAE: the same picture as the pipeline's own with `decode_timestep=0`, and not that of another level."""
+    from diffusers import AutoencoderKLLTXVideo
+
+    pipeline = ABOUT["ltx"].pipeline()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = {k: v for k, v in pipeline.vae.config.items() if not k.startswith("_")}
+        pipeline.vae = tiny.enliven(AutoencoderKLLTXVideo(**{**config, "timestep_conditioning": True}))
+    dit = dg.load(pipeline)
+    latents = called(dit, "ltx")
+    seen = dit.family.latents.unpack(pipeline, latents, **ABOUT["ltx"].SIZE)
+    with torch.no_grad():
+        own = dit.family.latents.decode(pipeline, seen)
+
+    def stock(level):
+        made = pipeline(
+            "a red apple", num_inference_steps=3, generator=torch.Generator().manual_seed(5), output_type="pt",
+            max_sequence_length=16, num_frames=1, decode_timestep=level, decode_noise_scale=0.0, **ABOUT["ltx"].SIZE,
+        )[0]  # fmt: skip
+        return made[:, 0]
+
+    shown = (own / 2 + 0.5).clamp(0, 1)
+    assert (shown - stock(0.0)).abs().max() < 1e-5
+    assert (shown - stock(0.5)).abs().max() > 1e-3
