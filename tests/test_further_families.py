@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from diffusers import AutoencoderKLLTXVideo
 
 import dg_tools as dg
 from dg_tools import experiments
@@ -173,9 +174,7 @@ def test_each_half_of_the_chunks_goes_to_its_own_norm(loaded, half):
 
 
 def test_a_vae_that_is_told_a_noise_level_decodes_at_zero():
-    """LTX's newer VAE: the same picture as the pipeline's own with `decode_timestep=0`, and not that of another level."""
-    from diffusers import AutoencoderKLLTXVideo
-
+    """LTX's newer VAE: the picture of the pipeline with `decode_timestep=0`, and not that of another level."""
     pipeline = ABOUT["ltx"].pipeline()
     with torch.random.fork_rng():
         torch.manual_seed(1)
