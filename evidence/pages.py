@@ -44,7 +44,7 @@ def rows_of(column: Column, sections: tuple[str, ...]) -> str:
         for row in column.rows.values()
         if row.section in sections
     ]
-    return table(["row", "claim", "asked", "verdict"], lines)
+    return table(["row", "claim", "required", "verdict"], lines)
 
 
 def channels(columns: Columns) -> str:

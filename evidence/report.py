@@ -56,9 +56,9 @@ def claims_table(columns: Columns, sections: tuple[str, ...]) -> str:
     for key in keys:
         rows = [column.rows.get(key) for column in columns.values()]
         some = next(row for row in rows if row is not None)
-        asked = next((row.bound for row in rows if row is not None and row.bound), "")
+        bound = next((row.bound for row in rows if row is not None and row.bound), "")
         unit = next((row.unit for row in rows if row is not None and row.bound), "")
-        text = f"`{key}` {some.text}" + (f" *Asked: {asked} {unit}*" if asked else "")
+        text = f"`{key}` {some.text}" + (f" *Required: {bound} {unit}*" if bound else "")
         lines.append([text, *(cell(row) for row in rows)])
     return table(["claim", *(f"`{name}`" for name in columns)], lines)
 

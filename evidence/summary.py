@@ -164,7 +164,7 @@ def instrument(columns: Columns) -> str:
 def shortfall(row: Row) -> str:
     """What a row of the planted model is short of."""
     parts = [f"{name} {interval(value)}" for name, value in row.parts.items() if name in row.why]
-    return f"({row.key[-1]}) {row.why} ({'; '.join([*parts, f'asked {row.bound}'])})"
+    return f"({row.key[-1]}) {row.why} ({'; '.join([*parts, f'required: {row.bound}'])})"
 
 
 def unsaid(shown: Columns) -> str:

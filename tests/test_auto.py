@@ -123,9 +123,28 @@ def test_where_nothing_lacks_detail_a_sentence_says_so_and_no_block_is_named(pla
         dg.DetailGuidance.from_profile(profile, detail_guidance_scale=1.0)
 
 
-def test_nothing_massive_is_said(dits):
+def test_nothing_massive_is_said(dits, monkeypatch, capsys):
+    """Before a picture is drawn a forward on noise says that there may be none; the pictures decide."""
+    dit, states = dg.load(tiny.sd3(seed=0)), []
+    handles = [b.module.register_forward_hook(lambda m, a, output: states.append(output[1][0])) for b in dit.blocks]
+    expected = price.forecast(dit, "apple", **CALL)
+    for handle in handles:
+        handle.remove()
+    for x in states[: len(dit.blocks)]:  # the rule by hand, on the first forward
+        size, one_sign = x.abs().mean(0), (x > 0).float().mean(0)
+        steady = x.std(0, correction=0) <= 0.5 * x.mean(0).abs()
+        assert not ((size >= 5 * np.median(size)) & (abs(one_sign - 0.5) >= 0.45) & steady).any()
+    assert expected.on_noise == () and sorted(price.forecast(plant(), "apple", **CALL).on_noise) == [5, 20]
+    said = []
+
+    def drawn(*args, **kwargs):
+        said.append(capsys.readouterr().out)
+        return trial.sampled(*args, **kwargs)
+
+    monkeypatch.setattr(choose, "sampled", drawn)
     with pytest.raises(RuntimeError, match="no channel of this model is massive"):
-        auto.auto_profile(dg.load(tiny.sd3(seed=0)), progress=False, **CALL)
+        auto.auto_profile(dit, progress=False, **CALL)
+    assert "auto: this model may have no massive channel: in one forward on noise none has 5 times" in said[0]
 
 
 def test_what_cannot_be_tried_is_refused_first(planted):

@@ -121,15 +121,13 @@ def test_pictures_have_heads_and_costs(dit):
     made = dg.generate(dit, "owl", seed=[0, 1], edits=[None, off], **call)
     page = shown(made)
     assert len(page.sources) == 4 and page.tags.count("th") == 1 + 2 + 2
-    assert all(
-        words in page.words for words in ("owl, cond", "seed 0", "seed 1", "clean", "zero channels 3", "1 forwards")
-    )
+    assert all(words in page.words for words in ("owl", "seed 0", "seed 1", "clean", "zero channels 3", "1 forwards"))
     assert (np.asarray(decoded(page)[0].convert("RGB")) == np.asarray(made.images[0])).all()
     figure = made.grid()
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[2:] == ["", ""] and titles[0] == "clean" and "zero channels" in titles[1]
     assert [figure.axes[0].get_ylabel(), figure.axes[2].get_ylabel()] == ["seed 0", "seed 1"]
-    assert figure.get_suptitle() == "owl, cond"
+    assert figure.get_suptitle() == "owl"
     assert shown(dg.generate(dit, "owl", **call)).sources
     by_hand = type(made)()
     assert "0 pictures" in shown(by_hand).words
@@ -140,11 +138,18 @@ def test_heads_say_what_differs_once():
         return {"prompt": "owl", "seed": 0, "guidance": "cond", "edit": "clean", **more}
 
     four = [named(seed=s, guidance=g) for s in (0, 1) for g in ("cond", "CFG 3")]
-    assert heads(four, 2)[:3] == (["seed 0", "seed 1"], ["cond", "CFG 3"], "owl, clean")
-    assert heads(four, 1).rows == ["seed 0, cond", "seed 0, CFG 3", "seed 1, cond", "seed 1, CFG 3"]
+    assert heads(four, 2)[:3] == (["seed 0", "seed 1"], ["no guidance", "CFG 3"], "owl")
+    assert heads(four, 1).rows == ["seed 0, no guidance", "seed 0, CFG 3", "seed 1, no guidance", "seed 1, CFG 3"]
     mixed = heads(four, 3)  # a column holds unlike pictures: each says what it is
-    assert not mixed.rows and mixed.captions == ["seed 0, cond", "seed 0, CFG 3", "seed 1, cond", "seed 1, CFG 3"]
-    assert heads([named()], 1)[:3] == ([""], [""], "owl, seed 0, cond, clean")
+    assert not mixed.rows and mixed.captions == [
+        "seed 0, no guidance",
+        "seed 0, CFG 3",
+        "seed 1, no guidance",
+        "seed 1, CFG 3",
+    ]
+    assert heads([named()], 1)[:3] == ([""], [""], "owl, seed 0")
+    both = [named(edit="zeroed", guidance=g) for g in ("DG 1", "CFG 3")]
+    assert heads(both, 2)[:3] == ([""], ["DG 1", "CFG 3"], "owl, seed 0, zeroed")
     assert heads([], 1)[:3] == ([], [], "")
 
 

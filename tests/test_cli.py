@@ -105,7 +105,10 @@ def test_capture_then_find(tmp_path, monkeypatch, capsys):
     found, ours = json.loads(printed), dg.find_massive(acts)
     assert code == 0 and found["channels"] == ours.channels and len(found["rows"]) == len(ours.to_frame())
     code, printed, _ = called(monkeypatch, capsys, "find", store, "--rule", "top")
-    assert code == 0 and "coverage" in printed and "channel" in printed
+    assert code == 0 and "this sign" in printed and "channel" in printed
+    assert "the model's profile: channels 55 x 2 after block 3; massive after block 3 here too: they agree" in printed
+    code, printed, _ = called(monkeypatch, capsys, "find", store, "--stream", "text", "--rule", "sun")
+    assert code == 0 and "channels 55 x 2 after block 3; not massive there: 55" in printed
     code, _, error = called(monkeypatch, capsys, *ask)
     assert code == 1 and "holds activations already" in error and "--force" in error
     assert called(monkeypatch, capsys, *ask, "--force")[0] == 0
@@ -120,7 +123,7 @@ def test_find_in_a_model(tmp_path, monkeypatch, capsys):
     pipeline.save_pretrained(tmp_path / "model")
     ask = ["find", tmp_path / "model", "--steps", "2", "-p", "apple"]
     code, printed, _ = called(monkeypatch, capsys, *ask)
-    assert code == 0 and "1 massive channels [5]" in printed and "coverage" in printed
+    assert code == 0 and "1 massive channels [5]" in printed and "this sign" in printed and "profile" not in printed
     first = next(line for line in printed.splitlines() if line.startswith("│"))
     assert first.replace("│", " ").split()[0] == "5", "the massive channels come first, a line each"
     told = int(re.search(r"massive or not: (\d+) rows", printed).group(1))

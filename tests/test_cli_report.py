@@ -96,6 +96,10 @@ def test_what_is_given_reaches_the_library(tmp_path, photographs, monkeypatch, c
     code, printed, _ = called(monkeypatch, capsys, tmp_path / "model", "--pictures", photographs, "-o", out, *sizes)
     assert code == 0 and "the forecast" in printed and str(out / "index.html") in printed and "does not hold" in printed
     dit, items, call = asked.pop()
+    assert "effect, 95% interval" in printed and "required: > " in printed and "controls as extreme" in printed
+    assert "chosen: channels 3, 17 x 2 after block 5; this model has no profile to compare with" in " ".join(
+        printed.split()
+    )
     assert dit.pipeline.name_or_path == str(tmp_path / "model")
     assert [x.prompt for x in items] == ["a fox in the snow", "an owl at night"]
     assert {tuple(x.picture.shape) for x in items} == {(3, 32, 48)}

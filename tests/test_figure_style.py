@@ -197,7 +197,7 @@ def test_a_long_head_does_not_touch_the_title():
     figure = plots.image_grid([np.zeros((8, 8, 3))] * 2, columns=2, heads=["clean", "word " * 20], title="all of it")
     figure.savefig(io.BytesIO())
     above = figure._suptitle.get_window_extent()
-    assert all(a.title.get_window_extent().y1 <= above.y0 + 1 for a in figure.axes)
+    assert all(a.title.get_window_extent().y1 <= above.y0 - 5 for a in figure.axes)  # pixels, 100 per inch
 
 
 def test_frames_say_where_activations_are_largest():

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import dg_tools as dg
-from dg_tools.models.profiles import PUBLISHED, read_profile, write_profile
+from dg_tools.models.profiles import PUBLISHED, agreement, read_profile, write_profile
 
 
 def test_published_ones_name_their_source_and_no_block():
@@ -46,3 +46,14 @@ def test_one_writer(tmp_path):
     with pytest.raises(TypeError):
         write_profile(file, {**profile, "block": object()})
     assert file.read_text() == text and list(file.parent.iterdir()) == [file]
+
+
+def test_a_choice_beside_the_models_profile():
+    known = {"channels": [55, 3], "block": 3, "mode": "scale", "rho": 2.0}
+    same = "channels 3, 55 x 2 after block 3; the model's profile: channels 55, 3 x 2 after block 3: they agree"
+    assert agreement({**known, "channels": [3, 55]}, known) == f"chosen: {same}"
+    other = agreement({"channels": [55], "block": 4}, known)
+    assert other.endswith(": the channels differ and the blocks differ and the doses differ")
+    assert agreement({**known, "block": 4}, {**known, "block": None}).endswith("no block: the channels agree")
+    assert agreement(None, known).startswith("chosen: no weak model; the model's profile: ")
+    assert agreement(known, None).endswith("; this model has no profile to compare with")

@@ -46,7 +46,7 @@ def test_rank_and_chance_in_the_claimed_direction():
 
 def test_sentences_can_come_out_negative():
     assert outcome(1.5, 2.5).sentence() == (
-        "Holds: x grows. 2 1 (1.5 to 2.5; asked: more than 0.5); controls (draws): median 0, 20 of 20 less extreme."
+        "Holds: x grows. 2 1 (1.5 to 2.5; required: more than 0.5); controls (draws): median 0, 20 of 20 less extreme."
     )
     assert outcome(0.1, 0.4).sentence().startswith("Does not hold: x grows.")
     assert outcome(0.6, 0.9).sentence().startswith("Not shown, matched controls do the same: x grows.")

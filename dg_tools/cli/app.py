@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -92,13 +92,17 @@ def at_work(as_json: bool) -> Iterator[None]:
         yield
 
 
-def table(rows: Sequence[dict[str, Any]], title: str | None = None) -> None:
-    """Rows with the same columns, as a table; numbers to the right."""
+def table(rows: Sequence[dict[str, Any]], title: str | None = None, heads: Mapping[str, str] | None = None) -> None:
+    """Rows with the same columns, as a table; numbers to the right. `heads` names columns in plain words."""
     from rich.table import Table
 
     grid = Table(title=title, title_justify="left")
     for name, value in rows[0].items():
-        grid.add_column(name, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
+        grid.add_column(
+            (heads or {}).get(name, name),
+            justify="right" if isinstance(value, int | float) else "left",
+            overflow="fold",
+        )
     for row in rows:
         grid.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     show(grid)

@@ -40,6 +40,16 @@ if TYPE_CHECKING:  # commands load torch when they are called
     from dg_tools.models.dit import DiT
 
 COSTS = ("block_calls", "forwards", "seconds")
+IN_WORDS = {  # units of the terminal's table
+    "block_calls": "calls of a block per picture",
+    "forwards": "forwards of the transformer per picture",
+    "seconds": "s per picture",
+    "scale": "of pixel values, -1 to 1",
+    "scale^2": "of pixel values squared",
+    "-1..1": "correlation, -1 to 1",
+    "0..1": "share, 0 to 1",
+    "1": "no unit",
+}
 
 
 @command
@@ -208,4 +218,5 @@ def by_report(comparison: Comparison) -> dict[str, str]:
 def by_guidance(comparison: Comparison, units: dict[str, str]) -> list[dict[str, Any]]:
     """One row per cost or metric, one column per guidance."""
     means = comparison.table.groupby("guidance", sort=False)[[*COSTS, *units]].mean()
-    return [{"": name.replace("_", " "), "unit": units.get(name, ""), **means[name].to_dict()} for name in means]
+    in_words = {name: IN_WORDS.get(units.get(name, name), units.get(name, "")) for name in means}
+    return [{"measure": name.replace("_", " "), "unit": in_words[name], **means[name].to_dict()} for name in means]

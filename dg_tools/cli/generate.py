@@ -39,6 +39,12 @@ if TYPE_CHECKING:  # commands load torch when they are called
 
 COLUMNS = ("file", "prompt", "seed", "in words", "forwards", "seconds")
 NUMBERS = ("amt_c", "low band")
+HEADS = {  # of the terminal's table; --json has the names above
+    "in words": "guidance",
+    "forwards": "forwards of the transformer",
+    "amt_c": "detail against clean, doublings",
+    "low band": "low band kept, correlation",
+}
 PLAIN = Wanted(1.0, 0.0, "cond", None, [], None, False, None, False, None)
 
 
@@ -71,7 +77,7 @@ def generate(
 ) -> None:
     """Pictures, with Detail Guidance or a dose and without from the same noise; each PNG carries its settings.
 
-    Against the clean picture two numbers are measured: amt_c, the change of detail at equal contrast, in doublings, and
+    Against the clean picture two numbers are measured: detail at equal contrast, in doublings (amt_c in --json), and
     how the low band correlates (1: layout and colours stay).
 
     No file is replaced: a name that is taken gets a number. Stopped with Ctrl-C, the finished pictures are there.
@@ -132,7 +138,7 @@ def generate(
     if as_json:
         emit({"pictures": rows, "grid": grid, "warnings": warnings})
         return
-    table([{name: row[name] for name in (*COLUMNS, *NUMBERS) if name in row} for row in rows])
+    table([{name: row[name] for name in (*COLUMNS, *NUMBERS) if name in row} for row in rows], heads=HEADS)
     for line in done:
         print(line)
     if grid:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from dg_tools.report.extent import SIZES
 if TYPE_CHECKING:  # commands load torch when they are called
     from dg_tools.models.dit import DiT
     from dg_tools.report.sections import Report
+    from dg_tools.report.verdict import Row
 
 
 @command
@@ -72,7 +74,7 @@ def report(
     except KeyboardInterrupt:
         stop(f"what is done is kept in {out}; the same command goes on from there")
     if speaks:
-        show(made, out, as_json)
+        show(made, out, as_json, dit.profile)
 
 
 def check_out(out: Path, model: str | None) -> None:
@@ -118,23 +120,32 @@ def opened(dit: DiT, folder: Path, height: int | None, width: int | None) -> Any
     return read_folder(folder, height=high, width=wide)
 
 
-def show(made: Report, out: Path, as_json: bool) -> None:
-    """Print what holds, and where the page is."""
+def show(made: Report, out: Path, as_json: bool, profile: Mapping[str, Any] | None) -> None:
+    """Print what holds, how the choice compares with the model's own profile, and where the page is."""
     page = out / "index.html"
     if as_json:
         emit({"page": page, **made.to_json()})
         return
-    from dg_tools.report.cells import interval
+    from dg_tools.models.profiles import agreement
+    from dg_tools.report.verdict import tally
 
-    rows = [
-        {
-            "verdict": row.status,
-            "claim": row.text,
-            "effect": interval(row.number) if row.number else "",
-            "why": row.why,
-        }
-        for row in made.claims
-    ]
-    if rows:
-        table(rows, title=made.model)
-    pairs({"page": page, "numbers": out / "report.json", "guidance": out / "profile.json" if made.profile else "none"})
+    if made.claims:
+        counts = tally(row.status for row in made.claims)
+        table([claim(row) for row in made.claims], f"{made.model}: of {len(made.claims)} claims, {counts}")
+    guidance = out / "profile.json" if made.profile else "none"
+    choice = agreement(made.profile, profile)
+    pairs({"weak model": choice, "page": page, "numbers": out / "report.json", "guidance": guidance})
+
+
+def claim(row: Row) -> dict[str, str]:
+    """A claim as a row of the terminal's table, under the headings of the page."""
+    from dg_tools.report.cells import in_words, interval
+
+    effect = f"{interval(row.number)} {row.unit}".strip() if row.number else ""
+    required = f"required: {in_words(row.bound)}" if row.bound else ""
+    return {
+        "verdict": row.status,
+        "claim": "\n".join(filter(None, (row.text, in_words(row.why)))),
+        "effect, 95% interval": "\n".join(filter(None, (effect, required))),
+        "controls as extreme": f"{row.extreme} of {row.draws}" if row.draws else "",
+    }

@@ -115,7 +115,9 @@ class Outcome:
     def sentence(self) -> str:
         """The outcome in one sentence, which may be that it does not hold."""
         bound = {"above": "more than", "below": "less than", "within": "within +-"}[self.direction]
-        number = f"{self.estimate:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g}; asked: {bound} {self.margin:g})"
+        number = (
+            f"{self.estimate:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g}; required: {bound} {self.margin:g})"
+        )
         null = ""
         if self.null:
             null = f"; controls ({self.control}): median {np.median(self.null):.3g}, {self.rank} of {len(self.null)}"
@@ -160,11 +162,11 @@ class Result:
     def _repr_html_(self) -> str:
         cells, names = [], []
         for o in sorted(self.outcomes, key=lambda o: not o.primary):
-            asked = {"above": f"more than {o.margin:g}", "below": f"less than {o.margin:g}"}
-            bound = asked.get(o.direction, f"within +-{o.margin:g}")
+            needed = {"above": f"more than {o.margin:g}", "below": f"less than {o.margin:g}"}
+            bound = needed.get(o.direction, f"within +-{o.margin:g}")
             drawing = whisker(o.estimate, o.low, o.high, o.margin, o.null)
             number = f"{o.estimate:.3g} ({o.low:.3g} to {o.high:.3g}) {o.unit}"
-            cells.append([drawing, escape(number), escape(f"asked: {bound}"), escape(o.status)])
+            cells.append([drawing, escape(number), escape(f"required: {bound}"), escape(o.status)])
             names.append(o.claim + (" (primary)" if o.primary else ""))
         facts = {"question": self.question, "verdict": self.verdict, "notes": " ".join(self.notes)}
         marks = f'<div style="{SMALL}">dot and line: estimate, 95% interval; dashed: bound; grey ticks: controls</div>'
@@ -204,7 +206,7 @@ class Result:
                 "low": o.low,
                 "high": o.high,
                 "unit": o.unit,
-                "asked": f"{o.direction} {o.margin:g}",
+                "required": f"{o.direction} {o.margin:g}",
                 "controls": len(o.null),
                 "control_median": float(np.median(o.null)) if o.null else float("nan"),
                 "rank": o.rank if o.null else None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 PARTS = ("prompt", "seed", "guidance", "edit")
+NONE = {"guidance": "no guidance", "edit": "clean"}  # where all pictures have none, nothing is said
 
 
 class Heads(NamedTuple):
@@ -20,10 +21,12 @@ class Heads(NamedTuple):
 def heads(settings: Sequence[Mapping[str, Any]], columns: int) -> Heads:
     """Heads for pictures in rows of `columns`, from the settings of each: prompt, seed, edit, guidance.
 
+    What all pictures share stands in the title; that none has an edit, or none a guidance, is not said.
+
     Example:
         >>> one = {"prompt": "owl", "edit": "clean", "guidance": "cond"}
         >>> heads([{**one, "seed": 0}, {**one, "seed": 1}], 2)
-        Heads(rows=[''], columns=['seed 0', 'seed 1'], title='owl, cond, clean', captions=None)
+        Heads(rows=[''], columns=['seed 0', 'seed 1'], title='owl', captions=None)
     """
     words = [parts(s) for s in settings]
     lines = [words[i : i + columns] for i in range(0, len(words), columns)]
@@ -31,7 +34,7 @@ def heads(settings: Sequence[Mapping[str, Any]], columns: int) -> Heads:
     shared = [k for k in PARTS if same(words, k)]
     down = [k for k in PARTS if k not in shared and all(same(line, k) for line in lines)]
     across = [k for k in PARTS if k not in (*shared, *down)]
-    title = joined(words[0], shared) if words else ""
+    title = joined(words[0], [k for k in shared if words[0][k] != NONE.get(k)]) if words else ""
     if not all(same(column, k) for column in over for k in across):
         return Heads([], [], title, [joined(w, [*down, *across]) for w in words])
     return Heads([joined(line[0], down) for line in lines], [joined(column[0], across) for column in over], title)
@@ -49,4 +52,5 @@ def joined(words: Mapping[str, str], chosen: Sequence[str]) -> str:
 
 def parts(settings: Mapping[str, Any]) -> dict[str, str]:
     """Each part of a picture's settings in words."""
-    return {k: f"seed {settings[k]}" if k == "seed" else str(settings.get(k, "clean")) for k in PARTS}
+    words = {k: f"seed {settings[k]}" if k == "seed" else str(settings.get(k, NONE["edit"])) for k in PARTS}
+    return words if words["guidance"] != "cond" else {**words, "guidance": NONE["guidance"]}

@@ -91,7 +91,14 @@ def profile_words(profile: Mapping[str, Any]) -> str:
         >>> profile_words({"channels": [55], "block": 3, "mode": "scale", "rho": 2.0, "source": "a test"})
         'channels 55 x 2 after block 3; from a test'
     """
-    mode, rho, weight = profile.get("mode", "zero"), profile.get("rho", 0.0), profile.get("detail_guidance_scale")
+    weight = profile.get("detail_guidance_scale")
+    words = place_words(profile) + ("" if weight is None else f", w {weight:g}")
+    return words + (f"; from {profile['source']}" if profile.get("source") else "")
+
+
+def place_words(profile: Mapping[str, Any]) -> str:
+    """Channels, dose and block alone."""
+    mode, rho = profile.get("mode", "zero"), profile.get("rho", 0.0)
     words = f"channels {', '.join(map(str, profile['channels']))}"
     if profile["block"] is None:
         words += ", no block"
@@ -99,8 +106,33 @@ def profile_words(profile: Mapping[str, Any]) -> str:
         dose = f"x {rho:g}" if isinstance(rho, int | float) else "x a schedule over sigma"
         how = dose if mode == "scale" else "zeroed" if mode == "zero" else f"edited ({mode})"
         words += f" {how} after block {profile['block']}"
-    words += "" if weight is None else f", w {weight:g}"
-    return words + (f"; from {profile['source']}" if profile.get("source") else "")
+    return words
+
+
+def agreement(chosen: Mapping[str, Any] | None, known: Mapping[str, Any] | None) -> str:
+    """Whether a choice has the channels, block and dose of the model's profile, in a sentence.
+
+    Example:
+        >>> one = {"channels": [55], "block": 3, "mode": "scale", "rho": 2.0}
+        >>> agreement({**one, "block": 5}, one)
+        "chosen: channels 55 x 2 after block 5; the model's profile: channels 55 x 2 after block 3: the blocks differ"
+    """
+    words = "chosen: " + ("no weak model" if chosen is None else place_words(chosen))
+    if known is None:
+        return f"{words}; this model has no profile to compare with"
+    words += f"; the model's profile: {place_words(known)}"
+    if chosen is None:
+        return words
+    if known["block"] is None:
+        same = sorted(chosen["channels"]) == sorted(known["channels"])
+        return f"{words}: the channels {'agree' if same else 'differ'}"
+    parts = {
+        "channels": sorted(chosen["channels"]) != sorted(known["channels"]),
+        "blocks": chosen["block"] != known["block"],
+        "doses": any(chosen.get(k, v) != known.get(k, v) for k, v in {"mode": "zero", "rho": 0.0}.items()),
+    }
+    differ = [f"the {name} differ" for name, differs in parts.items() if differs]
+    return f"{words}: {' and '.join(differ) or 'they agree'}"
 
 
 def write_profile(file: Path, profile: Mapping[str, Any]) -> Path:

@@ -58,7 +58,7 @@ def null_panel(axis: Any, outcome: Any) -> None:
     axis.annotate("massive channels\n(95% interval)", (outcome.estimate, top), (0, 6), textcoords="offset points",
                   color=MASSIVE, fontsize=8, ha="center")  # fmt: skip
     axis.axvline(outcome.margin, color=INK, lw=0.8, ls="--")
-    axis.annotate(f" asked: {outcome.direction} {outcome.margin:g}", (outcome.margin, 0.02), fontsize=7,
+    axis.annotate(f" required: {outcome.direction} {outcome.margin:g}", (outcome.margin, 0.02), fontsize=7,
                   xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")  # fmt: skip
     axis.set(title=f"{outcome.name.capitalize()} against controls", xlabel=wrap(outcome.unit, 44))
     axis.set_ylabel(f"how many of {len(outcome.null)} controls", color=QUIET)

@@ -56,6 +56,8 @@ def image_grid(
         label = {"rotation": 0, "ha": "right", "va": "center"}
         line[0].set_ylabel(wrap(words, 16), fontsize=9, color=INK, **label)
     figure.suptitle(wrap(title, int(14 * shape[0])), fontsize=10, color=INK)
+    if title and any(heads):
+        figure.set_layout_engine("constrained", h_pad=0.1)  # inches: the title does not lie on the heads
     return finish(figure)
 
 

@@ -92,5 +92,5 @@ def choice_figure(scan: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] |
     axis.axhline(asked, color=QUIET, lw=0.8, ls=(0, (2, 3)))
     axis.set_xticks(blocks)
     axis.set(xlabel="block after which the channels are scaled", ylabel="detail that it lacks,\ndoublings beyond gain")
-    label_ends(axis, [*ends, (asked, f"{asked:g} is asked", QUIET)])
+    label_ends(axis, [*ends, (asked, f"{asked:g} is required", QUIET)])
     return figure

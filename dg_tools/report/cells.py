@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,16 @@ import pandas as pd
 
 from dg_tools.metrics import bootstrap_interval
 from dg_tools.report.verdict import NOT_TESTED, REPORTED, Interval, Row
+
+MEASURES = {  # as rows name them, in plain words
+    "amt_c, against clean": "detail against clean",
+    "amt_c": "detail",
+    "low with clean": "low band kept (correlation with clean)",
+    "low": "low band (correlation)",
+    "right": "right detail (correlation)",
+    "margin": "what is drawn (margin)",
+}
+MEASURE = re.compile(rf"\b(?:{'|'.join(MEASURES)})(?=:| [<>]|$)")  # before a verdict or a bound, or alone
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -24,6 +35,16 @@ def interval(values: Interval, signed: bool = False) -> str:
     """`0.99 (0.98, 1)`."""
     middle, low, high = (number(x, signed) for x in values)
     return f"{middle} ({low}, {high})"
+
+
+def in_words(text: str) -> str:
+    """A bound or a reason with the names of measures in plain words.
+
+    Example:
+        >>> in_words("> 0.1; right > -0.02, low > -0.01")
+        '> 0.1; right detail (correlation) > -0.02, low band (correlation) > -0.01'
+    """
+    return MEASURE.sub(lambda name: MEASURES[name[0]], text)
 
 
 def cell(row: Row | None, *, long: bool = False) -> str:

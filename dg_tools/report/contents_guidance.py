@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from dg_tools.report.figures import bytes_of, drawn, strip
 from dg_tools.report.findings import Findings
 from dg_tools.report.parts import Figure, Section, Table
 from dg_tools.report.plan import lasting
-from dg_tools.report.verdict import NOT_TESTED
+from dg_tools.report.verdict import NOT_TESTED, tally
 
 INTERVAL = ("mean", "low", "high")
 
@@ -163,7 +162,12 @@ def samples_strip(of: Findings) -> Section:
         numbers = [bootstrap_interval(table[column].to_numpy())[i] for column in ("amt_c", "low") for i in range(3)]
         rows.append([run, len(table), *numbers, drawn.price[run]["passes"]])
     ends = ("", ", low end", ", high end")
-    header = ["run", "prompts", *(f"{name}{end}" for name in ("amt_c", "low band kept") for end in ends), "passes"]
+    header = [
+        "run",
+        "prompts",
+        *(f"{name}{end}" for name in ("detail, doublings", "low band kept, correlation") for end in ends),
+    ]
+    header.append("passes per step")
     words = "Mean over prompts with 95% intervals, each against the sample of its base from the same noise."
     if len(runs) <= 2:
         words += f" No other run was drawn: {of.chosen.weak[0].why or 'there is no weak model'}."
@@ -172,8 +176,7 @@ def samples_strip(of: Findings) -> Section:
 
 def claims(of: Findings) -> Section:
     """How many claims hold; the page lists them."""
-    counts = Counter(row.status for row in of.claims)
-    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    said = tally(row.status for row in of.claims)
     reasons = sorted({row.why for row in of.claims if row.status == NOT_TESTED and row.why})
     words = (
         f"{len(of.claims)} claims: {said}. A claim holds where its whole 95% interval over prompts is past a bound set "

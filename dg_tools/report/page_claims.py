@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from dg_tools.report.cells import interval, number
+from dg_tools.report.cells import in_words, interval, number
 from dg_tools.report.verdict import FAILS, HOLDS, NOT_TESTED, REPORTED, SOME, Row
 
 KINDS = {HOLDS: "holds", SOME: "holds", FAILS: "fails", NOT_TESTED: "untested", REPORTED: "untested"}
@@ -39,12 +39,12 @@ def claims_table(claims: Sequence[tuple[str, Row]]) -> str:
 
 
 def claim_row(name: str, row: Row) -> str:
-    """One claim: verdict, what is claimed and why it is judged so, the number with what is asked, the controls."""
+    """One claim: verdict, what is claimed and why it is judged so, the number with its bound, the controls."""
     place = f"claims/{name}"
     kind = KINDS.get(row.status, "undecided")
     verdict = f'<a class="verdict {kind}" href="#{place}">{escape(row.status)}</a>'
     exploratory = '<span class="more">exploratory</span>' if row.exploratory else ""
-    why = f'<p class="more">{escape(row.why)}</p>' if row.why else ""
+    why = f'<p class="more">{escape(in_words(row.why))}</p>' if row.why else ""
     controls = f"<td>{row.extreme} of {row.draws}</td>" if row.draws else '<td class="none">–</td>'
     source = f'<a class="source" href="report.json#{place}">report.json#{place}</a>'
     return (
@@ -54,26 +54,26 @@ def claim_row(name: str, row: Row) -> str:
 
 
 def effect(row: Row) -> str:
-    """The number, its interval, its unit, what is asked, and all of that drawn."""
+    """The number, its interval, its unit, what is required, and all of that drawn."""
     if row.number is None:
         return "–"
     said = f'<span class="effect">{interval(row.number, signed=row.section in SIGNED)}</span>'
     unit = f' <span class="more">{escape(row.unit)}</span>' if row.unit else ""
-    asked = f'<span class="more asked">asked: {escape(row.bound)}</span>' if row.bound else ""
-    return f"{said}{unit}{mark(row)}{asked}"
+    bound = f'<span class="more bound-words">required: {escape(in_words(row.bound))}</span>' if row.bound else ""
+    return f"{said}{unit}{mark(row)}{bound}"
 
 
 def parts_list(row: Row) -> str:
     """The parts of a claim, to be unfolded."""
     if not row.parts:
         return ""
-    items = "".join(f"<li>{escape(k)}: {interval(v, signed=True)}</li>" for k, v in row.parts.items())
+    items = "".join(f"<li>{escape(in_words(k))}: {interval(v, signed=True)}</li>" for k, v in row.parts.items())
     count = f"{len(row.parts)} part{'s' if len(row.parts) > 1 else ''}"
     return f"<details><summary>{count}</summary><ul>{items}</ul></details>"
 
 
 def mark(row: Row) -> str:
-    """The interval as a line beside the bound, the side that is asked shaded; empty where there is no such bound."""
+    """The interval as a line beside the bound, the side that is required shaded; empty where there is no such bound."""
     bound = BOUND.match(row.bound)
     if row.number is None or bound is None or not all(map(math.isfinite, row.number)):
         return ""
@@ -88,7 +88,7 @@ def mark(row: Row) -> str:
     at, left, right = place(limit), place(low), place(high)
     start, width = (at, 100 - at) if bound[1] == ">" else (0, at)
     kind = KINDS.get(row.status, "undecided")
-    words = f"{number(middle)}, from {number(low)} to {number(high)}; asked: {row.bound}"
+    words = f"{number(middle)}, from {number(low)} to {number(high)}; required: {in_words(row.bound)}"
     return (
         f'<svg class="mark {kind}" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(words)}"><rect class="asks" x="{start:g}" y="0" width="{width:g}" height="10"/>'

@@ -110,7 +110,7 @@ def gated(row: Row, measured: Measured, weak: Weak, needed: Sequence[str]) -> Ro
         return not_tested(row, weak.why)
     if not weak.acts >= rules.ACTS:
         number = (weak.acts, weak.acts, weak.acts)
-        return not_tested(row, f"the edit hardly acts: {rules.ACTS:g} is asked", number, "||v_d - v|| / ||v||")
+        return not_tested(row, f"the edit hardly acts: {rules.ACTS:g} is required", number, "||v_d - v|| / ||v||")
     missing = [name for name in needed if name not in measured.tables]
     return not_tested(row, f"not run: {', '.join(missing)}") if missing else None
 
@@ -237,10 +237,10 @@ def row_curve(measured: Measured, weak: Weak) -> Row:
 
 def lacking(row: Row, base: pd.DataFrame, captions: np.ndarray, name: str) -> Row | None:
     """`not tested`, where the base lacks no detail."""
-    amount = bootstrap_interval(base["amt"], captions)
-    if amount[0] < rules.LACKS:
+    amt = bootstrap_interval(base["amt"], captions)
+    if amt[0] < rules.LACKS:
         return None
-    return not_tested(row, f"the base ({name}) lacks no detail: amt below {rules.LACKS:g} is asked", amount, "of amt")
+    return not_tested(row, f"the base ({name}) lacks no detail: amt below {rules.LACKS:g} is required", amt, "of amt")
 
 
 def relative(table: pd.DataFrame, base: pd.DataFrame, captions: np.ndarray) -> Interval:

@@ -105,6 +105,8 @@ def chosen(dit: DiT, words: list[str], journal: Journal, progress: bool, chunk: 
     """The choice on some prompts, as a profile without the model's own facts."""
     expected = price.forecast(dit, words[0], chunk=chunk, **kwargs)
     print(f"auto: {expected}")
+    if expected.warning:
+        print(f"auto: {expected.warning}")
     spent = 0.0
     bar = progress_bar(progress, total=round(expected.forwards), desc="auto", unit="forward")
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from dg_tools.guidance.auto.scan import BLOCKS, RHOS, SIGMAS
+from dg_tools.guidance.auto.scan import BLOCKS, RHOS, SIGMAS, massive_in, statistics_at
 from dg_tools.guidance.auto.trial import share_after
+from dg_tools.massive import RATIO, Massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode, spatial
 from dg_tools.onestep import first_call, velocity, without_state
@@ -37,6 +38,7 @@ class Forecast:
         seconds: by one timed forward and one timed decode at the requested size.
         memory: bytes: the weights, and what is kept of the blocks' outputs.
         forward_seconds, decode_seconds: of one row.
+        on_noise: the channels that are massive in one forward on noise.
 
     Example:
         >>> print(Forecast(900.0, 21, 16.4, 45.0, 2.5e9, 0.05, 0.02))
@@ -50,11 +52,25 @@ class Forecast:
     memory: float
     forward_seconds: float
     decode_seconds: float
+    on_noise: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         return (
             f"at most {self.forwards:.0f} forwards and {self.decodes} decoded pictures ({self.pictures:.1f} plain CFG "
             f"pictures): about {self.seconds:.0f} s, {self.memory / 1e9:.2g} GB"
+        )
+
+    @property
+    def warning(self) -> str:
+        """What to know where no channel is massive on noise; empty where one is.
+
+        It is not an answer: a channel may grow towards the picture, and massive channels are looked for on pictures.
+        """
+        if self.on_noise is None or self.on_noise:
+            return ""
+        return (
+            f"this model may have no massive channel: in one forward on noise none has {RATIO:g} times the median "
+            f"channel's mean |x| with one sign on all tokens. The answer needs {SCANNED} pictures; Ctrl-C stops."
         )
 
 
@@ -90,14 +106,14 @@ def at_most(dit: DiT, steps: int) -> tuple[float, float, int]:
     return scan, samples, SAMPLED * (1 + FINALISTS * (len(WEIGHTS) + 1))
 
 
-def timed(dit: DiT, function: Callable[[], Any]) -> float:
-    """Seconds of the second of two calls: the first one also prepares."""
+def timed(dit: DiT, function: Callable[[], Any], prepare: Callable[[], Any] | None = None) -> float:
+    """Seconds of a call after another one, which prepares: `prepare`, or the same."""
     seconds = 0.0
-    for _ in range(2):
+    for call in (prepare or function, function):
         if dit.device.type == "cuda":
             torch.cuda.synchronize(dit.device)
         began = time.perf_counter()
-        function()
+        call()
         if dit.device.type == "cuda":
             torch.cuda.synchronize(dit.device)
         seconds = time.perf_counter() - began
@@ -118,7 +134,9 @@ def forecast(dit: DiT, prompt: str, *, chunk: int = 2, **kwargs: Any) -> Forecas
     call = {k: v for k, v in kwargs.items() if k not in ("steps", "height", "width")}
     first = first_call(dit, [prompt], **{"seed": 0, **call, "steps": 1, "height": size[0], "width": size[1]})
     z, inputs = spatial(dit, first["hidden_states"], *size), without_state(first)
-    forward = timed(dit, lambda: velocity(dit, z, 0.5, inputs))
+    found: list[Massive] = []
+    look = lambda: found.append(massive_in(dit, [statistics_at(dit, {1.0: z}, inputs)]))  # noqa: E731
+    forward = timed(dit, lambda: velocity(dit, z, 0.5, inputs), prepare=look)
     with dit.running():
         decoding = timed(dit, lambda: decode(dit, z, output_type="pt"))
     scan, samples, decodes = at_most(dit, steps)
@@ -134,4 +152,6 @@ def forecast(dit: DiT, prompt: str, *, chunk: int = 2, **kwargs: Any) -> Forecas
     rows, columns = dit.grid(*size)
     kept = chunk * len(tried_blocks(dit)) * rows * columns * dit.width * dit.dtype.itemsize
     seconds = (scan + samples) * forward + decodes * decoding
-    return Forecast(scan + samples, decodes, pictures, seconds, weights + kept, forward, decoding)
+    return Forecast(
+        scan + samples, decodes, pictures, seconds, weights + kept, forward, decoding, tuple(found[0].channels)
+    )
