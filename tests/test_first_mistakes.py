@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 import dg_tools as dg
+from dg_tools.interventions import MaskTokens
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +111,44 @@ def test_a_kind_has_its_article_and_long_lists_are_cut():
 
     assert [kind_of(x) for x in (1, 1.5, "a", None, int)] == ["an int", "a float", "a str", "None", "the class int"]
     assert some(range(3), 3) == "0, 1, 2" and some(range(9), 3) == "0, 1, 2 and 6 more"
+
+
+def test_a_context_takes_a_pipeline_that_is_called_and_no_name():
+    guider = dg.DetailGuidance(2.0, 0.5, disrupt=dg.Disrupt(3, 1))
+    for context in (lambda name: dg.detail_guidance(name, guider), dg.Disrupt(3, 1).on, MaskTokens([0]).on):
+        with pytest.raises(TypeError, match=r"acts on a pipeline .* got 'emoji-sd3': load it first, .*load\('emoji"):
+            context("emoji-sd3").__enter__()
+        with pytest.raises(TypeError, match=r"got None: load it first, dit = dg.load\(\), then pass dit.pipeline"):
+            context(None).__enter__()
+
+
+def test_unconditional_rows_without_cfg_are_refused_before_the_run(dit, monkeypatch):
+    monkeypatch.setattr(dit.transformer, "forward", lambda *args, **kwargs: pytest.fail("a forward ran"))
+    edit = dg.Disrupt(3, 1, rows="uncond")
+    for act in (dg.generate, dg.capture):
+        for guidance in (None, dg.CFG(1.0)):
+            with pytest.raises(ValueError, match=r"without CFG there are no unconditional rows; pass guidance=dg.CFG"):
+                act(dit, "owl", edits=edit, guidance=guidance, steps=2)
+
+
+def test_values_of_another_kind(dit, tmp_path):
+    from PIL import Image
+
+    picture = Image.new("RGB", (48, 32))
+    with pytest.raises(TypeError, match="sigma='a'; a number is needed"):
+        dg.capture_image(dit, picture, sigma="a")
+    with pytest.raises(TypeError, match="sigma='a'; a number is needed"):
+        dg.features(dit, picture, block=1, sigma="a", recipe="raw")
+    with pytest.raises(TypeError, match="an edit is a str; pass a list of Disrupts"):
+        dg.denoise_error(dit, [], "zero")
+    with pytest.raises(TypeError, match="sigmas=0.5; several numbers are needed"):
+        dg.denoise_error(dit, [], [dg.Disrupt(3, 1)], sigmas=0.5)
+    with pytest.raises(TypeError, match="settings='x'; the mapping that Disrupt.to_json gives is needed"):
+        dg.Disrupt.from_json("x")
+    with pytest.raises(TypeError, match="weak_model is a str; a SD3Transformer2DModel is needed"):
+        dg.generate(dit, "owl", guidance=dg.baselines.AutoGuidance(2.0, 1.0, weak_model="emoji"), steps=2)
+    with pytest.raises(ValueError, match="detail_guidance_scales='a'; a number is needed"):
+        dg.sweep({"folder": "s", "detail_guidance_scales": ["a"], "references": 4})
+    (tmp_path / "x").touch()
+    with pytest.raises(FileExistsError, match="x is a file: pass a new or empty folder"):
+        dg.capture(dit, "owl", steps=2, raw=[0], store=tmp_path / "x")

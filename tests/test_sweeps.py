@@ -326,7 +326,7 @@ def test_files_that_are_no_sweep(tmp_path):
     (tmp_path / "a.yaml").write_text("- 1")
     with pytest.raises(ValueError, match="a mapping of keys to values is needed, and this is a list"):
         read_config(tmp_path / "a.yaml")
-    with pytest.raises(ValueError, match="lacks folder, detail_guidance_scales"):
+    with pytest.raises(ValueError, match="the settings: folder, detail_guidance_scales must be given"):
         read_config({})
     with pytest.raises(FileNotFoundError, match="no sweep in"):
         open_sweep(tmp_path)

@@ -28,7 +28,7 @@ from dg_tools.forward.call import Call
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.stepping import after_callback, after_each_step
-from dg_tools.generation.sampling import check_call, guidance_scale, windowed
+from dg_tools.generation.sampling import check_call, check_rows, guidance_scale, windowed
 from dg_tools.interventions import Edit, attached
 from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
@@ -117,6 +117,7 @@ def capture(
     scale = guidance_scale(guidance)
     height, width = dit.size(height, width)
     steps = dit.default_steps if steps is None else steps
+    check_rows(disruptions, scale)
     for disruption in disruptions:
         disruption.check(dit, steps, height, width)
     branches = ["cond", "uncond"] if rows == "all" and scale > 1 else ["cond"]

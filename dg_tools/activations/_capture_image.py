@@ -28,6 +28,7 @@ from dg_tools.interventions import Edit, attached
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode, packed
+from dg_tools.numbers import is_several, number
 from dg_tools.onestep import conditions
 from dg_tools.progress import progress_bar
 
@@ -94,7 +95,8 @@ def capture_image(
     check_cache(dit.transformer)
     pictures = as_pictures(image, span)
     height, width = dit.size(pictures.shape[2], pictures.shape[3])
-    sigmas = sorted({float(s) for s in np.atleast_1d(np.asarray(sigma, float))}, reverse=True)
+    levels: Any = sigma if is_several(sigma) else [sigma]
+    sigmas = sorted({number(s, "sigma") for s in levels}, reverse=True)
     if not sigmas or not all(0 < s <= 1 for s in sigmas):
         raise ValueError(f"sigma={sigma} requested; noise levels lie above 0 and up to 1")
     count, seeds = len(pictures), as_list(seeds)

@@ -29,6 +29,7 @@ from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode
+from dg_tools.numbers import number
 from dg_tools.onestep import check_velocity, conditions, velocity
 
 Recipe = Literal["ditf", "raw", "discard", "adaln", "mrep"]
@@ -107,7 +108,7 @@ def features(
             f"recipe {recipe!r} needs a LayerNorm, which family {dit.family.name!r} does not have: take 'raw' "
             "or 'discard'"
         )
-    if not 0 < sigma <= 1:
+    if not 0 < number(sigma, "sigma") <= 1:
         raise ValueError(f"sigma={sigma} requested; noise levels lie above 0 and up to 1")
     if batch < 1:
         raise ValueError(f"batch={batch} requested; at least 1")

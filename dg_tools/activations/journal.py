@@ -101,7 +101,9 @@ def read_lazily(folder: Path) -> xr.Dataset:
 
 def check_target(folder: Path) -> None:
     """Raise FileExistsError for a folder that holds something other than activations."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ".zgroup").is_file())):
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file: pass a new or empty folder for the activations")
+    if folder.exists() and (any(folder.iterdir()) and not (folder / ".zgroup").is_file()):
         raise FileExistsError(f"{folder} holds other files: pass a new or empty folder for the activations")
 
 

@@ -20,12 +20,14 @@ import torch
 from dg_tools.datasets.examples import Items, axes_of, examples, pictures_of
 from dg_tools.datasets.references import References
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import kind_of
 from dg_tools.metrics import Bands, axis_share, bootstrap_interval, coherent_error
 from dg_tools.metrics.cell_bands import check_size, named_bands, named_words
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode
 from dg_tools.models.pictures import pictures as decoded
+from dg_tools.numbers import is_several, number
 from dg_tools.onestep import conditions, velocity
 from dg_tools.progress import progress_bar
 
@@ -145,7 +147,12 @@ def denoise_error(
     check_loaded(dit, "denoise_error")
     if not edits:
         raise ValueError("no edits: pass at least one Disrupt, with its controls")
-    if not all(0 < s < 1 for s in sigmas):
+    for edit in edits:
+        if not isinstance(edit, Disrupt):
+            raise TypeError(f"an edit is {kind_of(edit)}; pass a list of Disrupts")
+    if not is_several(sigmas):
+        raise TypeError(f"sigmas={sigmas!r}; several numbers are needed, such as (0.3, 0.5)")
+    if not all(0 < number(s, "sigmas") < 1 for s in sigmas):
         raise ValueError(f"sigmas={list(sigmas)}; each must lie between 0 and 1")
     if isinstance(references, References):
         items = examples(dit, references.sample(pictures, seed=seed), references, truth=True)

@@ -127,12 +127,23 @@ def windowed(guidance: BaseGuidance | None) -> Guidance | None:
     return guidance if isinstance(guidance, Guidance) else None
 
 
+def check_rows(edits: Sequence[Any], scale: float) -> None:
+    """Raise ValueError for an edit of unconditional rows in a run that has none."""
+    for edit in edits:
+        if getattr(edit, "rows", None) == "uncond" and not scale > 1:
+            raise ValueError(
+                f"{edit.sentence()}: without CFG there are no unconditional rows; pass guidance=dg.CFG(s) with s above "
+                "1, or leave rows out"
+            )
+
+
 def check(
     dit: DiT, edits: Sequence[Edit], guidance: BaseGuidance | None, steps: int, height: int | None, width: int | None
 ) -> None:
     """Raise before the first forward for edits or guidance that this run cannot have."""
     if integer(steps, "steps") < 1:
         raise ValueError(f"steps={steps} requested; at least 1 is needed")
+    check_rows(edits, guidance_scale(guidance))
     for edit in edits:
         if not isinstance(edit, Disrupt | MaskTokens):
             raise TypeError(f"an edit is {kind_of(edit)}; pass None, a Disrupt, a MaskTokens or a list")

@@ -22,6 +22,7 @@ from dg_tools.guidance.run import Run
 from dg_tools.kinds import kind_of
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_runs
 
 
 @contextmanager
@@ -60,6 +61,7 @@ def detail_guidance(pipeline: Any, guider: Guidance, *, way: Way = "fork", force
         ((64, 64), 2)
     """
     check_request(guider, way)
+    check_runs(pipeline, "dg.detail_guidance")
     dit = load(pipeline)
     if guider._enabled:
         check_cache(dit.transformer)

@@ -19,9 +19,10 @@ from dg_tools.interventions.hooks import Attachment, attached
 from dg_tools.interventions.modes import at_sigma, drawn, edited, edited_output
 from dg_tools.interventions.patching import Donor, reading
 from dg_tools.interventions.settings import EditSettings
-from dg_tools.interventions.validation import check_blocks, check_donor, check_settings, check_sizes
+from dg_tools.interventions.validation import check_blocks, check_donor, check_keys, check_settings, check_sizes
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_runs
 from dg_tools.models.profiles import profile_of
 
 
@@ -116,12 +117,10 @@ class Disrupt(EditSettings):
         """An edit from `to_json`.
 
         Raises:
-            ValueError: an unknown key (the known ones are listed); a donor whose values were not saved.
+            TypeError, ValueError: not a mapping; an unknown key (the known ones are listed), or a donor not saved.
             FileNotFoundError: a donor's file that is not there.
         """
-        known = set(cls.__dataclass_fields__)
-        if set(settings) - known:
-            raise ValueError(f"unknown keys {sorted(set(settings) - known)}; a Disrupt has {sorted(known)}")
+        check_keys(settings, cls)
         donor = settings.get("donor")
         return cls(**{**settings, "donor": Donor.from_json(donor) if isinstance(donor, dict) else donor})
 
@@ -292,6 +291,7 @@ class Disrupt(EditSettings):
             ValueError, IndexError: at the first forward, if a region or tokens do not fit its picture.
             RuntimeError: at the end, if the edit touched nothing, or made the hidden states overflow.
         """
+        check_runs(pipeline, "Disrupt.on")
         dit = load(pipeline)
         self.check_model(dit)
         clock = Clock(dit.pipeline, dit.family)

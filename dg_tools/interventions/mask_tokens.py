@@ -18,8 +18,10 @@ import numpy as np
 from dg_tools.forward.clock import Clock
 from dg_tools.interventions.hooks import Attachment, attached
 from dg_tools.interventions.mask_settings import MaskSettings
+from dg_tools.interventions.validation import check_keys
 from dg_tools.models._load import load
 from dg_tools.models.dit import DiT
+from dg_tools.models.loaded import check_runs
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,11 +56,10 @@ class MaskTokens(MaskSettings):
         """An edit from `to_json`.
 
         Raises:
+            TypeError: something other than a mapping.
             ValueError: an unknown key; the message lists the known ones.
         """
-        known = {f.name for f in fields(cls)}
-        if set(settings) - known:
-            raise ValueError(f"unknown keys {sorted(set(settings) - known)}; a MaskTokens has {sorted(known)}")
+        check_keys(settings, cls)
         return cls(**settings)
 
     def controls(self, n: int, mass: Sequence[float] | np.ndarray, *, seed: int = 0) -> list[MaskTokens]:
@@ -112,6 +113,7 @@ class MaskTokens(MaskSettings):
             IndexError: at the first forward, if a token does not exist.
             RuntimeError: at the end, if the edit touched nothing.
         """
+        check_runs(pipeline, "MaskTokens.on")
         dit = load(pipeline)
         for block in self.block or ():
             dit.block(block)

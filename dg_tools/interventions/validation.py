@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dg_tools.interventions.settings import MODES, EditSettings
 
@@ -113,3 +114,12 @@ def check_donor(edit: EditSettings, steps: int | None, tokens: int, width: int) 
         )
     if steps is not None and count < (steps if edit.steps is None else len(edit.steps)):
         raise ValueError(f"the donor {edit.donor!r} has {count} steps; this run has {steps}: use the same number")
+
+
+def check_keys(settings: Any, cls: type) -> None:
+    """Raise for what is not the mapping that `Disrupt.to_json` gives: TypeError, or ValueError for unknown keys."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"settings={settings!r}; the mapping that {cls.__name__}.to_json gives is needed")
+    known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"unknown keys {', '.join(unknown)}; a {cls.__name__} has {', '.join(sorted(known))}")

@@ -8,6 +8,20 @@ from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
 
 
+def check_runs(pipeline: object, what: str) -> None:
+    """Raise where a context that acts on a pipeline's calls is given the name of one, which nobody would call.
+
+    Raises:
+        TypeError: a name or a folder, with the line that loads it.
+    """
+    if isinstance(pipeline, str | Path | None):
+        line = f"dg.load({'' if pipeline is None else repr(str(pipeline))})"
+        raise TypeError(
+            f"{what} acts on a pipeline that is called inside it, and got {pipeline!r}: load it first, dit = {line}, "
+            "then pass dit.pipeline and call it inside"
+        )
+
+
 def check_loaded(dit: object, function: str) -> None:
     """Raise TypeError if a public function's first argument is not a `DiT`; `function` is its name.
 

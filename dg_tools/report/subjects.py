@@ -86,8 +86,9 @@ def subjects(
     words = list(dict.fromkeys(x.prompt for x in known))
     if len(words) < LEAST_CHOICE + LEAST_TEST:
         raise ValueError(
-            f"{len(words)} different prompts; at least {LEAST_CHOICE + LEAST_TEST} are needed: {LEAST_CHOICE} on which "
-            f"channels, block and dose are chosen, and {LEAST_TEST} others on which they are tested"
+            f"{len(words)} distinct prompt(s); at least {LEAST_CHOICE + LEAST_TEST} are needed: "
+            f"{LEAST_CHOICE} on which channels, block and dose are chosen, and {LEAST_TEST} others on which "
+            "they are tested"
         )
     count = max(LEAST_CHOICE, min(extent.choice, len(words) - extent.test, len(words) // 2))
     chosen = set(words[:count])

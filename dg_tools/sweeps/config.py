@@ -22,11 +22,13 @@ from typing import Any
 
 from dg_tools.guidance.baselines.registry import RIVALS
 from dg_tools.kinds import kind_of
+from dg_tools.numbers import number
 
 SEARCHED = ("CFG", "control")  # with every DG; and what costs no further pass, where it can run
 COMPARED = ("CFG", "control", *RIVALS)  # what `baselines` may name
 LISTS: tuple[str, ...] = ("blocks", "channels", "rhos", "guidance_scales", "detail_guidance_scales", "windows")
 LISTS += ("prompts", "seeds", "baselines")
+SCALES = ("rhos", "guidance_scales", "detail_guidance_scales", "cfg_scales")
 WHOLE = ("seeds", "references", "reference_seed", "steps", "height", "width", "batch", "split_seed")
 
 
@@ -107,9 +109,12 @@ class Config:
             self._check_list(name)
         for name in WHOLE:
             value = getattr(self, name)
-            for number in value if isinstance(value, list | tuple) else [value]:
-                if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
-                    raise ValueError(f"{name} {value!r}: {number!r} is not a whole number")
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if one is not None and (isinstance(one, bool) or not isinstance(one, int)):
+                    raise ValueError(f"{name} {value!r}: {one!r} is not a whole number")
+        for name in SCALES:
+            for one in getattr(self, name) or ():
+                number(one, name)
         if self.channels is not None and not isinstance(self.channels[0], list | tuple):
             object.__setattr__(self, "channels", [list(self.channels)])
         if any(not len(channels) for channels in self.channels or ()):
@@ -174,7 +179,7 @@ def read_config(source: Any) -> Config:
             raise ValueError(f"{name}: unknown key {key!r}; {hint}")
     missing = [key for key in ("folder", "detail_guidance_scales") if key not in values]
     if missing:
-        raise ValueError(f"{name} lacks {', '.join(missing)}")
+        raise ValueError(f"{name}: {', '.join(missing)} must be given")
     try:
         return Config(**values)
     except TypeError as error:
@@ -195,4 +200,5 @@ def read_yaml(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        words = str(error).replace('in "<unicode string>", ', "at ")  # yaml's name of what has no file
+        raise ValueError(f"{file} is not YAML: {' '.join(words.split())}") from None

@@ -15,6 +15,7 @@ import torch
 from dg_tools.forward.call import Call
 from dg_tools.forward.compiled import compiled_parts, stepping
 from dg_tools.guidance.baselines.perturbed import Again, Perturbed
+from dg_tools.kinds import kind_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.weights import check_noise
 
@@ -75,6 +76,11 @@ class AutoGuidance(Perturbed):
             check_noise(dit.transformer)
             return
         own = dit.transformer
+        if not isinstance(self.weak_model, torch.nn.Module):
+            raise TypeError(
+                f"weak_model is {kind_of(self.weak_model)}; a {type(own).__name__} is needed, such as "
+                "the .transformer of a loaded earlier checkpoint"
+            )
         compiled_parts(self.weak_model)  # compiled as a whole: refused
         if self.weak_model is own:
             raise ValueError("weak_model is the model itself: pass a weaker one, such as an earlier checkpoint")
