@@ -30,6 +30,7 @@ PATTERNS = {
     "its business: say who does it": r"(?:'s|\bits|\bown) business\b",
     "which is none, that is none": r"\b(?:which|that|it|one|them) (?:is|are) (?-i:none)\b(?! of )",
     "second thread of thought, flatters itself: an aphorism": r"\bthread of thought\b|\bflatters itself\b",
+    "none twice: write each once": r"\bnone twice\b",
 }
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "EVIDENCE.md", "docs", "dg_tools/zoo", "training")
 
@@ -95,13 +96,13 @@ def test_no_pattern_is_left(name):
             "skips without a word", "a noise of one's own", "so many are tried", "it has its say",
             "a copy stands for it",
             "what it is about", "It is said that", "the found one", "that is torch's business",
-            "a name that is none", "a second thread of thought",
+            "a name that is none", "a second thread of thought", "blocks=[1, 1]: at least one, none twice",
         ],
         [
             "there is no JSON, it is no longer", "block 9 requested", "there are not", "two calls per step, one step",
             "with a word", "your own noise", "how many", "it says", "a copy stands still", "what it says",
             "it says that", "the one that was found", "torch does that", "there is none",
-            "a second thread",
+            "a second thread", "name at least one, and each once",
         ],
         strict=True,
     )),
