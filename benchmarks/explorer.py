@@ -3,8 +3,8 @@
 The kernel's side: a fresh interpreter runs the cell, `import dg_tools` and `ActivationExplorer(folder)`, so its imports
 count; it ends when the numbers of every view are ready. Beside it the processor's seconds, which a busy machine
 stretches least. The browser's side, where there is a Chromium: JupyterLab with a fresh kernel, from pressing Run to the
-pictures being in the page, and from a key on a slider to map and surface being drawn anew
-(`tests/browser/test_first_picture.py`).
+pictures being in the page, and from a key on a slider to map and surface being drawn anew, on a sweep's cells to the
+picture of the chosen one, and on the knob to the pictures being dimmed (`tests/browser/test_first_picture.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ import dg_tools as dg
 
 GOAL = 5.0  # seconds from the cell to the first picture, on two cores
 KEY = 100.0  # milliseconds from a key to the picture
+KEYS = {
+    "activation": "the picture in the page",
+    "comparison": "the picture of a sweep's cell",
+    "guidance": "pictures that are dimmed and say so",
+}
 ROOT = Path(__file__).parents[1]
 CELL = """
 import time
@@ -44,19 +49,20 @@ def in_kernel(folder: str) -> tuple[float, float]:
     return wall, processor
 
 
-def in_browser(folder: str) -> tuple[float | None, list[float]]:
-    """Seconds to the first picture in JupyterLab, and milliseconds from a key to the picture, sixteen times.
+def in_browser(folder: str) -> tuple[float | None, dict[str, list[float]]]:
+    """Seconds to the first picture in JupyterLab, and milliseconds of sixteen keys by explorer.
 
-    None and an empty list: there is no browser, or it failed, which is printed.
+    None and no times: there is no browser, or it failed, which is printed.
     """
-    first, keys = Path(folder) / "first.json", Path(folder) / "keys.json"
+    first, keys = Path(folder) / "first.json", {name: Path(folder) / f"{name}.json" for name in KEYS}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/browser/test_first_picture.py"]
-    environment = {**os.environ, "FIRST_PICTURE": str(first), "KEY_TO_PICTURE": str(keys)}
+    environment = {**os.environ, "FIRST_PICTURE": str(first), "KEY_TO_PICTURE": folder}
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    if not (first.is_file() and keys.is_file()):
-        print(f"in a browser: not measured ({process.stdout.strip().splitlines()[-1]})")
-    read = {file: json.loads(file.read_text(encoding="utf-8")) for file in (first, keys) if file.is_file()}
-    return read.get(first), read.get(keys, [])
+    files = [first, *keys.values()]
+    if not all(file.is_file() for file in files):
+        print(f"in a browser: not measured, or not all ({process.stdout.strip().splitlines()[-1]})")
+    read = {file: json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()}
+    return read.get(first), {name: read[file] for name, file in keys.items() if file in read}
 
 
 def measure(rounds: int = 3) -> dict[str, float | None]:
@@ -73,10 +79,18 @@ def measure(rounds: int = 3) -> dict[str, float | None]:
         f"first picture of a stored capture, imports and all: {kernel:.1f} s in the kernel ({processor:.1f} s of the "
         f"processor), {page} (goal: {GOAL:g} s)"
     )
-    key = float(np.median(keys)) if keys else None
-    if key is not None:
-        print(f"from a key to the picture in the page: {key:.0f} ms, at most {max(keys):.0f} ms (goal: {KEY:g} ms)")
-    return {"kernel": kernel, "processor": processor, "browser": browser, "key": key}
+    medians = {name: float(np.median(keys[name])) if name in keys else None for name in KEYS}
+    for name, key in medians.items():
+        if key is not None:
+            print(f"from a key to {KEYS[name]}: {key:.0f} ms, at most {max(keys[name]):.0f} ms (goal: {KEY:g} ms)")
+    return {
+        "kernel": kernel,
+        "processor": processor,
+        "browser": browser,
+        "key": medians["activation"],
+        "key_cell": medians["comparison"],
+        "key_stale": medians["guidance"],
+    }
 
 
 if __name__ == "__main__":
