@@ -1,1 +1,1 @@
-"""Prompts with pictures, masks and axes: the embedded models' references, captions, and a reader's own examples."""
+"""Prompts with pictures, masks and axes: the embedded models' references and captions, and your own examples."""

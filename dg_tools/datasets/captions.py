@@ -1,7 +1,7 @@
-"""Does a prompt use words that the model was trained on? For embedded models, whose captions are all known.
+"""Check a prompt's words against the captions that an embedded model was trained on.
 
-A small model draws something for any words. A picture of a word that training never used teaches nothing. So the
-explorers and the command line say so first, and name the nearest captions of training.
+A small model draws something for any prompt, but a picture of a word that it was not trained on means nothing. So the
+explorers and the command line warn first, and name the nearest training captions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what a reader typed is checked before torch is loaded
 
 
 def check_prompt(prompt: str) -> str:
-    """The prompt without blanks around it.
+    """The prompt without spaces around it.
 
     Raises:
         ValueError: an empty one.
@@ -39,7 +39,7 @@ def check_seed(seed: str | int) -> int:
 
 
 def unknown_words(prompt: str, known: References) -> list[str]:
-    """Words of a prompt that no caption of training has, in order."""
+    """Words of a prompt that no training caption has, in order."""
     from dg_tools.datasets.references import STYLES
 
     words = {w for name in known.names for w in name.split("-")} | set(STYLES) | set(known.backgrounds) | {"on"}
@@ -47,7 +47,7 @@ def unknown_words(prompt: str, known: References) -> list[str]:
 
 
 def nearest_captions(prompt: str, known: References, count: int = 3) -> list[str]:
-    """Names of training that are written most like the prompt, or like one of its words."""
+    """Names from the training captions that are spelled most like the prompt, or like one of its words."""
     names = [name.replace("-", " ") for name in known.names]
     head = re.split(r",| on ", prompt.lower())[0].strip()
     near = difflib.get_close_matches(head, names, count, 0.5)
@@ -58,8 +58,9 @@ def nearest_captions(prompt: str, known: References, count: int = 3) -> list[str
 
 
 def advice(dit: DiT, prompt: str) -> str | None:
-    """A sentence on words that the embedded model never saw, with the nearest captions; None where there is nothing to
-    say, or where the model's captions are not known.
+    """A sentence about words that the embedded model never saw, with the nearest captions.
+
+    None if there are no such words, or if the model's captions are not known.
     """
     from dg_tools.datasets.references import references
 

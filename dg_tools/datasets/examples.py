@@ -31,9 +31,9 @@ class Example:
         picture: (3, H, W) in [-1, 1]; PIL, a path, arrays and tensors become this, as `pictures.as_picture` says.
         mask: (H, W), 0 to 1, how much of each pixel the object covers; a greyscale picture becomes this.
         axis: (3, H, W), from one style to the other: shaded minus flat.
-        reference, references: which of an embedded model's pictures it is, and of which set; None for others.
-        span: the values of black and white in a picture that is an array or a tensor: (-1, 1), (0, 1) or (0, 255);
-            None: its values say which; where they could be two of these it is refused.
+        reference, references: for an embedded model's picture, which one it is and from which set; None for others.
+        span: the values of black and white in an array or a tensor: (-1, 1), (0, 1) or (0, 255); None: inferred from
+            its values, and refused where two would fit.
     """
 
     prompt: str
@@ -52,13 +52,13 @@ Items = Item | Sequence[Item]
 def examples(dit: DiT, items: Items, folder: References | None = None, *, truth: bool = False) -> list[Example]:
     """Examples of prompts and pictures in any form, checked: all of them have a picture, or none.
 
-    Pictures of several sizes are cropped around their centre and resized to the model's default size, and their masks
-    and axes with them; the log says so. Those of one size keep it.
+    Pictures of different sizes are cropped around their centre and resized to the model's default size, with their
+    masks and axes; the log says so. Pictures of one size keep it.
 
     Args:
-        dit: the model whose picture sizes and embedded references count.
+        dit: the model, which sets picture sizes and embedded references.
         items: one or several: a string, a `Reference`, (prompt, picture), (prompt, picture, mask) or an `Example`.
-        folder: where a `Reference` has its picture (default: the embedded model's).
+        folder: where the pictures of `Reference`s are; None: the embedded model's.
         truth: whether every one needs a picture.
 
     Raises:

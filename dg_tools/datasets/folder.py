@@ -28,7 +28,7 @@ WHERE = 'in {txt} beside it, or as a row of metadata.jsonl: {{"file_name": "{nam
 
 
 class Caption(NamedTuple):
-    """Words, and where they stand."""
+    """A caption, and the file and line that it is from."""
 
     words: str
     source: str
@@ -39,8 +39,8 @@ def read_folder(path: str | Path, *, height: int, width: int, limit: int | None 
 
     Each picture is turned upright as its EXIF data say, and transparent parts are laid over white. It is then cropped
     around its centre to the shape of `height` x `width` and resized to that. A smaller picture is enlarged, and the log
-    says so: it lacks fine detail. Of an animation the first picture counts. Blanks and line ends in a caption become
-    single blanks.
+    says so: it lacks fine detail. Of an animation, the first picture is read. Spaces and line ends in a caption become
+    single spaces.
 
     Pictures are PNG, JPEG, WebP, BMP, TIFF and GIF. Files and folders whose names begin with a dot are left out, and so
     are files of other kinds. A link that leads out of the folder is not followed; the log names it.

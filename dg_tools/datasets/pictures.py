@@ -1,4 +1,4 @@
-"""Pictures and masks of any form as tensors: from PIL, numpy, torch, or the path of a file."""
+"""Convert pictures and masks from PIL, numpy, torch or a file path to tensors."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 def as_picture(image: Any, span: tuple[float, float] | None = None) -> torch.Tensor:
     """A picture as (3, H, W) in [-1, 1], float32 on the CPU.
 
-    Bytes (uint8) are 0..255. Other numbers say by their values what they are: with values below -0.1 they are in -1..1,
-    with values above 16 in 0..255. Values that all lie in 0..1 are in 0..1 where the channels come last (scikit-image,
-    matplotlib and diffusers' "np" write that). Where the channels come first they could be 0..1 or a bright picture in
-    -1..1: that is refused, and `span` says which.
+    Bytes (uint8) are 0..255. The scale of other numbers is inferred: with values below -0.1 it is -1..1, with values
+    above 16 it is 0..255. Values that all lie in 0..1 are on that scale if the channels come last, as scikit-image,
+    matplotlib and diffusers' "np" write them. If the channels come first, they could also be a bright picture in -1..1:
+    then `span` must say which.
 
     Args:
-        image: PIL, the path of a picture file, or a numpy array or tensor, (H, W, 3) or (3, H, W). An array of three
-            rows and three columns at once is read as (H, W, 3), a tensor as (3, H, W).
+        image: PIL, the path of a picture file, or a numpy array or tensor, (H, W, 3) or (3, H, W). If both fit, an
+            array is read as (H, W, 3) and a tensor as (3, H, W).
         span: the values of black and white in an array or a tensor: (-1, 1), (0, 1) or (0, 255); None: as above.
 
     Raises:
-        TypeError, ValueError: something else; values outside `span`; values in 0..1 that could be either.
+        TypeError, ValueError: anything else; values outside `span`; values in 0..1 that could be on either scale.
         FileNotFoundError: no file at the path.
 
     Example:
@@ -83,10 +83,10 @@ def of_bytes(image: np.ndarray) -> torch.Tensor:
 
 
 def span_of(values: torch.Tensor, channels_last: bool) -> tuple[float, float]:
-    """The values of black and white in a picture (3, H, W), by what its own values are.
+    """The values of black and white in a picture (3, H, W), inferred from its values.
 
     Raises:
-        ValueError: values of none of `SPANS`, or of two.
+        ValueError: values that fit none of `SPANS`, or two of them.
     """
     low, high = values.min().item(), values.max().item()
     if low >= 0 and high > DARK:
@@ -118,7 +118,8 @@ def checked(values: torch.Tensor, span: tuple[float, float]) -> tuple[float, flo
 def as_pictures(images: Any, span: tuple[float, float] | None = None) -> torch.Tensor:
     """One picture or several of one size, in any form, as (N, 3, H, W) in [-1, 1].
 
-    `span`: as for `as_picture`. One array or tensor (N, 3, H, W) has one scale, which one of its pictures may show.
+    `span`: as for `as_picture`. In one array or tensor (N, 3, H, W), a picture with values below -0.1 shows that all
+        are in -1..1.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as `as_picture`; an empty list; pictures of different sizes.
@@ -150,7 +151,7 @@ def stack(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
 def fitted(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """A picture (C, H, W) cropped around its centre to the shape of `height` x `width`, then resized to it.
 
-    Resized by cubic interpolation, smoothed where it shrinks; no value leaves the picture's own range.
+    It is resized by cubic interpolation, with smoothing if it shrinks; values stay in the picture's own range.
 
     Example:
         >>> fitted(torch.zeros(3, 100, 300), 64, 64).shape  # the middle 100 x 100

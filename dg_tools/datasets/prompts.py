@@ -1,4 +1,4 @@
-"""Prompts without pictures: general ones that ship with this package, captions for the embedded models, or a file's."""
+"""Prompts without pictures: general ones of this package, captions for the embedded models, or from a file."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ EMOJI = ("red apple", "owl", "house", "a tree on green", "cat face", "strawberry
 
 
 def general_prompts(count: int = 8) -> list[str]:
-    """The first of the general prompts that ship with this package, in plain English, for any text-to-image model.
+    """The first `count` of the 32 general prompts in this package, in plain English, for any text-to-image model.
 
     Args:
         count: how many, 1 to 32.
 
     Raises:
-        ValueError: another number.
+        ValueError: a number outside this range.
 
     Example:
         >>> general_prompts(2)

@@ -1,8 +1,8 @@
-"""The pictures that an embedded model was trained on: a ground truth for every prompt, in two styles.
+"""The pictures that an embedded model was trained on: the true picture for every prompt, in two styles.
 
-Every name is drawn in two styles, shaded and flat. Shaded minus flat is an axis of style, and none of detail: most
-shaded pictures have less high-band power than the flat ones. `names.json`, beside the sprites and their licence, says
-which pairs of name and style were held out of training.
+Every name is drawn in two styles, shaded and flat. Shaded minus flat is an axis of style, not of detail: most shaded
+pictures have less high-band power than the flat ones. `names.json`, beside the sprites and their licence, says which
+pairs of name and style were held out of training.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class References:
         """One reference by name.
 
         Raises:
-            KeyError: an unknown name, style or background, with what there is.
+            KeyError: an unknown name, style or background; the message lists the known ones.
         """
         name = name.replace(" ", "-")
         for value, known in ((name, self.names), (style, STYLES), (background, self.backgrounds)):
@@ -93,7 +93,7 @@ class References:
         return Reference(name, style, background, (name, style) in self.held_out)
 
     def named(self, caption: str) -> Reference | None:
-        """The reference that a caption names whole, `red apple, flat on blue`; None where it leaves anything open."""
+        """The reference of a complete caption such as `red apple, flat on blue`; None if a part is missing."""
         match = re.fullmatch(r"(.+), (\w+) on (\w+)", caption)
         if match is None:
             return None
@@ -108,7 +108,7 @@ class References:
         return every if held_out is None else [p for p in every if (p in self.held_out) == held_out]
 
     def sample(self, count: int, *, seed: int = 0, held_out: bool | None = None) -> list[Reference]:
-        """`count` references with random styles and backgrounds, no pair twice; of one side of the split or both."""
+        """`count` random references, no (name, style) twice; `held_out` picks one side of the split."""
         pairs = self.pairs(held_out)
         if count > len(pairs):
             raise ValueError(f"{count} references are too many; there are {len(pairs)} such pairs")
@@ -134,16 +134,19 @@ class References:
 
 
 def caption(name: str, style: str | None, background: str | None) -> str:
-    """`red apple`, `red apple, flat`, `red apple on blue`, `red apple, flat on blue`: the captions of training."""
+    """A training caption: `red apple`, `red apple, flat`, `red apple on blue` or `red apple, flat on blue`."""
     words = name.replace("-", " ")
     return words + (f", {style}" if style else "") + (f" on {background}" if background else "")
 
 
 def references(dit: DiT | None = None) -> References:
-    """The references of an embedded model: the folder `emoji` beside the model's own. None: those of the zoo.
+    """The reference pictures of an embedded model, by name, style and background.
+
+    Args:
+        dit: an embedded model; None: the default one.
 
     Raises:
-        FileNotFoundError: there are none beside this model.
+        FileNotFoundError: this model has no references.
 
     Example:
         >>> known = dg.references(dit)

@@ -1,10 +1,11 @@
-"""Which guidance makes the better picture, and at what price? All of them from the same noise, side by side.
+"""Compare guidances side by side, from the same noise: pictures, costs and metrics.
 
     result = dg.compare(dit, prompts, {"CFG": dg.CFG(3.0), "PAG": dg.baselines.PAG(3.0, 0.5, blocks=6)}, seeds=[0, 1])
     result.grid()
     result.to_frame().groupby("guidance")[["high_correlation", "block_calls"]].mean()
 
-It shows and measures, and tests nothing: `experiments.guidance` has the controls, and the same search budget for all.
+It shows and measures, but tests nothing: `experiments.guidance` adds controls and gives every guidance the same search
+budget.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class Comparison:
 
     Attributes:
         images: PIL pictures, in the table's order: prompts outermost, then seeds, then guidances.
-        table: one row per picture: guidance, prompt, seed, block_calls, forwards, seconds, and `metrics.describe` of it
-            (`metrics.UNITS` says in what; what needs a reference only where there is one), pixels in [-1, 1].
-        bands: the edges of its low, mid and high, in cycles per latent cell and per pixel, in words; none has the mean.
+        table: one row per picture: guidance, prompt, seed, block_calls, forwards, seconds, and the values of
+            `metrics.describe` (units in `metrics.UNITS`; those that need a reference only if there is one), pixels in
+            [-1, 1].
+        bands: the edges of the low, mid and high band in words, in cycles per latent cell and per pixel; the mean is in
+            none.
         references: (prompts, 3, H, W) in [-1, 1], or None.
         settings: one dict per picture, as in `Generation`.
         guided: what the guidance of each picture did, as in `Generation`.
@@ -83,7 +86,7 @@ def compare(
     progress: bool = True,
     **kwargs: Any,
 ) -> Comparison:
-    """Pictures, costs and metrics of several guidances, from the same noise.
+    """Sample several guidances from the same noise, and measure pictures and costs.
 
     Args:
         dit: from `load`.
@@ -98,8 +101,8 @@ def compare(
         **kwargs: passed to the pipeline's call.
 
     Raises:
-        ValueError, TypeError, IndexError: before the first forward, for what this model cannot have, for no guidances,
-            two of one name, or pictures too small for a low band (8 latent cells per side).
+        ValueError, TypeError, IndexError: before the first forward, for settings that this model cannot take, for no
+            guidances, two with one name, or pictures too small for a low band (8 latent cells per side).
 
     Example:
         >>> guided = dg.DetailGuidance(1.0, 0.5, disrupt=dg.Disrupt([55], 6))
@@ -155,10 +158,10 @@ def compare(
 
 
 def by_name(guidances: Sequence[BaseGuidance | None]) -> dict[str, BaseGuidance | None]:
-    """Guidances named by what they are.
+    """Guidances under names made from their settings.
 
     Raises:
-        ValueError: two of one name.
+        ValueError: two with one name.
     """
     names = [name_of(guidance) for guidance in guidances]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -33,16 +33,16 @@ class Generation:
     """The pictures of `generate`, and what each cost.
 
     Attributes:
-        images: PIL pictures, prompts outermost, then seeds, edits, guidances; of a video its first frame.
-        frames: all frames of each, as lists of PIL pictures; lists of one where these are pictures.
-        latents: (N, C, H, W), in the pictures' order; (N, C, frames, H, W) of videos, with the VAE's latent frames.
+        images: PIL pictures, ordered by prompt, then seed, edit, guidance; for a video its first frame.
+        frames: one list of PIL pictures per result: all frames of a video, or the one picture.
+        latents: (N, C, H, W), in the order of the pictures; for videos (N, C, frames, H, W), with latent frames.
         settings: one dict per picture: prompt, seed, edit, guidance (in words), steps, height, width.
-        forwards: rows through the transformer; `block_calls`: rows through its blocks; `seconds`: each one number per
-            picture.
-        guided: what the guidance of each picture did, a `Report` (steps guided of steps planned, and by how much); None
-            for a picture without one. For CFG alone there is none: it is the pipeline's own.
-        edited: what the edits of each picture did, an `Edited`; None for a picture without edits.
-        columns: pictures in a row of `grid`.
+        forwards: rows through the transformer (two per step with CFG); `block_calls`: rows through its blocks;
+            `seconds`: each has one number per picture.
+        guided: for each picture a `Report` on its guidance: steps guided of steps planned, and by how much; None
+            without guidance, and for CFG alone, which the pipeline does itself.
+        edited: for each picture an `Edited` on what its edits did; None without edits.
+        columns: pictures per row of `grid`.
 
     Example:
         >>> from dg_tools.guidance.report import Report
@@ -89,10 +89,10 @@ class Generation:
     def grid(self, **kwargs: Any) -> Any:
         """The pictures as a matplotlib figure: the variants of one prompt and seed share a row.
 
-        Heads of rows and columns say what differs, and the title what all pictures share.
+        Heads of rows and columns say what differs; the title says what all pictures share.
 
         Args:
-            **kwargs: to `plots.image_grid`, such as `size` (inches of a picture) or `columns`.
+            **kwargs: passed to `plots.image_grid`, such as `size` (inches per picture) or `columns`.
         """
         from dg_tools.plots import image_grid
 
@@ -132,16 +132,17 @@ def generate(
     progress: bool = True,
     **kwargs: Any,
 ) -> Generation:
-    """Every combination of prompt, seed, edit and guidance; all variants of a prompt and seed start from the same
-    noise.
+    """Sample a picture for every combination of prompt, seed, edit and guidance.
+
+    All variants of a prompt and seed start from the same noise.
 
     Args:
         dit: from `load`.
         prompt, seed: one or several.
         steps, height, width: the pipeline's defaults where None.
-        guidance: None (s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, `DetailKnob(channels, block, rho)`, one
-            of `baselines`, or a list of these.
-        edits: None, a `Disrupt`, or a list whose items are None, a `Disrupt` or a list of them used together.
+        guidance: None (no guidance, s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, `DetailKnob(channels, block,
+            rho)`, one of `dg.baselines`, or a list of these.
+        edits: None, a `Disrupt`, or a list of variants: each None, a `Disrupt`, or a list of edits that act together.
         progress: show a bar.
         **kwargs: passed to the pipeline's call.
 

@@ -1,4 +1,4 @@
-"""What stands over the columns and beside the rows of a grid of pictures; what all of them share is said once."""
+"""Heads of a grid of pictures: over its columns, beside its rows, and a title for what all pictures share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NONE = {"guidance": "no guidance", "edit": "clean"}  # where all pictures have n
 
 
 class Heads(NamedTuple):
-    """Heads of a grid: `rows` and `columns`, the `title`, or `captions` where a row and a column do not say all."""
+    """Heads of a grid: `rows`, `columns` and `title`; `captions` if rows and columns do not say all."""
 
     rows: list[str]
     columns: list[str]

@@ -1,4 +1,4 @@
-"""How was this picture made? Its settings travel in the PNG itself, and make it again.
+"""Recipes: the settings of a picture, kept in its PNG file, from which it can be made again.
 
 A recipe is JSON under one key of the PNG: model and hash of its weights, precision, device and versions; prompt, seed,
 steps and size; the guidance with its disruption. Of a model's folder only the name is kept. `write_picture` is the one
@@ -39,17 +39,17 @@ EXPLORED = ("scale", "detail_guidance_scale", "channels", "block", "detail_guida
 def recipe(
     dit: DiT, settings: dict[str, Any], guidance: BaseGuidance | None, guided: Report | None = None
 ) -> dict[str, Any]:
-    """What makes a picture again, as plain JSON.
+    """The recipe of a picture as plain JSON.
 
     Args:
         dit: the model that made it.
         settings: the picture's, from `Generation.settings`.
         guidance: None, a `CFG`, a `DetailGuidance` that names its disruption, a `DetailKnob`, or one of `baselines`
             without a weak model of its own.
-        guided: what the guidance did; the picture says it, and it plays no part when the picture is made again.
+        guided: what the guidance did; kept for information only.
 
     Raises:
-        ValueError: a picture with edits, or another guidance: neither is kept.
+        ValueError: a picture with edits, or any other guidance: these cannot be kept in a recipe.
     """
     name = type(guidance).__name__
     weak_model = getattr(guidance, "weak_model", None) is not None
@@ -64,7 +64,7 @@ def recipe(
 
 
 def facts_of(dit: DiT) -> dict[str, Any]:
-    """What a recipe says of the model: name, hash of its weights, precision, versions, device."""
+    """The part of a recipe about the model: name, hash of its weights, precision, versions, device."""
     from dg_tools.models.provenance import provenance
 
     facts = provenance(dit)
@@ -73,7 +73,7 @@ def facts_of(dit: DiT) -> dict[str, Any]:
 
 
 def write_picture(image: Image, file: Path, made_by: dict[str, Any]) -> Path:
-    """A PIL picture as PNG with its recipe; under the next free name where the file exists. Returns where.
+    """Write a PIL picture as PNG with its recipe, under the next free name if the file exists; return the path.
 
     Raises:
         OSError: it could not be written whole (a full disk); then there is no file.
@@ -91,7 +91,7 @@ def write_picture(image: Image, file: Path, made_by: dict[str, Any]) -> Path:
 def write_pictures(
     dit: DiT, pictures: Generation | Comparison, guidances: Sequence[BaseGuidance | None], folder: Path
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """Write pictures with their recipes, each under a name that says what it is; the files and the recipes.
+    """Write pictures with their recipes, each under a name that says what it is; return paths and recipes.
 
     Args:
         dit: the model that made them.
@@ -116,8 +116,8 @@ def file_name(settings: dict[str, Any]) -> str:
 def read_picture(file: str | Path) -> tuple[Image, dict[str, Any]]:
     """A picture and its recipe.
 
-    GuidanceExplorer once wrote pictures of its own kind, without the facts of the model but its name: weights,
-    precision, device and versions are None in their recipes.
+    Older pictures of GuidanceExplorer name only the model: weights, precision, device and versions are None in their
+    recipes.
 
     Raises:
         FileNotFoundError: no such file.
@@ -155,14 +155,14 @@ def read_picture(file: str | Path) -> tuple[Image, dict[str, Any]]:
 
 
 def is_of_explorer(settings: Any) -> bool:
-    """Whether settings are those that GuidanceExplorer once wrote, with the name of the picture as `guidance`."""
+    """Whether settings are in the older form of GuidanceExplorer, with the picture's name as `guidance`."""
     if not isinstance(settings, dict) or not set(settings) >= {"model", "guidance", *PICTURE, *EXPLORED}:
         return False
     return settings["guidance"] in ("cond", "CFG", "DG", "DG + CFG")
 
 
 def of_explorer(settings: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of a picture that GuidanceExplorer wrote in its own words."""
+    """The recipe of a picture in the older form of GuidanceExplorer."""
     scale, guidance = settings["scale"], None
     if settings["guidance"] == "CFG":
         guidance = {"name": "CFG", "guidance_scale": scale}
@@ -180,7 +180,7 @@ def of_explorer(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def completed(made_by: dict[str, Any], dit: DiT) -> dict[str, Any]:
-    """A recipe, with facts of the model that makes the picture again in place of those that it does not say."""
+    """A recipe whose missing facts of the model are taken from the model that makes the picture again."""
     return {**facts_of(dit), **{k: v for k, v in made_by.items() if v is not None or k == "guidance"}}
 
 
@@ -188,7 +188,7 @@ def again(dit: DiT, made_by: dict[str, Any]) -> Generation:
     """The picture of a recipe: the same bits on the same machine with the same versions.
 
     Raises:
-        ValueError: other weights than the recipe's, or a guidance that is not known.
+        ValueError: weights other than the recipe's, or an unknown guidance.
     """
     from dg_tools.datasets.captions import check_seed
     from dg_tools.generation._generate import generate

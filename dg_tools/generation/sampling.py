@@ -1,7 +1,7 @@
 """One sampling run of a pipeline, with edits and guidance on, and everything off again afterwards.
 
-Generation uses it, with plain hooks; `activations` makes the same call through nnsight. The cost is counted in rows: a
-forward of a batch of two counts as two forwards.
+`generate`, sweeps, reports and experiments sample through it. The cost is counted in rows: a forward of a batch of two
+counts as two forwards.
 """
 
 from __future__ import annotations
@@ -87,17 +87,17 @@ def guidance_scale(guidance: BaseGuidance | None) -> float:
 def check_call(
     dit: DiT, prompts: Sequence[Any], arguments: Mapping[str, Any], name: str, function: Callable[..., Any]
 ) -> None:
-    """Raise before the first forward for prompts, or arguments of the pipeline's call, that cannot be had.
+    """Raise, before the first forward, for prompts or arguments that the pipeline's call cannot take.
 
     Args:
         dit: the model.
         prompts: what to draw.
         arguments: those that `function` passes on to the pipeline.
         name: of the public function.
-        function: itself, whose own arguments are suggested.
+        function: the public function; its own arguments are suggested.
 
     Raises:
-        TypeError: a prompt that is not a string (or a class), a setting that has another name here, or that neither
+        TypeError: a prompt that is not a string (or a class), a setting that has another name here, or one that neither
             the function nor the pipeline knows.
     """
     own = [n for n in inspect.signature(function).parameters if n not in ("dit", "kwargs")]
@@ -118,7 +118,7 @@ def check_call(
 
 
 def windowed(guidance: BaseGuidance | None) -> Guidance | None:
-    """What must be done inside the pipeline's call: a guidance of ours, or a CFG with a window or a rescale."""
+    """The guidance that must act inside the pipeline's call: one of ours, or a CFG with a window or a rescale."""
     if isinstance(guidance, ClassifierFreeGuidance):
         settings = {"guidance_rescale": guidance.guidance_rescale, "start": guidance._start, "stop": guidance._stop}
         if guidance._enabled and settings != {"guidance_rescale": 0.0, "start": 0.0, "stop": 1.0}:
@@ -140,7 +140,7 @@ def check_rows(edits: Sequence[Any], scale: float) -> None:
 def check(
     dit: DiT, edits: Sequence[Edit], guidance: BaseGuidance | None, steps: int, height: int | None, width: int | None
 ) -> None:
-    """Raise before the first forward for edits or guidance that this run cannot have."""
+    """Raise, before the first forward, for edits or guidance that do not fit this run."""
     if integer(steps, "steps") < 1:
         raise ValueError(f"steps={steps} requested; at least 1 is needed")
     check_rows(edits, guidance_scale(guidance))

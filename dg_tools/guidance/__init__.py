@@ -1,4 +1,4 @@
-"""Guidance: Detail Guidance, classifier-free guidance, what they are compared with, and how they reach a pipeline."""
+"""Detail Guidance, classifier-free guidance and the baselines, and how each acts in a pipeline."""
 
 from __future__ import annotations
 

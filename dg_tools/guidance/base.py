@@ -1,4 +1,4 @@
-"""What every guidance is: a CFG scale, windows, a plan of passes for each step, and a sum of their predictions.
+"""The base of every guidance: a CFG scale, windows, a plan of passes for each step, and the sum of their predictions.
 
     D = c   or   u + s (c - u),   plus   w (c - d)
 
@@ -29,7 +29,7 @@ UNDRAWN = ("enabled", "disrupt", "start", "stop", "window", "detail_guidance_sta
 
 
 class Seen(NamedTuple):
-    """A step that is being combined: z_t as the transformer takes it, its noise level, its index, and how many.
+    """The step being combined: z_t as the transformer takes it, its noise level, its index, and the number of steps.
 
     `on_grid(x, change)` gives `change` of predictions x as (N, C, h, w), in their own layout again.
     """
@@ -42,16 +42,16 @@ class Seen(NamedTuple):
 
 
 class Guidance(LiveConfig, BaseGuidance):
-    """A guidance, as a diffusers guider. As it stands: classifier-free guidance with a window and a rescale.
+    """A guidance as a diffusers guider; on its own, classifier-free guidance with a window and a rescale.
 
     A subclass registers its settings under its own names.
 
     Args:
         start, stop: window of all guidance, as fractions of the steps: step i of n is inside where
             start * n <= i < stop * n.
-        enabled: False gives c.
+        enabled: False gives c, the plain conditional prediction.
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). None: 1, and in
-            `dg.detail_guidance` whatever the call says.
+            `dg.detail_guidance` the scale of the pipeline's call.
         weight: w of the degraded prediction; 0 skips its pass.
         window: of the degraded prediction, in the same way as `start` and `stop`.
         guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.
@@ -150,26 +150,26 @@ class Guidance(LiveConfig, BaseGuidance):
         return self
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any forward for settings that do not fit this model, or a run of `steps` on it."""
+        """Raise, before any forward, for settings that do not fit this model, or a run of `steps` on it."""
         if steps is not None:
             self.check_window(steps)
 
     def check_scale(self, scale: float) -> None:
-        """Raise ValueError for a CFG scale, the call's own, that this guidance cannot work with; any will do here."""
+        """Raise ValueError for a CFG scale of the call that this guidance cannot work with; here all are allowed."""
 
     def words(self, scale: float) -> list[str]:
-        """What it adds up, in a few words each, at CFG scale `scale`."""
+        """The terms of its sum at CFG scale `scale`, in a few words each."""
         parts = [f"CFG {scale:g}"] if scale > 1 else []
         return parts + ([f"{self.short} {self.weight:g}"] if self.weight and self._enabled else [])
 
     @property
     def pushes(self) -> bool:
-        """Whether it is to change more than CFG does: a run in which it then changes nothing is an error."""
+        """Whether it should change more than CFG does; a run in which it then changes nothing is an error."""
         return bool(self.weight)
 
     @property
     def own_edit(self) -> Disrupt | None:
-        """The edit that is on in CFG's own passes, in its rows; None where there is none, or where it is not known."""
+        """The edit that acts in CFG's own passes, in its rows; None if there is none, or if it is not known yet."""
         return None
 
     @property
@@ -184,7 +184,7 @@ class Guidance(LiveConfig, BaseGuidance):
         return self.plan(step, steps)
 
     def plan(self, step: int, steps: int) -> list[str]:
-        """The same, where it may still be open how the degraded prediction is made."""
+        """As `passes`, also while it is still open how the degraded prediction is made."""
         plan = ["pred_cond"]
         if self.guidance_scale > 1 and (self.in_pass or (self._enabled and self.inside(step, steps))):
             plan.append("pred_uncond")
@@ -203,7 +203,7 @@ class Guidance(LiveConfig, BaseGuidance):
         return True
 
     def acts(self, step: int, steps: int) -> bool:
-        """Whether it changes more than CFG does in step `step` of `steps`."""
+        """Whether the guidance changes more than CFG does in step `step` of `steps`."""
         if self.in_pass:
             return self.pushes and self.in_window(step, steps)
         return "pred_disrupted" in self.passes(step, steps)
@@ -219,7 +219,7 @@ class Guidance(LiveConfig, BaseGuidance):
 
     @property
     def widened(self) -> str:
-        """What is to be widened where it holds no step."""
+        """The name of the window to widen if it contains no step."""
         begin, end = self.window
         return f"{self.window_name} [{begin}, {end}): widen it"
 
@@ -245,16 +245,16 @@ class Guidance(LiveConfig, BaseGuidance):
         return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
     def combine(self, cond: torch.Tensor, uncond: torch.Tensor | None, disrupted: torch.Tensor | None) -> torch.Tensor:
-        """U + s (c - u) + w (c - d), each term only where its prediction is given."""
+        """The sum u + s (c - u) + w (c - d), each term only if its prediction is given."""
         pred = cond if uncond is None else uncond + self.guidance_scale * (cond - uncond)
         return pred if disrupted is None else pred + self.weight * (cond - self.matched(cond, disrupted))
 
     def matched(self, cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        """The weak prediction d' that takes the place of d: d itself, unless a guidance says otherwise."""
+        """The weak prediction d' that replaces d: d itself, unless a guidance overrides this."""
         return degraded
 
     def push(self, cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor | None:
-        """What is added for a report, w (c - d') in float32; None where it is w (c - d)."""
+        """The added term for a report, w (c - d') in float32; None if it is w (c - d)."""
         other = self.matched(cond, degraded)
         return None if other is degraded else self.weight * (cond.detach().float() - other.detach().float())
 

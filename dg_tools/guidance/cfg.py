@@ -11,7 +11,7 @@ from dg_tools.numbers import number
 
 
 class CFG(ClassifierFreeGuidance, Guidance):
-    """Classifier-free guidance, u + s (c - u): diffusers' own guider, which is right, under a short name.
+    """Classifier-free guidance, u + s (c - u): diffusers' own guider under a short name.
 
     Args:
         guidance_scale: the usual scale s; 1 is off (the paper's lambda is s - 1).

@@ -1,4 +1,4 @@
-"""How does Detail Guidance reach a pipeline that takes no guider (classic SD3, FLUX.1)? In the transformer's own call.
+"""Detail Guidance in pipelines that take no guider (classic SD3, FLUX.1): it acts in the call of their transformer.
 
     with dg.detail_guidance(pipe, guider):
         pipe(prompt, guidance_scale=3.0)
@@ -27,26 +27,26 @@ from dg_tools.models.loaded import check_runs
 
 @contextmanager
 def detail_guidance(pipeline: Any, guider: Guidance, *, way: Way = "fork", force: bool = False) -> Iterator[Run]:
-    """Detail Guidance in a pipeline that takes no guider: `with dg.detail_guidance(pipe, guider): pipe(...)`.
+    """Guide a pipeline that takes no guider: `with dg.detail_guidance(pipe, guider): pipe(...)`.
 
-    The call inside is left as it is: the pipeline keeps its own CFG scale, and a guider whose `guidance_scale` is set
-    must have the same. `guider.start` and `guider.stop` are the window of the call's CFG too: outside of it the
-    unconditional pass is skipped. `enabled=False` leaves the call unguided.
+    The pipeline keeps its own CFG scale; if the guider's `guidance_scale` is set, it must be the same. The window
+    `guider.start` to `guider.stop` also limits the call's CFG: outside of it the unconditional pass is skipped.
+    `enabled=False` leaves the call unguided.
 
     Args:
         pipeline: a classic pipeline, or a `DiT`.
-        guider: the settings; one of `baselines` works in the same way.
-        way: how the disrupted prediction is computed: `fork`, in the same forward, where nothing else acts on the
-            blocks, else `partial`; `partial`, a rerun of the blocks after the disrupted one; `whole`, a second forward.
-            Where a family or the call forbids a way, the next one is used, and the log says so.
-        force: compute it where w = 0 too, apart from the clean pass (for tests: the result is bit-equal to off).
+        guider: a `DetailGuidance`, a `DetailKnob` or one of `dg.baselines`.
+        way: how the disrupted prediction is computed: `fork`, in the same forward; `partial`, by a rerun of the blocks
+            after the disrupted one; `whole`, by a second forward. If the family, the call, or something else that acts
+            on the blocks forbids a way, the next one is used, and the log says so.
+        force: compute the disrupted prediction at w = 0 too (for tests: the result is bit-equal to off).
 
     Yields:
-        What was done: `.report` of the last run inside, and `.reports` of all of them (steps guided of steps planned,
-        and by how much).
+        A `Run`: its `.report` on the last run inside, and `.reports` on all of them, say which planned steps were
+        guided, and by how much.
 
     Raises:
-        TypeError: something else than a guidance.
+        TypeError: a guider that is not a guidance.
         ValueError: before the first forward, where the guider's scale is not the call's, its window holds no step, or
             something is refused (`dg_tools.forward.refusals`).
         IndexError: a block, channel or token that does not exist.
@@ -80,7 +80,7 @@ def detail_guidance(pipeline: Any, guider: Guidance, *, way: Way = "fork", force
 
 
 def check_request(guider: Any, way: str) -> None:
-    """Raise for what is not a guidance, and for a way that does not exist."""
+    """Raise for a guider that is not a guidance, and for an unknown way."""
     if not isinstance(guider, BaseGuidance):
         raise TypeError(
             f"the guider is {kind_of(guider)}; pass dg.DetailGuidance(s, w, disrupt=...) or one of dg.baselines"
@@ -96,7 +96,7 @@ def check_request(guider: Any, way: str) -> None:
 
 @contextmanager
 def acting(dit: DiT, guider: Guidance) -> Iterator[None]:
-    """The guidance is what guides this transformer; a second one inside is refused."""
+    """Register the guidance of this transformer; a second one inside is refused."""
     if dit.active.guidance is not None:
         raise REFUSALS["nested"].error(guidance=type(dit.active.guidance).__name__)
     dit.active.guidance = guider

@@ -1,4 +1,4 @@
-"""Detail Guidance: guide away from the model whose massive activations are disrupted (arXiv 2510.11538).
+"""Detail Guidance: steer away from a copy of the model whose massive activations are disrupted (arXiv 2510.11538).
 
     DG       D = c + w (c - d)
     DG+CFG   D = u + s (c - u) + w (c - d)
@@ -7,14 +7,14 @@
 With `match`, d is brought to c's gain first, or only a part of c - d guides.
 
 c, u: conditional and unconditional prediction; d: the same weights, conditional, with the massive channels disrupted at
-one block; u_d: the same, unconditional. The third line (`rows="uncond"`) costs what CFG costs: u_d is computed in the
-place of u. `guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale`
-is the paper's w (0 = off); both are anchored on the conditional prediction. Linear, so it holds for a velocity as it
-stands.
+one block; u_d: the same, unconditional. The third line (`rows="uncond"`) costs what CFG costs: u_d replaces u.
+`guidance_scale` is the usual CFG scale s (1 = off), so the paper's lambda is s - 1; `detail_guidance_scale` is the
+paper's w (0 = off); both are anchored on the conditional prediction. The formula is linear, so it holds for velocities
+too.
 
-`DetailGuidance` is a diffusers guider: the settings and the disruption. `base` has the formula and the plan of passes,
-`modular` what a modular pipeline calls, `classic` brings it to pipelines that take no guider, and `baselines` has the
-same formula with other degraded predictions.
+`DetailGuidance` is a diffusers guider that holds the settings and the disruption. `base` has the formula and the plan
+of passes, `modular` the methods that a modular pipeline calls, `classic` the way into pipelines that take no guider,
+and `baselines` the same formula with other degraded predictions.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ class DetailGuidance(ModularGuidance):
 
     Args:
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
-            None: 1, and in `detail_guidance` whatever the caller's own call says.
-        detail_guidance_scale: the paper's w; 0 (also None) skips the disrupted pass. The paper's own value is not
-            published.
+            None: 1, and in `dg.detail_guidance` the scale of the pipeline's call.
+        detail_guidance_scale: the paper's w, 0 and up; 0 (also None) skips the disrupted pass. The paper's own value is
+            not published.
         disrupt: how d is disrupted: a `Disrupt`, its JSON, the name of a profile (a model folder, a JSON file, a
-            repository id) that names a block, or "auto", which is detected and chosen once for each model by
-            `dg_tools.guidance.auto` when the model is known. Needed unless w is 0. Zero is the paper's form;
-            `Disrupt(channels, block, "scale", rho=1.5)` is a dose, a number or a schedule over sigma. Which side of 1
-            lacks detail depends on the model.
+            repository id) that names a block, or "auto": `dg_tools.guidance.auto` then chooses it, once for each model.
+            Needed unless w is 0. The paper zeroes the channels; `Disrupt(channels, block, "scale", rho=1.5)` multiplies
+            them by rho, a number or a schedule over sigma. Whether rho below or above 1 lacks detail depends on the
+            model.
         detail_guidance_start, detail_guidance_stop: window of the disrupted pass, as fractions of the steps: step i of
             n is inside where start * n <= i < stop * n, so step 0 can be reached.
         guidance_rescale: share of the result brought to the standard deviation of c (0 = off), as in diffusers' CFG.
         start, stop: window of all guidance, in the same way.
         enabled: False gives c.
         match: which part of c - d guides. `none`: all of it. `gain`: d is divided by g = <c, d> / <c, c>, row by row,
-            so that what guides is orthogonal to c, and not gain; g of 0.1 or less is an error at that step. `parallel`
-            and `orthogonal`: the part of c - d along c (the gain that DG contains) and the rest; what they add to c is
-            together what `none` adds. See `dg_tools.guidance.matching`.
-        rows: which rows the disruption is in. `cond`: a pass of its own, d, with the weight w. `uncond`: CFG's
-            unconditional pass is the disrupted one, D = c + (s - 1) (c - u_d), at the price of CFG. Then there is no
-            w, and one that is given is an error: how strong it is, the disruption says (its `rho`). It needs s > 1.
-            Outside of its windows, and with `enabled=False`, the run is plain CFG.
+            so that the difference is orthogonal to c and contains no gain; g of 0.1 or less is an error at that step.
+            `parallel`: only the part of c - d along c (the gain that DG contains); `orthogonal`: only the rest. Both
+            together add what `none` adds. See `dg_tools.guidance.matching`.
+        rows: which rows are disrupted. `cond`: the conditional ones, in an extra pass d with the weight w. `uncond`:
+            CFG's own unconditional pass, D = c + (s - 1) (c - u_d), at the cost of CFG. This needs s > 1, and takes no
+            w (giving one is an error): the strength is the disruption's `rho`. Outside of its windows, and with
+            `enabled=False`, the run is plain CFG.
 
     Raises:
         TypeError, ValueError: a scale, window or disruption that cannot work; before any forward.
@@ -76,7 +76,7 @@ class DetailGuidance(ModularGuidance):
         >>> dg.DetailGuidance(3.0, disrupt=weak, rows="uncond").words(3.0)
         ['CFG 3', 'DG uncond rho 1.5']
 
-    Attributes may be set later: they are saved, copied and used as they are, and checked when a run begins.
+    Attributes may be set later: the new values are saved, copied and used, and checked when a run begins.
     """
 
     short = "DG"
@@ -163,16 +163,16 @@ class DetailGuidance(ModularGuidance):
 
     @property
     def pushes(self) -> bool:
-        """Whether it is to change more than CFG does."""
+        """Whether it should change more than CFG does."""
         return self.in_pass or bool(self.weight)
 
     @property
     def own_edit(self) -> Disrupt | None:
-        """The disruption of CFG's unconditional rows, where it is there."""
+        """The disruption, if it acts in CFG's unconditional rows."""
         return replace(self.disrupt, rows="uncond") if self.in_pass and self.disrupt is not None else None
 
     def check_scale(self, scale: float) -> None:
-        """Raise ValueError where the unconditional rows are to be disrupted, and there are none."""
+        """Raise ValueError if the unconditional rows should be disrupted, but a scale of 1 has none."""
         if self.in_pass and self._enabled and not scale > 1:
             raise ValueError(
                 f"rows='uncond' disrupts the unconditional pass, and at CFG scale {scale:g} there is none: take a "
@@ -200,12 +200,12 @@ class DetailGuidance(ModularGuidance):
         self._match = check_match(value)
 
     def matched(self, cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        """The weak prediction d' that takes the place of d."""
+        """The weak prediction d' that replaces d."""
         return matched(cond, degraded, self.match)
 
     @property
     def disrupt(self) -> Disrupt | None:
-        """The disruption; None where there is none, or where `auto` will choose it."""
+        """The disruption; None if there is none, or if `auto` will choose it."""
         return self._disrupt
 
     @disrupt.setter
@@ -228,14 +228,15 @@ class DetailGuidance(ModularGuidance):
 
     @classmethod
     def from_profile(cls, profile: Any, **changes: Any) -> DetailGuidance:
-        """The guidance that a profile describes: its disruption, w, window, and s where it says one.
+        """The guidance that a profile describes: its disruption, w, window, and s if it has one.
 
         Args:
             profile: `dit.profile`, a JSON file (of `auto`, a sweep or `GuidanceExplorer`), a model folder or its name.
-            **changes: instead of the profile's; needed for what it does not say, such as `detail_guidance_scale`.
+            **changes: settings that replace the profile's; needed for those that it lacks, such as
+                `detail_guidance_scale`.
 
         Raises:
-            TypeError: something else, such as the None of a model without a profile.
+            TypeError: anything else, such as the None of a model without a profile.
             ValueError: no profile, or one without a block or w.
         """
         settings = {**settings_of(profile), **changes}
@@ -246,7 +247,7 @@ class DetailGuidance(ModularGuidance):
         return cls(**settings)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> Self:
-        """This guidance for one model: itself, or with what `auto` chose; `kwargs` go to the pipeline's call.
+        """This guidance for one model: itself, or with the choice of `auto`; `kwargs` go to the pipeline's call.
 
         Raises:
             TypeError, ValueError: an attribute that was set to what cannot work.
@@ -261,7 +262,7 @@ class DetailGuidance(ModularGuidance):
         return self.new(disrupt=Disrupt.from_profile(profile).to_json())
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any forward for settings that do not fit this model, or a run of `steps` on it."""
+        """Raise, before any forward, for settings that do not fit this model, or a run of `steps` on it."""
         if self.disrupt is not None and steps is None:
             self.disrupt.check_model(dit)  # the run, and its size, are not known
         elif self.disrupt is not None and steps is not None:
@@ -269,19 +270,19 @@ class DetailGuidance(ModularGuidance):
             self.check_window(steps)
 
     def passes(self, step: int, steps: int) -> list[str]:
-        """As in `Guidance`; not before `auto` has chosen the disruption."""
+        """As in `Guidance`; call it after `auto` has chosen the disruption."""
         if self.auto and self.pushes:
             raise ValueError('disrupt="auto" needs a model: guider.resolved(dit), dg.generate or dg.detail_guidance')
         return super().passes(step, steps)
 
     def degrades(self, step: int) -> bool:
-        """Whether the disruption acts in a step of the window: it may have steps of its own."""
+        """Whether the disruption acts in a step of the window: it may be limited to some steps."""
         if self.disrupt is None:
             return self.auto
         return self.disrupt.steps is None or step in self.disrupt.steps
 
     @property
     def widened(self) -> str:
-        """What is to be widened where it holds no step."""
+        """The name of the window to widen if it contains no step."""
         start, stop = self.window
         return f"{self.window_name} [{start}, {stop}) and in the disruption's own steps: widen them"

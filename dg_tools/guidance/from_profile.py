@@ -14,10 +14,10 @@ WINDOW = ("detail_guidance_start", "detail_guidance_stop")
 
 
 def as_disrupt(source: Any) -> Disrupt | None:
-    """A `Disrupt` from one, its JSON, the name of a profile, or a list with one of these.
+    """A `Disrupt` from a `Disrupt`, its JSON, the name of a profile, or a list with one of these.
 
     Raises:
-        TypeError: something else, or a list of several.
+        TypeError: anything else, or a list of several.
         ValueError: no such profile, or one without a block.
     """
     if isinstance(source, list | tuple):
@@ -37,16 +37,16 @@ def as_disrupt(source: Any) -> Disrupt | None:
 
 
 def settings_of(source: str | Path | dict[str, Any]) -> dict[str, Any]:
-    """What a profile says of `DetailGuidance`: the disruption, and s, w and window where they are in it.
+    """The settings of `DetailGuidance` in a profile: the disruption, and s, w and window if it has them.
 
-    A sweep writes s and w, with the window as [start, stop], beside the channels. `GuidanceExplorer` has written them
-    under `guidance`, by the names of `DetailGuidance`; such files are read too.
+    A sweep writes s and w, with the window as [start, stop], beside the channels. Older files of `GuidanceExplorer`
+    have them under `guidance`, by the names of `DetailGuidance`; these are read too.
 
     Args:
         source: a JSON file, a model folder, or a mapping.
 
     Raises:
-        TypeError: something else. ValueError: no profile, one without a block, or a window that is not [start, stop].
+        TypeError: anything else. ValueError: no profile, one without a block, or a window that is not [start, stop].
     """
     profile, _ = profile_of(source)
     stated = {**profile.get("guidance", {}), **profile}

@@ -1,7 +1,7 @@
 """The transformer's forward under guidance in a classic pipeline: which passes a call makes, and what it returns.
 
-The pipeline combines what the transformer returns, u + s (c - u), and nothing of that is touched. The transformer
-returns c' = c + (w / s) (c - d) in the place of c, and the pipeline's own sum becomes u + s (c - u) + w (c - d).
+The pipeline combines the transformer's outputs as u + s (c - u), and that is left alone. The transformer returns c' = c
++ (w / s) (c - d) in place of c, and the pipeline's own sum becomes u + s (c - u) + w (c - d).
 
 `passes` computes d. Outside of the guider's window the unconditional pass is left out and c returned in its place: then
 u + s (c - u) is c. A guidance that acts in CFG's own passes (`in_pass`) leaves the pipeline's sum as it is.
@@ -56,7 +56,7 @@ class GuidedForward:
 
     @property
     def unguided(self) -> Callable[..., Any]:
-        """The forward below the guidance; a clean pass of an edit runs this one."""
+        """The transformer's forward without the guidance; a clean pass of an edit runs this one."""
         return self.passes.unguided
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,12 +74,12 @@ class GuidedForward:
         return (prediction,) if as_tuple else Transformer2DModelOutput(sample=prediction)
 
     def before_step(self, step: int, steps: int) -> None:
-        """Was this step guided as planned? Also where no call of the transformer came here."""
+        """Check that the step was guided as planned, even if no call of the transformer came here."""
         self.run.begin(self.guider, self.clock.runs, steps)
         self.run.check(step)
 
     def check(self) -> None:
-        """Which scale does the caller use, and does the guider agree?"""
+        """Check that the guider agrees with the CFG scale of the call."""
         caller = self.clock.caller
         scale = None if caller is None else caller.scale(self.dit.family)
         if scale is not None and self.guider.scale_is_set and abs(scale - self.guider.guidance_scale) > 1e-6:
@@ -112,7 +112,7 @@ class GuidedForward:
 
     @property
     def rescaled(self) -> bool:
-        """Whether the pipeline rescales what this guidance adds; what a knob gives is rescaled as without it."""
+        """Whether the pipeline rescales what this guidance adds; a knob's prediction is rescaled as without it."""
         edit, family, caller = self.guider.own_edit, self.dit.family, self.clock.caller
         adds = self.guider.pushes and not isinstance(self.guider, OnePass) and (edit is None or edit.rows == "uncond")
         switched = caller is None or caller.variables.get(family.rescaling_switch, True)
@@ -144,7 +144,7 @@ class GuidedForward:
         return guided
 
     def predict(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
-        """What the pipeline gets instead of the transformer's prediction."""
+        """The prediction that the pipeline gets in place of the transformer's."""
         assert call.step is not None
         inside = self.guider.inside(call.step, self.steps)
         if call.branch == "both":
@@ -181,7 +181,7 @@ class GuidedForward:
     # -- one call for each half, or no classifier-free guidance -------------------------------------------------------
 
     def conditional(self, inputs: dict[str, Any], call: Call, inside: bool) -> torch.Tensor:
-        """c', or c where the other half, which comes after it, takes the whole change."""
+        """c', or c if the unconditional call after it takes the whole change."""
         if not inside:
             self.cond = self.unguided(**inputs)[0]
             self.disrupted = None
@@ -194,7 +194,7 @@ class GuidedForward:
         return self.cond if self.disrupted is None else self.folded(self.cond, self.disrupted)
 
     def unconditional(self, inputs: dict[str, Any], call: Call, inside: bool) -> torch.Tensor:
-        """u; outside of the window c instead; where deferred u' such that u' + s (c - u') is the guider's sum."""
+        """u; outside of the window c; if deferred, u' such that u' + s (c - u') is the guider's sum."""
         if not inside and self.cond is not None:
             return self.cond
         uncond = self.passes.own(inputs, call)
@@ -206,7 +206,7 @@ class GuidedForward:
 
     @property
     def deferred(self) -> bool:
-        """Whether the unconditional call takes the whole change: what follows needs c, or all three predictions."""
+        """Whether the unconditional call takes the whole change, since c or all predictions are needed first."""
         if self.dit.family.rows != "sequential" or self.scale <= 1:
             return False
         rescaled = self.dit.family.rescaling and self.guider.weight
@@ -215,11 +215,11 @@ class GuidedForward:
     # -- the disrupted prediction -------------------------------------------------------------------------------------
 
     def folded(self, cond: torch.Tensor, disrupted: torch.Tensor) -> torch.Tensor:
-        """C + (w / s) (c - d)."""
+        """The prediction c + (w / s) (c - d)."""
         return cond + (self.guider.weight / self.scale) * (cond - self.guider.matched(cond, disrupted))
 
     def both(self, inputs: dict[str, Any], call: Call) -> tuple[torch.Tensor, Prediction]:
-        """The prediction of all rows, and that of the conditional rows disrupted where this step needs it."""
+        """The prediction of all rows, and the disrupted one of the conditional rows if this step needs it."""
         assert call.step is not None
         prediction, disrupted = self.passes(inputs, call, "pred_disrupted" in self.guider.passes(call.step, self.steps))
         if disrupted is not None and self.guider.weight:

@@ -1,10 +1,10 @@
-"""The dose applied directly: the model's own passes, with its massive channels scaled, and no other model to compare.
+"""The detail knob: the model's own passes with its massive channels multiplied by a dose rho.
 
     D = c_rho   or   u_rho + s (c_rho - u_rho)
 
 c_rho, u_rho: the predictions with the channels multiplied by rho at a block's output. Detail Guidance steers away from
-such a model; the knob is the model. It costs what the run costs without it. Whether more detail is at rho below 1 or
-above, and from which dose on the picture breaks, is the model's: draw a few doses first.
+such a model; the knob samples from it. It adds no cost. Whether rho below or above 1 gives more detail, and at which
+dose the picture breaks, depends on the model: draw a few doses first.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from dg_tools.numbers import integers
 
 
 class DetailKnob(ModularGuidance):
-    """Massive channels at a dose rho, in every pass of the run, as a diffusers guider; with or without CFG.
+    """Multiply massive channels by a dose rho in every pass of the run, with or without CFG; a diffusers guider.
 
     Args:
-        channels: the massive channels; None: those of the default profile (what `auto` chose for these weights, else
+        channels: the massive channels; None: those of the default profile (the choice of `auto` for these weights, else
             the model's own), which is printed.
-        block: index into `dit.blocks`, or several; None: in the same way.
-        rho: what the channels are multiplied by at the block's output: a number, or ((sigma, rho), ...), linear between
-            the points. 1 is off: the run is the one without a knob, bit for bit. 0 to 3 in use.
+        block: index into `dit.blocks`, or several; None: the block of the default profile.
+        rho: the factor on the channels at the block's output: a number, or ((sigma, rho), ...), linear between the
+            points. 0 to 3 in use. 1 is off: the run then equals the one without a knob, bit for bit.
         guidance_scale: the usual CFG scale s on top, 1 = off (the paper's lambda is s - 1); both its passes have the
-            dose. None: 1, and in `detail_guidance` whatever the caller's own call says.
+            dose. None: 1, and in `dg.detail_guidance` the scale of the pipeline's call.
         guidance_rescale: share of CFG's result brought to the standard deviation of c, as in diffusers' CFG.
         start, stop: window of the dose, as fractions of the steps: step i of n is inside where start * n <= i <
             stop * n. Outside of it, and with `enabled=False`, the run is plain CFG.
@@ -97,12 +97,12 @@ class DetailKnob(ModularGuidance):
 
     @property
     def own_edit(self) -> Disrupt | None:
-        """The same: it acts in both of CFG's passes."""
+        """The scaling of the channels, which acts in both of CFG's passes."""
         return self.disrupt
 
     @property
     def pushes(self) -> bool:
-        """Whether the dose is another than 1 at any noise level."""
+        """Whether the dose differs from 1 at any noise level."""
         return self.rho != 1 if isinstance(self.rho, int | float) else any(dose != 1 for _, dose in self.rho)
 
     def stated(self, name: str) -> Any:
@@ -116,10 +116,10 @@ class DetailKnob(ModularGuidance):
         return indices[0] if name == "block" and len(indices) == 1 else indices
 
     def edit_of(self, dit: DiT) -> Disrupt:
-        """The scaling on one model: channels and block that were left out are those of the default profile.
+        """The scaling for one model: channels and block that were not given come from the default profile.
 
         Raises:
-            ValueError: they are in neither.
+            ValueError: channels or block are neither given nor in the profile.
         """
         profile = None if self.channels is not None and self.block is not None else default_profile(dit)
         profile = profile or {"channels": None, "block": None}
@@ -142,7 +142,7 @@ class DetailKnob(ModularGuidance):
         return self.new(channels=list(edit.channels), block=list(edit.blocks))
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any forward for settings that do not fit this model, or a run of `steps` on it."""
+        """Raise, before any forward, for settings that do not fit this model, or a run of `steps` on it."""
         if not self.pushes:
             return
         if steps is None:
@@ -152,7 +152,7 @@ class DetailKnob(ModularGuidance):
             self.check_window(steps)
 
     def passes(self, step: int, steps: int) -> list[str]:
-        """As in `Guidance`; not before channels and block are known."""
+        """As in `Guidance`; call it after channels and block are known."""
         if self.pushes and self.disrupt is None:
             raise ValueError(
                 "channels and block are needed here: DetailKnob(channels, block, rho), or knob.resolved(dit), which "
@@ -167,5 +167,5 @@ class DetailKnob(ModularGuidance):
 
     @property
     def widened(self) -> str:
-        """What is to be widened where it holds no step."""
+        """The name of the window to widen if it contains no step."""
         return f"window [{self._start}, {self._stop}) of the knob: widen it"

@@ -8,7 +8,7 @@ c + w (c - d) louder, (1 + w (1 - g)) c, whatever else it lacks. `match` says wh
     orthogonal  d' = d + (1 - g) c    c - d' = - d_across              no gain
     parallel    d' = g c              c - d' = (1 - g) c               the gain alone
 
-What `parallel` and `orthogonal` add to c is together what `none` adds.
+Together, `parallel` and `orthogonal` add to c what `none` adds.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LEAST_GAIN = 0.1  # less of c in d: d / g is then mostly what d shares with noth
 
 
 def matched(cond: torch.Tensor, degraded: torch.Tensor, match: Match) -> torch.Tensor:
-    """The weak prediction d' that takes the place of d: see above; for `none` it is d itself.
+    """The weak prediction d' that replaces d, by the table above; for `none` it is d itself.
 
     Args:
         cond, degraded: the predictions c and d, (rows, ...), of one shape.
         match: which part of c - d guides.
 
     Raises:
-        RuntimeError: `gain` where g is 0.1 or less in a row: d holds next to nothing of c.
+        RuntimeError: `gain`, but g is 0.1 or less in a row: d has almost nothing of c.
     """
     if match == "none":
         return degraded
@@ -51,10 +51,10 @@ def matched(cond: torch.Tensor, degraded: torch.Tensor, match: Match) -> torch.T
 
 
 def check_match(match: str) -> Match:
-    """The same, where it is a way to match.
+    """The given way to match, if it is a known one.
 
     Raises:
-        ValueError: it is not, with those there are.
+        ValueError: an unknown way; the message lists the known ones.
     """
     for known in get_args(Match):
         if match == known:

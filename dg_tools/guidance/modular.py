@@ -38,7 +38,7 @@ class ModularGuidance(Guidance):
 
     @property
     def report(self) -> Report | None:
-        """What was done in the modular pipeline's last run, also where it is not over; None before the first."""
+        """The report on the modular pipeline's last run, finished or not; None before the first."""
         if self._log is None:
             return None
         return self._log.report(finished=self._step == self._log.steps - 1 and self._count_prepared == 0)
@@ -97,7 +97,7 @@ class ModularGuidance(Guidance):
         """One batch of inputs for each pass of the plan; unconditional inputs for `pred_uncond` only.
 
         Raises:
-            ValueError: classifier-free guidance without unconditional inputs, which would guide nowhere at full price.
+            ValueError: classifier-free guidance without unconditional inputs.
         """
         plan = self._plan
         if "pred_uncond" in plan and not any(isinstance(value, tuple) for value in data.values()):
@@ -108,7 +108,7 @@ class ModularGuidance(Guidance):
         return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in plan]
 
     def prepare_inputs_from_block_state(self, data: Any, input_fields: dict[str, Any]) -> list[Any]:
-        """The same, from a modular pipeline's block state."""
+        """As `prepare_inputs`, from a modular pipeline's block state."""
         return [
             self._prepare_batch_from_block_state(input_fields, data, int(name == "pred_uncond"), name)
             for name in self._plan
@@ -118,8 +118,8 @@ class ModularGuidance(Guidance):
         """Arm the disruption for the pass that is named `pred_disrupted`, and for that one forward only.
 
         The conditional forward before it stores the disrupted block's output, so that only the blocks after it run
-        again. The forward itself takes everything off, so that nothing is left where it raises: modular pipelines do
-        not clean up after an exception.
+        again. The forward itself takes everything off, even if it raises: modular pipelines do not clean up after an
+        exception.
 
         Raises:
             ValueError, IndexError: before the first forward, for a step cache that is on, a window without a step, or a

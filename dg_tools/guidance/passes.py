@@ -1,8 +1,8 @@
-"""How the degraded prediction of a step is computed: by a fork inside the forward, by a rerun from a block, or whole.
+"""Compute the degraded prediction of a step: by a fork inside the forward, a rerun from a block, or a second forward.
 
-The disrupted rows come from a fork inside the same forward (`fork`), or, where something else acts on the blocks, or
-the family's forward has no room for more rows (PixArt, Sana), from a rerun of the blocks after the disrupted one
-(`partial`), or, where a family forbids both, from a second forward (`whole`).
+The disrupted rows come from a fork inside the same forward (`fork`). If something else acts on the blocks, or the
+family's forward cannot take more rows (PixArt, Sana), they come from a rerun of the blocks after the disrupted one
+(`partial`). If a family forbids both, they come from a second forward (`whole`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Passes:
         guider, way, force: as in `detail_guidance`.
 
     Attributes:
-        run: is told how far the disrupted block's output is from its own.
-        unguided: the transformer's forward below the guidance.
+        run: the run that records how far the disrupted block's output is from the clean one.
+        unguided: the transformer's forward without the guidance.
     """
 
     def __init__(self, dit: DiT, guider: Guidance, way: Way, force: bool) -> None:
@@ -91,7 +91,7 @@ class Passes:
         return prediction
 
     def in_pass(self, guider: InPass, inputs: dict[str, Any], call: Call) -> torch.Tensor:
-        """The same, where the guidance changes what it is told, how it runs, or what it gives."""
+        """The pipeline's own pass under a guidance that changes its inputs, its computation or its output."""
         assert call.step is not None and call.steps is not None
         if not guider.acts(call.step, call.steps):
             return self.unguided(**inputs)[0]
@@ -179,7 +179,7 @@ class Passes:
         return prediction, disrupted
 
     def apart(self, inputs: dict[str, Any]) -> bool:
-        """Whether the conditional rows may run alone: not where something of the user's own may tell rows apart."""
+        """Whether the conditional rows may run alone: not if the user's own hooks may depend on the rows."""
         transformer, family = self.dit.transformer, self.dit.family
         foreign = own_processors(transformer, family) or foreign_hooks(transformer, family, below=True)
         return not foreign and not nested_rows(inputs)
@@ -191,7 +191,7 @@ class Passes:
         return self.again(inputs, call)[call.cond]
 
     def again(self, inputs: dict[str, Any], call: Call) -> torch.Tensor:
-        """A second forward of a call as a call of its own: hooks on the transformer (edits' clocks, readers) see it."""
+        """A second forward as a separate call, which hooks on the transformer (edits' clocks, readers) see."""
         with active(self.dit.transformer).repeating(call), replaced(self.dit.transformer, "forward", self.unguided):
             return self.dit.transformer(**copied(inputs))[0]
 
@@ -201,12 +201,12 @@ class Passes:
 
     @property
     def alone(self) -> bool:
-        """Whether nothing else acts on the blocks, or reads them, and expects the pipeline's own rows."""
+        """Whether nothing else acts on the blocks or reads them, which would expect the pipeline's own rows."""
         transformer, family = self.dit.transformer, self.dit.family
         free = not foreign_hooks(transformer, family) and not own_processors(transformer, family)
         return free and self.dit.tracer is None
 
 
 def copied(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Inputs for one of two forwards: some forwards take things out of nested dictionaries."""
+    """A copy of the inputs for one of two forwards: some forwards remove items from nested dictionaries."""
     return {name: dict(value) if isinstance(value, dict) else value for name, value in inputs.items()}

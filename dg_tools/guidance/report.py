@@ -1,7 +1,7 @@
-"""What did a guidance do in a run? The manipulation check: which steps were guided, and by how much.
+"""The report on a guidance in a run: which steps were guided, and by how much.
 
-A guidance that acts in no step looks like a guidance that does not help. So every guided run says what was done, a step
-that was planned and left out is an error at that step, and so is a push that is nil in every step.
+A guidance that acts in no step looks like a guidance that does not help. So every guided run has a report. A planned
+step that was left out is an error at that step, and so is a push that is zero in every step.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ LISTED = 8  # steps named in a sentence
 
 
 class Plan(Protocol):
-    """What a guidance says of its steps."""
+    """The part of a guidance that a report uses: what it plans for its steps."""
 
     weight: float
 
     @property
     def own_edit(self) -> Disrupt | None:
-        """The edit that is on in CFG's own passes."""
+        """The edit that acts in CFG's own passes."""
 
     @property
     def pushes(self) -> bool:
-        """Whether it is to change more than CFG does."""
+        """Whether it should change more than CFG does."""
 
     def acts(self, step: int, steps: int) -> bool:
-        """Whether it is to do something in a step."""
+        """Whether it should act in a step."""
 
     def check_window(self, steps: int) -> None:
         """Raise ValueError where no step of `steps` has the degraded pass that the weight needs."""
@@ -47,26 +47,25 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """What was done in one run.
+    """What a guidance did in one run.
 
     Attributes:
         steps: how many steps ran.
-        planned: the steps that the guidance was to act in.
-        guided: those that it acted in.
-        push: by guided step, ||w (c - d)|| / ||c||, over all rows of the step (what guides of c - d, where a guidance
-            uses a part of it); for a guidance without a degraded prediction (APG, CFG-Zero*) ||D - c|| / ||c||, where D
-            is what it gives; so too where the unconditional rows are disrupted: CFG's own push is a part of it. For
-            `Gain`, d is the prediction times the gain, and the push d - c, over CFG's rows too. Empty where one pass
-            gives D alone.
-        change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model; without one, u for d.
-            Empty where `push` is.
+        planned: the steps in which the guidance should act.
+        guided: the steps in which it acted.
+        push: by guided step, ||w (c - d)|| / ||c|| over all rows of the step (with `match`, of the part that guides).
+            Without a degraded prediction (APG, CFG-Zero*), and if the unconditional rows are disrupted, it is ||D - c||
+            / ||c||, with D the result: that includes CFG's own push. For `Gain`, d is the prediction times the gain,
+            and the push is d - c, over CFG's rows too. Empty if one pass gives D alone.
+        change: by guided step, ||d - c|| / ||c||: how far the weak model is from the model; without a weak model, u
+            replaces d. Empty if `push` is.
         at_block: by guided step, ||edited - output|| / ||output|| of the disrupted block's output; None for a step in
-            which no block's output is edited (a baseline).
+            which no block's output is edited (baselines).
         finished: False where the run was interrupted.
-        notes: what else was said, such as what the pipeline does with the guided prediction.
+        notes: further remarks, such as what the pipeline does with the guided prediction.
         gain: by guided step, g = <c, d> / <c, c> over all rows of the step: how much of c is in d.
-        sigmas: by guided step, its noise level, 0..1 for flow matching. This and `gain` are empty where `push` is.
-        in_pass: whether a block's output was edited in CFG's own passes: then `at_block` alone says what the edit did,
+        sigmas: by guided step, its noise level, 0..1 for flow matching. `sigmas` and `gain` are empty if `push` is.
+        in_pass: whether a block's output was edited in CFG's own passes. Then only `at_block` says what the edit did,
             since no pass without it was run.
 
     Example:
@@ -116,10 +115,10 @@ class Report:
 
     @property
     def nil(self) -> tuple[int, ...]:
-        """The guided steps that changed nothing: c - d is under 1e-6 of c, or the disrupted block gives what it gave.
+        """The guided steps that changed nothing: c - d is under 1e-6 of c, or the block's output is unchanged.
 
-        A small w is not nil: what the disruption does is judged. The block's output counts because c and d may be
-        computed in batches of different sizes, whose rounding alone differs by more than 1e-6 in half precision.
+        A small w does not count as nothing: the disruption is judged. The block's output is checked because c and d may
+        be computed in batches of different sizes, whose rounding differs by more than 1e-6 in half precision.
         """
         blocks = self.at_block or (None,) * len(self.guided)
         sizes = [max(pair) for pair in zip(self.push, self.change, strict=True)] or [NIL] * len(self.guided)
@@ -147,7 +146,7 @@ class Report:
         return "; ".join([words, *self.notes])
 
     def summary(self) -> dict[str, Any]:
-        """The counts and the means alone, as plain JSON: what a picture carries."""
+        """The counts and means as plain JSON, which a picture's recipe carries."""
         counts = {"steps": self.steps, "planned": len(self.planned), "guided": len(self.guided)}
         known = bool(self.push) or not self.guided
         done = {name: getattr(self, f"mean_{name}") if known else None for name in ("push", "change")}
@@ -162,12 +161,12 @@ class Report:
 
 @dataclass
 class Log:
-    """What happens in a run, step by step; norms stay on the device until `report`.
+    """The log of a run, step by step; norms stay on the device until `report`.
 
     Attributes:
         steps: how many steps run.
-        planned: steps that the guidance is to act in.
-        weight: w, by which the push is c - d; whether a push is expected: not with w = 0.
+        planned: steps in which the guidance should act.
+        weight: w, the factor of the push c - d; with 0 no push is expected.
         in_pass: whether a block's output is edited in CFG's own passes.
     """
 
@@ -194,7 +193,7 @@ class Log:
         Args:
             step: which.
             cond, degraded: the predictions c and d, of one shape.
-            push: what is added to the prediction; w (c - d) where None.
+            push: the term added to the prediction; None: w (c - d).
             sigma: the step's noise level.
         """
         difference = (degraded.detach() - cond.detach()).float()
@@ -244,7 +243,7 @@ class Log:
         """The report of a run that came to its end.
 
         Raises:
-            RuntimeError: the push is nil in every planned step, or a degraded prediction is not finite.
+            RuntimeError: the push is zero in every planned step, or a degraded prediction is not finite.
         """
         report = self.report()
         known = [s for s in report.guided if s in self.guided]

@@ -1,4 +1,4 @@
-"""The runs inside a guidance: each one's log while it goes, and its report when it is over."""
+"""The runs inside a guidance: the log of each while it goes, and its report afterwards."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dg_tools.interventions.report import squares
 
 
 class Run:
-    """What `dg.detail_guidance` yields: the reports of the runs inside, the last one as `report`.
+    """The reports of the runs inside `dg.detail_guidance`, which yields it; the last one is `report`.
 
     Attributes:
-        reports: of every run that came to its end, or that another run followed.
+        reports: one for every run that ended, or that another run followed.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class Run:
 
     @property
     def report(self) -> Report | None:
-        """What was done in the last run, also where it is not over; None before the first."""
+        """The report on the last run, finished or not; None before the first."""
         if self._log is not None:
             return self._log.report(finished=False)
         return self.reports[-1] if self.reports else None
 
     def begin(self, guider: Plan, number: int, steps: int) -> None:
-        """The first call or step of run `number` opens its log, once the guider's window was checked."""
+        """Open the log of run `number` at its first call or step, after checking the guider's window."""
         if number == self._number:
             return
         self.interrupt()
@@ -74,7 +74,7 @@ class Run:
             self._log.disrupted(call, sums)
 
     def check(self, step: int) -> None:
-        """Before the scheduler's step: was this one guided as planned?"""
+        """Check, before the scheduler's step, that this step was guided as planned."""
         if self._log is not None:
             self._log.check(step)
 

@@ -1,4 +1,4 @@
-"""What the configuration of a guider needs: aliases, and settings as they are now."""
+"""Parts of a guider's configuration: aliases, and settings with their current values."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def item(name: str, index: int) -> Any:
 
 
 class LiveConfig:
-    """A guider's configuration says what its attributes are now, and not what they were made with.
+    """A guider's configuration with the current values of its attributes, not those that it was made with.
 
-    So a guider is saved, copied (`new`) and shown as it is used, after `guider.detail_guidance_scale = 0.9` too.
+    So a guider is saved, copied (`new`) and shown with the values in use, even after `guider.detail_guidance_scale =
+    0.9`.
     """
 
     _internal_dict: Any = FrozenDict({})  # until settings are registered

@@ -1,9 +1,9 @@
-"""`auto`: a weak model that lacks detail, found on the model's own pictures, or the sentence that there is none.
+"""`auto`: find a weak model that lacks detail, on the model's own pictures, or say that there is none.
 
-`choose` does it all; `price` says what it costs first. `scan` tries blocks and doses (rho) by one denoising step,
-without any reference, and judges them by `metrics.WeakModelRule`; `samples` compares the two best ones by guided
-pictures, over two weights, beside the gain that Detail Guidance contains in a run of its own. `store` keeps what was
-chosen by the hash of the weights, and what is done of a choice that was interrupted.
+`choose` does it all; `price` forecasts its cost. `scan` tries blocks and doses (rho) in one denoising step, without
+references, and judges them by `metrics.WeakModelRule`. `samples` compares the two best settings by guided pictures at
+two weights, against runs with the gain alone that Detail Guidance contains. `store` keeps the choice under the hash of
+the weights, and the finished parts of an interrupted choice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The choice itself: massive channels, the scan of blocks and doses, guided samples of the two best, a profile."""
+"""Choose a weak model: massive channels, a scan of blocks and doses, guided samples of the two best, a profile."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def auto_profile(
     chunk: int = 2,
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """Channels, block, dose and weight of a weak model that lacks detail; or a profile without a block that says why.
+    """Choose channels, block, dose and weight of a weak model that lacks detail; or return a profile that says why not.
 
-    It costs at most 20 plain CFG pictures; a forecast is printed first. Interrupted, it keeps what is done, and the
-    next call goes on from there.
+    It costs at most as much as 20 plain CFG pictures; a forecast is printed first. If it is interrupted, the finished
+    parts are kept, and the next call goes on from there.
 
     Args:
         dit: any DiT that predicts a velocity.
-        prompts: at least four; four are scanned, three of them sampled. None: a few general ones that ship with this
-            package, or emoji captions for the embedded models.
+        prompts: at least four; four are scanned, three of them sampled. None: general prompts of this package, or emoji
+            captions for the embedded models.
         cache: read and write the profile by the hash of the weights.
         progress: show a bar.
-        chunk: pictures at once, 1 or more.
+        chunk: pictures per forward, 1 or more.
         **kwargs: passed to the pipeline's call (`max_sequence_length`, `height`, `width`, `steps` ...). A smaller size
-            costs less; what lacks detail at one size may not at another. No more steps than the pipeline's default are
-            taken; latents, callbacks and a negative prompt are left out.
+            costs less, but a model that lacks detail at one size may not at another. Steps are limited to the
+            pipeline's default; latents, callbacks and a negative prompt are left out.
 
     Returns:
         A profile (`dg_tools.models.profiles`): channels, block (None: nothing is eligible), mode, rho,
@@ -186,7 +186,7 @@ def sampled_rows(
     chunk: int,
     **kwargs: Any,
 ) -> list[dict[str, Any]]:
-    """The guided samples of one finalist, as plain JSON; with its gain run where the price allows one for each."""
+    """The guided samples of one finalist, as plain JSON; with its gain run if the price allows one for each."""
     name = f"samples {finalist['block']} {finalist['rho']}"
     if name in journal:
         rows: list[dict[str, Any]] = journal[name]
@@ -204,7 +204,7 @@ def sampled_rows(
 
 
 def profile_of(massive: Massive, table: pd.DataFrame, compared: pd.DataFrame) -> dict[str, Any]:
-    """The profile: what was chosen, in which words, and the tables."""
+    """The profile: the choice, the verdict in words, and the tables."""
     kept = compared[compared["kept"]] if len(compared) else compared
     zero = table[table["rho"] == 0]
     words = [""]

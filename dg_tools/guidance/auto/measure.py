@@ -1,4 +1,4 @@
-"""What a choice is worth on prompts that it was not made on."""
+"""Measure a choice on prompts that were not used to make it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def measured_on(
     progress: bool = True,
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """Plain pictures, Detail Guidance from a profile, and its own gain alone, from the same noise.
+    """Measure Detail Guidance from a profile, and its own gain alone, against plain pictures from the same noise.
 
     Args:
         dit: the model.
         profile: of `auto_profile`, with a block.
         prompts: at least two, used for nothing else.
         seeds: one per prompt; 1000, 1001, ... where None.
-        chunk: pictures at once.
+        chunk: pictures per forward.
         progress: show a bar.
         **kwargs: to the pipeline's call.
 

@@ -1,7 +1,7 @@
-"""What will `auto` cost? Said before it begins, in forwards, pictures, seconds and memory.
+"""Forecast the cost of `auto`: forwards, pictures, seconds and memory.
 
-One picture is one plain picture with classifier-free guidance, at the pipeline's default size and steps, decoded.
-`auto` costs at most 20 of them on any model: 6 for the scan, 14 for the guided samples.
+The unit is one plain picture with classifier-free guidance, at the pipeline's default size and steps, decoded. `auto`
+costs at most 20 of them on any model: 6 for the scan, 14 for the guided samples.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SCAN_PICTURES, SAMPLE_PICTURES = 6.0, 14.0  # at most, in plain CFG pictures
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a choice costs at most.
+    """The largest cost of a choice.
 
     Attributes:
-        forwards: row-forwards of the whole transformer (a partial forward counts in part).
-        decodes: pictures through the VAE.
-        pictures: the same in plain CFG pictures at the default size and steps.
-        seconds: by one timed forward and one timed decode at the requested size.
-        memory: bytes: the weights, and what is kept of the blocks' outputs.
+        forwards: forwards of one row through the whole transformer (a partial forward counts in part).
+        decodes: pictures that the VAE decodes.
+        pictures: the total cost, in plain CFG pictures at the default size and steps.
+        seconds: from one timed forward and one timed decode at the requested size.
+        memory: bytes of the weights and of the kept block outputs.
         forward_seconds, decode_seconds: of one row.
         on_noise: the channels that are massive in one forward on noise.
 
@@ -98,7 +98,7 @@ def tried_blocks(dit: DiT) -> list[int]:
 
 
 def at_most(dit: DiT, steps: int) -> tuple[float, float, int]:
-    """What a choice costs at most: row-forwards of the scan, those of the guided samples, and decoded pictures."""
+    """The largest cost of a choice: row-forwards of the scan, of the guided samples, and decoded pictures."""
     tried = tried_blocks(dit)
     trials = len(SIGMAS) * len(RHOS) * sum(share_after(dit, b) for b in tried)
     scan = SCANNED * (steps + 2 * len(SIGMAS) + min(trials, max(0.0, scan_room(dit, steps))))
@@ -121,7 +121,7 @@ def timed(dit: DiT, function: Callable[[], Any], prepare: Callable[[], Any] | No
 
 
 def forecast(dit: DiT, prompt: str, *, chunk: int = 2, **kwargs: Any) -> Forecast:
-    """What a choice by `auto` costs at most, from two timed forwards and two timed decodes of one row.
+    """Forecast the largest cost of `auto`, from two timed forwards and two timed decodes of one row.
 
     Args:
         dit: the model.

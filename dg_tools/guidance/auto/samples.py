@@ -1,9 +1,9 @@
 """Which finalist, at which weight? Guided pictures, beside pictures with the gain that the guidance contains.
 
-DG multiplies c by 1 + w (1 - g) among other things, and a gain alone adds detail too. So what counts is amt_c (the
+Among other things, DG multiplies c by 1 + w (1 - g), and such a gain alone adds detail too. So the score is amt_c (the
 change of log2(high-band power / low-band power) from the plain picture, in doublings) beyond that of a run with this
 gain alone, among the settings whose low band stays. The gain runs are made at the larger weight; at the smaller one
-their amount is taken in proportion to the gain. Rightness plays no part: a model of the reader's own has no references.
+their amount is taken in proportion to the gain. Rightness plays no part, since your own model has no references.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOW_KEPT = 0.95  # correlation of the low band with the plain picture's, mean ov
 
 @dataclass(frozen=True)
 class Base:
-    """What every run begins from: prompts, seeds, and the plain pictures (N, 3, H, W); `chunk` of them at once."""
+    """What every run starts from: prompts, seeds, and plain pictures (N, 3, H, W); `chunk` of them per forward."""
 
     prompts: Sequence[str]
     seeds: Sequence[int]
@@ -56,10 +56,10 @@ def measured(dit: DiT, latents: torch.Tensor, base: Base) -> dict[str, list[floa
 def guided_rows(
     dit: DiT, base: Base, edit: Disrupt, weights: Sequence[float], spend: Spend, with_gain: bool, **kwargs: Any
 ) -> list[dict[str, Any]]:
-    """One finalist: a run of Detail Guidance per weight, and one with its own gain at the largest; plain JSON.
+    """Runs of one finalist: Detail Guidance at each weight, and its own gain at the largest weight; plain JSON.
 
     Args:
-        dit, base: the model, and what the runs begin from.
+        dit, base: the model, and what the runs start from.
         edit: of the weak model.
         weights: w.
         spend: is told the row-forwards.
@@ -84,8 +84,8 @@ def compared(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row per finalist and weight: amount, amount of its gain alone, what is beyond, whether the low band stays.
 
     Columns: block, rho, channels, w, amount, gain_amount, beyond (doublings, means over prompts), low (correlation),
-    kept (low is at least 0.95), prompts. The amount of a gain that was not run is taken in proportion to the mean of
-    1 + w (1 - g) - 1 of the gain run nearest in strength.
+    kept (low is at least 0.95), prompts. If a gain was not run, its amount is scaled from the gain run nearest in
+    strength, in proportion to the mean of w (1 - g).
     """
     gains = [row for row in rows if row["run"] == "its gain"]
     table = []

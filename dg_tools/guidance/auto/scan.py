@@ -33,7 +33,7 @@ RULE = WeakModelRule()
 
 
 def noised(latents: torch.Tensor, seeds: Sequence[int], sigma: float) -> torch.Tensor:
-    """Z_t of pictures (N, C, h, w), each with noise of its own."""
+    """z_t of pictures (N, C, h, w), each with its own noise."""
     shape = latents.shape[1:]
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     return (1 - sigma) * latents + sigma * noise.to(latents)
@@ -153,7 +153,7 @@ def scan_blocks(
     progress: bool = True,
     **kwargs: Any,
 ) -> pd.DataFrame:
-    """Which blocks and doses make a weak model that lacks detail, by one denoising step: the table that `auto` reads.
+    """Find blocks and doses that make a weak model that lacks detail, in one denoising step, as `auto` does.
 
     Args:
         dit: a model that predicts a velocity.
@@ -162,7 +162,7 @@ def scan_blocks(
         blocks: those to try; None: every block with massive channels.
         rhos: factors on the massive channels.
         rule: the thresholds; None: `scan.RULE`.
-        chunk: pictures at once.
+        chunk: pictures per forward.
         progress: show a bar.
         **kwargs: to the pipeline's call (`steps`, `height`, `max_sequence_length` ...).
 

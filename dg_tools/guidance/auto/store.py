@@ -1,4 +1,4 @@
-"""Where a choice is kept, by the hash of the weights."""
+"""Choices of `auto` on disk, by the hash of the weights."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def kept_at(dit: DiT) -> Path:
 
 
 def known_profile(dit: DiT) -> dict[str, Any] | None:
-    """The choice for these weights that is there already, kept or shipped; None where `auto` has not chosen yet."""
+    """An existing choice for these weights, kept or shipped; None if `auto` has not chosen yet."""
     return stored_profile(dit, kept_at(dit)) or shipped_profile(dit)
 
 
 def default_profile(dit: DiT) -> dict[str, Any] | None:
-    """What a dose, a command or an explorer takes where nothing else is given; None: there is nothing.
+    """The profile that doses, commands and explorers use by default; None if there is none.
 
-    The choice of `auto` for these weights, where it named a block; else the model's own profile. One that was made for
-    other weights is taken with a warning.
+    It is the choice of `auto` for these weights if that names a block, else the model's own profile. A profile that was
+    made for other weights is used with a warning.
     """
     known = stored_profile(dit, kept_at(dit))
     if known is not None and known["block"] is not None:
@@ -53,9 +53,9 @@ def default_profile(dit: DiT) -> dict[str, Any] | None:
 
 
 def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
-    """The choice that was kept for this model; None where there is none, or one by an earlier objective.
+    """The choice that was kept for this model; None if there is none, or if it was made by an earlier objective.
 
-    One that is damaged is None too, with a warning.
+    A damaged file gives None too, with a warning.
     """
     if not file.is_file():
         return None
@@ -77,7 +77,7 @@ def stored_profile(dit: DiT, file: Path) -> dict[str, Any] | None:
 
 
 def shipped_profile(dit: DiT) -> dict[str, Any] | None:
-    """The choice of `auto` that came with a model's folder, where it is about these very weights."""
+    """The choice of `auto` in a model's folder, if it was made for these weights."""
     folder = Path(str(getattr(dit.pipeline, "name_or_path", "")))
     if not (folder / "profile.json").is_file():
         return None

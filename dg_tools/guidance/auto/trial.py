@@ -1,6 +1,6 @@
 """Weak predictions at one z_t, and guided runs: what `auto` tries, with plain forwards and restarts from a block.
 
-It stands below `DetailGuidance`, which asks `auto`; so it makes c + w (c - d) by itself.
+`DetailGuidance` imports `auto`, so this module computes c + w (c - d) by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Spend = Callable[[float], None]  # is told the row-forwards that were made
 
 
 def share_after(dit: DiT, block: int) -> float:
-    """The part of a forward that comes after a block; all of it where a family cannot start there."""
+    """The share of a forward that comes after a block; 1 if the family cannot start there."""
     count = len(dit.blocks)
     return (count - block - 1) / count if dit.family.partial_forward else 1.0
 
@@ -65,8 +65,8 @@ def weak_predictions(
         spend: is told the row-forwards.
 
     Yields:
-        A prediction (N, C, h, w), and for each row the share of the edit's change that is still there after the last
-        block, (N,); ones for c.
+        A prediction (N, C, h, w), and for each row the share of the edit's change that is left after the last block,
+        (N,); ones for c.
     """
     rows, last = len(noised), len(dit.blocks) - 1
     tokens = dit.family.image_tokens(dit.transformer, packed(dit, noised))
@@ -90,7 +90,7 @@ def kept_share(
     channels: Sequence[int],
     last: int,
 ) -> torch.Tensor:
-    """Per row, how much of what an edit changed in its channels is there after the last block: 1, all of it."""
+    """By row, the share of an edit's change in its channels that is left after the last block; 1 is all of it."""
     if edit.block == last:
         return torch.ones(len(clean[last]))
     own = [channels.index(c) for c in edit.channels]
@@ -126,7 +126,7 @@ def sampled(
         prompts, seeds: as many of each.
         spend: is told the row-forwards.
         edit, weight: Detail Guidance, c + w (c - d), d with this edit.
-        factors: instead: a gain for each step and row, (N,); the prediction is multiplied by it.
+        factors: in place of Detail Guidance, a gain for each step and row, (N,), which multiplies the prediction.
         **kwargs: to the pipeline's call.
     """
     arguments = dit.arguments(list(prompts), seed=list(seeds), **kwargs)

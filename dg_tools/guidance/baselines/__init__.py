@@ -1,10 +1,11 @@
-"""What is Detail Guidance compared with? The same sum with the degraded predictions that others proposed.
+"""The baselines that Detail Guidance is compared with: the same sum, with degraded predictions of other papers.
 
     D = c  or  u + s (c - u),   plus   w (c - degraded)
 
 Each is a guider like `DetailGuidance` and goes wherever that goes: `dg.generate(guidance=...)`, `dg.detail_guidance`,
 `dg.compare`. All are anchored on the conditional prediction c, so that w means the same with and without CFG.
-Which code computes it, and why (diffusers 0.42; `tests/test_baselines.py` shows it, and fails once diffusers mends it):
+Which code computes each, and why (diffusers 0.42; `tests/test_baselines.py` shows these faults, and fails once
+diffusers mends them):
 
 | baseline | degraded prediction | source | whose code |
 |---|---|---|---|
@@ -25,9 +26,9 @@ Which code computes it, and why (diffusers 0.42; `tests/test_baselines.py` shows
 | `Gain` | none: the guided velocity, or x0, times a number | ours: what a weak model that is quieter than c buys | ours: there is none |
 | `DetailDaemon` | none: the model is told a lower noise level in mid-run | muerrilla's sd-webui-detail-daemon, Jonseed's ComfyUI-Detail-Daemon | ours, after their formula: theirs are of other programs |
 
-What a step takes, in forwards of one picture: PAG, SLG, SEG, `SoftPAG`, `S2Guidance` and `AutoGuidance` one more than the
-run without them (from their first perturbed block on, but for the last); `Blurred`, `FreSca`, `FDG`, `APG`, `CFGZeroStar`,
-`SLGUncond`, `Gain` and `DetailDaemon` none; `NAG` one more, and it needs no CFG.
+Extra forwards per step and picture: one for PAG, SLG, SEG, `SoftPAG` and `S2Guidance` (only from their first perturbed
+block on), for `AutoGuidance`, and for `NAG`, which needs no CFG. None for `Blurred`, `FreSca`, `FDG`, `APG`,
+`CFGZeroStar`, `SLGUncond`, `Gain` and `DetailDaemon`.
 
 PAG, SLG, SEG, `SoftPAG`, `NAG` and `Blurred` know the layouts of SD3, SD3.5 and FLUX.1 and refuse other families.
 """  # noqa: E501

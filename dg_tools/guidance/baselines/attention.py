@@ -1,4 +1,4 @@
-"""A block's attention is changed where its inputs enter the product (`forward.attention`)."""
+"""Change a block's attention at the inputs of its product (`forward.attention`)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def attentions(dit: DiT, blocks: Sequence[int]) -> list[torch.nn.Module]:
 
 @contextmanager
 def computed(dit: DiT, blocks: Sequence[int], product: Computed) -> Iterator[None]:
-    """A forward inside has `product` in the place of the attention of these blocks; all is put back afterwards.
+    """Replace the attention of these blocks by `product` in forwards inside; it is put back afterwards.
 
     Args:
         dit: the model.
         blocks: indices into `dit.blocks`.
-        product: gets torch's own product, its inputs by name, (rows, heads, tokens, channels), and the block.
+        product: called with torch's own product, its inputs by name, (rows, heads, tokens, channels), and the block.
 
     Raises:
-        RuntimeError: on a normal exit, where an attention was never seen: a backend that is not torch's own.
+        RuntimeError: on a normal exit, if an attention was never seen: its backend is not torch's own.
     """
     caught = Caught(product)
 
@@ -57,6 +57,6 @@ def computed(dit: DiT, blocks: Sequence[int], product: Computed) -> Iterator[Non
 
 @contextmanager
 def changed(dit: DiT, blocks: Sequence[int], change: Change) -> Iterator[None]:
-    """A forward inside has `change` of the inputs at the attention of these blocks; as in `computed`."""
+    """Apply `change` to the inputs of the attention of these blocks in forwards inside; as in `computed`."""
     with computed(dit, blocks, lambda attend, inputs, block: attend(**change(inputs))):
         yield

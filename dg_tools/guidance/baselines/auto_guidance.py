@@ -1,7 +1,7 @@
 """Auto-guidance (Karras et al., arXiv 2406.02507): guide away from a weak model of the same kind.
 
 The paper's weak model is smaller, or less trained, and sees the same prompt. It is passed as `weak_model`. Without one,
-the model's own weights with noise on them replace it; whether they err as such a model would is not known.
+a copy of the model's own weights with noise replaces it; whether it errs as such a model would is not known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Blurred-prediction guidance: is a weak model needed at all? Only the predicted picture, blurred.
+"""Blurred-prediction guidance: the weak prediction is the predicted picture, blurred; no weak model is needed.
 
-The degraded prediction is the one whose x0 = z - sigma c is the conditional one's, blurred in latents. It costs no
-second forward, and w (c - degraded) is unsharp masking of x0: x0 + w (x0 - blur x0). Ours, as the plainest rival of any
+The x0 of the degraded prediction is that of c, x0 = z - sigma c, blurred in latents. It costs no second forward, and w
+(c - degraded) is unsharp masking of x0: x0 + w (x0 - blur x0). It is our own baseline, the simplest rival of any
 guidance that claims detail.
 """
 
@@ -22,7 +22,7 @@ class Blurred(Perturbed):
     """Guidance away from the blurred prediction: `Blurred(3.0, 0.5, sigma=1.0)`.
 
     Args:
-        sigma: of the blur, in latent pixels.
+        sigma: standard deviation of the blur, in latent cells.
         guidance_scale, weight, others: as in `Perturbed`.
 
     Raises:

@@ -2,8 +2,8 @@
 
 APG (Sadat et al., arXiv 2410.02416) takes the update x0_c - x0_u, bounds its norm, and weakens its part along x0_c,
 which it finds to saturate colours. CFG-Zero* (Fan et al., arXiv 2503.18886) scales u to fit c best, and leaves out the
-first steps. Both take diffusers' own formula. APG's is given the predicted pictures x0 = z - sigma v, on which the
-paper defines it, and not velocities, on which the parallel part is another one; and in its form c + (s - 1) update.
+first steps. Both use diffusers' own formula. APG gets the predicted pictures x0 = z - sigma v, on which the paper
+defines it; on velocities the parallel part would differ. It uses the form c + (s - 1) update.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Combined(WithoutWeakModel):
     """A guidance that combines c and u in another way than CFG.
 
     Args:
-        guidance_scale: the usual CFG scale s, more than 1; None: in `dg.detail_guidance` what the call says.
+        guidance_scale: the usual CFG scale s, more than 1; None: in `dg.detail_guidance` the scale of the call.
         start, stop, enabled: as in `Guidance`.
 
     Raises:
@@ -68,8 +68,8 @@ class APG(Combined):
 
     Args:
         eta: factor on the part of the update along x0_c, 0..1; the paper's is 0.
-        norm: the update's norm is at most this, in latents (the paper's r); 0: no bound.
-        momentum: of the update over steps, more than -1 and less than 1; the paper's is negative; 0: none.
+        norm: the largest norm of the update, in latents (the paper's r); 0: no bound.
+        momentum: momentum of the update over steps, more than -1 and less than 1; the paper's is negative; 0 is off.
         guidance_scale, others: as in `Combined`.
 
     Raises:
@@ -120,11 +120,11 @@ class CFGZeroStar(Combined):
     """CFG-Zero*: `CFGZeroStar(3.0, zero_steps=1)`.
 
     Args:
-        zero_steps: how many first steps are left out (velocity zero), 0 and up.
+        zero_steps: how many steps at the start have velocity zero, 0 and up.
         guidance_scale, others: as in `Combined`.
 
     Raises:
-        ValueError: a negative count; as many as there are steps, when they are known.
+        ValueError: a negative count, or, at the run, as many as there are steps.
     """
 
     short = "CFG-Zero*"
@@ -146,7 +146,7 @@ class CFGZeroStar(Combined):
     def forward(
         self, pred_cond: torch.Tensor, pred_uncond: torch.Tensor | None = None, pred_disrupted: Any = None
     ) -> GuiderOutput:
-        """Diffusers' own."""
+        """The guided velocity, by diffusers' own guider."""
         assert self.seen is not None
         with without_experimental_notice():
             theirs: BaseGuidance = ClassifierFreeZeroStarGuidance(self.guidance_scale, self.zero_steps)

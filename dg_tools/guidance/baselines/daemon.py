@@ -1,10 +1,10 @@
-"""Detail Daemon: in mid-run the model is told a lower noise level than the latents have, and removes less noise.
+"""Detail Daemon: in mid-run the model gets a lower noise level than the latents have, and so removes less noise.
 
 By muerrilla (github.com/muerrilla/sd-webui-detail-daemon), for flow models in Jonseed's and blepping's port
 (github.com/Jonseed/ComfyUI-Detail-Daemon, `detail_daemon_node.py`), which is followed here, and written anew. The level
 sigma becomes sigma' = sigma max(1e-6, 1 - 0.1 m s), where m is a bump over the steps and s the CFG scale. There the
-model is a denoiser, x0 = z - sigma' v(z, sigma'), and the sampler divides by the true sigma, so that the velocity used
-is (sigma' / sigma) v(z, sigma'): both the level and the smaller velocity belong to it.
+model is a denoiser, x0 = z - sigma' v(z, sigma'), and the sampler divides by the true sigma. So the velocity used is
+(sigma' / sigma) v(z, sigma'): the method has both the lower level and the smaller velocity.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class DetailDaemon(OnePass):
     """Detail Daemon: `DetailDaemon(3.0, amount=0.5)`; more detail for an amount above 0, less below.
 
     Args:
-        amount: top of the bump; the authors' `detail_amount`: 0 is off, 0 to 1 work best, at most 5 either way.
+        amount: height of the bump, the authors' `detail_amount`: -5 to 5; 0 is off, 0 to 1 work best.
         start, stop: of the bump, as fractions of the steps (their `start`, `end`).
-        bias: where between them its top is, 0 to 1.
-        exponent: of its flanks.
-        start_offset, end_offset: m before and after the bump, which its flanks begin and end at.
-        fade: share of all this that is taken off, 0 to 1.
+        bias: place of its top between start and stop, 0 to 1.
+        exponent: exponent of its flanks.
+        start_offset, end_offset: the value of m before and after the bump, where its flanks begin and end.
+        fade: share by which m is reduced, 0 to 1.
         smooth: flanks as cosines, not as lines.
         cfg_scale: s of the formula; 0: the run's own CFG scale (their `cfg_scale_override`).
         guidance_scale, enabled: as in `OnePass`.
@@ -76,7 +76,7 @@ class DetailDaemon(OnePass):
 
     @property
     def pushes(self) -> bool:
-        """Whether there is anything of it."""
+        """Whether m differs from 0 in any step."""
         return bool(self.amount or self.start_offset or self.end_offset) and self.fade < 1
 
     @property
@@ -85,7 +85,7 @@ class DetailDaemon(OnePass):
         return f"{self.short} {self.amount:g}"
 
     def multipliers(self, steps: int) -> np.ndarray:
-        """M of each of `steps` steps.
+        """The multiplier m of each of `steps` steps.
 
         Example:
             >>> DetailDaemon(amount=0.5).multipliers(6).round(2).tolist()
@@ -105,16 +105,16 @@ class DetailDaemon(OnePass):
         return m * (1 - self.fade)
 
     def factor(self, step: int, steps: int, scale: float) -> float:
-        """Sigma' / sigma in step `step` of `steps`, in a run of CFG scale `scale`."""
+        """The ratio sigma' / sigma in step `step` of `steps`, in a run of CFG scale `scale`."""
         return max(1e-6, 1 - UNIT * float(self.multipliers(steps)[step]) * (self.cfg_scale or scale))
 
     def in_window(self, step: int, steps: int) -> bool:
-        """Whether the model is told another level in a step."""
+        """Whether the model gets another level in a step."""
         return self._enabled and self.multipliers(steps)[step] != 0
 
     @property
     def widened(self) -> str:
-        """What is to be widened where it holds no step."""
+        """The name of the window to widen if it contains no step."""
         return f"bump [{self._start}, {self._stop}]: widen it"
 
     def told(self, inputs: dict[str, Any], call: Call, steps: int, scale: float) -> dict[str, Any]:
@@ -125,11 +125,11 @@ class DetailDaemon(OnePass):
     def given(
         self, prediction: torch.Tensor, inputs: dict[str, Any], call: Call, steps: int, scale: float
     ) -> torch.Tensor:
-        """The velocity that leads to x0 = z - sigma' v from the true level."""
+        """The velocity that leads from the true level to x0 = z - sigma' v."""
         assert call.step is not None
         return self.factor(call.step, steps, scale) * prediction
 
     def note(self, steps: int, scale: float) -> str:
-        """What the model was told."""
+        """The levels that the model was given, in a sentence."""
         factors = [self.factor(i, steps, scale) for i in range(steps) if self.in_window(i, steps)]
         return f"told sigma times {min(factors):.3g} to {max(factors):.3g}"

@@ -1,4 +1,4 @@
-"""CFG by band: the fine part of c - u is scaled apart from the rest. No pass more than CFG takes.
+"""CFG by band: the high band of c - u gets a scale of its own. It takes no more passes than CFG.
 
     FreSca   D = u + s (l low(c - u) + h high(c - u))
     FDG      D = low(u) + s low(c - u)  +  high(u) + s_high high(c - u)
@@ -8,12 +8,12 @@ FreSca (Huang et al., arXiv 2504.02154, `apply_fresca` of github.com/WikiChao/Fr
 al., arXiv 2506.19713, algorithm 2) has one CFG scale for each band, s = 5 and s_high = 10 on SDXL (table 8), and may
 weaken the part of each band's difference that lies along the conditional prediction.
 
-Without that weakening the two are one formula: s_low = s l, s_high = s h. They differ in what is held fixed where the
-CFG scale changes, and in how the authors split the bands: a square of low frequencies (FreSca), a Laplacian pyramid
+Without that weakening the two are one formula: s_low = s l, s_high = s h. They differ in what stays fixed when the CFG
+scale changes, and in how the authors split the bands: by a square of low frequencies (FreSca), or a Laplacian pyramid
 (FDG, for which diffusers' guider needs kornia). Here both split at a radius in cycles per latent cell, by default where
-`metrics.cell_bands` begins its high band, so that a band is the same at every size of picture, square or not. FreSca's
-cut by a share of the energy is left out. The mean is in the low band. For differences and sums it makes no difference
-whether velocities or predicted pictures x0 are split; the part along c is the one along x0_c, as in the paper.
+the high band of `metrics.cell_bands` begins. So a band is the same at every size of picture, square or not. FreSca's
+cut by a share of the energy is not implemented. The mean is in the low band. Splitting velocities or predicted pictures
+x0 gives the same differences and sums; the part along c is the one along x0_c, as in the paper.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dg_tools.numbers import number
 
 
 class ByBand(Combined):
-    """CFG with a scale for the low band and another for the high one.
+    """CFG with one scale for the low band and another for the high band.
 
     Args:
         cutoff: where the high band begins, in cycles per latent cell: more than 0, at most 0.5.
@@ -48,7 +48,7 @@ class ByBand(Combined):
 
     @property
     def scales(self) -> tuple[float, float]:
-        """Scale of the low band, and of the high one, where 1 is c's own."""
+        """Scales of the low and the high band; 1 leaves c as it is."""
         raise NotImplementedError
 
     def forward(
@@ -69,12 +69,12 @@ class ByBand(Combined):
         return self.seen.on_grid(x, lambda field: high_pass(field, self.cutoff))
 
     def shift(self, band: torch.Tensor, cond: torch.Tensor, high: bool) -> torch.Tensor:
-        """What of one band of c - u is scaled: all of it."""
+        """The part of one band of c - u that is scaled: here all of it."""
         return band
 
 
 class FreSca(ByBand):
-    """FreSca: `FreSca(3.0, high=1.25)`, CFG whose fine part counts 1.25 times.
+    """FreSca: `FreSca(3.0, high=1.25)` is CFG whose high band counts 1.25 times.
 
     Args:
         high: factor h on the high band of c - u, 0 and up; its authors: 1 < h < 1.5. 1 (with `low`) is plain CFG.
@@ -121,7 +121,7 @@ class FDG(ByBand):
     """Frequency-decoupled guidance: `FDG(2.0, high=4.0)`; the CFG scale is that of the low band.
 
     Args:
-        high: CFG scale s_high of the high band, 1 and up; None: twice that of the low one, as its authors have it.
+        high: CFG scale s_high of the high band, 1 and up; None: twice that of the low band, as in the paper.
         parallel: factor on the part of each band's difference along x0_c, 0..1; 1 leaves it as it is.
         guidance_scale, cutoff, others: as in `ByBand`.
 
@@ -177,6 +177,6 @@ class FDG(ByBand):
 
 
 def high_pass(x: torch.Tensor, cutoff: float) -> torch.Tensor:
-    """The part of (..., h, w) at and above a cutoff in cycles per cell; the mean is below any."""
+    """The part of (..., h, w) at and above a cutoff in cycles per cell; the mean is always removed."""
     mask = (radius(x.shape[-2:]) >= cutoff).to(x.device)
     return torch.fft.ifft2(torch.fft.fft2(x.float()) * mask).real

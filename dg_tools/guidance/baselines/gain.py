@@ -1,8 +1,8 @@
-"""The plainest rival of a guidance for detail: the prediction, louder. One pass, no weak model, no block to choose.
+"""Velocity gain, the simplest rival of a guidance for detail: the prediction times a number. It needs no extra pass.
 
-A weak model d that holds g of c makes c + w (c - d) louder by 1 + w (1 - g), whatever else it lacks. So a guidance that
-is worth its price must give more than a gain of that size. `Gain(gain=run.report.own_gain(w))` is that gain, by noise
-level, of a run that was guided.
+If a weak model d has the gain g = <c, d> / <c, c>, c + w (c - d) is larger by 1 + w (1 - g), whatever else d lacks. So
+a guidance must give more than a gain of that size. `Gain(gain=run.report.own_gain(w))` is the gain that a guided run
+contained, by noise level.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ class Gain(OnePass):
     """Velocity gain: `Gain(3.0, gain=1.1)` gives 1.1 (u + s (c - u)); `Gain(1.0, gain=1.05, of="x0")` 1.05 x0.
 
     Args:
-        gain: the factor, more than 0: a number, or ((sigma, gain), ...), linear between the points. 1 is off: bit-equal
-            to the run without it. 0.8 to 1.3 in use.
+        gain: the factor, more than 0: a number, or ((sigma, gain), ...), linear between the points. 0.8 to 1.3 in use.
+            1 is off: bit-equal to the run without it.
         of: what is multiplied: the guided `velocity`, or the picture that it predicts, `x0` = z - sigma v.
         guidance_scale, others: as in `OnePass`.
 
     Raises:
-        ValueError: a gain out of range, another `of`; x0 where the pipeline rescales what is guided (Qwen-Image).
+        ValueError: a gain out of range, an unknown `of`, or x0 where the pipeline rescales the guided prediction
+            (Qwen-Image).
     """
 
     short = "gain"
@@ -49,7 +50,7 @@ class Gain(OnePass):
 
     @property
     def pushes(self) -> bool:
-        """Whether the gain is another than 1."""
+        """Whether the gain differs from 1."""
         return any(value != 1 for value in factors(self.gain))
 
     @property
@@ -67,7 +68,7 @@ class Gain(OnePass):
     def given(
         self, prediction: torch.Tensor, inputs: dict[str, Any], call: Call, steps: int, scale: float
     ) -> torch.Tensor:
-        """The prediction times the gain, row by row: CFG's sum is then louder by as much."""
+        """The prediction times the gain, row by row, so that CFG's sum is multiplied too."""
         factor = at_sigma(self.gain, call.sigma)
         louder = factor * prediction
         if self.of == "velocity":

@@ -1,4 +1,4 @@
-"""The base of baselines that act in the run's own passes: what these are told, how they run, what they give."""
+"""The base of baselines that act in the run's own passes: they change inputs, computation or output."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Forward = Callable[[dict[str, Any], Call], torch.Tensor]
 
 
 class InPass(WithoutWeakModel):
-    """A guidance in the run's own passes, those of CFG among them. Where it does not act the run is plain CFG.
+    """A guidance that acts in the run's own passes, those of CFG included. Where it does not act, the run is plain CFG.
 
     Args:
-        guidance_scale: the usual CFG scale s, 1 = off; None: 1, and in `dg.detail_guidance` whatever the call says.
+        guidance_scale: the usual CFG scale s, 1 = off; None: 1, and in `dg.detail_guidance` the scale of the call.
         start, stop: where it acts, as fractions of the steps. Outside, and with `enabled=False`, the run is plain CFG.
 
     Raises:
@@ -33,16 +33,16 @@ class InPass(WithoutWeakModel):
 
     @property
     def named(self) -> str:
-        """It in a few words."""
+        """The guidance in a few words."""
         return self.short
 
     @property
     def widened(self) -> str:
-        """What is to be widened where it holds no step."""
+        """The name of the window to widen if it contains no step."""
         return f"window [{self._start}, {self._stop}): widen it"
 
     def told(self, inputs: dict[str, Any], call: Call, steps: int, scale: float) -> dict[str, Any]:
-        """What the transformer is given in a call, instead of these inputs.
+        """The inputs that the transformer gets in a call in place of the given ones.
 
         Args:
             inputs: by name.
@@ -53,23 +53,23 @@ class InPass(WithoutWeakModel):
         return inputs
 
     def predicted(self, dit: DiT, inputs: dict[str, Any], call: Call, own: Forward, again: Forward) -> torch.Tensor:
-        """The transformer's prediction under it, all rows of the call.
+        """The transformer's prediction under this guidance, all rows of the call.
 
         Args:
             dit: the model.
-            inputs: what it is told.
+            inputs: the transformer's inputs.
             call: which.
             own: the forward of this call.
-            again: a forward that is a call of its own, of other rows.
+            again: a forward of other rows, as a separate call.
         """
         return own(inputs, call)
 
     def given(
         self, prediction: torch.Tensor, inputs: dict[str, Any], call: Call, steps: int, scale: float
     ) -> torch.Tensor:
-        """What the run gets instead of the prediction of such a call, all rows."""
+        """The prediction that the run gets in place of a call's own, all rows."""
         return prediction
 
     def note(self, steps: int, scale: float) -> str:
-        """What the report says besides numbers; nothing here."""
+        """A sentence for the report; empty here."""
         return ""

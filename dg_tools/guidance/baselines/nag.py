@@ -1,14 +1,14 @@
 """Normalized attention guidance (Chen et al., arXiv 2505.21179): a negative prompt without classifier-free guidance.
 
 In every joint attention the image tokens attend to themselves and the prompt, Z, and to themselves and a negative
-prompt, Z_n. What goes on is
+prompt, Z_n. The result is
 
     Z' = Z + phi (Z - Z_n),   Z' shrunk to at most tau |Z|,   alpha Z' + (1 - alpha) Z
 
-with |Z| the sum of absolute values of a token over all heads. The text tokens of both prompts go on by themselves, the
+with |Z| the sum of absolute values of a token over all heads. The text tokens of both prompts go on separately; the
 image tokens are the same for both. The pooled text is the prompt's, as in the authors' SD3 pipeline (`nag_scale` there
-is 1 + phi). They use it where CFG is distilled away or steps are few, on FLUX.1-schnell and dev (phi = 4, tau = 2.5,
-alpha = 0.25) and on SD3.5-Large-Turbo (alpha = 0.125), and on top of CFG.
+is 1 + phi). They use it for models with distilled CFG or few steps, FLUX.1-schnell and dev (phi = 4, tau = 2.5, alpha =
+0.25) and on SD3.5-Large-Turbo (alpha = 0.125), and on top of CFG.
 
 Its price: a second row in the conditional pass, so that without CFG a step takes two forwards, with CFG three. (The
 authors' code shares the image's part between both rows where it can; the numbers are the same.)
@@ -40,9 +40,9 @@ class NAG(InPass):
 
     Args:
         phi: how far attention goes away from the negative prompt, 0 and up; 0 is off.
-        tau: how much larger a token may become than without, more than 0.
+        tau: largest growth of a token's |Z'| over |Z|, more than 0.
         alpha: share of the guided attention, 0 to 1.
-        negative_prompt: what is gone away from; the empty prompt unless said otherwise.
+        negative_prompt: the prompt to steer away from; empty by default.
         guidance_scale, start, stop, enabled: as in `InPass`. CFG's own negative prompt is the call's.
 
     Raises:
@@ -76,7 +76,7 @@ class NAG(InPass):
 
     @property
     def pushes(self) -> bool:
-        """Whether it goes anywhere."""
+        """Whether phi and alpha are above 0."""
         return bool(self.phi and self.alpha)
 
     @property
@@ -93,7 +93,7 @@ class NAG(InPass):
         super().check(dit, steps, height, width)
 
     def resolved(self, dit: DiT, **kwargs: Any) -> Self:
-        """This guidance with the embedding of its negative prompt, by the model's own pipeline."""
+        """This guidance with the embedding of its negative prompt, from the model's own pipeline."""
         if self._text is not None:
             return self
         self.check(dit)

@@ -1,4 +1,4 @@
-"""The base of baselines that change what the run's own passes are told, or what they give: no further pass."""
+"""The base of baselines that change inputs or outputs of the run's own passes, without a further pass."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dg_tools.models.dit import DiT
 
 
 class OnePass(InPass):
-    """A guidance that costs what the run costs without it, CFG or none; for models that predict a velocity.
+    """A guidance that adds no cost to the run, with or without CFG; for models that predict a velocity.
 
     `guidance_scale`, `start`, `stop` as in `InPass`.
     """
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:
-        """Raise before any forward for a model that does not predict a velocity, or a window without a step."""
+        """Raise, before any forward, for a model that does not predict a velocity, or a window without a step."""
         if dit.family.prediction != "velocity":
             raise ValueError(
                 f"{type(self).__name__} needs a model that predicts velocities; family {dit.family.name!r} "

@@ -1,10 +1,10 @@
-"""Perturbed-attention guidance (Ahn et al., arXiv 2403.17377): what if image tokens could not see each other?
+"""Perturbed-attention guidance (Ahn et al., arXiv 2403.17377): the weak model's image tokens do not see each other.
 
-In a U-Net the paper replaces a self-attention map by the identity: every place gets its own value. In a DiT text and
-image share one attention, and the identity is that of its image-image part: an image token sees itself and the text,
-no other image token; text tokens see everything, as before. The softmax runs over what is left, as in the SD3 pipeline
-of PAG's authors in diffusers. Where a block has a second attention of the image alone (SD3.5-medium), that is the plain
-identity, so that no image-image attention is left in the block.
+In a U-Net the paper replaces a self-attention map by the identity: every place gets its own value. In a DiT, text and
+image share one attention, and only its image-image part becomes the identity: an image token sees itself and the text,
+but no other image token; text tokens see everything. The softmax runs over the keys that are left, as in the SD3
+pipeline of PAG's authors in diffusers. Where a block has a second attention of the image alone (SD3.5-medium), that is
+the plain identity, so that no image-image attention is left in the block.
 """
 
 from __future__ import annotations

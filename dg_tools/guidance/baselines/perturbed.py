@@ -1,8 +1,8 @@
 """The base of baselines that guide away from a degraded prediction: a subclass says how the prediction is degraded.
 
 `guided_forward` computes the prediction c, stores the output of the block before the first perturbed one, and runs the
-rest again with the perturbation on: K - m block calls from a first perturbed block m of K (a skipped block
-counts as none).
+rest again with the perturbation on. With the first perturbed block m of K, that costs K - m block calls (skipped blocks
+cost none).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Perturbed(Rival):
     """A guidance w (c - degraded) beside CFG, in classic pipelines.
 
     Args:
-        guidance_scale: the usual CFG scale s; 1 is off; None: 1, and in `dg.detail_guidance` whatever the call says.
+        guidance_scale: the usual CFG scale s; 1 is off; None: 1, and in `dg.detail_guidance` the scale of the call.
         weight: w, 0 and up; 0 is off, and costs nothing.
         window: of the degraded prediction, (start, stop) as fractions of the steps: step i of n is inside where
             start * n <= i < stop * n.
@@ -79,7 +79,7 @@ class Perturbed(Rival):
         return None
 
     def begins(self, dit: DiT, call: Call) -> int | None:
-        """The same for one step, where steps differ."""
+        """The first perturbed block of one step, for guidances whose steps differ."""
         return self.first
 
     def check(self, dit: DiT, steps: int | None = None, height: int | None = None, width: int | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Which baselines are there, and what does each take? One row per baseline, for CLI, sweeps, recipes and experiments.
+"""The table of baselines and their settings, for the command line, sweeps, recipes and experiments.
 
-Only names and facts: importing this module does not load torch, and a baseline's class is loaded on first use.
+It has only names and facts: importing it does not load torch, and a baseline's class is loaded on first use.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class Baseline:
     """One baseline.
 
     Attributes:
-        name: of its class, as in recipes, sweep files and `dg-tools compare --with`.
+        name: its class name, as in recipes, sweep files and `dg-tools compare --with`.
         module: where the class is.
-        weighted: it adds w (c - degraded) to CFG, so that it takes a weight w and a window. Of the others, those
-            without `strength` make something else of c and u: they take the CFG scale s only, and need it above 1.
+        weighted: it adds w (c - degraded) to CFG, so it takes a weight w and a window. Of the others, those without
+            `strength` combine c and u in another way: they take only the CFG scale s, and need it above 1.
         in_blocks: it needs `blocks=`, which it perturbs or skips.
         weak_model: it can take another transformer as the weak model.
         any_family: it works on every family (APG, CFG-Zero*, FreSca, FDG, Gain and Detail Daemon where a velocity is
             predicted, S2-Guidance and SLG in the unconditional pass where blocks can be left out); the others on SD3,
             SD3.5 and FLUX.1 only.
-        strength: of one that works in the run's own passes, at any CFG scale: the setting that a weight w sets.
-        free: it then costs no further pass and has nothing to choose, so that it stands beside every guidance.
-        least, unit: that setting is `least` + `unit` w, so that w = 0 is off. A gain counts fifths: w is what it is to
-            a weak model that holds 0.8 of c.
-        windowed: it takes the window of `guider`; Detail Daemon has a bump of its own.
+        strength: for a baseline that works in the run's own passes at any CFG scale, the setting that a weight w sets.
+        free: it costs no further pass and has nothing to choose, so it is shown beside every guidance.
+        least, unit: that setting is `least` + `unit` w, so that w = 0 is off. For a gain, `unit` is 1/5: the same w as
+            for a weak model with 0.8 of c.
+        windowed: it takes the window of `guider`; Detail Daemon has its own bump.
         settings: further settings with their defaults.
     """
 
@@ -71,7 +71,7 @@ class Baseline:
         window: Sequence[float] | None = None,
         **settings: Any,
     ) -> BaseGuidance:
-        """The guider with those of these values that it takes; the others are not used.
+        """The guider, with those of these values that it takes; the others are ignored.
 
         Args:
             scale: the usual CFG scale s, 1 = off.
@@ -148,16 +148,16 @@ ONE_PASS = tuple(name for name, baseline in BASELINES.items() if baseline.free) 
 
 
 def beside(dit: DiT, scale: float, weight: float, steps: int | None = None) -> tuple[dict[str, OnePass], list[str]]:
-    """What stands beside every guidance, since it costs no further pass: `Gain` and `DetailDaemon`, at a weight w.
+    """The guidances that cost nothing more and are shown beside every other: `Gain` and `DetailDaemon`.
 
     Args:
         dit: the model.
         scale: the usual CFG scale s, 1 = off.
-        weight: w, 0 = off: then there is nothing to stand beside.
+        weight: w; 0 is off, and gives none.
         steps: of the run; None: the pipeline's default.
 
     Returns:
-        Guiders by name; a sentence about each that cannot run here, such as one for velocities only.
+        Guiders by name, and a sentence about each that cannot run on this model.
     """
     guiders, notes = {}, []
     for name in ONE_PASS if weight else ():

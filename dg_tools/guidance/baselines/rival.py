@@ -1,4 +1,4 @@
-"""What the baselines share: they are made again from their settings, and work in classic pipelines only."""
+"""The base of all baselines: they can be rebuilt from their settings, and work in classic pipelines only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Rival(Guidance):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **changes: Any) -> Any:
-        """The guider of these settings, with changes; a second value (nothing is unused) where diffusers needs it.
+        """The guider of these settings with changes; with `return_unused_kwargs` also an empty dict, for diffusers.
 
         Diffusers' own reads the signature of one class only, and would miss the settings of subclasses.
         """
@@ -20,7 +20,7 @@ class Rival(Guidance):
         return (guider, {}) if return_unused_kwargs else guider
 
     def prepare_models(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse a modular pipeline, whatever it calls first."""
+        """Raise for a modular pipeline, which calls this method."""
         raise RuntimeError(
             f"{type(self).__name__} works in classic pipelines, through dg.generate or dg.detail_guidance; a "
             "modular pipeline takes dg.DetailGuidance and diffusers' own guiders"
@@ -33,7 +33,7 @@ class WithoutWeakModel(Rival):
     """A baseline that needs no degraded prediction, only the passes that the run has anyway.
 
     Args:
-        guidance_scale: the usual CFG scale s, 1 = off; None: 1, and in `dg.detail_guidance` whatever the call says.
+        guidance_scale: the usual CFG scale s, 1 = off; None: 1, and in `dg.detail_guidance` the scale of the call.
         start, stop, enabled: as in `Guidance`.
         **own: further settings of the subclass, for the configuration.
     """

@@ -1,12 +1,12 @@
-"""S2-Guidance (Chen et al., arXiv 2508.12880): what if a few blocks were not there, other ones in each step?
+"""S2-Guidance (Chen et al., arXiv 2508.12880): the weak model skips a few blocks, drawn anew in each step.
 
     D = u + s (c - u) - w (c_m - c)
 
 c_m is the conditional prediction with a random set m of blocks skipped, drawn anew in each step (equation 4 and
 algorithm 1 of the paper's later versions; the first one leaves out the `- c`, which shrinks the prediction by 1 - w).
 Its authors drop about 10% of the blocks, never the first one, at w = 0.25, in the middle 80% of the steps, on SD3,
-SD3.5 and Wan. They released no code; where the paper is silent we take the same set for all pictures of a batch, and
-draw it from a seed and the step, so that a run can be repeated.
+SD3.5 and Wan. They released no code. The paper does not say how sets are drawn: here all pictures of a batch share one,
+drawn from a seed and the step, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class S2Guidance(Perturbed):
     Args:
         guidance_scale: the usual CFG scale s; 1 is off.
         weight: w, the paper's omega.
-        share: of the blocks that are dropped in a step, more than 0 and less than 1; at least one is.
+        share: share of the blocks that are dropped in a step, more than 0 and less than 1; at least one is dropped.
         seed: of the draws.
         window: of the steps with a degraded prediction, as fractions.
         others: as in `Perturbed`.
@@ -59,7 +59,7 @@ class S2Guidance(Perturbed):
         self.seed = seed
 
     def dropped(self, blocks: int, step: int) -> list[int]:
-        """The blocks that are dropped in a step, of a model with this many, in order; never the first one.
+        """The blocks that are dropped in a step of a model with `blocks` blocks, in order; never the first one.
 
         Example:
             >>> len(S2Guidance(share=0.1).dropped(24, 0))

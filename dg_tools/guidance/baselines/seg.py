@@ -1,10 +1,10 @@
-"""Smoothed-energy guidance (Hong, arXiv 2408.00760): what if attention could not tell neighbouring places apart?
+"""Smoothed-energy guidance (Hong, arXiv 2408.00760): the weak model's attention is blurred over neighbouring places.
 
-The attention weights before the softmax are blurred over the query places. They are linear in the queries, so
-blurring the image queries on their grid does it; where the blur is endless, every place has the mean query. The
-queries are blurred as they enter the product, after norms and rotary positions: blurred before these, as projections,
-they would not be the paper's blurred weights. Text queries are kept. Edges are mirrored, and the kernel ends at three
-sigmas or half the side, as in the author's code; the picture need not be square.
+The attention scores (before the softmax) are blurred over the query places. They are linear in the queries, so blurring
+the image queries on their grid gives the same; with an infinite blur every place has the mean query. The queries are
+blurred as they enter the product, after norms and rotary positions; blurred before these, they would not give the
+paper's blurred scores. Text queries are kept. Edges are mirrored, and the kernel ends at three sigmas or half the side,
+as in the author's code; the picture need not be square.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SEG(InBlocks):
     """Smoothed-energy guidance: `SEG(3.0, 1.0, blocks=[6])`.
 
     Args:
-        sigma: of the blur, in image tokens; None: endless, the author's default.
+        sigma: standard deviation of the blur, in image tokens; None: infinite, the author's default.
         guidance_scale, weight, blocks, others: as in `InBlocks`; the author's weight is 3.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Skip-layer guidance (Stability AI, with SD3.5): what if some blocks were not there?
+"""Skip-layer guidance (Stability AI, with SD3.5): the weak model skips some blocks.
 
 A skipped block passes both streams through. Stability AI's setting for SD3.5-medium is blocks 7, 8 and 9, w = 2.8,
 window (0.01, 0.2).
@@ -28,7 +28,7 @@ class SLG(InBlocks):
     short = "SLG"
 
     def calls(self, blocks: int) -> int:
-        """As in `InBlocks`, without the skipped ones."""
+        """As in `InBlocks`, without the skipped blocks."""
         return blocks - self.first - len(self.blocks)
 
     @contextmanager
@@ -40,7 +40,7 @@ class SLG(InBlocks):
 
 @contextmanager
 def skipped(dit: DiT, blocks: Sequence[int]) -> Iterator[None]:
-    """A forward inside passes both streams by these blocks."""
+    """Skip these blocks in forwards inside: both streams pass through unchanged."""
 
     def stand_in(index: int, module: torch.nn.Module, record: BlockList) -> torch.nn.Module:
         return Passed(module, record) if index in blocks else module

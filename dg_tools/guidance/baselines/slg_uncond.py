@@ -1,11 +1,12 @@
-"""Skip-layer guidance for the price of CFG: the blocks are missing in CFG's own unconditional pass.
+"""Skip-layer guidance at the cost of CFG: blocks are skipped in CFG's own unconditional pass.
 
     D = u_skipped + s (c - u_skipped)
 
 It is ComfyUI's node SkipLayerGuidanceDiTSimple (`comfy_extras/nodes_slg.py`, pull request 8759), whose defaults are
-blocks 7, 8 and 9 of SD3.5-medium over the whole run. There is no weight: how strong it is, the CFG scale and the blocks
-say. Where CFG is one call for both halves (SD3), a skipped block runs for both and its output is left out in the
-unconditional rows: as many block calls as CFG. Where it is a call of its own (FLUX.1), the block is not run in it.
+blocks 7, 8 and 9 of SD3.5-medium over the whole run. It has no weight: the CFG scale and the blocks set its strength.
+If CFG is one call for both halves (SD3), a skipped block runs for both, and its output is ignored in the unconditional
+rows, so it costs as many block calls as CFG. If the unconditional pass is a separate call (FLUX.1), the block does not
+run in it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class SLGUncond(InPass):
     Args:
         blocks: an index into `dit.blocks`, or several: all of them are skipped. In the unconditional rows, hooks on
             them (edits, readers) have no effect.
-        guidance_scale: the usual CFG scale s, more than 1; None: in `dg.detail_guidance` what the call says.
+        guidance_scale: the usual CFG scale s, more than 1; None: in `dg.detail_guidance` the scale of the call.
         start, stop, enabled: as in `InPass`.
 
     Raises:
@@ -58,7 +59,7 @@ class SLGUncond(InPass):
 
     @property
     def pushes(self) -> bool:
-        """It always does."""
+        """True: it always changes more than CFG does."""
         return True
 
     def check_scale(self, scale: float) -> None:

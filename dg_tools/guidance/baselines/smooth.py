@@ -13,7 +13,7 @@ def gaussian_blur(x: torch.Tensor, sigma: float, truncate: float = 4.0, mode: st
         x: fields.
         sigma: in pixels.
         truncate: the kernel is cut at this many sigmas; where `mode` is `reflect`, at half the side too.
-        mode: how edges go on: `replicate` repeats them, `reflect` mirrors.
+        mode: what lies beyond the edges: `replicate` repeats them, `reflect` mirrors.
     """
     for axis in (-2, -1):
         reach = int(truncate * sigma + 0.5)

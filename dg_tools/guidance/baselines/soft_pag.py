@@ -1,11 +1,12 @@
-"""SoftPAG (Ahn et al., arXiv 2506.10978): what if some heads of attention looked a little less at other tokens?
+"""SoftPAG (Ahn et al., arXiv 2506.10978): in the weak model, some attention heads look less at other tokens.
 
     A' = (1 - u) A + u I     for some heads of some blocks (equation 7)
 
-Each token of such a head gets its own value with the share u, and what attention gives with the rest; text tokens too,
-as in the authors' code (`attention_identity@scale=u` of github.com/cvlab-kaist/HeadHunter). So u = 1 with all heads is
-not `PAG` here, which keeps the text. The authors use it on SD3-Medium (layer 9, w = 5, 20 steps, no CFG) and on
-FLUX.1-dev, with heads that HeadHunter chose by generating pictures with each of them; that search is not here.
+In such a head each token, text tokens included, gets its own value with share u and the attention output with share 1 -
+u, as in the authors' code (`attention_identity@scale=u` of github.com/cvlab-kaist/HeadHunter). So u = 1 with all heads
+is not `PAG` here, which keeps the text. The authors use it on SD3-Medium (layer 9, w = 5, 20 steps, no CFG) and on
+FLUX.1-dev, with heads that HeadHunter chose by generating pictures with each of them; that search is not implemented
+here.
 """
 
 from __future__ import annotations
