@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 from pathlib import Path
 
+import pytest
 import tiny
 import torch
 from diffusers import DiffusionPipeline
@@ -26,6 +29,18 @@ def blocks() -> tuple[list[str], list[str]]:
     found = re.findall(r"```python\n(.*?)```", text, re.S)
     real = [block for block in found if "from_pretrained(" in block]
     return [block for block in found if block not in real], real
+
+
+@pytest.mark.parametrize("name", ["guidance", "baselines", "claims"])
+def test_the_code_of_a_page_stands_alone(name):
+    """A reader copies the page's code alone: every name is defined on the page before it is used."""
+    known = set(dir(builtins))
+    for block in re.findall(r"```python\n(.*?)```", PAGES[name], re.S):
+        nodes = [n for n in ast.walk(ast.parse(block)) if isinstance(n, ast.Name | ast.alias)]
+        known |= {(n.asname or n.name).split(".")[0] for n in nodes if isinstance(n, ast.alias)}
+        known |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        assert used <= known, block
 
 
 def execute(code: str, name: str, **given: object) -> dict[str, object]:

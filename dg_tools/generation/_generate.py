@@ -140,8 +140,8 @@ def generate(
         dit: from `load`.
         prompt, seed: one or several.
         steps, height, width: the pipeline's defaults where None.
-        guidance: None (no guidance, s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, `DetailKnob(channels, block,
-            rho)`, one of `dg.baselines`, or a list of these.
+        guidance: None (no guidance, s = 1), `CFG(s)`, `DetailGuidance(s, w, disrupt=...)`, a `DetailKnob`, one of
+            `dg.baselines`, or a list of these.
         edits: None, a `Disrupt`, or a list of variants: each None, a `Disrupt`, or a list of edits that act together.
         progress: show a bar.
         **kwargs: passed to the pipeline's call.

@@ -44,7 +44,7 @@ class DetailGuidance(ModularGuidance):
     Args:
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
             None: 1, and in `dg.detail_guidance` the scale of the pipeline's call.
-        detail_guidance_scale: the paper's w, 0 and up; 0 (also None) skips the disrupted pass. The paper's own value is
+        detail_guidance_scale: the paper's w; 0 (also None) skips the disrupted pass. The paper's own value is
             not published.
         disrupt: how d is disrupted: a `Disrupt`, its JSON, the name of a profile (a model folder, a JSON file, a
             repository id) that names a block, or "auto": `dg_tools.guidance.auto` then chooses it, once for each model.
@@ -58,8 +58,8 @@ class DetailGuidance(ModularGuidance):
         enabled: False gives c.
         match: which part of c - d guides. `none`: all of it. `gain`: d is divided by g = <c, d> / <c, c>, row by row,
             so that the difference is orthogonal to c and contains no gain; g of 0.1 or less is an error at that step.
-            `parallel`: only the part of c - d along c (the gain that DG contains); `orthogonal`: only the rest. Both
-            together add what `none` adds. See `dg_tools.guidance.matching`.
+            With `parallel`, only the part of c - d along c guides (the gain that DG contains); with `orthogonal`, only
+            the rest. Both together add what `none` adds. See `dg_tools.guidance.matching`.
         rows: which rows are disrupted. `cond`: the conditional ones, in an extra pass d with the weight w. `uncond`:
             CFG's own unconditional pass, D = c + (s - 1) (c - u_d), at the cost of CFG. This needs s > 1, and takes no
             w (giving one is an error): the strength is the disruption's `rho`. Outside of its windows, and with

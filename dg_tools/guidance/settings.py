@@ -27,8 +27,7 @@ def item(name: str, index: int) -> Any:
 class LiveConfig:
     """A guider's configuration with the current values of its attributes, not those that it was made with.
 
-    So a guider is saved, copied (`new`) and shown with the values in use, even after `guider.detail_guidance_scale =
-    0.9`.
+    So a guider is saved, copied (`new`) and shown with the values in use, even if an attribute was set later.
     """
 
     _internal_dict: Any = FrozenDict({})  # until settings are registered

@@ -1,11 +1,11 @@
-"""What is detail, and is it the right detail? Pure tensors: no model is imported here.
+"""Measures of detail and of pictures, on tensors alone; no model is imported here.
 
 `bands`: power by spatial frequency, coherent with a reference or not. `cell_bands`: the same in cycles per latent cell,
 and the amount of detail at equal contrast. `deficit`: whether a weak model lacks detail. `pictures`: what one picture
-says of its detail, noise, contrast and content. `loudness`: the factor on a reference that is in another tensor.
+shows of detail, noise, contrast and content. `loudness`: the gain of one tensor against another.
 `distributions`: two sets of pictures. `published`: metrics that others defined, from the libraries that keep them.
-`keypoints`: whether matched places are the right ones. `learned`: scores by large networks, optional extras.
-`intervals`: how sure a mean is.
+`keypoints`: whether matched places are the right ones. `learned`: scores by large networks (optional). `intervals`:
+confidence intervals of means.
 
 Pictures are float tensors (N, C, H, W), on one scale throughout a call ([-1, 1] or [0, 1]); powers are in its square.
 """

@@ -1,4 +1,4 @@
-"""How much power at which spatial frequency, and how much of it is the reference's?
+"""Power by band of spatial frequency, and the part of it that is coherent with a reference.
 
 Power is split by band of radial frequency, and within each band into the part that is coherent with a reference (the
 right detail, in whatever amount) and the incoherent rest.
@@ -33,7 +33,7 @@ def radius(size: Sequence[int]) -> torch.Tensor:
 
 
 def band_masks(size: Sequence[int], bands: Bands = BANDS) -> dict[str, torch.Tensor]:
-    """Boolean masks of `size` (height, width) over the frequencies of `fft2`, one a band; DC is in a band from 0.
+    """Boolean masks over the frequencies of `fft2`, (height, width), one per band; DC is in a band from 0.
 
     Raises:
         ValueError: a band that holds no frequency at this size.

@@ -1,9 +1,9 @@
-"""How much detail, of which size, at equal contrast? Bands in cycles per latent cell, for pictures and for latents.
+"""Detail by size at equal contrast: bands in cycles per latent cell, for pictures and latents.
 
 A latent cell is one place of the latents: 8 x 8 pixels with most VAEs. A picture's frequency in cycles per cell is that
 in cycles per pixel times the pixels of a cell (`cell`). Latents and predictions x0 are their own cells (`cell=1`).
-A transformer can draw up to 1/2 cycle per cell; what is finer in a picture is made by the VAE's decoder. A band of
-fixed frequency per pixel would be another thing with each VAE.
+A transformer can draw up to 1/2 cycle per cell; the VAE's decoder makes everything finer. A band in cycles per pixel
+would mean something else with each VAE.
 
 The mean (DC) is in no band. Pictures and latents are float tensors (N, C, H, W).
 """
@@ -154,8 +154,9 @@ def fineness(
 ) -> torch.Tensor:
     """log2 of high-band power over low-band power, (N,), in doublings: the amount of detail at equal contrast.
 
-    A picture multiplied by a number keeps it; one that is enlarged loses. -inf without any high-band power; NaN for a
-    flat picture. It counts the decoder's texture (above 1/2) too: `high=(1 / 4, 1 / 2)` leaves it out.
+    Multiplying a picture by a number does not change it; enlarging a picture lowers it. It is -inf without any
+    high-band power, and NaN for a flat picture. It includes the decoder's texture (above 1/2): `high=(1 / 4, 1 / 2)`
+    leaves that out.
 
     Args:
         x, cell: as in `cell_masks`.
@@ -183,7 +184,8 @@ def amount_change(
 ) -> torch.Tensor:
     """amt_c, (N,), in doublings: the change of log2(high-band power / low-band power) from the reference to x.
 
-    0: as much detail at equal contrast; +1: twice the high-band power. It does not say whether it is the right detail.
+    0: the same amount of detail at equal contrast; +1: twice the high-band power. It does not say whether the detail is
+    right.
 
     Args:
         x, reference: (N, C, H, W), same shape: an edited and a clean picture, or their latents or x0 with `cell=1`.
@@ -205,9 +207,9 @@ def band_changes(
     bands: Bands = CELL_BANDS,
     low: tuple[float, float] = LOW,
 ) -> dict[str, torch.Tensor]:
-    """The signed change of each band at equal contrast, (N,), in doublings: which details a picture gained or lost.
+    """The signed change of each band at equal contrast, (N,), in doublings: which sizes of detail were gained or lost.
 
-    As `amount_change`, band by band: log2(a band's power / low-band power), of x minus of the reference.
+    As `amount_change`, band by band: log2(a band's power / low-band power) of x, minus the same of the reference.
     `x`, `reference`, `cell`, `low`: as in `amount_change`; `bands` as in `cell_masks`.
     """
     same_shape(x, reference)

@@ -1,9 +1,10 @@
-"""Does a weak model lack detail? One denoising step, the weak prediction against the model's own, without a reference.
+"""Test whether a weak model lacks detail: one denoising step, weak against own prediction, without a reference.
 
 Detail Guidance steers away from a weak model, so the weak model must lack detail, and nothing else: the low band must
 stay, and a weaker or louder prediction is not a lack of detail. So the gain is taken out first, d' = d / g with
 g = <c, d> / <c, c> for each picture; then x0 of d' is compared with x0 of c in bands of cycles per latent cell, without
-the mean. The score is log2(low-band power ratio) - log2(high-band power ratio), in doublings: the detail that is gone.
+the mean. The score is log2(low-band power ratio) - log2(high-band power ratio), in doublings: the detail that is
+missing.
 
 Arrays in, numbers out; no model.
 """
@@ -43,7 +44,7 @@ class Deficit(NamedTuple):
 
 
 def detail_deficit(noised: torch.Tensor, cond: torch.Tensor, weak: torch.Tensor, sigma: float) -> Deficit:
-    """What a weak prediction lacks at one noise level.
+    """Measure what a weak prediction lacks at one noise level.
 
     Args:
         noised: z_t = (1 - sigma) x + sigma noise, (N, C, h, w), latents.
@@ -69,15 +70,15 @@ def detail_deficit(noised: torch.Tensor, cond: torch.Tensor, weak: torch.Tensor,
 
 @dataclass(frozen=True)
 class WeakModelRule:
-    """When a weak model counts as one that lacks detail; each threshold can be met or missed on its own.
+    """The rule by which a weak model counts as one that lacks detail; each threshold is checked separately.
 
     Attributes:
         score: the lower end of the score's 95% interval over pictures is more than this, in doublings.
         high: the high-band power ratio is less than this at two of three noise levels.
-        low_correlation: the low bands correlate at least so much, at every noise level.
+        low_correlation: the correlation of the low bands is at least this, at every noise level.
         change: the median of ||d - c|| / ||c|| is at least this: the edit acts.
-        kept: at least this share of what the edit changed in its channels is still there after the last block.
-        gain: g is more than this, or d / g means nothing.
+        kept: at least this share of the edit's change in its channels is left after the last block.
+        gain: g is more than this; for smaller g, d / g has no meaning.
     """
 
     score: float = 0.15
@@ -88,7 +89,7 @@ class WeakModelRule:
     gain: float = 0.1
 
     def judge(self, steps: Sequence[Deficit], kept: float = 1.0) -> Judgement:
-        """Whether a weak model lacks detail, with the numbers, and what it misses.
+        """Judge whether a weak model lacks detail: the numbers, and the thresholds that it misses.
 
         Args:
             steps: of the same pictures at several noise levels.
@@ -130,7 +131,7 @@ class WeakModelRule:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A weak model's numbers over pictures and noise levels, and what it misses.
+    """A weak model's numbers over pictures and noise levels, and the thresholds that it misses.
 
     Attributes:
         score, score_low, score_high: mean over pictures and its 95% interval, in doublings.

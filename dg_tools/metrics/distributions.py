@@ -1,4 +1,4 @@
-"""How far apart are two sets of pictures, whichever picture is which?
+"""Distances between two sets of pictures, without pairing them.
 
 A single picture against its own reference is distortion; these compare sets, which is perception: the mean spectrum,
 the spread of each detail statistic, and a kernel distance on features.

@@ -1,4 +1,4 @@
-"""How sure is a mean, when whole prompts are what was drawn at random?"""
+"""Bootstrap intervals of means and ratios, with whole prompts as the random sample."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def bootstrap_ratio(
     """Ratio of two means and its percentile bootstrap interval, whole clusters resampled, the pairs kept together.
 
     Args:
-        numerator, denominator: (N,) each, of the same things.
-        clusters, level, draws, seed: as in `bootstrap_interval`. Where the denominator's mean comes near zero the
-            interval is wide, as it should be.
+        numerator, denominator: (N,) each, paired.
+        clusters, level, draws, seed: as in `bootstrap_interval`. If the denominator's mean is near zero, the interval
+            is wide.
 
     Raises:
         ValueError: unequal lengths, or fewer than two clusters.

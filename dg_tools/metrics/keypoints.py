@@ -1,4 +1,4 @@
-"""Are matched places the right ones? Nearest neighbours by cosine, and the share of keypoints that they get right.
+"""Nearest-neighbour matches by cosine, and the share of keypoints that they get right.
 
 Places are (row, column) in units of tokens: token (0, 0) has its centre at (0, 0), its neighbour below at (1, 0).
 """
@@ -48,6 +48,6 @@ def correct_keypoints(distance: torch.Tensor, keypoints: torch.Tensor, threshold
 def chance_level(
     truth: torch.Tensor, keypoints: torch.Tensor, rows: int, columns: int, threshold: float
 ) -> torch.Tensor:
-    """PCK of a token drawn at random for every keypoint, (N,): exact, no draw is made."""
+    """Expected PCK of a token drawn at random for every keypoint, (N,); computed exactly, without draws."""
     away = (token_centres(rows, columns) - truth[:, :, None]).square().sum(-1).sqrt()  # (N, keypoint, token)
     return 100 * ((away <= threshold).float().mean(-1) * keypoints).sum(-1) / keypoints.sum(-1)

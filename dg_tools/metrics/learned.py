@@ -1,12 +1,12 @@
-"""Scores by large networks, for real models: CLIP, DINOv2 and LPIPS, where their weights are at hand.
+"""Scores by large networks, for real models: CLIP, DINOv2 and LPIPS, if their weights are on this machine.
 
 CLIP and DINOv2 run through `transformers`, with safetensors weights from a folder or from the Hub's cache on this
 machine. Nothing is downloaded unless `download=True`. LPIPS runs through torchmetrics, and needs torchvision and its
 AlexNet in torch's cache. `at_hand` says what there is.
 
-A score takes pictures (N, 3, H, W) in [-1, 1], their prompts and their clean samples, and gives (N,): so it fits into
-`experiments.detail(scores=...)`. A *margin* asks more than a score: is the picture nearer to its own prompt, or to its
-own clean sample, than to any other's? It is above 0 where it is.
+A score takes pictures (N, 3, H, W) in [-1, 1], their prompts and their clean samples, and gives (N,), as
+`experiments.detail(scores=...)` needs. A *margin* is above 0 if the picture is nearer to its own prompt, or its own
+clean sample, than to any other's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def loaded(cls: Any, name: str | Path, download: bool, **settings: Any) -> Any:
     """A model or processor from a folder or the Hub's cache.
 
     Raises:
-        FileNotFoundError: it is not there, and `download` is False.
+        FileNotFoundError: the model is not on this machine, and `download` is False.
     """
     try:
         return cls.from_pretrained(str(name), local_files_only=not download, **settings)
@@ -109,14 +109,14 @@ class ClipScore:
         return self.table(pictures, names).gather(1, own)[:, 0]
 
     def margin(self, pictures: torch.Tensor, prompts: Sequence[str], clean: Any = None) -> torch.Tensor:
-        """The score with the own prompt minus that with the nearest other one among `prompts`, points, (N,)."""
+        """The score with the picture's own prompt minus the highest with another of `prompts`, in points, (N,)."""
         check_prompts(pictures, prompts)
         names = list(dict.fromkeys(prompts))
         return own_minus_nearest(self.table(pictures, names), torch.tensor([names.index(p) for p in prompts]))
 
 
 class DinoSimilarity:
-    """Cosine of two pictures in DINOv2's class token (Oquab et al. 2023, arXiv 2304.07193): like content.
+    """Cosine of two pictures in DINOv2's class token (Oquab et al. 2023, arXiv 2304.07193): similarity of content.
 
     Args:
         name: a folder, or the id of a model in the Hub's cache.
@@ -176,8 +176,8 @@ def own_minus_nearest(table: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 class PerceptualDistance:
     """LPIPS with AlexNet (Zhang et al. 2018, arXiv 1801.03924): how different two pictures look, 0 for a copy.
 
-    torchmetrics brings its linear weights; AlexNet's lie in torch's cache, where torchvision puts them. Both are read
-    as tensors only (`weights_only`).
+    torchmetrics ships the linear weights; AlexNet's must be in torch's cache, where torchvision puts them. Both are
+    read as tensors only (`weights_only`).
 
     Raises:
         FileNotFoundError: torchvision is not installed, or its AlexNet is not in the cache.

@@ -1,4 +1,4 @@
-"""How much of a reference is in another tensor, as a factor on it: the part of a change that is loudness alone."""
+"""The gain of a tensor against a reference: the factor on the reference that is in the tensor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def row_gain(cond: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
 def gain(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """`row_gain` in float64, (N,): the factor on the reference that is in x; NaN for a reference of zeros.
 
-    x / gain minus the reference is orthogonal to the reference: what is left of a change is not gain.
+    x / gain minus the reference is orthogonal to the reference, so the rest of a change contains no gain.
     """
     same_shape(x, reference)
     a, b = x.flatten(1).double(), reference.flatten(1).double()

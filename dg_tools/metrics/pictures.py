@@ -1,8 +1,8 @@
-"""What is detail, and is it the right detail?
+"""Measures of one picture's detail, noise, contrast and content.
 
-High-frequency energy alone cannot tell: Laplacian variance counts speckle. So the coherent and the incoherent power of
-`bands` stand beside the power where the reference is flat (noise), and contrast beside both, because detail metrics
-rise with it.
+High-frequency energy alone does not show detail: Laplacian variance counts speckle too. So `describe` gives the
+coherent and the incoherent power of `bands`, the power where the reference is flat (noise), and contrast, with which
+detail metrics rise.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def retrieval_margin(
 ) -> torch.Tensor:
     """How much nearer each sample is to its own reference than to the nearest other, (N,), -1..1.
 
-    (d_other - d_own) / (d_other + d_own): above 0 the right reference is found; it moves long before a rank does.
-    Arguments as in `retrieval_rank`.
+    It is (d_other - d_own) / (d_other + d_own). Above 0 the right reference is found; it changes long before a rank
+    does. Arguments as in `retrieval_rank`.
 
     Raises:
         ValueError: fewer than two references.
@@ -156,7 +156,7 @@ def top_k(ranks: torch.Tensor, k: int) -> float:
 
 
 def describe(x: torch.Tensor, reference: torch.Tensor | None = None, bands: Bands = BANDS) -> dict[str, torch.Tensor]:
-    """All of the above by name, each (N,); `UNITS` says in what. What needs a reference is left out without one.
+    """All measures of this module and `bands` by name, each (N,), in the units of `UNITS`; some need a reference.
 
     `bands`: low, mid and high, in cycles per pixel; `cell_bands.named_bands` gives those of a latent cell, without DC.
     """

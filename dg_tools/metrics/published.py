@@ -1,4 +1,4 @@
-"""Metrics that others defined, from the libraries that keep them; imported on first use."""
+"""Published metrics (SSIM, blur), from libraries that are imported on first use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def structural_similarity(
     Args:
         x: pictures (N, C, H, W), sides of at least 11.
         reference: same shape.
-        span: lowest and highest value of the scale. SSIM compares means as ratios, which asks for values from zero up:
-            on [-1, 1] as they stand a negative would count as similar, so the pictures are moved first.
+        span: lowest and highest value of the scale. SSIM compares means as ratios, which needs values from zero up. So
+            the pictures are shifted first: on [-1, 1] a negative would count as similar.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
@@ -31,7 +31,7 @@ def structural_similarity(
 def blur_effect(x: torch.Tensor) -> torch.Tensor:
     """Perceptual blur of each picture's luminance, (N,), 0 sharp to 1 (Crete et al. 2007); scikit-image.
 
-    It needs no reference, and takes speckle for sharpness as Laplacian variance does.
+    It needs no reference. Like Laplacian variance, it counts speckle as sharpness.
     """
     from skimage.measure import blur_effect as measure
 

@@ -1,7 +1,7 @@
-"""Which layer, which scale, which steps? Every combination is measured, one is chosen, and reported on other prompts.
+"""Sweeps over blocks, scales and steps: measure every combination, choose one, and report it on other prompts.
 
-A sweep is a folder of cells, each written as soon as it is done: started again, it goes on where it stopped, in one
-process or in several.
+A sweep is a folder of cells, each written as soon as it is done. Started again, it goes on where it stopped, in one
+process or several.
 """
 
 from dg_tools.sweeps._sweep import sweep

@@ -1,4 +1,4 @@
-"""The sweep: plan, do the missing cells, choose, do the cells of the choice on the test prompts, report."""
+"""Run a sweep: plan, run the missing cells, choose, run the choice on the test prompts, report."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ MEASURES = [
 
 
 def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Sweep:
-    """Measure every setting, choose by the stated objective, and report the choice on other prompts.
+    """Measure every setting, choose one by the stated objective, and report it on other prompts.
 
-    Each cell is written as soon as it is done. Started again, after whatever stopped it, a sweep does what is missing
-    and nothing else; a changed config makes only the cells that are new. Under `accelerate launch` the processes share
-    the cells. One sweep at a time in a folder.
+    Each cell is written as soon as it is done. Started again, a sweep runs only what is missing; a changed config runs
+    only the cells that are new. Under `accelerate launch` the processes share the cells. Run one sweep at a time in a
+    folder.
 
     Args:
         config: a `Config`, a mapping of its settings, or a YAML file.
@@ -57,11 +57,11 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
         The folder as a `Sweep`: `.table`, `.scores`, `.chosen`, `.report`, `.profile`, `.plot()`.
 
     Raises:
-        ValueError, IndexError, FileNotFoundError: before any forward, for a config that this model cannot take, or a
-            folder that holds another model's sweep.
+        ValueError, IndexError, FileNotFoundError: before any forward, for a config that does not fit this model, or a
+            folder with another model's sweep.
         OSError: a full disk; finished cells stay.
         ChildProcessError: another process of this run stopped; finished cells stay.
-        KeyboardInterrupt: Ctrl-C; says how many cells are kept.
+        KeyboardInterrupt: Ctrl-C; the message says how many cells are kept.
 
     Example:
         >>> config = {"folder": "sweep", "blocks": [3, 6], "detail_guidance_scales": [0.5], "baselines": []}
@@ -102,7 +102,7 @@ def sweep(config: Any, dit: DiT | None = None, *, progress: bool = True) -> Swee
 
 
 def begun(folder: Path) -> Plan | None:
-    """The plan of the sweep that a folder holds; None: there is none, or it is damaged, which is logged."""
+    """The plan of the sweep in a folder; None if there is none, or if it is damaged, which is logged."""
     if not (folder / PLAN).is_file():
         return None
     try:
@@ -113,9 +113,9 @@ def begun(folder: Path) -> Plan | None:
 
 
 def as_before(config: Config, before: Plan | None) -> Config:
-    """The config, where it leaves channels out with those of the sweep begun `before`, and with their doses.
+    """The config; if it has no channels, with the channels and doses of the sweep begun `before`.
 
-    The model's profile, which says them otherwise, may be another by now.
+    The model's profile, which they came from, may have changed since.
     """
     if config.channels is not None or before is None:
         return config
@@ -145,7 +145,7 @@ class Job:
     progress: bool
 
     def do(self, cells: list[Cell], split: str) -> None:
-        """The missing ones of these cells, shared among the processes; back when all of them are there."""
+        """Run the missing cells among these, shared among the processes; return when all are done."""
         missing = self.missing(cells)
         done = len(cells) - len(missing)
         self.workers.meet("looking for cells")
@@ -178,7 +178,7 @@ class Job:
         return [c for c in cells if read_cell(self.folder, c, self.plan.pictures) is None]
 
     def make(self, cell: Cell) -> None:
-        """One cell: sample, measure, write."""
+        """Run one cell: sample, measure, write."""
         fixed = json.loads(cell.fixed)
         prompts, seeds = [p for p, _ in cell.pairs], [s for _, s in cell.pairs]
         began = time.perf_counter()

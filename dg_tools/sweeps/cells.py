@@ -1,8 +1,8 @@
 """The cells of a sweep on disk. A cell is one setting on one batch of (prompt, seed) pairs.
 
 Its name is a hash of everything that its numbers depend on, so an existing cell is used again when the sweep changes.
-Pictures are written first and the cell's JSON last, each under another name until it is whole: a JSON file that exists
-is a finished cell.
+Pictures are written first and the cell's JSON last, each under a temporary name until complete: if the JSON file
+exists, the cell is finished.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Cell:
     """One setting on one batch.
 
     Attributes:
-        setting: what guides.
+        setting: the guidance.
         split: `development` or `test`.
         pairs: (prompt, seed), made in one call.
         truths: hash of each pair's reference picture; empty where there are none.
@@ -58,10 +58,10 @@ class Cell:
 
 
 def write(path: Path, fill: Callable[[BinaryIO], Any], rank: int = 0) -> None:
-    """A file that is whole or not there: written beside its place, flushed to the disk, then renamed.
+    """Write a file completely or not at all: beside its place, flushed to the disk, then renamed.
 
     Raises:
-        OSError: a full disk or another failure of the disk; what was written is removed, all other files stay.
+        OSError: a full disk or another disk error; the partial file is removed, all other files stay.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -80,7 +80,7 @@ def write(path: Path, fill: Callable[[BinaryIO], Any], rank: int = 0) -> None:
 
 
 def write_json(path: Path, value: Any, rank: int = 0) -> None:
-    """Plain JSON; NaN becomes null."""
+    """Write plain JSON; NaN becomes null."""
     text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
     write(path, lambda file: file.write(text.encode()), rank)
 
@@ -88,7 +88,7 @@ def write_json(path: Path, value: Any, rank: int = 0) -> None:
 def write_cell(
     folder: Path, cell: Cell, rows: list[dict[str, Any]], cost: dict[str, Any], pictures: Any, rank: int
 ) -> None:
-    """One finished cell: its PIL pictures (None: not kept), then its rows."""
+    """Write one finished cell: its PIL pictures (None: not kept), then its rows."""
     for i, picture in enumerate(pictures or ()):
         write(folder / cell.picture(i), partial(picture.save, format="PNG"), rank)
     content = {"setting": cell.setting.to_json(), "split": cell.split, "cost": cost, "rows": rows}
@@ -96,7 +96,7 @@ def write_cell(
 
 
 def read_cell(folder: Path, cell: Cell, pictures: bool = False) -> dict[str, Any] | None:
-    """A finished cell; None: it has to be made. A damaged one is logged, and counts as missing."""
+    """Read a finished cell; None if it is missing. A damaged cell is logged, and counts as missing."""
     file = folder / CELLS / f"{cell.name}.json"
     if not file.is_file():
         return None

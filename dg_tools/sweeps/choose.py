@@ -1,10 +1,10 @@
-"""Which setting is recommended, by what, and what is it worth on prompts that it was not chosen on?
+"""Choose a setting by an objective, and report it on prompts that were not used to choose it.
 
-Two objectives, both stated before anything is run; lower cost is better.
+There are two objectives, both stated before anything is run; a lower cost is better.
 
-    amount   cost = mean over pictures of |log2(high-band power / the own reference's)|, in doublings: the right amount
-             of detail. Guard: the mean high-band correlation with the own reference may not fall by more than 0.02
-             under that of the unguided pictures from the same noise, or the amount could be bought with wrong detail.
+    amount   cost = mean over pictures of |log2(high-band power / its reference's)|, in doublings: the right amount
+             of detail. Guard: the mean high-band correlation with the reference may not fall by more than 0.02 below
+             that of the unguided pictures from the same noise; else wrong detail could bring the right amount.
     detail   for a model without references: cost = - mean of log2(high-band share of all power), the most detail.
              Guard: the mean low-band correlation with the unguided picture from the same noise may not fall under
              1 - 0.1, so that layout and colour stay. It cannot tell detail from noise: look at the pictures.
@@ -31,11 +31,11 @@ from dg_tools.sweeps.settings import Setting
 
 @dataclass(frozen=True)
 class Objective:
-    """What a choice is made by.
+    """The objective of a choice.
 
     Attributes:
         cost, guard: columns of the table, one value per picture.
-        margin: default of how far the guard's mean may fall under that of `cond`.
+        margin: by default, how far the guard's mean may fall below that of `cond`.
         words: the formula in words, for a profile.
         unit: of the cost.
     """
@@ -122,14 +122,14 @@ def report(table: pd.DataFrame, chosen: dict[str, int | None], objective: str) -
 
 
 def worse_than(report: pd.DataFrame) -> list[str]:
-    """Guidances that the chosen Detail Guidance is worse than on the test prompts, by whole intervals."""
+    """Guidances that are better than the chosen Detail Guidance on the test prompts, by whole intervals."""
     rows = report[report["guidance"] == "DG"]
     others = [g for g in report["guidance"] if g != "DG"]
     return [g for g in others if len(rows) and rows.iloc[0][f"gain_over_{g}_high"] < 0]
 
 
 def recommendation(choice: Setting | None, report: pd.DataFrame) -> str:
-    """What is recommended, in words; nothing that the test prompts show to be worse than what else was searched."""
+    """The recommendation in words; nothing if the test prompts show the choice to be worse than another guidance."""
     if choice is None:
         return "no setting of Detail Guidance holds the objective's guard"
     if worse := worse_than(report):
@@ -138,7 +138,7 @@ def recommendation(choice: Setting | None, report: pd.DataFrame) -> str:
 
 
 def verdict(report: pd.DataFrame) -> str:
-    """Is the chosen Detail Guidance better than what else was searched? In words, from the test prompts' intervals."""
+    """Whether the chosen Detail Guidance beats the other guidances, in words, by the intervals on the test prompts."""
     rows = report[report["guidance"] == "DG"]
     if not len(rows):
         return "no setting of Detail Guidance holds the objective's guard"

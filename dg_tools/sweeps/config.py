@@ -1,4 +1,4 @@
-"""What does a sweep vary, on which prompts, and by which objective does it choose? One file says so.
+"""The settings of a sweep: what it varies, on which prompts, and by which objective it chooses.
 
 model: path/to/model                # as in dg.load; may be left out
 folder: sweeps/emoji                # where the cells go
@@ -41,31 +41,31 @@ class Config:
         detail_guidance_scales: the paper's w, each more than 0.
         blocks: indices into `dit.blocks`, or "all".
         channels: one set, or several; None: those of the default profile, with its dose.
-        rhos: factors on the channels, such as 1.5; None: the profile's where channels are left out, else 0 (the
-            paper's).
+        rhos: factors on the channels, such as 1.5; None: the profile's if channels are left out, else 0 (the paper's).
         guidance_scales: the usual CFG scale s under which DG acts; 1 is off.
         windows: (start, stop) of the disrupted pass, as fractions of the steps.
         prompts: strings, or {prompt, picture} with the file of a reference picture.
-        references: instead of prompts, this many of the model's own references; `held_out`: of one side of the training
-            split only; `reference_seed`: of the draw.
+        references: in place of prompts, this many of the model's own references. `held_out`: from one side of the
+            training split only; `reference_seed`: seed of the draw.
         seeds: noise seeds; every prompt with every seed.
-        model, device, dtype, offload: as in `dg.load`; not used where `sweep` is given a model. Several processes have
-            a device each.
-        baselines: None: `CFG`, `control`, and `Gain` and `DetailDaemon` where they can run. `CFG`: over as many scales
-            as DG has settings; `control`: DG's own grid with another disruption, a shift of the same norm on as many
-            other channels; and those of `dg.baselines` by name. `PAG`, `SLG` and `SEG` act in one block each, on DG's
-            grid; `AutoGuidance`, `Blurred`, `Gain` (1 + w / 5) and `DetailDaemon` (amount w), which have no block, try
-            more weights instead; `APG` and `CFGZeroStar` try CFG's scales.
+        model, device, dtype, offload: as in `dg.load`; not used if `sweep` is given a model. With several processes,
+            each has its own device.
+        baselines: names of `dg.baselines`, `CFG` or `control`; None: `CFG`, `control`, and `Gain` and `DetailDaemon`
+            where they can run. `CFG` tries as many scales as DG has settings. `control` tries DG's grid with another
+            disruption, a shift of the same norm on as many other channels. `PAG`, `SLG` and `SEG` act in one block
+            each, on DG's grid. `AutoGuidance`, `Blurred`, `Gain` (1 + w / 5) and `DetailDaemon` (amount w) have no
+            block, and try more weights instead. `APG` and `CFGZeroStar` try CFG's scales.
         cfg_scales: the scales of `CFG`, exactly as many as DG has settings; `SLGUncond` takes some of them, evenly
             spread, at each block. None: those of `guidance_scales`, and more spread evenly in the logarithm between 1
             and `cfg_most`.
         steps, height, width: the pipeline's defaults where None.
         negative_prompt: what the unconditional prediction is conditional on.
-        batch: pictures in a cell: they are made in one call. What a number is depends on it in the last bits.
-        development: share of the prompts that the choice is made on; the others are for the report.
-        split_seed: of the split.
-        objective: `amount` or `detail` (see `dg_tools.sweeps.choose`); None: `amount` where there are pictures.
-        margin: how far the objective's guard may fall; None: the objective's own.
+        batch: pictures in a cell, which are made in one call. It changes numbers in their last bits.
+        development: share of the prompts on which the choice is made; the others are for the report.
+        split_seed: seed of the split.
+        objective: `amount` or `detail` (see `dg_tools.sweeps.choose`); None: `amount` if there are reference pictures,
+            else `detail`.
+        margin: how far the objective's guard may fall; None: the objective's default.
         pictures: keep each cell's pictures as PNG.
         call: more arguments of the pipeline's call.
 
@@ -155,7 +155,7 @@ class Config:
 
 
 def read_config(source: Any) -> Config:
-    """A `Config` from one, a mapping, or a YAML file.
+    """A `Config` from a `Config`, a mapping, or a YAML file.
 
     Raises:
         FileNotFoundError: no such file.

@@ -1,4 +1,4 @@
-"""How do several processes share long work? Each takes every n-th missing piece; they meet between the stages."""
+"""Share long work among processes: each takes every n-th missing piece, and all wait between stages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Workers:
             )
 
     def share(self, things: Sequence[Any]) -> list[Any]:
-        """Those of these things that this process does."""
+        """The part of these things that this process does."""
         return list(things[self.rank :: self.count])
 
     def meet(self, doing: str) -> None:

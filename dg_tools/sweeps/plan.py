@@ -1,4 +1,4 @@
-"""Which cells does a sweep have? Its settings, and its prompts in two parts: to choose on, and to report on."""
+"""The plan of a sweep: its cells, from its settings and its prompts in two parts, to choose on and to report on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dg_tools.sweeps.settings import Setting, settings_of
 
 @dataclass(frozen=True)
 class Plan:
-    """Which cells a sweep has.
+    """The plan of a sweep.
 
     Attributes:
         settings: `cond` first.
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def cell(self) -> int | None:
-        """Pixels of a latent cell; None: the sweep was begun before bands counted in cells, and has them per pixel."""
+        """Pixels of a latent cell; None for an older sweep, whose bands are per pixel."""
         return json.loads(self.fixed).get("cell")
 
     @property
@@ -86,7 +86,7 @@ class Plan:
 def plan_of(config: Config, dit: DiT, *, per_pixel: bool = False) -> tuple[Plan, dict[str, torch.Tensor]]:
     """The cells of a config on a model, and each prompt's reference picture (3, H, W) in [-1, 1].
 
-    `per_pixel`: bands per pixel, of a sweep that was begun with them, and not per latent cell.
+    `per_pixel`: bands are per pixel and not per latent cell, as in older sweeps.
 
     Raises:
         ValueError: too few prompts, repeated ones, pictures of another size or of some prompts only, an objective that

@@ -1,4 +1,4 @@
-"""The folder of a sweep, read: cells and pictures, the plan they belong to, the choice and its report."""
+"""Read the folder of a sweep: plan, cells, pictures, the choice and its report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAN, CHOSEN, PROFILE, TABLE = "sweep.json", "chosen.json", "profile.json", "tab
 
 
 class Sweep:
-    """A sweep's folder, whole or on its way.
+    """The folder of a sweep, finished or not.
 
     Attributes:
         folder: where it is.
@@ -72,7 +72,7 @@ class Sweep:
         """One row per setting on the development prompts, as in `choose.scores`.
 
         Raises:
-            RuntimeError: development cells are missing, and a choice among some would not be one among all.
+            RuntimeError: development cells are missing, so not all settings can be compared.
         """
         if self.missing:
             raise RuntimeError(f"{len(self.missing)} development cells are missing: start the sweep again first")
@@ -90,7 +90,7 @@ class Sweep:
 
     @property
     def recommended(self) -> str:
-        """What is recommended, in words: nothing where the best Detail Guidance is worse than another guidance."""
+        """The recommendation in words: nothing if the best Detail Guidance is worse than another guidance."""
         file = self.folder / CHOSEN
         return json.loads(file.read_text(encoding="utf-8"))["recommended"] if file.is_file() else "nothing yet"
 
@@ -112,7 +112,7 @@ class Sweep:
 
     @property
     def profile(self) -> Path | None:
-        """The profile that was written; None: not yet, or no setting of Detail Guidance holds the guard."""
+        """The path of the profile; None if not yet written, or if no setting of Detail Guidance holds the guard."""
         file = self.folder / PROFILE
         return file if file.is_file() else None
 
@@ -136,7 +136,7 @@ def layout(file: Path, cond: Path, bands: Bands) -> float:
 
 
 def open_sweep(folder: str | Path) -> Sweep:
-    """A sweep that was started, whole or not; needs no model.
+    """Open the folder of a sweep, finished or not; no model is needed.
 
     Raises:
         FileNotFoundError: no sweep in this folder.

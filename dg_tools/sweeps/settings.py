@@ -1,4 +1,4 @@
-"""Which guidances does a sweep try? Detail Guidance over its grid, and every baseline over as many settings."""
+"""The guidances that a sweep tries: Detail Guidance over its grid, and every baseline over as many settings."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Setting:
     rho: float | None = None
 
     def disruption(self) -> Disrupt:
-        """Of DG, and of its control."""
+        """The disruption of DG or of its control."""
         if self.rho is None:
             return Disrupt(self.channels, self.block)
         return Disrupt(self.channels, self.block, "scale", rho=self.rho)
 
     def guider(self) -> BaseGuidance | None:
-        """What `sampling.run` takes."""
+        """The guider for `sampling.run`."""
         baseline = BASELINES.get(self.guidance)
         if baseline is not None and not baseline.takes_weight:
             return baseline.guider(self.s, blocks=self.block)
@@ -128,8 +128,8 @@ def settings_of(config: Config, dit: DiT) -> list[Setting]:
 def settings_of_baseline(name: str, config: Config, blocks: Sequence[int], grid: Sequence[Setting]) -> list[Setting]:
     """As many settings of a baseline as Detail Guidance has.
 
-    Where a baseline has no block or no channels, that part of the budget goes to more weights. A baseline's w belongs
-    to its own formula, whose c - degraded has another size than DG's, so a wide range of w is fair to all.
+    If a baseline has no block or no channels, that part of the budget goes to more weights. A baseline's w multiplies
+    its own c - degraded, whose size differs from DG's, so a wide range of w is fair to all.
     """
     if name == "control":
         return [replace(setting, guidance=name) for setting in grid]
@@ -148,12 +148,12 @@ def settings_of_baseline(name: str, config: Config, blocks: Sequence[int], grid:
 
 
 def cfg_scales(config: Config, settings: int, count: int) -> list[float]:
-    """`count` scales for a baseline that takes CFG's scale alone; of scales that were given the evenly spread ones.
+    """`count` scales for a baseline that takes only CFG's scale, evenly spread among those that were given.
 
     Args:
         config: of the sweep.
-        settings: of Detail Guidance: the search budget of each guidance, and so the scales to give.
-        count: scales to use; less than `settings` where the baseline has several blocks, each with all of them.
+        settings: number of settings of Detail Guidance, which is the search budget of each guidance.
+        count: scales to use; fewer than `settings` if the baseline tries several blocks, each with all of them.
 
     Raises:
         ValueError: another number of scales was given.
