@@ -1,6 +1,6 @@
 """The paper's claims as functions: each with its controls, its interval, a bound set beforehand, and a verdict.
 
-The experiment `x` is in `_x.py`, its figure in `plots/x.py`. `result` has what they return, `subject` the split of the
+Experiment `x` is in `_x.py`, and its figure in `plots/x.py`. `result` has the return types; `subject` splits the
 prompts into detection and test.
 """
 

@@ -1,14 +1,14 @@
 """Do a DiT's hidden states find the same place in another picture, and do massive channels keep them from it?
 
 DiTF (arXiv 2505.18584) reports that zeroing the massive channels and modulating by the block's own AdaLN turns poor
-features into good ones. Here the correspondences are known exactly (`picture_warps`), so that PCK, the percentage of
-keypoints matched within a threshold, needs no labels. Each variant of the features, controls included, has its own
-block and noise level, the best of all on development pictures, and is scored on other pictures there: no variant
-searches longer than another.
+features into good ones. Here the correspondences are known exactly (`picture_warps`), so PCK, the percentage of
+keypoints matched within a threshold, needs no labels. For each variant of the features, controls included, the best
+block and noise level are chosen on development pictures; the score is from other pictures. All variants are searched
+equally.
 
-The controls of discarding, and of the massive channels' map (`mrep`), are as many other channels; those of AdaLN are
-its own shift and scale with the channels permuted. Beside them stand two levels that need no model: a token drawn at
-random (`chance`), and the token at the same place (`position`), which is what a positional embedding alone would find.
+The controls of discarding, and of the massive channels' map (`mrep`), are as many other channels. The controls of AdaLN
+are its own shift and scale with the channels permuted. Two baselines need no model: a token drawn at random (`chance`),
+and the token at the same place (`position`), which a positional embedding alone would find.
 """
 
 from __future__ import annotations
@@ -57,24 +57,24 @@ def correspondence(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """PCK of DiTF's features against raw ones, each step alone, and controls, on warped pictures.
+    """Score DiTF's features, each of its steps alone, and controls against raw features by PCK, on warped pictures.
 
-    Primary: DiTF minus raw, in percentage points within one token, mean over tasks, interval clustered by picture; the
-    controls discard as many other channels.
+    The primary outcome is DiTF minus raw, in percentage points within one token, mean over tasks, with an interval
+    clustered by picture. Its controls discard as many other channels.
 
     Args:
         dit: any DiT that predicts a velocity.
         prompts: `Reference`s, (prompt, picture), (prompt, picture, mask) or `Example`s: pictures of one size, PIL,
             paths or tensors (3, H, W) in [-1, 1], masks (H, W) 0..1, the object; without masks every token is a
             keypoint.
-        seeds: of the noise; a picture and its warped copy get different noise, else the noise would be what matches.
+        seeds: of the noise; a picture and its warped copy get different noise, since equal noise would match.
         channels: massive channels; None: detected on the development pictures.
         block: candidates whose input is read, one or several; None: all.
         sigmas: candidate noise levels, above 0 and up to 1.
         tasks: of `picture_warps.TASKS`; None: all that these pictures have.
         develop: share of the pictures on which channels, block and sigma are chosen; the rest is scored.
         controls: draws, each with the same choice of block and sigma.
-        batch: pictures per forward; all candidate blocks' inputs of (tasks + 1) x batch pictures are held at a time.
+        batch: pictures per forward; the inputs of all candidate blocks are held for (tasks + 1) x batch pictures.
         words: prompt for all pictures.
         folder: where `Reference`s have their pictures (default: the embedded model's).
         **kwargs: passed to the pipeline's call.

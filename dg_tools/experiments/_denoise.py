@@ -1,9 +1,9 @@
-"""Does switching massive channels off cost detail, in one denoising step, and more so than any damage of that size?
+"""Does switching massive channels off cost detail in one denoising step, more than other damage of that size?
 
 Noise a picture to sigma, predict once with and once without the edit from the *same* z_t, and compare the two x0
 predictions with the truth, band by band (in cycles per latent cell, without the mean), object and background apart. The
-controls are scaled until they do the same harm (`error_matching`), so that what is left between edit and controls is
-what the edit does, and not how much.
+controls are scaled until they do the same harm (`error_matching`). So edit and controls differ in what they damage, not
+in how much.
 """
 
 from __future__ import annotations
@@ -57,26 +57,28 @@ def denoise(
 ) -> Result:
     """Zero the massive channels in one denoising step, beside controls scaled to the same harm.
 
-    Primary: the edit's selectivity (log high-band error ratio minus log low-band error ratio) minus that of its
-    controls, paired by picture. Forwards of `batch` pictures: about 4 x controls x sigmas in the search (first batch),
-    and (2 + controls + further) x sigmas x pictures x seeds / batch in the measurement: 24 pictures on the embedded
-    model take about four minutes of one core.
+    The primary outcome is the edit's selectivity (log high-band error ratio minus log low-band error ratio) minus that
+    of its controls, paired by picture. Cost, in forwards of `batch` pictures: about 4 x controls x sigmas in the search
+    (first batch), and (2 + controls + further) x sigmas x pictures x seeds / batch in the measurement. On the embedded
+    model, 24 pictures take about four minutes on one core.
 
     Args:
         dit: any DiT.
         prompts: what to denoise: `Reference`s (`dg.references(dit).sample(24)`), (prompt, picture), (prompt, picture,
             mask) or `Example`s: pictures of one size, PIL, paths or tensors (3, H, W) in [-1, 1], masks (H, W) 0..1,
-            the object's coverage. Without masks the object and the background are not told apart; without a second
-            style there is no style axis.
+            the object's coverage. Without masks, object and background are not separated; without a second style, there
+            is no style axis.
         seeds: of the noise; each picture is noised with each.
         channels, block: what to zero and where; None: those of the default profile, else as `subject.choose` finds
-            them, on a part of the prompts. A dose other than zero: `experiments.dose`.
+            them, on a part of the prompts. For doses other than zero see `experiments.dose`.
         sigmas: noise levels, between 0 and 1.
         controls: draws.
         kind: of `Disrupt.controls`: one that has a strength, `shift` or `shift_direction`.
-        match: what the controls are scaled to: `error`, the edit's total x0 error; `output`, its mean ||v - v_clean||.
-        further: also measure, on the first batch but for the first four: mean instead of zero, the token mean removed,
-            LayerNorm statistics kept, all others rescaled as LayerNorm would; zeroed channels of like variance.
+        match: the quantity that the controls are scaled to: `error`, the edit's total x0 error; `output`, its mean ||v
+            - v_clean||.
+        further: also measure four other edits (mean in place of zero; the token mean removed; LayerNorm statistics
+            kept; all other channels rescaled as LayerNorm would) and, on the first batch, zeroed channels of similar
+            variance.
         dose: (channels, layers) to zero, on the first batch: as many channels, the massive ones first and then by
             their mean |x|, after as many blocks, from `block` on.
         batch: pictures per forward.

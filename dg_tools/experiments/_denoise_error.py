@@ -1,10 +1,9 @@
-"""What do the reader's edits do to one denoising step?
+"""What do your own edits do to one denoising step?
 
 Noise a picture to sigma, predict once with and once without an edit from the *same* z_t, and compare the two x0
-predictions with the truth, band by band, in cycles per latent cell and without the mean. No trajectory drifts, and
-thousands of pairs take minutes. Every perturbation of a denoiser hurts high frequencies most, so an effect is only what
-controls of the same size do not show; `denoise` is the experiment that scales them to the same harm and gives a
-verdict.
+predictions with the truth, band by band, in cycles per latent cell and without the mean. There is no trajectory that
+could drift, and thousands of pairs take minutes. Every perturbation of a denoiser hurts high frequencies most, so an
+effect counts only beyond controls of the same size. `denoise` scales controls to the same harm and gives a verdict.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class DenoiseError:
         return self.table.copy()
 
     def ratios(self) -> pd.DataFrame:
-        """Error relative to the clean run's by edit, sigma and band (ratio of means over pictures)."""
+        """Error divided by the clean run's, by edit, sigma and band (ratio of means over pictures)."""
         mean = self.table.groupby(["edit", "sigma", "band"], sort=False)["error"].mean()
         clean = mean.xs("clean")
         rows = [
@@ -67,7 +66,7 @@ class DenoiseError:
         return pd.DataFrame(rows, columns=["edit", "role", "sigma", "band", "ratio"])
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
-        """For each edit, controls left out, and each band: error relative to clean, interval, rank among controls.
+        """For each edit (without controls) and band: error relative to clean, interval, rank among controls.
 
         Columns: edit, band, ratio (error / clean error, over all sigmas), low, high (95% interval of that ratio,
         clustered by picture), controls, rank (how many controls do less harm), selectivity (high-band ratio / low-band
@@ -118,14 +117,14 @@ def denoise_error(
     progress: bool = True,
     **kwargs: Any,
 ) -> DenoiseError:
-    """One-step, paired error of x0 with and without each edit, at the same z_t.
+    """Measure the error of x0 in one denoising step with and without each edit, at the same z_t.
 
     Args:
         dit: any DiT.
         references: what to denoise: a `References`, from which `pictures` are drawn with `seed`, a list of `Reference`,
             or for a model of your own a list of (prompt, picture) or of `Example`s, pictures of one size: PIL, paths
             or tensors (3, H, W) in [-1, 1]; without a second style `style_axis` is NaN.
-        edits: edits and controls; `Disrupt.controls` marks its own.
+        edits: edits and their controls, which `Disrupt.controls` makes and marks.
         sigmas: noise levels, 0 to 1.
         folder: where a list of `Reference` has its pictures (default: the embedded ones).
         batch: pictures per forward.

@@ -2,9 +2,9 @@
 
 Whole sampling runs from the same noise: clean, with the massive channels zeroed, and with controls that move the
 prediction by as much at the same z_t. Detail is measured as power that is coherent with a reference, with the
-incoherent rest, noise and contrast-normalised forms beside it, because energy alone counts speckle. Where prompts stand
-alone it is the signed change from the clean sample, by band and at equal contrast. "Keeps its meaning"
-is a claim of equivalence: a difference within a margin that is set here, before anything is measured.
+incoherent rest, noise and contrast-normalised forms beside it, because energy alone counts speckle. For prompts without
+pictures it is the signed change from the clean sample, by band and at equal contrast. "Keeps its meaning" is a claim of
+equivalence: the difference is within a margin that is set here, before anything is measured.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ def detail(
 ) -> Result:
     """Sample with the massive channels zeroed, beside the clean run and beside matched controls.
 
-    Primary: the change of the high-band power that is coherent with the reference, at the first of `scales`; where
-    prompts stand alone, the change of detail at equal contrast from the clean sample (`metrics.amount_change`), and the
-    verdict says what its sentence on semantics rests on. Cost: (2 + controls + 2 if local) sampling runs of all
-    test prompts and seeds for the first scale, (2 + controls) for each other; rows double under CFG.
+    The primary outcome is the change of the high-band power that is coherent with the reference, at the first of
+    `scales`. For prompts without pictures it is the change of detail at equal contrast from the clean sample
+    (`metrics.amount_change`), and the verdict names the scores behind its sentence on semantics. Cost: (2 + controls +
+    2 if local) sampling runs of all test prompts and seeds for the first scale, (2 + controls) for each other; rows
+    double under CFG.
 
     Args:
         dit: any DiT.
@@ -69,13 +70,13 @@ def detail(
             each sample is compared with the clean one, in bands per latent cell.
         seeds: of the noise; each prompt is sampled from each.
         channels, block: what to zero and where; None: those of the default profile, else as `subject.choose` finds
-            them, on a part of the prompts. A dose other than zero: `experiments.dose`.
+            them, on a part of the prompts. For doses other than zero see `experiments.dose`.
         steps: of each run.
         scales: CFG scales s (1: off), distinct; the verdict is at the first.
         controls: draws, scaled to the edit's mean ||v - v_clean|| on the clean samples, noised to three sigmas.
         kind: of `Disrupt.controls`: one that has a strength, `shift` or `shift_direction`.
         local: also zero the channels on the tokens of one half, and of the other.
-        batch: pictures a sampling run.
+        batch: pictures per sampling run.
         folder: where `Reference`s have their pictures (default: the embedded model's).
         scores: further scores by name, with the margin within which a change counts as none:
             `{"clip": Score(metrics.learned.ClipScore(), 1.0)}`, for real models. None: where prompts stand alone,

@@ -1,9 +1,9 @@
 """How much detail at which dose of the massive channels? The channels multiplied by rho, one step and whole samples.
 
-rho = 1 is the model as it is and 0 the paper's disruption; above 1 the channels are amplified. Detail is told at equal
-contrast (`metrics.amount_change`), in bands per latent cell, without the mean. Beside the massive channels, at the same
-block: each of them alone; the same with the LayerNorm statistics of the clean pass; the clean velocity multiplied by
-the gain that the edit has; the largest other channels and random others, scaled until they move the velocity as much.
+rho = 1 is the model as it is and 0 the paper's disruption; above 1 the channels are amplified. Detail is measured at
+equal contrast (`metrics.amount_change`), in bands per latent cell, without the mean. At one block it is compared with:
+each channel alone; the same dose with the LayerNorm statistics of the clean pass; the clean velocity multiplied by the
+edit's gain; and the largest and random other channels, scaled until they move the velocity as much.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ def dose(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """The massive channels multiplied by rho: how much detail, and does the picture stay?
+    """Multiply the massive channels by rho: how much detail is there at each dose, and does the picture stay?
 
-    One step: every rho at every block and noise level, on pictures under noise. At one block also the controls. Then
-    samples at every rho, without and with CFG. Primary: detail at a rho above 1 minus detail at the smallest rho.
+    First, one denoising step on pictures under noise: every rho at every block and noise level, and at one block the
+    controls. Then samples at every rho, without and with CFG. The primary outcome is detail at a rho above 1 minus
+    detail at the smallest rho.
 
     Args:
         dit: any DiT that predicts a velocity.
@@ -90,10 +91,10 @@ def dose(
         steps: of a sample.
         batch: pictures in one forward.
         folder: where `Reference`s have their pictures (default: the embedded model's).
-        scores: for strings, what tells whether samples keep their meaning, by name; None: `semantics.semantic_scores`,
-            CLIP and DINO where their weights are on this machine. Without any it is the low band.
-        cache: keep what is done until all is done, in the user's cache folder, by the weights' hash, the pictures and
-            the settings: after an interruption the same call goes on from there.
+        scores: for strings, scores by name that show whether samples keep their meaning; None:
+            `semantics.semantic_scores`, CLIP and DINO if their weights are on this machine, else the low band.
+        cache: keep finished parts in the user's cache folder until all is done, so that after an interruption the same
+            call goes on from there.
         **kwargs: passed to the pipeline's call.
 
     Returns:
@@ -104,7 +105,7 @@ def dose(
         (massive where, share of the energy), matching (how controls were scaled), pictures. `words`: the verdict.
 
     Raises:
-        TypeError: something else than a DiT, prompts, or numbers.
+        TypeError: a wrong type for the DiT, the prompts or a number.
         ValueError: no prompts, blocks or seeds, a seed twice, one picture, doses without 1 or on one side of it, a
             sigma outside 0..1, fewer than 2 controls, scales below 1.
         IndexError: channels or a block that this model does not have.

@@ -3,10 +3,10 @@
 Every guidance runs in one loop from the same noise (`guidance_plan`): cond, CFG, DG and DG+CFG; CFG with more steps for
 the same block calls; a velocity gain and Detail Daemon, which cost no further pass; DG's own formula with another
 degraded prediction (blurred, of a weak model, of matched channels), at the same w and at the same norm per step; and DG
-split into its part along CFG's direction and the rest. Each is measured by perception and distortion: near the
-references as a set, and near its own prompt's reference. Two numbers always stand side by side, because one can rise
-while the other falls: the *amount* of detail (high-band power against the own reference's) and its *rightness*
-(high-band correlation with it).
+split into its part along CFG's direction and the rest. Each is measured by perception (distance to the references as a
+set) and distortion (distance to its own prompt's reference). Two numbers are always shown together, because one can
+rise while the other falls: the *amount* of detail (high-band power against the reference's) and its *rightness*
+(high-band correlation with the reference).
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def guidance(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """Every guidance from the same noise, by amount and rightness of detail, at equal compute.
+    """Compare guidances from the same noise, by amount and rightness of detail, at equal compute.
 
-    The primary outcome: does DG+CFG raise the high-band correlation with the own reference against CFG with the same
-    number of block calls? Its null: the same with matched controls disrupted instead, at the norm of DG in every step.
-    Where prompts have no pictures it is the change of detail at equal contrast.
-    What DG steers away from is what the model's profile describes, at the profile's w. Where channels or a block are
-    given, or there is no profile, the channels are zeroed, as in the paper, and w is 0.5. The default of s is ours (the
-    paper's is not published) and not tuned; the sweep is exploratory.
+    The primary outcome: does DG+CFG raise the high-band correlation with the reference, against CFG with the same
+    number of block calls? Its null distribution disrupts matched controls, at the norm of DG in every step. If prompts
+    have no pictures, the outcome is the change of detail at equal contrast. DG steers away from the weak model of the
+    profile, at the profile's w. If channels or a block are given, or there is no profile, the channels are zeroed, as
+    in the paper, and w is 0.5. The default of s is ours (the paper's is not published) and not tuned; the sweep is
+    exploratory.
 
     Args:
         dit: any DiT.
@@ -97,13 +97,14 @@ def guidance(
         noise: of that copy, as a share of each weight matrix's standard deviation.
         baselines: `"PAG"`, `"SLG"`, `"SEG"`, `"blur"`, `"noised twin"` (the weak model), each searched as hard as DG
             (`searched_baselines`); none by default: each takes as many runs as DG's sweep, plus one. `Gain` and
-            `DetailDaemon` always stand beside DG, at the same w.
+            `DetailDaemon` are always run beside DG, at the same w.
         controls: control draws of the primary outcome, at least 1; a verdict takes 19 or more.
-        like: the `Massive` of `find_massive`, for a control matched in variance over tokens; None: the detection's.
+        like: the `Massive` from `find_massive`, for a control matched in variance over tokens; None: from the
+            detection.
         batch: pictures in one forward.
         folder: where `Reference`s have their pictures (default: the embedded ones).
-        scores: for strings, further scores by name, none of which may get worse than by its margin; None:
-            `semantics.semantic_scores`, CLIP and DINO where their weights are on this machine.
+        scores: for strings, further scores by name, none of which may fall by more than its margin; None:
+            `semantics.semantic_scores`, CLIP and DINO if their weights are on this machine.
         negative_prompt: what the unconditional prediction is conditional on.
         **kwargs: passed to the pipeline's call.
 

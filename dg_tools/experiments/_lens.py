@@ -1,9 +1,9 @@
-"""What picture does the residual stream hold after each block, and does the output layer read the massive channels?
+"""The picture that the residual stream holds after each block, and whether the output layer reads the massive channels.
 
 The model's own last layers (`norm_out` and `proj_out`) are applied to each block's output, as the logit lens is in
-language models, and the velocity that comes out is read as a picture, x0 = z - sigma v. Zeroing the massive channels in
-the lens only, with the model's own pass left alone, shows what the output layer itself takes from them: the norm's
-statistics and the projection's weights.
+language models, and the resulting velocity v is read as a picture, x0 = z - sigma v. Zeroing the massive channels in
+the lens only, with the model's own pass unchanged, shows what the output layer itself reads from them, through the
+norm's statistics and the projection's weights.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Lens:
     """The result of `lens`.
 
     Attributes:
-        clean, without: x0 in latents after each block, (blocks, pictures, C, h, w); `without`: the channels at zero in
-            the lens, None where none were named.
+        clean, without: x0 in latents after each block, (blocks, pictures, C, h, w). In `without` the channels are zero
+            in the lens; it is None if no channels were given.
         prompts, seed, sigma, sites, channels: what was measured; `sites` are the blocks' names.
     """
 
@@ -90,12 +90,12 @@ def lens(
     step: int | None = None,
     **kwargs: Any,
 ) -> Lens:
-    """x0 as the model's output layer reads it after each block, at one step of sampling.
+    """Read x0 by the model's output layer after each block, at one step of sampling.
 
     Args:
         dit: any DiT that predicts a velocity and allows a partial forward.
         prompts: one or several.
-        channels: set to zero in the lens only; none: the clean lens alone.
+        channels: set to zero in the lens only; empty: the clean lens alone.
         seed: of the noise.
         steps: of sampling; step: which of them; None: the middle one.
         **kwargs: passed to the pipeline's call.

@@ -1,4 +1,4 @@
-"""Who writes a massive channel, is it written there because of the gate, and does it come back once it is gone?
+"""Which block writes a massive channel, whether its gate is the cause, and whether the channel returns after zeroing.
 
 The residual stream is a sum of writes (`writers`), so each block's share of a channel's final value is a fact. That a
 block's gate *causes* it is a second claim, tested by setting the gates to zero in that channel, at the block that
@@ -48,7 +48,7 @@ def origin(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """Which block and branch write the massive channels, whether the gates there cause them, and whether they heal.
+    """Measure which block and branch write the massive channels, if the gates cause them, and if they heal.
 
     Args:
         dit: any DiT.

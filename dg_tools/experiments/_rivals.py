@@ -1,8 +1,9 @@
-"""What buys detail, and at what price? Every guidance searched alike, and reported on prompts used for nothing else.
+"""Detail and cost of every guidance, each searched equally and reported on prompts that were used for nothing else.
 
-Each guidance has one number that says how strong it is: a weight w, or CFG's scale s. As many values of it are tried
-for each guidance, on the same search prompts. Of those that lose nothing the one is taken whose amount of detail is
-nearest to the references'. With it the guidance runs on the other prompts, beside no guidance, from the same noise.
+Each guidance has one number that sets its strength: a weight w, or CFG's scale s. The same number of values is tried
+for each guidance, on the same search prompts. Of the values that lose nothing, the one whose amount of detail is
+nearest to the references' is chosen. With it the guidance runs on the other prompts, beside no guidance, from the same
+noise.
 """
 
 from __future__ import annotations
@@ -60,16 +61,16 @@ def rivals(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """Every guidance with the same search budget, on prompts used for nothing else: detail, rightness, layout, price.
+    """Search every guidance with the same budget, and report detail, rightness, layout and price on other prompts.
 
-    Primary: DG changes the amount of detail at equal contrast by more than +0.10 doublings; its controls are other
-    channels that move the velocity as much. A guidance *gives detail and loses nothing* if rightness, low band and
-    margin of retrieval are not lost either (`rivals_outcomes`). It is tested on a base that lacks detail, and, for one
-    with a degraded prediction, where that differs from the model's own; else "not tested".
+    The primary outcome: DG changes the amount of detail at equal contrast by more than +0.10 doublings; its controls
+    are other channels that move the velocity as much. A guidance *gives detail and loses nothing* if rightness, low
+    band and margin of retrieval do not fall either (`rivals_outcomes`). This needs a base that lacks detail, and a
+    degraded prediction (if there is one) that differs from the model's own; else it is "not tested".
 
-    The base is the model without any guidance. Those that need CFG (CFG, APG, FreSca and others) are searched over s,
-    with the other settings of their authors; those that have a weight over w, without CFG. DG's block and dose come
-    from the profile, which `auto` chose by samples of its own; others perturb the middle block, which nobody chose.
+    The base is the model without guidance. Guidances that need CFG (CFG, APG, FreSca and others) are searched over s,
+    with their authors' other settings. Guidances with a weight are searched over w, without CFG. DG's block and dose
+    come from the profile, which `auto` chose on its own samples; the others perturb the middle block by default.
 
     Args:
         dit: any DiT that predicts a velocity.
@@ -84,7 +85,7 @@ def rivals(
         controls: control draws, on the first `control_prompts` test prompts; only where DG's detail is past its bound.
         batch: pictures in one run.
         folder: where `Reference`s have their pictures (default: the embedded ones).
-        kept: a folder in which each run's numbers are kept as soon as it is done, so that the same call goes on.
+        kept: a folder that keeps each run's numbers as soon as it is done, so that the same call goes on after a stop.
         split_seed: of the split.
         **kwargs: passed to the pipeline's call.
 

@@ -1,16 +1,18 @@
-"""Do massive channels sit on the tokens that attention goes to, and what does it cost to mask these tokens?
+"""Whether massive channels sit on attention sinks, and what masking these tokens costs.
 
 Sinks are the tokens of one stream with the largest attention mass, mean over heads, blocks and noise levels, found by
 their place on other prompts than those of the test. Two questions follow, each with its control.
 
-Do the channels sit there: |x| of the massive channels on sink tokens over that on all other tokens of the stream,
-beside the same of the channels nearest in energy. The blocks' outputs are read, which the next block attends over.
+Do the channels sit there? The ratio of |x| of the massive channels on sink tokens and on all other tokens of the
+stream, against the same ratio for the channels nearest in energy. It is read at the blocks' outputs, over which the
+next block attends.
 
-What does masking cost: the model predicts once at the same z_t with the sinks masked as keys, on the score path or on
-the value path (`MaskTokens`). The change of x0 against the clean prediction is told by band, in cycles per latent cell,
-beside masks of random tokens that together receive as much attention. A mask that moves the velocity by less than a
-tenth tests nothing, and the verdict says so. "Attention Sinks in Diffusion Transformers" (arXiv 2605.09313) compares
-with as many random tokens; those receive less, so that the comparison cannot tell the sink from its share.
+What does masking cost? The model predicts once at the same z_t with the sinks masked as keys, on the score path or on
+the value path (`MaskTokens`). The change of x0 against the clean prediction is measured by band, in cycles per latent
+cell, against masks of random tokens that together receive as much attention. A mask that moves the velocity by less
+than a tenth tests nothing, and the verdict says so. "Attention Sinks in Diffusion Transformers" (arXiv 2605.09313)
+compares with as many random tokens. Those receive less attention, so that comparison cannot separate the sink from its
+share of attention.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def sinks(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """Whether massive channels are larger on sink tokens, and what masking the sinks costs, by band.
+    """Measure whether massive channels are larger on sink tokens, and what masking the sinks costs, by band.
 
     Args:
         dit: a DiT whose family's record names its attention products, and that predicts a velocity.

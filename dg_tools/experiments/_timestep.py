@@ -1,12 +1,12 @@
-"""Is it the timestep that sets a massive channel's size, and does the size grow as the noise goes?
+"""Whether the timestep sets a massive channel's size, and whether the size grows as the noise decreases.
 
 The paper says so: the modulation follows the timestep embedding, not the text, and the magnitude rises from t = T to 0.
-But the norm of z_t itself follows t, so a size means something only relative to the other channels: here it is always
-log2 of the mean |x| over tokens, less the median channel's. Its variance over noise level, prompt and seed says what
-goes together; the swap test says what causes what. The blocks up to the one measured get the modulation of another
-timestep with the prompt held, or of another prompt with the timestep held, at the same z_t and with all else the same.
-The time-text embedding holds both, so one can be changed without the other. The primary outcome is how much more the
-first changes the channel than the second; its bound is a factor of two.
+But the norm of z_t itself follows t, so a size has meaning only relative to the other channels: here it is always log2
+of the mean |x| over tokens, minus that of the median channel. Its variance over noise level, prompt and seed shows what
+it varies with; the swap test shows the cause. The blocks up to the one measured get the modulation of another timestep
+with the prompt held, or of another prompt with the timestep held, at the same z_t and with all else the same. The
+time-text embedding holds both, so one can be changed without the other. The primary outcome is how much more the first
+changes the channel than the second; its bound is a factor of two.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def timestep(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """What sets the size of the massive channels: the timestep, the prompt or the noise?
+    """Measure what sets the size of the massive channels: the timestep, the prompt or the noise.
 
     Args:
         dit: any DiT.

@@ -1,4 +1,4 @@
-"""On which tokens are the channels massive, and are they the same everywhere?
+"""On which tokens channels are massive, and whether they are the same channels everywhere.
 
 The paper's claim is literal: massive activations sit in fixed channels, on *every* image token, with one sign and a
 nearly constant value, in all layers. So the primary outcome is the share of image tokens whose value in the channel is
@@ -52,7 +52,7 @@ def tokens(
     progress: bool = True,
     **kwargs: Any,
 ) -> Result:
-    """The share of tokens on which the channels are massive, and whether they are the same channels everywhere.
+    """Measure the share of tokens on which the channels are massive, and whether they are the same channels everywhere.
 
     Args:
         dit: any DiT.

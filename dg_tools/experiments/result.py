@@ -1,4 +1,4 @@
-"""What does an experiment say, how sure is it, and could it have said the opposite?
+"""What an experiment returns: outcomes with intervals and controls, and a verdict.
 
 An `Outcome` is one number with its interval, its null distribution (the same number for matched controls) and the
 bound that was set before anything was measured. It holds only where the whole interval is past the bound *and* the
@@ -72,7 +72,7 @@ class Outcome:
 
     @property
     def rank(self) -> int:
-        """How many control draws are less extreme than the effect, in the direction claimed."""
+        """How many control draws are less extreme than the effect, in the claimed direction."""
         null = np.asarray(self.null, float)
         if self.direction == "within":
             return int((np.abs(null) > abs(self.estimate)).sum())
@@ -85,7 +85,7 @@ class Outcome:
 
     @property
     def status(self) -> Status:
-        """`holds`, `fails`, or why neither can be said.
+        """`holds`, `fails`, or the reason for neither.
 
         An equivalence needs no control to beat; its controls show that the measure could have moved.
         """
@@ -134,10 +134,10 @@ class Result:
         question: what it answers.
         table: tidy, one row per measurement, with `prompt`, `seed` and whatever else applies as columns.
         outcomes: effects, one of them primary.
-        settings: everything that would be needed to run it again, as plain JSON; `provenance` of the model among it.
-        tables: further tidy tables by name, which the figure or a reader may want.
-        notes: what the reader must know beside the verdict: what was left out and why.
-        words: the verdict, where one outcome does not say all of it; else empty.
+        settings: everything needed to run it again, as plain JSON, with the `provenance` of the model.
+        tables: further tidy tables by name, for the figure or for you.
+        notes: what you must know beside the verdict, such as what was left out and why.
+        words: the verdict, if one outcome alone is not enough for it; else empty.
     """
 
     experiment: str
@@ -186,7 +186,7 @@ class Result:
         """An outcome by name.
 
         Raises:
-            KeyError: no such outcome, with those that there are.
+            KeyError: an unknown outcome; the message lists the known ones.
         """
         for outcome in self.outcomes:
             if outcome.name == name:
@@ -224,7 +224,7 @@ class Result:
         return FIGURES[self.experiment](self)
 
     def save(self, folder: str | Path) -> None:
-        """Write `result.json` and one CSV per table into a folder, which is made; on an error nothing is changed."""
+        """Write `result.json` and one CSV per table into a new or existing folder; on an error nothing is changed."""
         folder = Path(folder)
         partial = folder / ".partial"
         partial.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def with_attention(acts: Activations, found: Attention) -> Activations:
     """The capture with the word maps of `attention` on the same runs.
 
     Raises:
-        TypeError: something else than an `Attention`.
+        TypeError: an object that is not an `Attention`.
         ValueError: an attention without word maps, or of other runs or another size.
     """
     if not isinstance(found, Attention):
