@@ -52,7 +52,7 @@ def first_call(dit: DiT, prompts: list[str], **kwargs: Any) -> dict[str, Any]:
 
 
 def check_velocity(dit: DiT) -> None:
-    """Raise ValueError for a family that predicts something else than a velocity."""
+    """Raise ValueError for a family that does not predict a velocity."""
     if dit.family.prediction != "velocity":
         raise ValueError(
             f"family {dit.family.name!r} predicts {dit.family.prediction}: one-step experiments are for velocities, at "
@@ -208,7 +208,7 @@ def gain_of(
         **kwargs: to the pipeline's call.
 
     Raises:
-        ValueError: a family that predicts something else than a velocity.
+        ValueError: a family that does not predict a velocity.
     """
     inputs = conditions(dit, prompts, *dit.picture_size(latents), **kwargs)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)

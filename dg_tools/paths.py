@@ -29,7 +29,7 @@ def whole(file: Path, rank: int | str = "") -> Iterator[Path]:
 
     Args:
         file: what is written.
-        rank: number of this process, where several write files of one name.
+        rank: number of this process, if several write files with the same name.
     """
     draft = file.with_name(f".{file.name}.part{rank}")
     try:

@@ -31,6 +31,10 @@ PATTERNS = {
     "which is none, that is none": r"\b(?:which|that|it|one|them) (?:is|are) (?-i:none)\b(?! of )",
     "second thread of thought, flatters itself: an aphorism": r"\bthread of thought\b|\bflatters itself\b",
     "none twice: write each once": r"\bnone twice\b",
+    "something else than: write anything but, or say what is wrong": r"\bsomething else than\b",
+    "in the place of: write in place of, or replaces": r"\bin the place of\b",
+    "but for: write except": r"\bbut for\b",
+    "of one name, cannot be had: write with the same name, is not possible": r"\bof one name\b|\bbe had\b",
 }
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "EVIDENCE.md", "docs", "dg_tools/zoo", "training")
 
@@ -97,12 +101,14 @@ def test_no_pattern_is_left(name):
             "a copy stands for it",
             "what it is about", "It is said that", "the found one", "that is torch's business",
             "a name that is none", "a second thread of thought", "blocks=[1, 1]: at least one, none twice",
+            "something else than a number", "a loop in the place of a call", "all but for the last", "it cannot be had",
         ],
         [
             "there is no JSON, it is no longer", "block 9 requested", "there are not", "two calls per step, one step",
             "with a word", "your own noise", "how many", "it says", "a copy stands still", "what it says",
             "it says that", "the one that was found", "torch does that", "there is none",
             "a second thread", "name at least one, and each once",
+            "anything but a number", "in place of a call", "all except the last", "it is not possible",
         ],
         strict=True,
     )),

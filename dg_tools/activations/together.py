@@ -16,7 +16,7 @@ Batch = tuple[str, list[Place], torch.Tensor]  # name, places, (places x rows, t
 
 
 class Waiting:
-    """A buffer for tensors of one name, shape and dtype, with the place of each."""
+    """A buffer for tensors with the same name, shape and dtype, with the place of each."""
 
     def __init__(self, name: str, like: torch.Tensor, most: int) -> None:
         self.name = name

@@ -241,7 +241,7 @@ def check(rhos: Sequence[float], sigmas: Sequence[float], controls: int, scales:
     """The doses, in order.
 
     Raises:
-        TypeError: something else than several numbers.
+        TypeError: a value that is not several numbers.
         ValueError: settings out of range.
     """
     for name, values in {"rhos": rhos, "sigmas": sigmas, "scales": () if scales is None else scales}.items():

@@ -44,7 +44,7 @@ class ImageLast(Inputs):
 
 
 class NamedForward:
-    """In the place of a transformer's forward: takes named inputs and the model's own, and returns one tensor."""
+    """In place of a transformer's forward: takes named inputs and the model's own, and returns one tensor."""
 
     def __init__(self, inputs: Inputs, forward: Callable[..., Any], bound: Callable[..., dict[str, Any]]) -> None:
         self.inputs = inputs

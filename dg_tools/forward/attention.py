@@ -24,7 +24,7 @@ AT_ONCE_ELSEWHERE = 2**26
 Inputs = dict[str, Any]  # of one product, by name: query, key and value are (rows, heads, tokens, channels of a head)
 
 
-# in the place of torch's product: gets it, its inputs by name, and which attention it is
+# in place of torch's product: gets it, its inputs by name, and which attention it is
 Computed = Callable[[Callable[..., torch.Tensor], Inputs, int], torch.Tensor]
 
 

@@ -106,7 +106,7 @@ class Clock:
 
     @contextmanager
     def _named(self, name: str, **kwargs: Any) -> Iterator[None]:
-        """In the place of the transformer's `cache_context`, which keeps no name unless a cache is there."""
+        """In place of the transformer's `cache_context`, which keeps no name unless a cache is there."""
         self.name = name
         try:
             with self._context(name, **kwargs):

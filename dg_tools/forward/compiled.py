@@ -30,7 +30,7 @@ TABLES = ("_forward_pre_hooks", "_forward_hooks")
 
 
 class Stepped:
-    """In the place of a module's compiled call: our hooks, the compiled call without them, our hooks.
+    """In place of a module's compiled call: our hooks, the compiled call without them, our hooks.
 
     Hooks of the user's own, which the compiler may have traced, stay inside.
     """

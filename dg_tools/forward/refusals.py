@@ -1,4 +1,4 @@
-"""What cannot be had right is refused by name, before the first forward. One table; the documentation prints it."""
+"""What cannot give a right result is refused by name, before the first forward. The documentation prints the table."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def page() -> str:
     lines = [
         "# What is refused",
         "",
-        "What cannot be had right is refused by name, before the first forward. Words in braces are filled in.",
+        "What cannot give a right result is refused by name, before the first forward. Words in braces are filled in.",
         "",
         "| what | the error says | what to do |",
         "|---|---|---|",

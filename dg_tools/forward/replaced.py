@@ -23,7 +23,7 @@ _HOOKS = {  # torch's tables of hooks, and those that say more about the same ho
 
 @dataclass
 class _Stack:
-    """What stands in the place of one attribute: its own value, and the replacements, the last one on top."""
+    """What stands in place of one attribute: its own value, and the replacements, the last one on top."""
 
     owner: Any  # held, so that its id is not given to another object
     own: Any
@@ -37,7 +37,7 @@ _STACKS: dict[tuple[int, str], _Stack] = {}
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """`owner.name` is `value` inside; afterwards it is what it was, or comes from the class again.
 
-    The instance's own dictionary is changed, so that torch modules take a function in the place of a method, and an
+    The instance's own dictionary is changed, so that torch modules take a function in place of a method, and an
     attribute that only the class had is taken off again instead of being copied onto the instance.
 
     Args:

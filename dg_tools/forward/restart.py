@@ -27,7 +27,7 @@ BETWEEN_BLOCKS = (  # inputs that add to, or leave out, blocks by position: the 
 
 
 class StandIn(torch.nn.Module):
-    """In the place of a block; what else is asked of it, the block answers: DiT's forward reads an embedding there."""
+    """In place of a block; what else is asked of it, the block answers: DiT's forward reads an embedding there."""
 
     def __init__(self, block: torch.nn.Module) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def swapped(
     family: Family,
     stand_in: Callable[[int, torch.nn.Module, BlockList], torch.nn.Module],
 ) -> Iterator[None]:
-    """A forward inside finds `stand_in(index, block, record)` in the place of each block; the lists are put back.
+    """A forward inside finds `stand_in(index, block, record)` in place of each block; the lists are put back.
 
     Args:
         transformer, family: the model and its record.

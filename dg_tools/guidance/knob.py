@@ -89,7 +89,7 @@ class DetailKnob(ModularGuidance):
         self._rho = schedule(value, "rho")
 
     @property
-    def disrupt(self) -> Disrupt | None:  # type: ignore[override]  # a property in the place of an attribute
+    def disrupt(self) -> Disrupt | None:  # type: ignore[override]  # a property in place of an attribute
         """The scaling of the channels; None where channels or block are not known yet."""
         if self.channels is None or self.block is None:
             return None

@@ -36,14 +36,14 @@ def assemble(
     two: Forward | None,
     words: list[str],
 ) -> Family:
-    """The record, but for `fork` and `partial_forward`.
+    """The record, without `fork` and `partial_forward`.
 
     Args:
         runs: calls of the pipeline.
         cfg: its guidance.
         latents: the transformer's input with the latents.
         chains: its lists of blocks.
-        base, pair: a forward of one row and one of two, watched; None where two rows could not be had.
+        base, pair: a forward of one row and one of two, watched; None if two rows were not possible.
         two: the second one's inputs.
         words: sentences on what could not be told, added to.
     """

@@ -28,7 +28,7 @@ def partial_ways(family: Family, transformer: torch.nn.Module, inputs: dict[str,
     Args:
         family: the record, otherwise whole.
         transformer: the model.
-        inputs: of a forward of two rows; of one, where two could not be had.
+        inputs: of a forward of two rows; of one, if two were not possible.
         words: sentences, added to.
     """
     blocks = list(family.blocks(transformer))

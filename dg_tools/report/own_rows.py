@@ -47,7 +47,7 @@ def rows(measured: Measured, capable: Row, main: str, has_cfg: bool) -> list[Row
 
 
 def needs_controls(measured: Measured, name: str) -> list[str]:
-    """Of a weak model, the runs whose row holds but for its controls: `weak`, `DG`."""
+    """Of a weak model, the runs whose row holds, controls aside: `weak`, `DG`."""
     weak = next(weak for weak in measured.weak if weak.name == name)
     about = {"weak": sample_rows.row_a(measured, weak), "DG": row_b(measured, weak)}
     return [kind for kind, row in about.items() if row.status == NOT_TESTED and row.why == BARE]

@@ -191,7 +191,7 @@ def matched_controls(
 
 
 def settings(weak: dict[str, tuple[Disrupt, float]]) -> dict[str, Setting]:
-    """The runs by name, but for the controls and the curve. `weak`: by name, the edit and its w."""
+    """The runs by name, except the controls and the curve. `weak`: by name, the edit and its w."""
     runs: dict[str, Setting] = {}
     for name, (edit, w) in weak.items():
         runs[f"weak, {name}"] = ((edit,), None)
@@ -222,7 +222,7 @@ def best_weight(captions: Captions, edit: Disrupt, count: int) -> tuple[float, d
 def all_runs(
     kept: Kept, captions: Captions, weak: dict[str, tuple[Disrupt, float]], size: Size, lacking_cfg: bool
 ) -> None:
-    """Every run of a column that can do the task, but for the controls."""
+    """Every run of a column that can do the task, except the controls."""
     count, runs = size.splits.held_out, settings(weak)
     for name, setting in runs.items():
         twin = name.replace("auto", "zero")  # a planted model's profile is its zeroing: nothing is run twice

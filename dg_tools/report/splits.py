@@ -29,7 +29,7 @@ FULL, QUICK, TOY = Sizes(), Sizes(4, 8, 16, 12), Sizes(2, 2, 4, 4)
 
 
 def split(references: References, sizes: Sizes, seed: int = SEED) -> dict[str, list[Reference]]:
-    """Parts by name; trained pairs, but for `held_out`. A name that is in one part is in no other, in either style.
+    """Parts by name; trained pairs, except in `held_out`. A name that is in one part is in no other, in either style.
 
     Raises:
         ValueError: fewer names than the parts need, with how many there are.

@@ -1,6 +1,6 @@
 """Is w = 0 the plain call, bit for bit, and is Detail Guidance a loop written by hand?
 
-The loop stands in the place of the transformer's forward and knows the formula alone: it runs the conditional call once
+The loop stands in place of the transformer's forward and knows the formula alone: it runs the conditional call once
 more, with a plain hook that zeroes the channels, and adds w (c - d). It is the same under every way of computing d.
 """
 

@@ -23,7 +23,7 @@ SMALL = 2**29  # bytes that are read into memory at once
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a capture; indices, but for `stream`, and `token` and `channel`, which are numbers of the model.
+    """A point of a capture: indices; `token` and `channel` are numbers of the model, `stream` is a name.
 
     `word`: whose attention map is shown; empty: activations. `head`: of this map; -1: the mean of all.
     """

@@ -42,7 +42,7 @@ class InPass(WithoutWeakModel):
         return f"window [{self._start}, {self._stop}): widen it"
 
     def told(self, inputs: dict[str, Any], call: Call, steps: int, scale: float) -> dict[str, Any]:
-        """The inputs that the transformer gets in a call in place of the given ones.
+        """The inputs that the transformer gets in a call, which replace `inputs`.
 
         Args:
             inputs: by name.
