@@ -90,6 +90,6 @@ def test_one_primary_outcome_and_distinct_names():
         Result("tokens", "?", made.table, [made.outcomes[1]], {})
     with pytest.raises(ValueError, match="names repeat"):
         Result("tokens", "?", made.table, [made.outcomes[0], outcome(0, 1)], {})
-    with pytest.raises(KeyError, match=r"no outcome 'z'; there are \['x', 'y'\]"):
+    with pytest.raises(KeyError, match=r"no outcome 'z'; there are x, y"):
         made.outcome("z")
     assert made.primary.name == "x" and made.to_frame() is not made.table
