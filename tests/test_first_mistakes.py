@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -152,3 +153,28 @@ def test_values_of_another_kind(dit, tmp_path):
     (tmp_path / "x").touch()
     with pytest.raises(FileExistsError, match="x is a file: pass a new or empty folder"):
         dg.capture(dit, "owl", steps=2, raw=[0], store=tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", [n for n in dg.baselines.__all__ if n != "Perturbed"])
+def test_a_setting_that_a_baseline_does_not_have(name):
+    """It was taken, and did nothing."""
+    kind = getattr(dg.baselines, name)
+    blocks = {"blocks": [1]} if "blocks" in inspect.signature(kind).parameters else {}
+    kind(3.0, **blocks)
+    with pytest.raises(TypeError, match="guidance_scal"):
+        kind(guidance_scal=3.0, **blocks)
+
+
+def test_a_baselines_misspelt_setting_is_named_with_the_right_one():
+    with pytest.raises(TypeError, match=r"^PAG has no argument wieght=: did you mean weight=[?]$"):
+        dg.baselines.PAG(3.0, wieght=2.0, blocks=[1])
+    with pytest.raises(TypeError, match="^Gain has no argument gian=: did you mean gain="):
+        dg.baselines.Gain(gian=1.2)
+    with pytest.raises(TypeError, match="^APG has no argument zzz=; it takes guidance_scale, eta, norm, momentum"):
+        dg.baselines.APG(3.0, zzz=1)
+
+
+@pytest.mark.parametrize("name", ["PAG", "SLG", "SEG", "SoftPAG", "SLGUncond"])
+def test_a_baseline_without_its_blocks(name):
+    with pytest.raises(ValueError, match=r"^blocks=\(\); name at least one block, and each once, such as blocks="):
+        getattr(dg.baselines, name)(3.0)

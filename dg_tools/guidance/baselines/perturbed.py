@@ -51,6 +51,7 @@ class Perturbed(Rival):
         enabled: bool = True,
         **own: Any,
     ) -> None:
+        self.check_own(own)
         if not number(weight, "weight") >= 0:
             raise ValueError(f"weight={weight}; {type(self).__name__}'s w is at least 0 (0 = off)")
         super().__init__(
@@ -115,7 +116,7 @@ class InBlocks(Perturbed):
     """A baseline that perturbs some blocks.
 
     Args:
-        blocks: an index into `dit.blocks`, or several: all of them are perturbed in one pass.
+        blocks: an index into `dit.blocks`, or several: all of them are perturbed in one pass. Needed.
         guidance_scale, weight, others: as in `Perturbed`.
 
     Raises:
@@ -123,7 +124,12 @@ class InBlocks(Perturbed):
     """
 
     def __init__(
-        self, guidance_scale: float | None = None, weight: float = 1.0, *, blocks: int | Sequence[int], **others: Any
+        self,
+        guidance_scale: float | None = None,
+        weight: float = 1.0,
+        *,
+        blocks: int | Sequence[int] = (),
+        **others: Any,
     ) -> None:
         self.blocks = blocks
         super().__init__(guidance_scale, weight, blocks=list(self.blocks), **others)
@@ -161,5 +167,5 @@ def blocks_of(value: Any) -> list[int]:
     """
     blocks = sorted(integers(value, "blocks"))
     if not blocks or len(set(blocks)) < len(blocks):
-        raise ValueError(f"blocks={value}; name at least one block, and each once")
+        raise ValueError(f"blocks={value}; name at least one block, and each once, such as blocks=[6]")
     return blocks

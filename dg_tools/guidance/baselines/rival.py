@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from dg_tools.guidance.base import Guidance
+from dg_tools.kinds import nearest
 
 
 class Rival(Guidance):
     """A guidance that Detail Guidance is compared with."""
+
+    @classmethod
+    def check_own(cls, own: Mapping[str, Any]) -> None:
+        """Raise TypeError for a setting that no class of this guidance has: else it would do nothing."""
+        makers = [kind.__init__ for kind in cls.__mro__ if issubclass(kind, Rival)]
+        parameters = {p.name: p for maker in makers for p in inspect.signature(maker).parameters.values()}
+        known = [name for name, p in parameters.items() if name != "self" and p.kind != p.VAR_KEYWORD]
+        for name in own:
+            if name not in known:
+                near = nearest(name, known)
+                meant = f": did you mean {near}=?" if near else f"; it takes {', '.join(known)}"
+                raise TypeError(f"{cls.__name__} has no argument {name}={meant}")
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **changes: Any) -> Any:
@@ -47,5 +62,6 @@ class WithoutWeakModel(Rival):
         enabled: bool = True,
         **own: Any,
     ) -> None:
+        self.check_own(own)
         super().__init__(start, stop, enabled, guidance_scale=guidance_scale)
         self.register_to_config(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled, **own)

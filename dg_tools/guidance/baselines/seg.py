@@ -39,7 +39,7 @@ class SEG(InBlocks):
         guidance_scale: float | None = None,
         weight: float = 1.0,
         *,
-        blocks: int | Sequence[int],
+        blocks: int | Sequence[int] = (),
         sigma: float | None = None,
         **others: Any,
     ) -> None:

@@ -42,7 +42,7 @@ class SLGUncond(InPass):
 
     short = "SLG uncond"
 
-    def __init__(self, guidance_scale: float | None = None, *, blocks: int | Sequence[int], **others: Any) -> None:
+    def __init__(self, guidance_scale: float | None = None, *, blocks: int | Sequence[int] = (), **others: Any) -> None:
         self.blocks = blocks
         super().__init__(guidance_scale, blocks=list(self.blocks), **others)
         if guidance_scale is not None:

@@ -44,7 +44,7 @@ class SoftPAG(InBlocks):
         guidance_scale: float | None = None,
         weight: float = 1.0,
         *,
-        blocks: int | Sequence[int],
+        blocks: int | Sequence[int] = (),
         mix: float = 0.5,
         heads: Sequence[Sequence[int]] | None = None,
         **others: Any,
