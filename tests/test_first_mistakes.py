@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 import dg_tools as dg
 from dg_tools.interventions import MaskTokens
@@ -74,7 +75,7 @@ def test_a_misspelt_name_is_followed_by_the_right_one(owner, name, meant):
         _ = owner.zzz
 
 
-@pytest.mark.parametrize("device", ["gpu", "meta"])
+@pytest.mark.parametrize("device", ["gpu", "meta", "hpu", "mps:0", 2.5])
 @pytest.mark.parametrize("offload", ["none", "model"])
 def test_a_device_is_tried_before_anything_is_read(device, offload, monkeypatch):
     import diffusers
@@ -178,3 +179,48 @@ def test_a_baselines_misspelt_setting_is_named_with_the_right_one():
 def test_a_baseline_without_its_blocks(name):
     with pytest.raises(ValueError, match=r"^blocks=\(\); name at least one block, and each once, such as blocks="):
         getattr(dg.baselines, name)(3.0)
+
+
+def test_arguments_that_loading_would_ignore(dit, tmp_path):
+    """Diffusers warns of those that it does not know, and goes on: a model would not be offloaded, say."""
+    dit.pipeline.save_pretrained(tmp_path)
+    for wrong, meant in {
+        "offlod": "did you mean offload=",
+        "varient": "did you mean variant=",
+        "zz": "leave it",
+    }.items():
+        with pytest.raises(
+            TypeError, match=f"^dg.load and StableDiffusion3Pipeline have no argument {wrong}=: {meant}"
+        ):
+            dg.load(tmp_path, **{wrong: "model"})
+    assert dg.load(tmp_path, variant=None, text_encoder_3=None).pipeline.text_encoder_3 is None
+    for loaded in (dit, dit.pipeline):
+        with pytest.raises(
+            TypeError, match="^offlod= given with a pipeline that is already loaded, which takes device="
+        ):
+            dg.load(loaded, offlod="model")
+
+
+def test_arguments_that_have_another_name_here(dit):
+    with pytest.raises(TypeError, match="^generator= is called seed= here: pass seed=$"):  # it hid the seed
+        dg.generate(dit, "owl", seed=3, generator=torch.Generator())
+    with pytest.raises(TypeError, match="^generator= is called seeds= here: pass seeds=$"):
+        dg.capture(dit, "owl", generator=torch.Generator())
+    with pytest.raises(TypeError, match="^dg.generate sets output_type= itself: leave it out$"):
+        dg.generate(dit, "owl", output_type="pil")
+    with pytest.raises(TypeError, match="have no argument prompt=: did you mean prompts="):
+        dg.capture(dit, ["owl"], prompt="owl")
+
+
+def test_sizes_seeds_and_indices_of_another_kind(dit):
+    for side in ("height", "width"):
+        with pytest.raises(ValueError, match="both sides must be multiples"):  # 0 was the default size
+            dg.generate(dit, "owl", **{side: 0})
+        with pytest.raises(TypeError, match=f"^{side}='64'; a whole number is needed$"):
+            dg.generate(dit, "owl", **{side: "64"})
+    with pytest.raises(ValueError, match="^seed=1180591620717411303424; torch takes -2"):
+        dg.generate(dit, "owl", seed=2**70)
+    for name in ("raw", "raw_steps", "raw_tokens", "raw_channels"):
+        for wrong in (True, 1.5):
+            with pytest.raises(TypeError, match=f"^{name}={wrong}; whole numbers are needed"):
+                dg.capture(dit, "owl", steps=2, **{"raw": [1], name: wrong})

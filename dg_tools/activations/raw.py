@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from dg_tools.models.dit import DiT
+from dg_tools.numbers import integers
 from dg_tools.onestep import conditions
 
 Stream = Literal["image", "text"]
@@ -75,17 +76,21 @@ def select_raw(
         **kwargs: of the pipeline's call; they decide how many text tokens there are.
 
     Raises:
+        TypeError: blocks, steps, tokens or channels that are not whole numbers.
         IndexError: blocks, steps, tokens or channels out of range.
         ValueError: an unknown stream, no tokens or channels at all, the same one twice, or a block without text.
         MemoryError: over the cap, with the size.
     """
     if stream not in ("image", "text"):
         raise ValueError(f"raw_stream={stream!r}; allowed: image, text")
+    blocks = integers(blocks, "raw")
     for block in blocks:
         dit.block(block)
         if stream == "text" and not dit.block(block).has_text:
             raise ValueError(f"raw text of block {block} requested; this block returns no text stream")
-    options = {"raw_steps": steps, "raw_tokens": tokens, "raw_channels": channels}
+    given = {"raw_steps": steps, "raw_tokens": tokens, "raw_channels": channels}
+    options = {name: None if values is None else integers(values, name) for name, values in given.items()}
+    steps, tokens, channels = options.values()
     if not blocks:
         named = [name for name, values in options.items() if values is not None]
         if named:

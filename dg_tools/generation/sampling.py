@@ -106,10 +106,14 @@ def check_call(
             raise TypeError(
                 f"{given}= belongs to the guidance: pass guidance=dg.CFG(s), or dg.DetailGuidance(s, w, ...)"
             )
-        if given == "num_inference_steps":
-            raise TypeError("num_inference_steps= is called steps= here: pass steps=")
-        if given not in dit.takes and given != "negative_prompt":
-            near = difflib.get_close_matches(given, [*own, *dit.takes], 1, 0.6)
+        other = {"num_inference_steps": "steps", "generator": "seed" if "seed" in own else "seeds"}.get(given)
+        if other is not None:
+            raise TypeError(f"{given}= is called {other}= here: pass {other}=")
+        if given == "output_type":
+            raise TypeError(f"dg.{name} sets output_type= itself: leave it out")
+        if (given not in dit.takes and given != "negative_prompt") or given == dit.family.prompt:
+            known = [n for n in (*own, *dit.takes) if n != given]
+            near = difflib.get_close_matches(given, known, 1, 0.6)
             meant = f": did you mean {near[0]}=?" if near else f"; {name} itself takes {', '.join(own)}"
             raise TypeError(f"dg.{name} and {type(dit.pipeline).__name__} have no argument {given}={meant}")
     if None in prompts:

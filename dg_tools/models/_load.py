@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from dg_tools._lazy import quiet_imports
 from dg_tools.families import Family
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import kind_of, nearest
 from dg_tools.models.adapters import FACTORS, add_factors
 from dg_tools.models.devices import check_offload, place, placement
 from dg_tools.models.dit import DiT
@@ -20,6 +21,7 @@ from dg_tools.models.files import DEFAULT, ZOO, adapter_folder, base_of, card_ca
 from dg_tools.models.profiles import read_profile
 
 NO_NETWORK = {"ConnectionError", "ConnectError", "ConnectTimeout", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
+LOADING = ("cache_dir", "device_map", "quantization_config", "revision", "token", "variant")  # suggested, no more
 ADVICE = {  # logger: what it says that an error here says too, or that nobody need follow
     "transformers.utils.import_utils": "requires torchvision",
     "diffusers.pipelines.pipeline_utils": "Couldn't connect to the Hub",
@@ -55,7 +57,8 @@ def load(
 
     Raises:
         FileNotFoundError: a path that is not a diffusers folder, or an empty one; lists what there is.
-        TypeError: anything else, such as a modular pipeline: pass the guider to that one directly.
+        TypeError: anything else, such as a modular pipeline: pass the guider to that one directly. An argument that
+            neither this function nor diffusers knows, or one of `from_pretrained` with a pipeline already loaded.
         ValueError: an unknown dtype, offloading without an accelerator, pickle weights, an unknown transformer class, a
             pipeline without a transformer, or a transformer that differs from its family record.
 
@@ -67,6 +70,7 @@ def load(
         ((64, 64), (8, 8))
     """
     if isinstance(model, DiT):
+        check_loaded(kwargs)
         return model
     pipeline, source = load_pipeline(model, dtype=dtype, device=device, offload=offload, **kwargs)
     if source is None:
@@ -99,6 +103,7 @@ def load_pipeline(
         from diffusers import DiffusionPipeline
 
     if isinstance(model, DiffusionPipeline):
+        check_loaded(kwargs)
         check_offload(offload, device)
         return place(model, device, offload), None
     if type(model).__name__.endswith("ModularPipeline"):
@@ -119,7 +124,7 @@ def load_pipeline(
     if device is None and "device_map" in kwargs:  # the caller places the parts
         where = None
     try:
-        with quiet_loading():
+        with quiet_loading(), nothing_ignored(kwargs):
             pipeline = DiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True, **kwargs)
     except OSError as error:
         why = (
@@ -133,6 +138,37 @@ def load_pipeline(
         add_factors(pipeline.transformer, adapter / FACTORS)
         pipeline.register_to_config(_name_or_path=str(adapter))
     return place(pipeline, where, offload), source
+
+
+def check_loaded(given: Collection[str]) -> None:
+    """Raise TypeError for arguments of `from_pretrained` beside a model that is already loaded."""
+    if given:
+        names = ", ".join(f"{name}=" for name in given)
+        raise TypeError(
+            f"{names} given with a pipeline that is already loaded, which takes device= and offload= only: pass it to "
+            "from_pretrained, where the pipeline is read"
+        )
+
+
+@contextmanager
+def nothing_ignored(given: Collection[str]) -> Iterator[None]:
+    """Inside, an argument that diffusers would ignore is a TypeError; diffusers says so before it reads weights."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        ignored, _, kind = record.getMessage().partition(" are not expected by ")
+        for name in given:
+            if kind and repr(name) in ignored:
+                near = nearest(name, [*inspect.signature(load).parameters, *LOADING])
+                meant = f": did you mean {near}=?" if near else ": leave it out"
+                raise TypeError(f"dg.load and {kind.split()[0]} have no argument {name}={meant}")
+        return True
+
+    source = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    source.addFilter(refuse)
+    try:
+        yield
+    finally:
+        source.removeFilter(refuse)
 
 
 def unreachable(error: BaseException | None) -> bool:

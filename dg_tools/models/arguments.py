@@ -107,10 +107,13 @@ def generators_of(seed: int | list[int], count: int) -> list[torch.Generator]:
 
     Raises:
         TypeError: a seed that is not a whole number.
-        ValueError: the number of seeds is not `count`.
+        ValueError: the number of seeds is not `count`; one that has more than 64 bits.
     """
     seeds = list(integers(seed, "seed"))
     seeds = seeds if is_several(seed) else seeds * count
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} prompts: pass one seed, or one for each prompt")
+    for s in seeds:
+        if not -(2**63) <= s < 2**64:
+            raise ValueError(f"seed={s}; torch takes -2**63 to 2**64 - 1, so pass a smaller number such as 0 or 42")
     return [torch.Generator("cpu").manual_seed(s) for s in seeds]

@@ -55,8 +55,8 @@ def usable(device: str | torch.device | None) -> torch.device | None:
         return None
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # torch raises the second for a build without CUDA
-        words = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:  # the second: a build without CUDA
+        words = str(error).splitlines()[0].split(". ")[0]
         raise ValueError(f"device {str(device)!r} cannot be used here ({words}): pass another, such as 'cpu'") from None
     return torch.device(device)
 

@@ -11,7 +11,7 @@ import torch
 
 from dg_tools.families import Family
 from dg_tools.forward.region import Region
-from dg_tools.numbers import is_several
+from dg_tools.numbers import integer, is_several
 
 
 @cache
@@ -73,11 +73,13 @@ class Sizes:
         """Height and width in pixels, the model card's or the pipeline's default where None.
 
         Raises:
+            TypeError: a side that is not a whole number.
             ValueError: a size that is not a multiple of the token size, gives more tokens than the position table
                 holds, or differs from the only size that the pipeline makes.
         """
         defaults = self.default_side("height"), self.default_side("width")
-        height, width = height or defaults[0], width or defaults[1]
+        height = defaults[0] if height is None else integer(height, "height")
+        width = defaults[1] if width is None else integer(width, "width")
         if "height" not in self.takes and (height, width) != defaults:
             raise ValueError(
                 f"size {height} x {width} requested; {type(self.pipeline).__name__} makes {defaults[0]} x "
