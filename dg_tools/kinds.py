@@ -1,4 +1,4 @@
-"""The kind of a value in words, for errors: what was given where something else is needed."""
+"""Values in words: what kind one is, the first of several, and how many."""
 
 from __future__ import annotations
 
@@ -44,3 +44,18 @@ def some(items: Iterable[Any], most: int = 5) -> str:
     words = [str(item) for item in items]
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """How many of a thing: the noun is singular where the count is one.
+
+    Args:
+        count: how many.
+        noun: one of them.
+        plural: several of them; by default the noun with an s.
+
+    Example:
+        >>> counted(1, "channel"), counted(3, "massive channel"), counted(0, "pass", "passes")
+        ('1 channel', '3 massive channels', '0 passes')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"

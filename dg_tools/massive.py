@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from dg_tools.cards import card, curves, picture_table
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import counted, kind_of
 
 Rule = Literal["constant", "outlier", "sun", "top"]
 RATIO = 5.0  # times the median channel's mean |x|
@@ -58,7 +58,11 @@ class Massive:
     variance: np.ndarray = field(repr=False)
 
     def __repr__(self) -> str:
-        words = f"{len(self.channels)} massive channels {self.channels}" if self.channels else "no massive channel"
+        words = (
+            f"{counted(len(self.channels), 'massive channel')} {self.channels}"
+            if self.channels
+            else "no massive channel"
+        )
         return f"Massive({words}; rule: {self.rule})"
 
     def _repr_html_(self) -> str:
@@ -68,7 +72,7 @@ class Massive:
             ratios = self.table[self.table["channel"] == channel].set_index("block")["ratio"]
             lines[f"channel {channel}"] = [float(ratios.get(i, np.nan)) for i in range(len(self.sites))]
         drawing = curves(lines, self.sites, unit="mean |x| / median channel's", axis="block") if lines else ""
-        words = f"{len(self.channels)} massive channels" if self.channels else "No massive channel"
+        words = counted(len(self.channels), "massive channel") if self.channels else "No massive channel"
         more = f", {len(self.channels) - SHOWN} more not drawn" if len(self.channels) > SHOWN else ""
         names = [f"channel {channel}" for channel in found["channel"]]
         cells = [[f"{value:.3g}" for value in row[1:]] for row in found.itertuples(index=False)]

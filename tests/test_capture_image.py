@@ -75,7 +75,7 @@ def test_what_is_no_picture_or_noise_level(dits):
         (picture() * 3, 0.5, ValueError, r"must lie in \[-1, 1\]"),
         (np.zeros((32, 48), np.uint8), 0.5, ValueError, "not a picture"),
         ("apple.png", 0.5, FileNotFoundError, "apple.png: there is no such picture file"),
-        (3, 0.5, TypeError, "a int is not a picture"),
+        (3, 0.5, TypeError, "an int is not a picture"),
         ([], 0.5, ValueError, "empty list"),
         (picture(), 0.0, ValueError, "above 0"),
         (picture(), [0.5, 1.2], ValueError, "above 0"),
@@ -83,7 +83,7 @@ def test_what_is_no_picture_or_noise_level(dits):
     ):
         with pytest.raises(error, match=message):
             dg.capture_image(dits("sd3"), image, sigma=sigma, progress=False, **WORDS)
-    with pytest.raises(ValueError, match="2 prompts for 1 pictures"):
+    with pytest.raises(ValueError, match="2 prompts for 1 picture:"):
         dg.capture_image(dits("sd3"), picture(), prompt=["a", "b"], progress=False, **WORDS)
 
 

@@ -121,7 +121,8 @@ def test_pictures_have_heads_and_costs(dit):
     made = dg.generate(dit, "owl", seed=[0, 1], edits=[None, off], **call)
     page = shown(made)
     assert len(page.sources) == 4 and page.tags.count("th") == 1 + 2 + 2
-    assert all(words in page.words for words in ("owl", "seed 0", "seed 1", "clean", "zero channels 3", "1 forwards"))
+    assert all(words in page.words for words in ("owl", "seed 0", "seed 1", "clean", "zero channels 3", "1 forward, "))
+    assert re.match(r"Generation\(4 pictures, 4 forwards, ", repr(made))
     assert (np.asarray(decoded(page)[0].convert("RGB")) == np.asarray(made.images[0])).all()
     figure = made.grid()
     titles = [axis.get_title() for axis in figure.axes]

@@ -91,7 +91,10 @@ def test_sentence_and_json():
     )
     assert "4, 5, ... (32 channels) after block 0" in str(dg.Disrupt(range(32), 0))
     control = off.controls(1)[0]
-    assert str(control).startswith("control: shift 2 channels other than 3, 7") and control.control
+    assert str(control).startswith("control: shift 2 channels other than 3, 7 by the norm of those, times |1 - rho|")
+    assert control.control
+    one = dg.Disrupt([3], 2).controls(1)[0]
+    assert str(one).startswith("control: shift 1 channel other than 3 by the norm of channel 3 after block 2")
     with pytest.raises(ValueError, match="unknown keys"):
         dg.Disrupt.from_json({"channel": [3], "block": 1})
 

@@ -158,7 +158,7 @@ REFUSED = {
     "channel": ({"channels": [tiny.WIDTH]}, IndexError, f"there are 0 to {tiny.WIDTH - 1}"),
     "no channels": ({}, ValueError, "none are given or in a profile"),
     "unused channels": ({"recipe": "raw", "channels": CHANNELS}, ValueError, "uses no channels"),
-    "seeds": ({"recipe": "raw", "seed": [1]}, ValueError, "1 seeds for 2 pictures"),
+    "seeds": ({"recipe": "raw", "seed": [1]}, ValueError, "1 seed for 2 pictures"),
     "prompts": ({"recipe": "raw", "prompt": ["a"] * 3}, ValueError, "3 prompts for 2 pictures"),
     "batch": ({"recipe": "raw", "batch": 0}, ValueError, "batch=0"),
 }

@@ -108,11 +108,13 @@ def test_the_kind_of_what_was_given(dit):
             dit.tokens(boxes)
 
 
-def test_a_kind_has_its_article_and_long_lists_are_cut():
-    from dg_tools.kinds import kind_of, some
+def test_a_kind_has_its_article_long_lists_are_cut_and_one_is_singular():
+    from dg_tools.kinds import counted, kind_of, some
 
     assert [kind_of(x) for x in (1, 1.5, "a", None, int)] == ["an int", "a float", "a str", "None", "the class int"]
     assert some(range(3), 3) == "0, 1, 2" and some(range(9), 3) == "0, 1, 2 and 6 more"
+    assert [counted(n, "channel") for n in (0, 1, 2)] == ["0 channels", "1 channel", "2 channels"]
+    assert counted(1, "pass", "passes") == "1 pass" and counted(2, "pass", "passes") == "2 passes"
 
 
 def test_a_context_takes_a_pipeline_that_is_called_and_no_name():

@@ -188,7 +188,7 @@ def test_all_guidances_of_the_registry_take_part(dits):
         ({"weights": (1.0,)}, "the same number of both"),
         ({"weights": (0.0, 1.0)}, "w must be above 0"),
         ({"search": [("thing 1", torch.zeros(3, 32, 48))] * 2}, "used both to search and to report: .'thing 1'"),
-        ({"search": [("a", torch.zeros(3, 32, 48))]}, "1 prompts to search on and 5 to report on"),
+        ({"search": [("a", torch.zeros(3, 32, 48))]}, "1 prompt to search on and 5 to report on"),
         ({"controls": 0}, "controls=0"),
         ({"names": ["PAG"], "blocks": [9]}, "there are 0 to 3"),
     ],

@@ -112,7 +112,7 @@ def test_bad_input_is_refused(dits):
     dit, cond = dits("sd3"), RULES[0][0]
     for message, change in (
         ("no prompts", {"prompts": []}),
-        ("2 prompts and 1 seeds", {"prompts": ["a", "b"]}),
+        ("2 prompts and 1 seed:", {"prompts": ["a", "b"]}),
         ("steps=0", {"steps": 0}),
         ("batch=0", {"batch": 0}),
         ("choose other names", {"sources": {"c": OFF}}),

@@ -56,7 +56,7 @@ def test_bad_input_is_refused_before_the_detection_run(dits):
     ):
         with pytest.raises(error, match=words):
             choose(dit, **{"prompts": ["apple", "tree", "sun"], "seeds": [0], **arguments})
-    with pytest.raises(ValueError, match="no massive channel on 1 prompts"):
+    with pytest.raises(ValueError, match="no massive channel on 1 prompt "):
         choose(dit, ["apple", "tree", "sun"], [0], **tiny.CALL, progress=False)
 
 

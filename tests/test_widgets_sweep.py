@@ -290,7 +290,7 @@ def test_folders_that_hold_no_sweep(explorer, made, tmp_path):
     assert repr(empty) == "ComparisonExplorer(no sweep yet)" and "press Open" in empty.messages.text
     with pytest.raises(RuntimeError, match="no sweep is open"):
         empty.render()
-    assert "a int cannot be compared" in ComparisonExplorer(3).messages.text
+    assert "an int cannot be compared" in ComparisonExplorer(3).messages.text
     empty.folder.value = str(made.folder)
     empty.opening.click()
     assert empty.state == explorer.state and empty.grid.data == shown

@@ -28,6 +28,7 @@ from dg_tools.forward.attention_sites import AttentionSite, attention_sites
 from dg_tools.forward.refusals import check_cache
 from dg_tools.generation.sampling import check_call, guidance_scale
 from dg_tools.interventions import Edit
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, spatial
@@ -117,7 +118,9 @@ def attention(
         dict.fromkeys(words, ()),
         *kept,
     )
-    check_cap(plan, f"{len(prompts)} prompts x {len(seeds)} seeds", len(prompts) * len(seeds), cap)
+    check_cap(
+        plan, f"{counted(len(prompts), 'prompt')} x {counted(len(seeds), 'seed')}", len(prompts) * len(seeds), cap
+    )
     arguments = {"steps": steps, "height": height, "width": width, "guidance_scale": scale, **kwargs}
     runs = []
     jobs = list(itertools.product(range(len(prompts)), seeds))
@@ -194,7 +197,8 @@ def check_cap(plan: AttentionPlan, runs: str, count: int, cap: int) -> None:
     if sum(sizes.values()) > cap:
         parts = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in sizes.items())
         raise MemoryError(
-            f"attention would take {sum(sizes.values()) / 2**20:,.0f} MiB ({parts}; {runs}, {plan.steps} steps, "
-            f"{len(plan.sites)} products, {plan.heads} heads, {plan.image} image and {plan.text} text tokens); the cap "
-            f"is {cap / 2**20:,.0f} MiB: ask for fewer, with blocks= or map_steps=, or raise cap="
+            f"attention would take {sum(sizes.values()) / 2**20:,.0f} MiB ({parts}; {runs}, "
+            f"{counted(plan.steps, 'step')}, {counted(len(plan.sites), 'product')}, {counted(plan.heads, 'head')}, "
+            f"{plan.image} image and {plan.text} text tokens); the cap is {cap / 2**20:,.0f} MiB: ask for fewer, "
+            "with blocks= or map_steps=, or raise cap="
         )

@@ -30,7 +30,7 @@ from dg_tools.forward.refusals import check_cache
 from dg_tools.forward.stepping import after_callback, after_each_step
 from dg_tools.generation.sampling import check_call, check_rows, guidance_scale, windowed
 from dg_tools.interventions import Edit, attached
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import counted, kind_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, spatial
@@ -130,7 +130,8 @@ def capture(
         raw_stream,
         available=steps,
         size=(height, width),
-        runs=f"{len(prompts)} prompts x {len(seeds)} seeds x {len(branches)} branches",
+        runs=f"{counted(len(prompts), 'prompt')} x {counted(len(seeds), 'seed')} x "
+        f"{counted(len(branches), 'branch', 'branches')}",
         count=len(prompts) * len(seeds) * len(branches),
         cap=cap,
         **{k: v for k, v in kwargs.items() if not k.startswith(("callback", "skip_"))},

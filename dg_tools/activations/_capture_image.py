@@ -25,6 +25,7 @@ from dg_tools.datasets.pictures import as_pictures
 from dg_tools.forward.call import Call
 from dg_tools.forward.refusals import check_cache
 from dg_tools.interventions import Edit, attached
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import encode, packed
@@ -102,7 +103,9 @@ def capture_image(
     count, seeds = len(pictures), as_list(seeds)
     prompts = as_list(prompt) * (count if isinstance(prompt, str) else 1)
     if len(prompts) != count:
-        raise ValueError(f"{len(prompts)} prompts for {count} pictures: pass one, or one for each picture")
+        raise ValueError(
+            f"{counted(len(prompts), 'prompt')} for {counted(count, 'picture')}: pass one, or one for each picture"
+        )
     if not seeds:
         raise ValueError("an empty list of seeds: nothing to capture")
     check_quantiles(quantiles)
@@ -118,7 +121,7 @@ def capture_image(
         raw_stream,
         available=len(sigmas),
         size=(height, width),
-        runs=f"{count} pictures x {len(seeds)} seeds",
+        runs=f"{counted(count, 'picture')} x {counted(len(seeds), 'seed')}",
         count=count * len(seeds),
         cap=cap,
         **kwargs,

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 
 from dg_tools.datasets.pictures import as_pictures
 from dg_tools.families import bind
+from dg_tools.kinds import counted
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
@@ -116,7 +117,7 @@ def features(
     selection = known_channels(dit, channels, recipe)
     pictures = as_pictures(images, span)
     height, width = dit.size(*pictures.shape[-2:])
-    prompts, seeds = one_each(prompt, len(pictures), "prompts"), one_each(seed, len(pictures), "seeds")
+    prompts, seeds = one_each(prompt, len(pictures), "prompt"), one_each(seed, len(pictures), "seed")
     parts = []
     for begin in range(0, len(pictures), batch):
         part = slice(begin, begin + batch)
@@ -151,7 +152,9 @@ def one_each(value: Any, count: int, what: str) -> list[Any]:
     """One value for all pictures, or one for each."""
     values = [value] * count if isinstance(value, str | int) else list(value)
     if len(values) != count:
-        raise ValueError(f"{len(values)} {what} for {count} pictures: pass one, or one for each picture")
+        raise ValueError(
+            f"{counted(len(values), what)} for {counted(count, 'picture')}: pass one, or one for each picture"
+        )
     return values
 
 

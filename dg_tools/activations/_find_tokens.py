@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.text_tokens import text_tokens
 
@@ -47,7 +48,11 @@ class OutlierTokens:
     table: pd.DataFrame = field(repr=False)
 
     def __repr__(self) -> str:
-        found = [f"{len(tokens)} {stream} tokens {tokens[:8]}" for stream, tokens in self.tokens.items() if tokens]
+        found = [
+            f"{counted(len(tokens), f'{stream} token')} {tokens[:8]}"
+            for stream, tokens in self.tokens.items()
+            if tokens
+        ]
         return f"OutlierTokens({', '.join(found) or 'no fixed outlier token'}; rule: {self.rule})"
 
     def to_frame(self) -> pd.DataFrame:

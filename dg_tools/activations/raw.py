@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import integers
 from dg_tools.onestep import conditions
@@ -126,9 +127,9 @@ def check_cap(selection: RawSelection, runs: str, count: int, cap: int) -> None:
     total = count * steps * blocks * tokens * channels * 4
     if total > cap:
         raise MemoryError(
-            f"raw hidden states would take {total / 2**20:,.0f} MiB ({runs} x {steps} steps x {blocks} blocks x "
-            f"{tokens} tokens x {channels} channels x 4 bytes); the cap is {cap / 2**20:,.0f} MiB: ask for fewer, or "
-            "raise cap="
+            f"raw hidden states would take {total / 2**20:,.0f} MiB ({runs} x {counted(steps, 'step')} x "
+            f"{counted(blocks, 'block')} x {counted(tokens, 'token')} x {counted(channels, 'channel')} x 4 bytes); the "
+            f"cap is {cap / 2**20:,.0f} MiB: ask for fewer, or raise cap="
         )
 
 

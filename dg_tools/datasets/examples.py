@@ -16,6 +16,7 @@ import torch
 from dg_tools.datasets.pictures import SPAN, as_mask, as_picture, fitted, stack
 from dg_tools.datasets.references import Reference, References
 from dg_tools.datasets.references import references as embedded_references
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import is_several
 
@@ -223,7 +224,9 @@ def check_masks(several: Sequence[Example]) -> None:
     """Raise ValueError where only some pictures have a mask, or a mask is of another size than its picture."""
     masked = [x for x in several if x.mask is not None]
     if masked and len(masked) != len(several):
-        raise ValueError(f"{len(masked)} masks for {len(several)} pictures: pass one for each, or none")
+        raise ValueError(
+            f"{counted(len(masked), 'mask')} for {counted(len(several), 'picture')}: pass one for each, or none"
+        )
     for example in masked:
         if example.mask.shape != example.picture.shape[1:]:
             raise ValueError(f"masks of {tuple(example.mask.shape)}; (H, W) of the pictures is needed, values 0 to 1")

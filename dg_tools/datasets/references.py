@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.files import ZOO
 from dg_tools.models.loaded import check_loaded
@@ -67,7 +68,10 @@ class References:
         self.held_out = {tuple(p) for p in meta["held_out"]}
 
     def __repr__(self) -> str:
-        return f"References({len(self.names)} names x {len(STYLES)} styles, {len(self.held_out)} pairs held out)"
+        return (
+            f"References({counted(len(self.names), 'name')} x {len(STYLES)} styles, "
+            f"{counted(len(self.held_out), 'pair')} held out)"
+        )
 
     @cached_property
     def sprites(self) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from dg_tools.experiments.samples import Samples
 from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.experiments.subject import check_channels
 from dg_tools.guidance.auto import default_profile
+from dg_tools.kinds import counted
 from dg_tools.massive import find_massive
 from dg_tools.metrics.cell_bands import check_size
 from dg_tools.models.dit import DiT
@@ -279,5 +280,5 @@ def detected(samples: Samples, progress: bool) -> tuple[list[int], str]:
     )
     massive = find_massive(acts)
     if not massive.channels:
-        raise ValueError(f"no massive channel on {len(names)} prompts ({massive.rule}): pass channels=")
-    return massive.channels, f"detected on the same {len(names)} prompts ({massive.rule})"
+        raise ValueError(f"no massive channel on {counted(len(names), 'prompt')} ({massive.rule}): pass channels=")
+    return massive.channels, f"detected on the same {counted(len(names), 'prompt')} ({massive.rule})"

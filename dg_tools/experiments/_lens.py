@@ -18,6 +18,7 @@ from dg_tools._as_list import as_list
 from dg_tools.experiments.block_hooks import on_block_outputs
 from dg_tools.experiments.subject import check_channels
 from dg_tools.experiments.trajectories import trajectories
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import decode
 from dg_tools.onestep import velocity
@@ -43,7 +44,8 @@ class Lens:
     dit: DiT = field(repr=False)
 
     def __repr__(self) -> str:
-        return f"Lens({len(self.sites)} blocks x {len(self.prompts)} pictures at sigma {self.sigma:.3g})"
+        size = f"{counted(len(self.sites), 'block')} x {counted(len(self.prompts), 'picture')}"
+        return f"Lens({size} at sigma {self.sigma:.3g})"
 
     def pictures(self, which: str = "clean") -> torch.Tensor:
         """Decoded, (blocks, pictures, 3, H, W) in [0, 1]; which: `clean` or `without`.

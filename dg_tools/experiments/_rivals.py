@@ -28,6 +28,7 @@ from dg_tools.experiments.scaled_controls import as_matched, control_of, matched
 from dg_tools.experiments.subject import profile_edit
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import counted
 from dg_tools.metrics.cell_bands import bands_note, check_size
 from dg_tools.models.dit import DiT
 from dg_tools.models.journal import Journal
@@ -192,7 +193,9 @@ def parts(pictures: Items, search: float | Items, seed: int) -> tuple[list[Any],
     if both:
         raise ValueError(f"prompts used both to search and to report: {both[:3]}; use each for one of the two")
     if len(before) < 2 or len(after) < 2:
-        raise ValueError(f"{len(before)} prompts to search on and {len(after)} to report on: at least 2 of each")
+        raise ValueError(
+            f"{counted(len(before), 'prompt')} to search on and {len(after)} to report on: at least 2 of each"
+        )
     return before, after
 
 

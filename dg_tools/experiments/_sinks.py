@@ -43,6 +43,7 @@ from dg_tools.experiments.trajectories import Batch, evenly, runs_of, trajectori
 from dg_tools.forward.attention import Inputs, Product
 from dg_tools.forward.attention_sites import AttentionSite, attention_sites, on_attention
 from dg_tools.interventions import MaskTokens
+from dg_tools.kinds import counted
 from dg_tools.metrics.cell_bands import NAMED, cell_power
 from dg_tools.models.block import Block
 from dg_tools.models.dit import DiT
@@ -158,7 +159,7 @@ def sinks(
             "sinks": sink_table(dit, first[0], tokens, mass, stream),
             "by_block": by_block(sites, held[0], on, chosen, sets),
         },
-        [f"the sinks were found on {len(first)} other prompts", *notes],
+        [f"the sinks were found on {counted(len(first), 'other prompt')}", *notes],
         words=in_words(outcomes, moved, plan),
     )
 

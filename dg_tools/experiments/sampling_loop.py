@@ -21,7 +21,7 @@ import torch
 from dg_tools.experiments.sampling_step import SOURCES, Cost, SamplingStep, Source, StepBatch
 from dg_tools.guidance.baselines.perturbed import InBlocks
 from dg_tools.interventions import Disrupt
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import counted, kind_of
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import spatial
 from dg_tools.onestep import first_call, without_state
@@ -133,7 +133,9 @@ def check(
     if not prompts:
         raise ValueError("no prompts: pass at least one")
     if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: one of each per picture")
+        raise ValueError(
+            f"{counted(len(prompts), 'prompt')} and {counted(len(seeds), 'seed')}: one of each per picture"
+        )
     if steps < 1 or batch < 1:
         raise ValueError(f"steps={steps}, batch={batch}; both are at least 1")
     taken = set(sources) & set(SOURCES)

@@ -16,6 +16,7 @@ from dg_tools.activations import capture
 from dg_tools.datasets.examples import Items, as_items, prompt_of, prompts_of, say_shared
 from dg_tools.guidance.auto import default_profile
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import counted
 from dg_tools.massive import Massive, find_massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.profiles import profile_words
@@ -138,10 +139,11 @@ def choose(
         acts = capture(dit, words, seeds=seeds, steps=steps, progress=progress, **kwargs)
         massive = find_massive(acts)
         channels, onset = massive.channels, massive.onset
-        what = f"channels: detected on {len(detection)} other prompts ({massive.rule})"
+        what = f"channels: detected on {counted(len(detection), 'other prompt')} ({massive.rule})"
         if not channels:
             raise ValueError(
-                f"no massive channel on {len(detection)} prompts ({massive.rule}): pass channels= to say which you mean"
+                f"no massive channel on {counted(len(detection), 'prompt')} ({massive.rule}): pass channels= to "
+                "say which you mean"
             )
     numbers, how = tuple(int(c) for c in channels), f"{what}; {where}"
     disruption = disruption_of(profile, numbers, block, massive)

@@ -13,7 +13,7 @@ import torch
 from dg_tools.families import bind
 from dg_tools.forward.clock import Clock
 from dg_tools.forward.stepping import after_each_step
-from dg_tools.kinds import some
+from dg_tools.kinds import counted, some
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import spatial
 from dg_tools.onestep import conditions
@@ -50,7 +50,7 @@ def evenly(steps: int, count: int) -> list[int]:
     if steps < 1:
         raise ValueError(f"steps={steps}; at least 1 is needed")
     if not 1 <= count <= steps:
-        raise ValueError(f"measured={count}; this run has {steps} steps: pass 1 to {steps}")
+        raise ValueError(f"measured={count}; this run has {counted(steps, 'step')}: pass 1 to {steps}")
     return sorted(set(np.linspace(0, steps - 1, count).round().astype(int).tolist()))
 
 

@@ -23,6 +23,7 @@ from dg_tools.datasets.examples import Items, examples, pictures_of, prompts_of
 from dg_tools.datasets.references import References
 from dg_tools.generation._generate import generate, name_of
 from dg_tools.guidance.report import Report
+from dg_tools.kinds import counted
 from dg_tools.metrics import UNITS, describe
 from dg_tools.metrics.cell_bands import check_size, named_bands, named_words
 from dg_tools.models.dit import DiT
@@ -53,7 +54,8 @@ class Comparison:
     bands: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Comparison({self.table['guidance'].nunique()} guidances, {len(self.images)} pictures)"
+        guidances = self.table["guidance"].nunique()
+        return f"Comparison({counted(guidances, 'guidance')}, {counted(len(self.images), 'picture')})"
 
     def to_frame(self) -> pd.DataFrame:
         """The table, as a copy."""

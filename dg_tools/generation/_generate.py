@@ -20,6 +20,7 @@ from dg_tools.guidance.base import Guidance
 from dg_tools.guidance.report import Report
 from dg_tools.interventions import Edit
 from dg_tools.interventions.report import Edited
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.loaded import check_loaded
 from dg_tools.models.pictures import decode, decode_frames, spatial
@@ -63,9 +64,9 @@ class Generation:
 
     def __repr__(self) -> str:
         longest = max((len(frames) for frames in self.frames), default=1)
-        videos = f"{len(self.images)} videos of {longest} frames (.images: the first of each)"
-        words = [videos if longest > 1 else f"{len(self.images)} pictures"]
-        words += [f"{sum(self.forwards)} forwards", f"{sum(self.seconds):.1f} s"]
+        videos = f"{counted(len(self.images), 'video')} of {longest} frames (.images: the first of each)"
+        words = [videos if longest > 1 else counted(len(self.images), "picture")]
+        words += [counted(sum(self.forwards), "forward"), f"{sum(self.seconds):.1f} s"]
         if reports := [report for report in self.guided if report is not None]:
             done, planned = (sum(len(getattr(r, name)) for r in reports) for name in ("guided", "planned"))
             words.append(f"guided {done} of {planned} steps")
@@ -80,10 +81,10 @@ class Generation:
         shown = self.images[: SHOWN - SHOWN % self.columns or self.columns]
         named = heads(self.settings[: len(shown)], self.columns)
         costs = zip(shown, self.forwards, self.seconds, strict=False)
-        cells = [f'{thumbnail(x)}<div style="{SMALL}">{n} forwards, {s:.1f} s</div>' for x, n, s in costs]
+        cells = [f'{thumbnail(x)}<div style="{SMALL}">{counted(n, "forward")}, {s:.1f} s</div>' for x, n, s in costs]
         lines = [cells[i : i + self.columns] for i in range(0, len(cells), self.columns)]
         left = len(self.images) - len(shown)
-        facts = {"of": named.title, "not shown": f"{left} more pictures" if left else ""}
+        facts = {"of": named.title, "not shown": counted(left, "more picture") if left else ""}
         return card(repr(self), facts, picture_table(lines, named.rows, named.columns) if lines else "")
 
     def grid(self, **kwargs: Any) -> Any:
@@ -176,7 +177,7 @@ def generate(
     jobs = [(p, s, e, g) for p in prompts for s in seeds for e, g in variants]
     pictures = Generation(columns=len(variants) if len(variants) > 1 else len(seeds))
     latents: list[torch.Tensor] = []
-    bar = progress_bar(progress, total=len(jobs) * steps, desc=f"{len(jobs)} pictures", unit="step")
+    bar = progress_bar(progress, total=len(jobs) * steps, desc=counted(len(jobs), "picture"), unit="step")
 
     def advance(step: int) -> None:
         bar.update()

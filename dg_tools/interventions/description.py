@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dg_tools.interventions.settings import EditSettings, Schedule
+from dg_tools.kinds import counted
 
 LISTED = 6  # indices that are written out
 
@@ -26,7 +27,9 @@ def value(number: Schedule) -> str:
 def sentence(edit: EditSettings) -> str:
     """The edit in words."""
     k, named = len(edit.channels), listed(edit.channels, "channels")
-    which = f"{k} channels other than {named}" if edit.others else f"channels {named}"
+    others = f"{counted(k, 'channel')} other than {named}"
+    which = others if edit.others else f"channels {named}"
+    those = f"channel {named}" if k == 1 else "those"
     lost = "" if edit.rho == 0 else f", times |1 - rho|, rho {value(edit.rho)}"
     what = {
         "zero": f"zero {which}",
@@ -37,9 +40,9 @@ def sentence(edit: EditSettings) -> str:
         "rescale": f"keep {which} and scale all others as LayerNorm would without them",
         "gate": f"zero the AdaLN gates of {which}",
         "transport": f"put values of {edit.donor!r} into {which}",
-        "shift": f"shift {k} channels other than {named} by the norm of those{lost}",
+        "shift": f"shift {others} by the norm of {those}{lost}",
         "shift_direction": f"shift along a random direction by the norm of {named}{lost}",
-        "random": f"zero {k} channels other than {named}",
+        "random": f"zero {others}",
     }[edit.mode]
     blocks = f"block{'s' if len(edit.blocks) > 1 else ''} {listed(edit.blocks, 'blocks')}"
     where = f" {'in' if edit.mode == 'gate' else 'after'} {blocks}, {edit.stream} stream"

@@ -20,6 +20,7 @@ import torch
 
 from dg_tools.families import Family, bind
 from dg_tools.forward.call import Call
+from dg_tools.kinds import counted
 
 NEAR = 1e-4  # noise levels that are the same one; schedules are far coarser
 
@@ -51,7 +52,7 @@ class Donor:
     ) -> None:
         if values.ndim != 4 or len(values) != len(sigmas) or not len(sigmas):
             raise ValueError(
-                f"values {tuple(values.shape)} for {len(sigmas)} noise levels; the shape (sigmas, rows, "
+                f"values {tuple(values.shape)} for {counted(len(sigmas), 'noise level')}; the shape (sigmas, rows, "
                 "tokens, channels) is needed"
             )
         self.prompt = prompt

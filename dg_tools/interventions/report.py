@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from dg_tools.kinds import counted
+
 
 @dataclass(frozen=True)
 class Edited:
@@ -30,7 +32,7 @@ class Edited:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{edit}: {calls} block outputs, ||edited - output|| / ||output|| {change:.3g}"
+            f"{edit}: {counted(calls, 'block output')}, ||edited - output|| / ||output|| {change:.3g}"
             for edit, calls, change in zip(self.edits, self.calls, self.change, strict=True)
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dg_tools.interventions.settings import MODES, EditSettings
+from dg_tools.kinds import counted
 
 ALLOWED = {"mode": MODES, "rows": ("all", "cond", "uncond"), "stream": ("image", "text"), "norms": ("own", "clean")}
 ALLOWED["pictures"] = ("all", "own", "references")
@@ -109,11 +110,13 @@ def check_donor(edit: EditSettings, steps: int | None, tokens: int, width: int) 
     count, _, donated, channels = edit.donor.values.shape
     if channels != width or (edit.stream == "image" and donated != tokens):
         raise ValueError(
-            f"the donor {edit.donor!r} has {donated} tokens and {channels} channels; this run has {tokens} and "
-            f"{width}: take the same model and size"
+            f"the donor {edit.donor!r} has {counted(donated, 'token')} and {counted(channels, 'channel')}; this "
+            f"run has {tokens} and {width}: take the same model and size"
         )
     if steps is not None and count < (steps if edit.steps is None else len(edit.steps)):
-        raise ValueError(f"the donor {edit.donor!r} has {count} steps; this run has {steps}: use the same number")
+        raise ValueError(
+            f"the donor {edit.donor!r} has {counted(count, 'step')}; this run has {steps}: use the same number"
+        )
 
 
 def check_keys(settings: Any, cls: type) -> None:

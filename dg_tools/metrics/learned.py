@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dg_tools.kinds import counted
+
 CLIP = "openai/clip-vit-large-patch14"
 DINO = "facebook/dinov2-base"
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file, in torch's cache
@@ -41,7 +43,9 @@ def as_images(pictures: torch.Tensor) -> list[Image.Image]:
 def check_prompts(pictures: torch.Tensor, prompts: Sequence[str]) -> None:
     """Raise ValueError where the prompts are not one per picture."""
     if len(pictures) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures: one for each is needed")
+        raise ValueError(
+            f"{counted(len(prompts), 'prompt')} for {counted(len(pictures), 'picture')}: one for each is needed"
+        )
 
 
 def check_clean(pictures: torch.Tensor, clean: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dg_tools._as_list import as_list
+from dg_tools.kinds import counted
 from dg_tools.models.sizes import Sizes
 from dg_tools.numbers import integer, integers, is_several
 
@@ -112,7 +113,9 @@ def generators_of(seed: int | list[int], count: int) -> list[torch.Generator]:
     seeds = list(integers(seed, "seed"))
     seeds = seeds if is_several(seed) else seeds * count
     if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} prompts: pass one seed, or one for each prompt")
+        raise ValueError(
+            f"{counted(len(seeds), 'seed')} for {counted(count, 'prompt')}: pass one seed, or one for each prompt"
+        )
     for s in seeds:
         if not -(2**63) <= s < 2**64:
             raise ValueError(f"seed={s}; torch takes -2**63 to 2**64 - 1, so pass a smaller number such as 0 or 42")

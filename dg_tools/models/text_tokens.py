@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 
 MARKS = ("</w>", "\u2581", "\u0120")  # what tokenizers write for the space beside a word
@@ -39,7 +40,9 @@ def text_tokens(dit: DiT, prompt: str, count: int) -> pd.DataFrame:
         length = left if name == names[-1] else min(left, getattr(tokenizer, "model_max_length", left))
         rows += parts_of(tokenizer, name, prompt, length)
     if len(rows) != count:
-        raise ValueError(f"the tokenizers ({', '.join(names)}) make {len(rows)} tokens; the text stream has {count}")
+        raise ValueError(
+            f"the tokenizers ({', '.join(names)}) make {counted(len(rows), 'token')}; the text stream has {count}"
+        )
     return pd.DataFrame(rows).rename_axis("token").reset_index()
 
 

@@ -17,6 +17,7 @@ import torch
 
 from dg_tools.datasets.examples import Items
 from dg_tools.guidance.auto import price
+from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.facts import COPIES
 from dg_tools.models.pictures import decode, spatial
@@ -93,8 +94,8 @@ class Forecast:
     def __str__(self) -> str:
         choice, test = self.prompts
         return (
-            f"report of size {self.size} on {self.model}: {choice} prompts to choose on, {test} to measure on, "
-            f"{self.pixels[0]} x {self.pixels[1]} pixels, {self.steps} steps\n"
+            f"report of size {self.size} on {self.model}: {counted(choice, 'prompt')} to choose on, "
+            f"{test} to measure on, {self.pixels[0]} x {self.pixels[1]} pixels, {self.steps} steps\n"
             f"at most {self.forwards:.0f} forwards and {self.decodes:.0f} decoded pictures: about "
             f"{lasting(self.seconds)} here, {self.memory / 1e9:.2g} GB of memory, {self.disk / 1e9:.1g} GB of disk"
         )

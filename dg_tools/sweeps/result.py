@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from dg_tools.kinds import counted
 from dg_tools.metrics import band_correlation
 from dg_tools.metrics.bands import Bands
 from dg_tools.sweeps.cells import Cell, read_cell
@@ -37,7 +38,8 @@ class Sweep:
     def __repr__(self) -> str:
         cells = self.plan.cells("development")
         state = f"{len(cells) - len(self.missing)} of {len(cells)} development cells"
-        return f"Sweep({str(self.folder)!r}, {len(self.plan.settings)} settings, {state}, chosen: {self.recommended})"
+        size = counted(len(self.plan.settings), "setting")
+        return f"Sweep({str(self.folder)!r}, {size}, {state}, chosen: {self.recommended})"
 
     @property
     def missing(self) -> list[Cell]:

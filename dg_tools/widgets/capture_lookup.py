@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dg_tools.activations import Activations, open_activations
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import counted, kind_of
 from dg_tools.massive import find_massive
 from dg_tools.plots.surface import spike
 
@@ -95,7 +95,10 @@ def check_beside(first: Activations, second: Activations) -> None:
     """Raise ValueError where two captures have not the same tokens, blocks and channels."""
     sizes = [(acts.grid, acts.data.sizes["site"], acts.data.sizes["channel"]) for acts in (first, second)]
     if sizes[0] != sizes[1]:
-        words = [f"{g[0]} x {g[1]} tokens, {blocks} blocks, {channels} channels" for g, blocks, channels in sizes]
+        words = [
+            f"{g[0]} x {g[1]} tokens, {counted(blocks, 'block')}, {counted(channels, 'channel')}"
+            for g, blocks, channels in sizes
+        ]
         raise ValueError(
             f"the capture beside has {words[1]}; the first one has {words[0]}: pass two of one model and size"
         )

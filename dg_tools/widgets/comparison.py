@@ -14,7 +14,7 @@ from typing import Any
 
 import traitlets as t
 
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import counted, kind_of
 from dg_tools.sweeps import Sweep
 from dg_tools.widgets.comparison_page import ComparisonPage
 from dg_tools.widgets.kept_page import page, write_page
@@ -64,7 +64,7 @@ class ComparisonExplorer(ComparisonPage):
     def __repr__(self) -> str:
         if self.stored is None:
             return "ComparisonExplorer(no sweep yet)"
-        return f"ComparisonExplorer({len(self.stored.plan.settings)} settings, {self.rows} x {self.columns})"
+        return f"ComparisonExplorer({counted(len(self.stored.plan.settings), 'setting')}, {self.rows} x {self.columns})"
 
     @t.validate("rows", "columns", "measure")
     def _check_name(self, proposal: Any) -> str:
@@ -128,7 +128,7 @@ class ComparisonExplorer(ComparisonPage):
         """
         stored = self._open()
         data = {"sweep": sweep_data(stored, self.state, most_mb)}
-        done = f"{len(stored.rows)} pictures of {len(stored.plan.settings)} settings"
+        done = f"{counted(len(stored.rows), 'picture')} of {counted(len(stored.plan.settings), 'setting')}"
         return write_page(path, page(f"Sweep {stored.sweep.folder.name}", f"{done}. Pictures are thumbnails.", data))
 
     def save(self, path: str | Path) -> list[Path]:

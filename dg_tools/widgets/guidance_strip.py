@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets as t
 
+from dg_tools.kinds import counted
 from dg_tools.widgets.guidance_settings import PLAIN, STRIPS
 from dg_tools.widgets.parts import control, row, set_text, text_block
 from dg_tools.widgets.picture import Picture
@@ -63,7 +64,7 @@ class Strip(widgets.VBox):
             picture.observe(lambda change, i=i: setattr(self.index, "value", i), names="clicks")
 
     def __repr__(self) -> str:
-        return f"Strip({len(self.images)} pictures)"
+        return f"Strip({counted(len(self.images), 'picture')})"
 
     def put(self, name: str, images: Sequence[Any], settings: Any, cell: int) -> None:
         """Show pictures over the values of `name`; their numbers are against the picture where DG adds nothing.

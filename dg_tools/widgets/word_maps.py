@@ -12,7 +12,7 @@ import numpy as np
 
 from dg_tools.activations import Activations
 from dg_tools.activations.attention_result import Attention
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import counted, kind_of
 from dg_tools.widgets import capture_lookup as lookup
 from dg_tools.widgets.capture_lookup import Point
 from dg_tools.widgets.token_map import TokenValues
@@ -78,7 +78,7 @@ def word_values(acts: Activations, point: Point) -> TokenValues:
     """How much of its attention each place of the picture gives to the point's word."""
     maps = fields(acts, point)[point.step, point.block]
     values = maps.mean(0) if point.head < 0 else maps[point.head]
-    heads = f"mean of {len(maps)} heads" if point.head < 0 else f"head {point.head}"
+    heads = f"mean of {counted(len(maps), 'head')}" if point.head < 0 else f"head {point.head}"
     site = acts.data["site"].values[point.block]
     title = f"attention to {point.word!r}, block {site}, step {point.step}, {heads}"
     if np.isnan(values).all():

@@ -11,6 +11,7 @@ import torch
 from dg_tools.guidance.auto import samples
 from dg_tools.guidance.auto.trial import sampled
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import counted
 from dg_tools.metrics.intervals import bootstrap_interval
 from dg_tools.models.dit import DiT
 from dg_tools.models.pictures import pictures
@@ -49,7 +50,10 @@ def measured_on(
     edit, weight = Disrupt.from_profile(profile), float(profile["detail_guidance_scale"])
     seeds = range(1000, 1000 + len(prompts)) if seeds is None else seeds
     if len(prompts) < 2 or len(seeds) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds: pass at least two prompts, and a seed for each")
+        raise ValueError(
+            f"{counted(len(prompts), 'prompt')}, {counted(len(seeds), 'seed')}: pass at least two "
+            "prompts, and a seed for each"
+        )
     values: dict[str, list[float]] = {name: [] for name in ("amount", "gain_amount", "low", "gain")}
     starts = range(0, len(prompts), chunk)
     for start in progress_bar(progress, starts, desc="measured", unit="chunk"):

@@ -19,6 +19,7 @@ import xarray as xr
 from dg_tools.families import BlockList
 from dg_tools.guidance.auto.trial import Spend, sampled, share_after, weak_predictions
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import counted
 from dg_tools.massive import Massive, find_massive
 from dg_tools.metrics.deficit import Deficit, WeakModelRule, detail_deficit
 from dg_tools.models.dit import DiT
@@ -177,7 +178,10 @@ def scan_blocks(
     check_velocity(dit)
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     if len(prompts) < 2 or len(seeds) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds: pass at least two prompts, and a seed for each")
+        raise ValueError(
+            f"{counted(len(prompts), 'prompt')}, {counted(len(seeds), 'seed')}: pass at least two "
+            "prompts, and a seed for each"
+        )
     parts = [slice(i, i + chunk) for i in range(0, len(prompts), chunk)]
     bar = progress_bar(progress, total=len(parts), desc="scan", unit="chunk")
     size = {name: kwargs.get(name) for name in ("height", "width")}
