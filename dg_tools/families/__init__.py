@@ -1,8 +1,8 @@
 """Where does a DiT keep its blocks, its image tokens and its AdaLN gates?
 
-One declarative record a family, one file a record, and no `if` on a class name anywhere else: everything that reads or
-changes a transformer asks its record. The facts are read from diffusers 0.42 and checked on load by `dg_tools.models`.
-A file here that defines `FAMILY` is in the table; nothing else need be touched.
+Each family has one declarative record in a file of its own, and no other code tests for a class name: everything that
+reads or changes a transformer uses its record. The facts come from diffusers 0.42; `dg_tools.models` checks them on
+load. To add a family, add a file that defines `FAMILY`; no other file changes.
 
 A family of your own: write a `Family` and pass it to `dg_tools.load(..., family=...)`. `propose(pipeline)` drafts one,
 from forwards of the loaded model.
@@ -43,11 +43,11 @@ def family_of(transformer: torch.nn.Module | Any, pipeline: Any = None) -> Famil
 
     Args:
         transformer: the model.
-        pipeline: what it stands in, where that is known; a record may be written for some pipelines only.
+        pipeline: the pipeline that it belongs to, where that is known; a record may be written for some pipelines only.
 
     Raises:
-        ValueError: a class without a record; names the known ones and what your own record needs. Or a pipeline
-            that the record is not about.
+        ValueError: the class has no record (the message names the known classes and says how to write a record), or the
+            record does not cover the pipeline.
     """
     return family_named(type(transformer).__name__, None if pipeline is None else type(pipeline).__name__)
 

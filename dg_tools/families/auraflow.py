@@ -1,6 +1,6 @@
 """AuraFlow: joint blocks, then single ones on one sequence [registers, text, image].
 
-What attention gives is normed and fed to the MLP, and the stream gets the MLP's output alone:
+The attention output is normed and fed to the MLP, and only the MLP's output is added to the stream:
 x + gate_mlp MLP(norm(x + gate_msa attention)). The text stream has eight register tokens before the words.
 """
 

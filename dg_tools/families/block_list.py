@@ -17,7 +17,7 @@ Stream = Literal["image", "text"]
 SIX = ("shift_msa", "scale_msa", "gate_msa", "shift_mlp", "scale_mlp", "gate_mlp")
 
 
-INPUTS: dict[str, Inputs] = {}  # by the class of a transformer that is called in a way of its own; filled by records
+INPUTS: dict[str, Inputs] = {}  # transformer class -> its own calling convention; filled by records
 
 
 def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +43,10 @@ class BlockList:
             text position may hold None (SD3's last block).
         adaln: path of the block's linear layer that gives the AdaLN chunks of the image stream; None where the chunks
             come from outside.
-        given: then the block's input that holds them, (rows, chunks x channels) or (rows, chunks, channels), the image
-            stream's first; `table` is the block's parameter (chunks, channels) that is added to it, if any.
-        still: that input has one row more, the last: chunks at time 0, for the tokens that are not of the image.
+        given: where `adaln` is None, the block's input that holds the chunks, (rows, chunks x channels) or (rows,
+            chunks, channels), the image stream's first; `table` is the block's parameter (chunks, channels) that is
+            added to it, if any.
+        still: `given` has one more row, the last: chunks at time 0, for the tokens that are not of the image.
         modulation: names of the chunks (rows, channels), in order; None for a chunk of the text stream.
         modulation_dual: the same where the block has a second image attention (SD3.5-medium), at the path `attn_dual`,
             with the gate `gate_msa2`.
@@ -108,7 +109,7 @@ class BlockList:
         return self.modulation_dual if self.modulation_dual and config.get("dual_attention_layers") else self.modulation
 
     def table_of(self, block: torch.nn.Module) -> torch.Tensor | None:
-        """What the block itself adds to its chunks, (chunks, channels) or (1, chunks, channels)."""
+        """The block's own table that is added to its chunks, (chunks, channels) or (1, chunks, channels)."""
         return getattr(block, self.table) if self.table else None
 
     def modulated(self, block: torch.nn.Module, value: torch.Tensor, width: int) -> dict[str, torch.Tensor]:
@@ -149,7 +150,7 @@ class BlockList:
     ) -> torch.Tensor:
         """A copy of `value` (see `modulated`) with every gate at zero in these rows and channels.
 
-        Where the block adds a table, the copy holds what cancels it.
+        Where the block adds a table, the copy holds the values that cancel it.
         """
         edited, table = value.clone(), self.table_of(block)
         parts = edited.view(value.shape[0], -1, width)
@@ -238,7 +239,7 @@ class BlockList:
         return first[:, self.tokens_of("image", first.shape[1], image_tokens)]
 
     def rows_first(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, tokens, channels) of what a block takes or returns, or that as a block takes it; a view."""
+        """A view of (rows, tokens, channels) from the block's own axis order, or back to that order."""
         return hidden.transpose(0, 1) if self.tokens_first else hidden
 
     def take(self, hidden: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -281,7 +282,7 @@ class Handles:
 
 
 def count_known(image_tokens: int | None) -> int:
-    """The count of image tokens, which must be there."""
+    """The count of image tokens; an error where it is not known."""
     if not image_tokens:
         raise RuntimeError(
             "this block returns text and image tokens in one sequence, and the number of image tokens is "

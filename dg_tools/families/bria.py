@@ -1,7 +1,7 @@
 """Bria 3.2: FLUX.1's blocks without a pooled text; CFG in one batched call, [uncond, cond].
 
-Its pipeline's `vae_scale_factor` counts the pixels of a token. `normalize` and `clip_value`, which change the guided
-prediction, are refused with a guidance.
+Its pipeline's `vae_scale_factor` counts the pixels of a token. Its call arguments `normalize` and `clip_value` change
+the guided prediction and are refused with a guidance.
 """
 
 from __future__ import annotations

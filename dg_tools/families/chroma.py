@@ -1,7 +1,7 @@
 """Chroma: FLUX.1's blocks, with AdaLN chunks from one approximator for all of them.
 
-A double block is given (rows, 12, channels), the image stream's six chunks first; a single one (rows, 3, channels), and
-returns one sequence, text first.
+A double block gets chunks (rows, 12, channels), the image stream's six first. A single block gets (rows, 3, channels)
+and returns one sequence, text first.
 """
 
 from dg_tools.families.latents import PACKED

@@ -2,8 +2,8 @@
 
 A picture is a video of one frame, which is the default here (`num_frames=1`); the tokens of several latent frames come
 one frame after the other. Latents lie as (rows, frames, channels, height, width), v is predicted. One LayerNorm serves
-both streams, so that clean statistics cannot be kept. The forward's end reshapes to the rows it began with, so that
-there is no fork. CogVideoX 1.5, which makes tokens of two frames, is not covered.
+both streams, so clean statistics cannot be kept. The forward's end reshapes to the rows it began with, so that there is
+no fork. CogVideoX 1.5, which makes tokens of two frames, is not covered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""CogView4: two streams in a tuple, the image's first; one linear layer gives both streams' AdaLN chunks in turns.
+"""CogView4: two streams in a tuple, the image's first; one linear layer gives both AdaLN chunks alternately.
 
-One MLP runs twice in a block, for the image stream and then for the text stream, so that a trace cannot read what it
-writes. The forward's end reshapes to the rows it began with, so that there is no fork.
+One MLP runs twice in a block, first for the image stream and then for the text stream, so a trace cannot tell its two
+writes apart. The forward's end reshapes to the rows it began with, so that there is no fork.
 """
 
 from dg_tools.families.records import SIX, BlockList, Defaults, Family

@@ -1,8 +1,9 @@
 """ERNIE-Image: one sequence, image tokens first, as (tokens, rows, channels); AdaLN chunks from the model itself.
 
-Chunks come as a list with a tensor for each, repeated for every token. Latents are noised as patches, standardised by
+The chunks are a list of tensors, each repeated for every token. Latents are noised as patches, standardised by
 the VAE's own batch norm as in FLUX.2. The forward's end reshapes to the rows it began with, so that there is no fork.
-Prompts are not rewritten by a language model, which draws words, unless the call asks for it (`use_pe=True`).
+Prompts are rewritten by a language model only with `use_pe=True`: the rewriting samples words, so two calls would
+differ.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FLUX.2 Klein: double and single blocks with AdaLN chunks from the model itself, the same for all blocks of a list.
 
-Single blocks return one sequence, text first. Latents are noised as 2 x 2 patches, standardised by the VAE's own batch
-norm. Tokens of reference pictures come after the picture's own.
+Single blocks return one sequence, text first. Noise is added to latents as 2 x 2 patches, standardised by the VAE's own
+batch norm. Tokens of reference pictures come after the picture's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Patches(Latents):
-    """2 x 2 latent pixels make a token; the VAE's batch norm stands between the two scales."""
+    """2 x 2 latent pixels make a token; the VAE's batch norm converts between the VAE's scale and the transformer's."""
 
     def pack(self, pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
         return pipeline._pack_latents(pipeline._patchify_latents(latents))

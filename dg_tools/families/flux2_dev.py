@@ -1,7 +1,7 @@
 """FLUX.2-dev: the same transformer as FLUX.2 Klein's, with a guidance embedding and without classifier-free guidance.
 
-Its pipeline's `guidance_scale` is what the transformer is told, as in FLUX.1-dev, and no scale of CFG: Detail Guidance
-needs none.
+Its pipeline's `guidance_scale` is an input of the transformer, as in FLUX.1-dev, and not a CFG scale. Detail Guidance
+works without CFG.
 """
 
 from dataclasses import replace

@@ -1,10 +1,10 @@
 """HiDream-I1: double blocks that return (image, text), then single ones with one sequence, image tokens first.
 
 A picture that is not square is padded to a fixed count of tokens, which attention sees. The padding comes after the
-picture's own tokens and belongs to no stream; in the single blocks it lies before the text, which is not read there.
-Every block is given other text tokens of the language model. MLPs of the image are mixtures of experts. The pipeline
-takes minus the prediction, and brings every size to one area. The forward's end reads the rows it began with, so that
-there is no fork.
+picture's own tokens and belongs to no stream. In the single blocks it lies before the text; the text is not read there.
+Each block gets text tokens from a different layer of the language model. MLPs of the image are mixtures of experts. The
+pipeline negates the prediction and changes every size to the same area. The forward's end reads the rows it began with,
+so that there is no fork.
 """
 
 from __future__ import annotations

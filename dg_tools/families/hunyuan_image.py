@@ -1,8 +1,8 @@
 """HunyuanImage 2.1: two lists of blocks, both of which return (image, text); CFG in a guider component.
 
 In the single blocks attention sees the image tokens first and the text after them. The forward's end reshapes to the
-rows it began with, so that there is no fork. `pipe.guider = dg.DetailGuidance(...)` works too. The distilled model's
-mean flow, which is told the next timestep as well, is not covered.
+rows it began with, so that there is no fork. `pipe.guider = dg.DetailGuidance(...)` works too. The distilled model,
+whose mean flow also takes the next timestep, is not covered.
 """
 
 from dg_tools.families.records import BlockList, Defaults, Family

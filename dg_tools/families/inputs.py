@@ -1,6 +1,6 @@
-"""How a transformer is called where its inputs are not those of the others: named and shaped as theirs, and back.
+"""How to call a transformer whose inputs differ from the usual ones: they are renamed and reshaped, and back again.
 
-Everywhere else a transformer is given `hidden_states` (rows, ...) and `timestep` (rows,), and returns one tensor.
+The usual inputs are `hidden_states` (rows, ...) and `timestep` (rows,); the usual output is one tensor.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from typing import Any
 
 
 class Inputs:
-    """One such way to call; `bind` names the inputs, `NamedForward` gives them back to the model's own forward."""
+    """One such convention; `bind` names the inputs, and `NamedForward` hands them to the model's own forward."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
     def named(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A call's own inputs by name, as elsewhere; those that are so already as they are."""
+        """A call's inputs under the usual names; inputs that have them already stay as they are."""
         return inputs
 
     def native(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The same as the model's own forward takes them."""
+        """The inputs as the model's own forward takes them."""
         return inputs
 
     def prediction(self, sample: Any, inputs: dict[str, Any] | None = None) -> Any:
-        """What the forward gives, as one tensor (rows, ...); with its inputs, of the image tokens alone."""
+        """The output of the forward as one tensor (rows, ...); with `inputs`, only its image tokens."""
         return sample
 
 

@@ -1,7 +1,8 @@
 """Kandinsky 5 Image: one stream that attends to the text; self- and cross-attention each with AdaLN and a gate.
 
-Latents lie as (rows, frames, height, width, channels), of one frame. The text's own blocks are not looked into. Sizes
-are those of the pipeline's list. The forward's end reshapes to the rows it began with, so that there is no fork.
+Latents are (rows, frames, height, width, channels), with one frame. The blocks that read only the text are not covered.
+Only sizes in the pipeline's list are allowed. The forward's end reshapes to the rows it began with, so that there is no
+fork.
 """
 
 from __future__ import annotations

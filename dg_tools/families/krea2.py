@@ -1,6 +1,6 @@
 """Krea 2: one sequence, text first and then the image tokens; AdaLN from one vector and a table in each block.
 
-Its CFG is c + g (c - u): g is the usual scale less one. Padding lies within the text, whose length is fixed. (FLUX.1
+Its CFG is c + g (c - u): g is the usual scale less one. The text has a fixed length, padding included. (FLUX.1
 Krea is a `FluxPipeline`, of family `flux`.)
 """
 

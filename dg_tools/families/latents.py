@@ -1,4 +1,4 @@
-"""How do latents reach the transformer, and the VAE? One small class a layout, named in a family's record.
+"""How do latents reach the transformer and the VAE? Each layout is one small class, named in a family's record.
 
 Everywhere else latents are (N, C, H, W), in the scale of the noise that the pipeline begins with.
 """

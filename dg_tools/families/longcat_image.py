@@ -1,7 +1,7 @@
-"""LongCat-Image: FLUX.1's blocks without a pooled text; the pipeline rescales what guidance gives.
+"""LongCat-Image: FLUX.1's blocks without a pooled text; the pipeline rescales the guided prediction.
 
-The rewriting of prompts by the text encoder, which draws words, is off unless the call asks for it
-(`enable_prompt_rewrite=True`): the same call would not give the same picture.
+The text encoder rewrites prompts only with `enable_prompt_rewrite=True`: the rewriting samples words, so the same call
+would not give the same picture.
 """
 
 from dataclasses import replace

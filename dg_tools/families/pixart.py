@@ -1,8 +1,8 @@
 """PixArt-Sigma: one stream that attends to the text, noise predicted, AdaLN from a table in each block.
 
-The blocks are given one modulation (rows, 6 x channels) and add a table of their own. The forward's end modulates with
-the rows it began with, outside of any module, so that there is no fork. Cross-attention has no gate. Half of the output
-is a variance. Sizes are as given: the pipeline's own rounding to a list of aspect ratios is switched off.
+The blocks are given one modulation (rows, 6 x channels) and add a table of their own. The end of the forward modulates
+with the rows it began with, outside any module, so there is no fork. Cross-attention has no gate. Half of the output is
+a variance. Sizes are as given: the pipeline's own rounding to a list of aspect ratios is switched off.
 """
 
 from dg_tools.families.records import BlockList, Defaults, Family

@@ -1,11 +1,11 @@
 """Qwen-Image 2.1: one stream of text and then image tokens, and one modulation for all blocks, by its own pipeline.
 
-Each block scales its norms and closes its gates, which are tanhs, with the same four chunks; the last row of them is
-at time 0 and of the text, which attends to no image token. The pipeline keeps the text's keys and values after the
-first step and then gives the transformer image tokens alone: that cache is left out here, so that each step costs the
-text's tokens again. Pictures have an alpha channel: it is not shown, and one of 1 is put to pictures that have none.
-Reference pictures, which come before the picture's own tokens, are refused. In one call with prompts of different
-lengths the padding shifts the positions of the shorter ones' pictures, which is the pipeline's own doing.
+Each block scales its norms and closes its gates, which are tanhs, with the same four chunks; their last row is for the
+text, at time 0; the text attends to no image token. The pipeline keeps the text's keys and values after the first step
+and then gives the transformer image tokens alone: that cache is not used here, so every step computes the text tokens
+again. Pictures have an alpha channel. It is not shown; a picture without one gets an alpha of 1. Reference
+pictures, which come before the picture's own tokens, are refused. In one call with prompts of different lengths the
+padding shifts the positions of the shorter ones' pictures, which is the pipeline's own doing.
 """
 
 from __future__ import annotations

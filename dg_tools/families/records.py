@@ -22,7 +22,7 @@ Rows = Literal["batched", "batched_cond_first", "sequential"]
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a pipeline's call does where it is not told; for what is said before anything is loaded.
+    """The defaults of a pipeline's call, for estimates that are printed before anything is loaded.
 
     Attributes:
         steps: denoising steps.
@@ -57,13 +57,14 @@ class Family:
         packing: latent pixels per token along a side; None: the transformer's `patch_size`.
         partial_forward: whether a forward may start from a stored block output.
         guidance_argument: the pipeline's argument for the usual CFG scale.
-        guiders: the pipeline's components that have that scale instead, and the sum; one of them guides a run.
+        guiders: components of the pipeline that hold that scale instead and add up the predictions; one of them guides
+            a run.
         scale_offset: the usual scale less that argument.
         live_scale: the pipeline's attribute from which its loop reads that scale at each step, so that a callback may
             change it; empty where the loop uses the argument.
         row_inputs: names of the transformer's inputs whose first dimension is the rows.
         row_lists: those of them that are lists with an item for each row.
-        ragged: rows may have texts of different lengths, so that a rerun from a stored output has all rows of its call.
+        ragged: rows may have texts of different lengths, so a rerun from a stored output computes all rows of its call.
         inputs: how the transformer is called, where it is not given `hidden_states` and `timestep`.
         conditioning: names of the blocks' inputs, besides the two streams, whose first dimension is the rows.
         embedding: the blocks' input that holds the embedding of time (and text), (rows, channels), the same for all
@@ -77,10 +78,10 @@ class Family:
             Experiments at a z_t of your own, z = (1 - sigma) x + sigma noise, are for velocities only.
         prompt: the pipeline's argument for what to draw; `class_labels` takes class numbers, or the names that the
             pipeline knows them by.
-        negative_prompt: whether the pipeline takes one.
-        call: arguments of every pipeline call that this toolkit needs to be so.
-        free_call: those of them that another value may be passed for; the one here is the default.
-        own_call: those of them that a guidance needs to be so in a call of the user's own, too.
+        negative_prompt: whether the pipeline takes a negative prompt.
+        call: arguments that the toolkit passes in every pipeline call.
+        free_call: those of them that the user may override; the value in `call` is then the default.
+        own_call: those of them that a guidance requires in the user's own calls too.
         pipelines: class names of the pipelines that the record is about; empty: any.
         config, pipeline_config: (name, value) of the transformer's and of the pipeline's configuration that the record
             is about; another is refused.
@@ -99,7 +100,7 @@ class Family:
         sizes: instead: the inputs that say how many frames, rows and columns of tokens there are.
         layout: the axes of latents with a dimension of frames: n (rows), c (channels), f (frames), h, w.
         patched: latents reach the transformer as patches of `packing` x `packing` pixels, of (N, C, H, W) still.
-        fit: what height and width the pipeline makes of those that it is called with; others are refused here.
+        fit: the size that the pipeline rounds a given height and width to; a size that it would change is refused.
         patch_projection: path of the module that projects patches, where a table of positions is added to its output.
         width_config: the transformer's configuration that is the width of the stream; empty: heads times their width.
         layer_norms: whether the blocks' norms are LayerNorms, whose statistics `Disrupt(norms="clean")` can keep.
@@ -163,7 +164,7 @@ class Family:
 
     @property
     def diffusion(self) -> bool:
-        """Whether the noise is that of a diffusion, z = sqrt(1 - sigma^2) x + sigma noise, and no flow's."""
+        """Whether the model is a diffusion, z = sqrt(1 - sigma^2) x + sigma noise, and not a flow."""
         return self.prediction in ("noise", "v")
 
     def blocks(self, transformer: torch.nn.Module) -> Iterator[tuple[str, BlockList, torch.nn.Module]]:
@@ -203,7 +204,7 @@ class Family:
         return size if isinstance(size, int) else size[-1]
 
     def most_tokens(self, transformer: Any) -> int | None:
-        """Most image tokens along a side that the position table holds; None where it has no end."""
+        """The most image tokens along a side that the position table holds; None where there is no limit."""
         most = getattr(transformer.config, "pos_embed_max_size", None)
         return int(most**0.5) if most and self.positions_are_flat else most
 

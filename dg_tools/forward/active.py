@@ -1,7 +1,7 @@
-"""What acts on a transformer now: written in one place, beside the transformer, and asked by all.
+"""What acts on a transformer now: kept in one place per transformer, and read by everything that needs it.
 
-Two pipelines, or two `DiT`s, may share a transformer; what acts on it is therefore not theirs. It is kept beside the
-module, weakly, and not on it, so that a pipeline can be copied and pickled as before.
+Two pipelines, or two `DiT`s, may share a transformer; what acts on it belongs to the transformer. It is kept in a weak
+dictionary and not on the module, so that a pipeline can be copied and pickled as before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dg_tools.forward.call import Call
 
 
 class Parts(NamedTuple):
-    """What is in a transformer's blocks, and the blocks; those below the blocks; those with an attention processor."""
+    """Modules of the blocks, the blocks included; those below the blocks; those with an attention processor."""
 
     all: list[torch.nn.Module]
     below: list[torch.nn.Module]
@@ -36,9 +36,9 @@ class Active:
         guidance: the guidance that is on, or None.
         trace: the nnsight trace that reads it, or None.
         rerun: the call that a forward of our own is (a disrupted pass, a single step), while it runs.
-        stated: step and number of steps, where a loop of the reader's own says them.
-        parts: of its blocks, listed once a run.
-        told_uncompiled: whether it was said that compiled blocks run uncompiled.
+        stated: step and number of steps, where your own loop states them.
+        parts: modules of its blocks, listed once per run.
+        told_uncompiled: whether the log has said that compiled blocks run uncompiled.
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -52,7 +52,7 @@ class Active:
 
     @contextmanager
     def repeating(self, call: Call) -> Iterator[None]:
-        """A forward inside is not a call of the pipeline's: it is this one, for whoever reads it."""
+        """A forward inside is read as this call, and not as one of the pipeline's own."""
         before, self.rerun = self.rerun, call
         try:
             yield
@@ -65,6 +65,6 @@ _MAKING = threading.Lock()
 
 
 def active(transformer: torch.nn.Module) -> Active:
-    """What acts on a transformer; one object for each, whatever pipeline or `DiT` asks."""
+    """What acts on a transformer: one object per transformer, for every pipeline and `DiT`."""
     with _MAKING:
         return _ACTIVE.setdefault(transformer, Active())

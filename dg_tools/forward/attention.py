@@ -3,7 +3,7 @@
 Query, key and value are caught on their way into torch's `scaled_dot_product_attention`: after the projections, their
 norms and the rotary positions, with text and image already joined. diffusers' own processors and its default backends
 end there, so the same code serves SD3's joint attention, SD3.5-medium's second attention of the image alone, FLUX.1's
-double and single blocks and PixArt's two attentions. Nothing of it keeps the weights, so they are computed once more.
+double and single blocks and PixArt's two attentions. torch does not return the weights, so they are computed again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AT_ONCE_ELSEWHERE = 2**26
 Inputs = dict[str, Any]  # of one product, by name: query, key and value are (rows, heads, tokens, channels of a head)
 
 
-# in place of torch's product: gets it, its inputs by name, and which attention it is
+# replaces torch's product: gets it, its inputs by name, and the index of the attention
 Computed = Callable[[Callable[..., torch.Tensor], Inputs, int], torch.Tensor]
 
 
@@ -32,7 +32,7 @@ class Caught(TorchFunctionMode):
     """While active, `product` gets torch's product and its named inputs, and returns what is used instead.
 
     Attributes:
-        block: in which the attention is, which `product` is told.
+        block: the block of the attention; passed to `product`.
         count: how many products were seen.
     """
 
@@ -52,14 +52,14 @@ class Caught(TorchFunctionMode):
 
 @contextmanager
 def on_products(modules: Sequence[torch.nn.Module], change: Callable[[int, Inputs], Inputs]) -> Iterator[None]:
-    """A forward inside has `change(i, inputs)` at the product of `modules[i]`; their forwards are put back afterwards.
+    """Inside, the product of `modules[i]` uses what `change(i, inputs)` returns; the forwards are put back afterwards.
 
     Args:
         modules: attention modules, each of which computes one product.
-        change: is given which module it is and the product's inputs; what it returns is used.
+        change: gets the module's index and the product's inputs, and returns the inputs that are used.
 
     Raises:
-        RuntimeError: in a forward, where a module computes no product, or several, of torch's own.
+        RuntimeError: during a forward, where a module calls torch's product never, or several times.
     """
 
     def within(index: int, forward: Callable) -> Callable:
@@ -106,7 +106,7 @@ class Product:
         self.mask = self._mask(inputs, row)
 
     def _mask(self, inputs: Inputs, row: int) -> torch.Tensor | None:
-        """What is added to the scores, (heads, queries, keys) as a view where it can be one."""
+        """What is added to the scores, (heads, queries, keys), as a view where possible."""
         shape = (len(inputs["query"]), len(self.query), self.query.shape[1], self.key.shape[1])
         mask = inputs.get("attn_mask")
         if inputs.get("is_causal"):
@@ -132,7 +132,7 @@ class Product:
 
         Args:
             queries: with a start and a stop, at least one.
-            see: is given the weights (heads, queries, keys) of each part of the queries, and which these are.
+            see: called for each part of the queries, with its weights (heads, queries, keys) and the queries' range.
         """
         limit = AT_ONCE if self.query.device.type == "cpu" else AT_ONCE_ELSEWHERE
         step = max(1, limit // (self.heads * self.key.shape[1]))

@@ -18,7 +18,7 @@ class AttentionSite:
 
     Attributes:
         block: index of the block, in execution order.
-        label: the block's site name; a second product of the block has its path behind it.
+        label: the block's site name; for a second product of the block, with the product's path appended.
         module: the attention module.
         family: the record of the transformer.
         crossed: image tokens attend to the text alone.
@@ -54,7 +54,7 @@ def rest(whole: int, part: slice) -> slice:
 def attention_sites(
     family: Family, transformer: torch.nn.Module, blocks: Sequence[int] | None = None
 ) -> list[AttentionSite]:
-    """The attention products of some blocks, in execution order; None: of all that have one.
+    """The attention products of some blocks, in execution order; None: of all blocks that have one.
 
     Raises:
         ValueError: a family whose attention products are not known, or a block without one.

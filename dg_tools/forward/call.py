@@ -24,7 +24,7 @@ class Call:
         steps: how many steps run; with img2img those after its start. A scheduler of second order (Heun) calls the
             transformer twice for most of its steps, and each of these counts as a step, as in the pipeline's callbacks.
         grid: rows and columns of the picture's own image tokens, reference pictures left out; None: not known.
-        frames: how many such grids of tokens there are, one after the other: 1 for a picture.
+        frames: how many such grids of tokens follow each other: 1 for a picture.
     """
 
     step: int | None
@@ -40,11 +40,11 @@ class Call:
 
     @classmethod
     def at(cls, sigma: float, *, step: int | None = None, image_tokens: int | None = None) -> Call:
-        """A call outside of a pipeline's sampling: all rows conditional, at a noise level of the caller's choice.
+        """A call outside a pipeline's sampling: all rows are conditional, at a noise level that the caller chooses.
 
         Args:
             sigma: noise level, 0..1 for flow matching.
-            step: where the call belongs to a step all the same.
+            step: the step, if the call still belongs to one.
             image_tokens: see above.
 
         Example:
@@ -59,7 +59,7 @@ class Call:
         return None if self.grid is None else self.frames * self.grid[0] * self.grid[1]
 
     def alone(self) -> Call:
-        """The same call as its conditional rows see it when they are run on their own."""
+        """The same call, as it is when only its conditional rows are run."""
         return replace(self, branch="cond", cond=slice(None), uncond=NOTHING)
 
     def rows(self, which: Literal["all", "cond", "uncond"]) -> slice:

@@ -1,7 +1,8 @@
-"""Which pipeline call does a forward belong to? Read from the call itself, which is on the stack.
+"""Which pipeline call does a forward belong to? Found on the stack of this thread.
 
-FLUX.1 keeps its true CFG scale nowhere but among the local variables of its `__call__`; a second pipeline over the same
-transformer brings its own scheduler; and a callback may call the transformer at will, which is not a denoising step.
+The stack is needed for three reasons. FLUX.1 keeps its true CFG scale only in a local variable of its `__call__`. A
+second pipeline over the same transformer has its own scheduler. And a callback may call the transformer, which is not a
+denoising step.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Caller:
 
     Attributes:
         pipeline: whose `__call__` it is.
-        variables: its local variables, as they are now.
+        variables: the current values of its local variables.
         aside: whether the forward comes from a callback of that call, and not from its loop over steps.
     """
 

@@ -1,4 +1,4 @@
-"""Which rows of a call are conditional, and which of a step's calls is which half of classifier-free guidance?"""
+"""Which rows of a call are conditional, and which half of classifier-free guidance is each call of a step?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class CfgRows:
 
     Attributes:
         family: the record; `rows` says how classifier-free guidance is laid out.
-        calls: how many calls of this step were read.
+        calls: number of calls of this step so far.
     """
 
     def __init__(self, family: Family) -> None:
@@ -30,7 +30,7 @@ class CfgRows:
         Args:
             rows: how many the call has.
             guided: whether classifier-free guidance is on.
-            name: what the pipeline calls the pass (diffusers' `cache_context`), where it calls it something.
+            name: the pipeline's name for the pass (diffusers' `cache_context`), if it has one.
         """
         everything = slice(0, rows)
         if self.family.rows == "sequential":

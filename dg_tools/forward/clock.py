@@ -1,8 +1,8 @@
 """Which denoising step, and which half of classifier-free guidance, is this call of the transformer?
 
-Both come from the pipeline's own state, and never from comparing numbers: a timestep that was rounded to bfloat16 is no
-longer the scheduler's. The step is the scheduler's own index; the branch is what the pipeline names it (diffusers'
-`cache_context`), or the order of the calls within a step (`cfg_rows`).
+Both come from the pipeline's own state. Timesteps are not compared, because one that was rounded to bfloat16 differs
+from the scheduler's. The step is the scheduler's own index; the branch comes from the name that the pipeline gives it
+(diffusers' `cache_context`), or from the order of the calls within a step (`cfg_rows`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from dg_tools.forward.stepping import first_of, index_of, replaced_step
 
 
 class Clock:
-    """Reads the calls of the sampling runs of a pipeline, or of others over the same transformer.
+    """Tells the step and branch of each call, for the sampling runs of a pipeline and of others with the same
+    transformer.
 
     A context manager: inside, the scheduler's steps are counted and the names of the pipeline's calls are heard; both
     are put back at the end. Read outside of it, a clock has the scheduler's own index and the order of the calls. A new
@@ -36,7 +37,7 @@ class Clock:
         guided: whether the runs have classifier-free guidance; None: the pipeline is asked at each call.
 
     Attributes:
-        closing: whether the call that was read last is the last one that its step needs.
+        closing: whether the last call that was read completes its step.
     """
 
     def __init__(self, pipeline: Any, family: Family, guided: bool | None = None) -> None:
@@ -44,7 +45,7 @@ class Clock:
         self.family = family
         self.guided = guided
         self.transformer: torch.nn.Module = pipeline.transformer
-        self.caller: Caller | None = None  # the pipeline call of the last call that was read
+        self.caller: Caller | None = None  # the pipeline call that the last read call belongs to
         self.name: str | None = None  # what the pipeline calls the pass that is running
         self.runs = 0  # how many runs were seen
         self.before_step: list[Callable[[int, int], None]] = []  # called with (step, steps) before a scheduler's step
@@ -106,7 +107,7 @@ class Clock:
 
     @contextmanager
     def _named(self, name: str, **kwargs: Any) -> Iterator[None]:
-        """In place of the transformer's `cache_context`, which keeps no name unless a cache is there."""
+        """Replaces the transformer's `cache_context`, which keeps the name only where a cache is on."""
         self.name = name
         try:
             with self._context(name, **kwargs):
@@ -120,7 +121,7 @@ class Clock:
         """The call that these keyword inputs of the transformer belong to.
 
         Raises:
-            RuntimeError: a loop of the reader's own that does not say its steps.
+            RuntimeError: the call comes from your own loop, which does not state its steps.
         """
         state = active(self.transformer)
         self.caller = caller = None if state.rerun is not None else caller_of(self.transformer)
@@ -156,7 +157,7 @@ class Clock:
         return Call(step, timestep, sigma, branch, cond, uncond, tokens, steps, self._grid_of(inputs), frames)
 
     def _grid_of(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
-        """The picture's grid of tokens; where it comes from positions, these are read once."""
+        """The picture's grid of tokens; positions, where it is computed from them, are read once."""
         positions = inputs.get(self.family.positions)
         if positions is None:
             positions = inputs.get(self.family.shapes)
@@ -178,9 +179,9 @@ class Clock:
         self._step = -1
 
     def _unread(self, scheduler: Any) -> bool:
-        """Whether a run of this transformer makes its first step, though no call of the transformer was read.
+        """Whether a run of this transformer makes its first step and no call of it was read.
 
-        The run is a pipeline's call or a loop of the reader's own. Another pipeline, with a transformer of its own, may
+        The run is a pipeline's call or your own loop. Another pipeline, with a transformer of its own, may
         share the scheduler: its steps are not counted.
         """
         if not self.before_step:
@@ -219,7 +220,7 @@ class Clock:
         return self._sigmas[index]
 
     def _given(self, inputs: dict[str, Any]) -> float:
-        """The timestep that a call was given, 0..1000."""
+        """The timestep passed to a call, 0..1000."""
         told = inputs["timestep"].detach().flatten()[0].double().item()
         return (told - self.family.timestep_offset) * 1000.0 / self.family.timestep_scale
 

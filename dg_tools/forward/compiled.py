@@ -1,9 +1,9 @@
-"""Compiled blocks: what this package hooks acts in a thin eager step around a block's compiled call, and not inside.
+"""Compiled blocks: this package's hooks run in a thin eager step around a block's compiled call, not inside it.
 
 `block.compile()` and diffusers' `compile_repeated_blocks` replace a block's call. A hook on such a block would be
-ignored, or traced into the graph and compiled again. So inside the package's contexts an eager step takes the place of
-the compiled call: it runs the package's own hooks before and after, and hides them from the compiler. No name of a
-module or parameter changes, and the compiled code stays what it was, so that nothing is compiled again.
+ignored, or traced into the graph and compiled again. So inside the package's contexts an eager step replaces the
+compiled call. It runs the package's hooks before and after that call, and hides them from the compiler. Names of
+modules and parameters stay as they are, and so does the compiled code, so nothing is compiled again.
 
 What acts inside a block (its AdaLN gates, its LayerNorms, its attention) cannot act on compiled code: in such a forward
 the block runs its own uncompiled call.
@@ -30,9 +30,9 @@ TABLES = ("_forward_pre_hooks", "_forward_hooks")
 
 
 class Stepped:
-    """In place of a module's compiled call: our hooks, the compiled call without them, our hooks.
+    """Replaces a module's compiled call: runs our hooks, then the compiled call without them, then our hooks.
 
-    Hooks of the user's own, which the compiler may have traced, stay inside.
+    The user's own hooks, which the compiler may have traced, stay in the compiled call.
     """
 
     def __init__(self, module: torch.nn.Module, call: Callable[..., Any], state: Active) -> None:
@@ -65,7 +65,7 @@ class Stepped:
         return output
 
     def tell(self) -> None:
-        """Say once for a transformer that blocks run uncompiled."""
+        """Log, once per transformer, that blocks run uncompiled."""
         if not self.state.told_uncompiled:
             self.state.told_uncompiled = True
             logger.warning("compiled blocks run uncompiled while something acts inside them (gates, norms, attention)")
@@ -93,7 +93,7 @@ def ours(table: dict[int, Callable]) -> list[tuple[int, Callable]]:
 
 @contextmanager
 def hidden(module: torch.nn.Module) -> Iterator[None]:
-    """Our hooks are not in the module's tables inside, so that the compiler sees the module as it was."""
+    """Inside, our hooks are removed from the module's tables, so the compiler sees the module as it was."""
     own = {name: module.__dict__[name] for name in TABLES if ours(module.__dict__[name])}
     for name, table in own.items():
         module.__dict__[name] = OrderedDict((key, hook) for key, hook in table.items() if not is_ours(hook))
@@ -104,7 +104,7 @@ def hidden(module: torch.nn.Module) -> Iterator[None]:
 
 
 def own_copy(output: Any) -> Any:
-    """What a compiled module returned, copied: a CUDA graph writes its next output into the same memory."""
+    """A copy of what a compiled module returned: a CUDA graph writes its next output into the same memory."""
     if isinstance(output, torch.Tensor):
         return output.clone()
     return tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in output)
@@ -112,7 +112,7 @@ def own_copy(output: Any) -> Any:
 
 @contextmanager
 def stepping(transformer: torch.nn.Module) -> Iterator[None]:
-    """Hooks of this package on compiled parts of the transformer act in a forward inside; the calls are put back.
+    """Inside, this package's hooks act on compiled parts of the transformer too; afterwards the calls are put back.
 
     Raises:
         ValueError: the transformer is compiled in another way than block by block.
@@ -128,7 +128,7 @@ def stepping(transformer: torch.nn.Module) -> Iterator[None]:
 
 
 def check_stepped(transformer: torch.nn.Module) -> None:
-    """Raise RuntimeError where something was compiled inside a context, which does not act on it."""
+    """Raise RuntimeError where something was compiled inside a context: the context would not act on it."""
     if not all(isinstance(module._compiled_call_impl, Stepped) for module in compiled_parts(transformer)):
         raise REFUSALS["compiled inside"].error()
 

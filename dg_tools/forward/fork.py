@@ -2,8 +2,8 @@
 
 The disrupted row is the conditional row up to that block. So the conditional rows of the block's output are copied,
 disrupted and appended to the batch, and the blocks after it run on three rows instead of two: rows * K + (K - m - 1)
-block rows for K blocks, disrupted after block m. The conditioning vector, which the transformer computes once and hands
-to every block, is given the same extra rows on its way in.
+block rows for K blocks, disrupted after block m. The conditioning vector, which the transformer computes once for all
+blocks, gets the same extra rows before each block.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from dg_tools.forward.replaced import is_ours, is_replaced
 
 
 def reads_any_rows(hook: Callable) -> Callable:
-    """Mark a hook of ours that does not care how many rows a block has; it does not stand in the way of a fork."""
+    """Mark a hook of ours that works with any number of rows: it does not prevent a fork."""
     hook.any_rows = True  # type: ignore[attr-defined]
     return hook
 
 
 def foreign_hooks(transformer: torch.nn.Module, family: Family, *, below: bool = False) -> bool:
-    """Whether a block, or a part of one, has hooks that expect the pipeline's own rows: edits, readers, a user's own.
+    """Whether a block, or a part of one, has hooks that expect the pipeline's own rows: edits, readers, the user's
+    hooks.
 
-    Not `below`, a replaced forward counts too: what reads or masks attention.
+    Without `below`, a replaced forward counts too, such as one that reads or masks attention.
 
-    `below`: whether a part of a block has hooks of the user's own. Those of this package and of nnsight are told which
-    rows a forward has, and one on a whole block finds the conditional rows last, as in the pipeline's call.
+    With `below`, only the user's hooks on parts of a block count. This package and nnsight know which rows a forward
+    has, and a hook on a whole block finds the conditional rows last, as in the pipeline's call.
     """
     listed = parts(transformer, family)
     for module in listed.below if below else listed.all:
@@ -66,7 +67,7 @@ def holds_tensors(value: Any) -> bool:
 
 
 def parts(transformer: torch.nn.Module, family: Family) -> Parts:
-    """What is in the transformer's blocks, listed once a run: FLUX.1 has 1,200 parts, and each step asks them."""
+    """Modules of the blocks, listed once per run: FLUX.1 has 1,200, and they are checked at each step."""
     state = active(transformer)
     if state.parts is None:
         blocks = [block for _, _, block in family.blocks(transformer)]
@@ -94,14 +95,15 @@ def grown(value: Any, rows: int, copied: slice) -> Any:
 def forked(
     transformer: torch.nn.Module, family: Family, block: int, rows: int, copied: slice, edit: Callable[[Any], Any]
 ) -> Iterator[None]:
-    """A forward inside of `rows` rows returns more: after its own rows the copied ones, with `edit` after `block`.
+    """Inside, a forward of `rows` rows returns the copied rows too, after its own, with `edit` applied to them after
+    `block`.
 
     Args:
         transformer, family: the model and its record.
         block: index over all block lists, in execution order.
         rows: rows that the forward is called with.
         copied: which of them are copied.
-        edit: the copied rows of the block's output, as the block returns them, disrupted.
+        edit: gets the copied rows of the block's output, as the block returns them, and returns them disrupted.
     """
 
     def split(module: torch.nn.Module, inputs: Any, output: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What cannot give a right result is refused by name, before the first forward. The documentation prints the table."""
+"""Settings that cannot give a right result are refused by name, before the first forward. The docs print this table."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 @dataclass(frozen=True)
 class Refusal:
-    """One thing that is refused.
+    """One setting that is refused.
 
     Attributes:
-        what: what it is, as a heading.
-        sentence: the error, with the facts to fill in between braces.
+        what: the setting, as a heading.
+        sentence: the error's text, with fields in braces for the facts.
         instead: what to do.
-        kind: of the error; a RuntimeError where it depends on what else is on.
+        kind: the error's class; a RuntimeError where it depends on what else is on.
     """
 
     what: str
@@ -97,7 +97,7 @@ REFUSALS = {
     ),
 }
 
-CACHES = {  # names of the hooks that diffusers' caches set, and what they are called
+CACHES = {  # hook that a cache of diffusers sets -> name of the cache
     "faster_cache": "FasterCache",
     "fbc_": "FirstBlockCache",
     "mag_cache": "MagCache",

@@ -1,6 +1,7 @@
-"""What is replaced on a module, a scheduler or a pipeline is put back, after an exception too, and is never copied.
+"""Replace attributes of a module, a scheduler or a pipeline: they are put back, after an exception too, and never
+copied.
 
-A deep copy or a pickle of a model that is guided, edited or read has the model's own state, and nothing acts on it.
+A deep copy or a pickle of a model that is guided, edited or read holds the model's own state only: nothing acts on it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _HOOKS = {  # torch's tables of hooks, and those that say more about the same ho
 
 @dataclass
 class _Stack:
-    """What stands in place of one attribute: its own value, and the replacements, the last one on top."""
+    """One replaced attribute: its own value, and the replacements, the last one on top."""
 
     owner: Any  # held, so that its id is not given to another object
     own: Any
@@ -37,8 +38,8 @@ _STACKS: dict[tuple[int, str], _Stack] = {}
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """`owner.name` is `value` inside; afterwards it is what it was, or comes from the class again.
 
-    The instance's own dictionary is changed, so that torch modules take a function in place of a method, and an
-    attribute that only the class had is taken off again instead of being copied onto the instance.
+    The instance's own dictionary is changed. So torch modules accept a function in place of a method, and an attribute
+    that only the class had is removed again and not copied onto the instance.
 
     Args:
         owner: any object with a `__dict__`.
@@ -46,8 +47,8 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         value: what stands there inside.
 
     Raises:
-        RuntimeError: on a normal exit, where a replacement that was opened later is still there; nothing is left all
-            the same once both are closed.
+        RuntimeError: on a normal exit, where a replacement that was opened later is still open; once both are closed,
+        nothing is left behind.
 
     Example:
         >>> class Scheduler:
@@ -90,7 +91,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def copied_plain(module: torch.nn.Module) -> Iterator[None]:
-    """A deep copy or a pickle of the module made inside has none of this package's hooks and replacements."""
+    """Inside, a deep copy or a pickle of the module has none of this package's hooks and replacements."""
     with _copied_plain(list(module.modules())):
         yield
 
@@ -108,7 +109,7 @@ def _copied_plain(owners: list[Any]) -> Iterator[None]:
 
 
 def _own_state(owner: Any) -> dict[str, Any]:
-    """The attributes of an object as they are without what this package puts on it."""
+    """The attributes of an object, without what this package put on it."""
     state = dict(getattr(type(owner), _STATE)(owner))
     state.pop(_STATE, None)
     for (number, name), stack in _STACKS.items():

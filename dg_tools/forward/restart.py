@@ -1,8 +1,8 @@
-"""How much of the disrupted pass need be computed? Only what comes after the disrupted block.
+"""How much of the disrupted pass has to be computed? Only the blocks after the disrupted one.
 
 Up to that block the disrupted pass is the conditional one. So the block's output is kept, and the forward is run again
 with the blocks up to it replaced by a stub that returns the kept output, disrupted: K - m - 1 block calls instead of K.
-`Restart` does both; `swapped` is the one way in which blocks are replaced.
+`Restart` does both; all replacing of blocks goes through `swapped`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BETWEEN_BLOCKS = (  # inputs that add to, or leave out, blocks by position: the 
 
 
 class StandIn(torch.nn.Module):
-    """In place of a block; what else is asked of it, the block answers: DiT's forward reads an embedding there."""
+    """Replaces a block; other attributes are read from the block itself: DiT's forward reads an embedding there."""
 
     def __init__(self, block: torch.nn.Module) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Passed(StandIn):
 
 
 def why_not(family: Family, inputs: dict[str, Any]) -> str | None:
-    """What forbids a partial forward with these inputs, in words; None where nothing does."""
+    """Why a partial forward is not possible with these inputs, in words; None where it is."""
     if not family.partial_forward:
         return f"family {family.name!r} has paths around its blocks"
     used = [name for name in BETWEEN_BLOCKS if inputs.get(name) is not None]
@@ -86,7 +86,7 @@ class Restart:
     Args:
         transformer, family: the model and its record.
         block: index over all block lists, in execution order.
-        uses: how many forwards start from it; after the last one it is let go of.
+        uses: how many forwards start from it; after the last one it is freed.
     """
 
     def __init__(self, transformer: torch.nn.Module, family: Family, block: int, uses: int = 1) -> None:
@@ -104,7 +104,7 @@ class Restart:
 
     @contextmanager
     def keeping(self, rows: slice = slice(None)) -> Iterator[None]:
-        """A forward inside leaves the block's output, of some rows, as it is before any edit."""
+        """Inside, a forward stores the block's output of some rows, as it is before any edit."""
         _, record, block = list(self.family.blocks(self.transformer))[self.block]
 
         def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
@@ -120,7 +120,7 @@ class Restart:
 
     @contextmanager
     def starting(self, edit: Callable[[Any], Any] = lambda output: output) -> Iterator[None]:
-        """A forward inside begins with `edit` of the kept output as the output of the block.
+        """Inside, a forward starts with `edit` of the kept output as the output of the block.
 
         Raises:
             RuntimeError: nothing is kept: no forward ran, or all uses are over.
@@ -149,11 +149,12 @@ def swapped(
     family: Family,
     stand_in: Callable[[int, torch.nn.Module, BlockList], torch.nn.Module],
 ) -> Iterator[None]:
-    """A forward inside finds `stand_in(index, block, record)` in place of each block; the lists are put back.
+    """Inside, a forward runs `stand_in(index, block, record)` in place of each block; afterwards the lists are put
+    back.
 
     Args:
         transformer, family: the model and its record.
-        stand_in: gives what stands there: the block itself, or another module.
+        stand_in: returns the module to run: the block itself, or another one.
     """
     with ExitStack() as stack:
         first = 0

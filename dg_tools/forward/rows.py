@@ -17,7 +17,7 @@ def rows_of(family: Family, inputs: Mapping[str, Any], rows: slice | list[int]) 
     Args:
         family: says which inputs have rows.
         inputs: by name.
-        rows: which; numbers may repeat, where the family has no inputs that are lists.
+        rows: which rows; numbers may repeat if none of the family's inputs is a list.
     """
     total = inputs["hidden_states"].shape[0]
     names = (*family.row_inputs, *BETWEEN_BLOCKS)

@@ -1,4 +1,4 @@
-"""A scheduler's step, seen from outside: every pipeline calls it once a step, whatever runs the blocks."""
+"""A scheduler's step, seen from outside: every pipeline calls it once per step, however the blocks are run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def index_of(scheduler: Any, steps: int) -> int:
 
 
 def first_of(scheduler: Any, steps: int) -> int:
-    """Index of the run's first step, where `steps` were made: not 0 in img2img, which begins in the middle."""
+    """Index of the run's first step, after `steps` steps: not 0 in img2img, which begins in the middle."""
     begin: int | None = getattr(scheduler, "begin_index", None)
     return index_of(scheduler, steps) - steps if begin is None else begin
 
@@ -70,9 +70,10 @@ def after_each_step(pipeline: Any, function: Callable[[int, torch.Tensor], None]
 
 
 def after_callback(arguments: dict[str, Any], function: Callable[[torch.Tensor], None]) -> dict[str, Any]:
-    """The arguments of a pipeline's call; latents that its own callback gives back go to `function` too.
+    """The arguments of a pipeline's call, changed so that latents that its own callback returns go to `function` too.
 
-    What the callback does after the last step is in no scheduler, and in some pipelines not in the output as it was.
+    A change by the callback after the last step is not seen by the scheduler, and some pipelines alter it before the
+    output.
     """
     callback = arguments.get("callback_on_step_end")
     if callback is None:

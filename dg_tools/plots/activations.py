@@ -40,7 +40,7 @@ def token_channel_surface(hidden: np.ndarray, massive: Sequence[int] = (), *, ti
 
 
 def largest_words(hidden: np.ndarray, massive: Sequence[int] = ()) -> str:
-    """Which of the massive channels, or of all, holds the largest |x|, against the median one."""
+    """A sentence: the channel with the largest |x|, of the massive ones or of all, and the median |x|."""
     size = np.abs(np.asarray(hidden, np.float32))
     most = size.max(0)
     top = max(massive or range(len(most)), key=lambda channel: most[channel])
@@ -113,7 +113,8 @@ def token_channel_surface_plotly(hidden: np.ndarray, massive: Sequence[int] = ()
 def magnitude_by_block(data: Any, *, stream: str = "image", step: int | None = None) -> Figure:
     """The largest |x| at each block with the channel that holds it, beside the median channel's mean |x|.
 
-    Both are means over prompts, seeds and steps. A channel's number stands where it takes over, by most of the runs.
+    Both are means over prompts, seeds and steps. A channel's number stands at the block from which it is the largest in
+    most of the runs.
 
     Args:
         data: of a capture.
@@ -150,7 +151,7 @@ def magnitude_by_block(data: Any, *, stream: str = "image", step: int | None = N
 
 
 def most_frequent(numbers: np.ndarray) -> list[int]:
-    """For each row the number that stands in it most often."""
+    """The most frequent number of each row."""
     rows = [np.unique(row, return_counts=True) for row in np.reshape(numbers, (len(numbers), -1)).astype(int)]
     return [int(values[counts.argmax()]) for values, counts in rows]
 
@@ -184,7 +185,7 @@ def headroom(table: Any, *, dtype: str = "float16") -> Figure:
 
     Args:
         table: from `Activations.headroom`.
-        dtype: that it was made for.
+        dtype: the dtype that the table was made for.
     """
     limit = float((table["largest"] / table["share"]).median())
     sites = list(dict.fromkeys(table["site"]))

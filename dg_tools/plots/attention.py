@@ -40,8 +40,8 @@ def word_over_picture(field: Any, picture: Any, *, word: str = "") -> Figure:
 
 @styled
 def attention_mass(result: Any, *, query: str = "image", k: int = 12) -> Figure:
-    """From an `Attention`: the share of a stream's attention by block that goes to image, text and pad tokens; and the
-    key tokens that receive most, in times an equal share.
+    """From an `Attention`: by block, the share of a stream's attention that goes to image, text and pad tokens; and the
+    key tokens that receive most, as a multiple of an equal share.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
     shares(left, result.by_stream(), query)

@@ -1,4 +1,4 @@
-"""One denoising step, disrupted: the edit among controls that do as much harm."""
+"""One disrupted denoising step: the edit beside controls that do as much harm."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ CONTROL: dict[str, Any] = {"color": QUIET, "marker": ".", "lw": 1}
 def denoise_figure(result: Any) -> Figure:
     """Six panels from a `denoise` result.
 
-    Above: error by band and sigma over the clean run's, the edit among its equal-harm controls. Below: selectivity
-    (high-band minus low-band log ratio) against the controls', with their null distribution; high-band damage on the
-    object and on the background; what other edits of the same channels do, with 95% intervals over prompts.
+    Above: error by band and sigma relative to the clean run's, for the edit and its equal-harm controls. Below:
+    selectivity (high-band minus low-band log ratio) against the controls', with their null distribution; high-band
+    damage on the object and on the background; what other edits of the same channels do, with 95% intervals over
+    prompts.
     """
     curves, summary = result.tables["by_sigma"], result.tables["variants"]
     figure, axes = plt.subplots(2, 3, figsize=(10, 6), layout="constrained")
@@ -87,7 +88,7 @@ def region_panel(axis: Any, summary: Any) -> None:
 
 
 def others_panel(axis: Any, summary: Any) -> None:
-    """Total error of the edit and of the further edits, with intervals; draws of like variance as ticks."""
+    """Total error of the edit and of the further edits, with intervals; ticks: draws of similar variance."""
     shown = summary[summary["role"].isin(["edit", "further"])]
     for row, (_, one) in enumerate(shown.iterrows()):
         style = EDIT if one["role"] == "edit" else {**EDIT, "color": INK}

@@ -25,7 +25,7 @@ def denoise_error_figure(table: Any, *, title: str = "", words: Mapping[str, str
     Args:
         table: tidy, with columns edit, role (edit, control), sigma, band, ratio.
         title: of the figure.
-        words: the edges of each band; None: not said.
+        words: the edges of each band; None: they are not shown.
     """
     bands = list(dict.fromkeys(table["band"]))
     edits = list(dict.fromkeys(table[table["role"] == "edit"]["edit"]))

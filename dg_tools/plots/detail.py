@@ -31,9 +31,9 @@ def detail_figure(result: Any) -> Figure:
     """From a `detail` result: the first prompt's pictures; changes of detail and of semantics with their margins.
 
     Above: the first test prompt, clean and edited, from the same noise. Below: changes from the clean sample with 95%
-    intervals over prompts, each matched control a tick, the bound that was set beforehand dashed or shaded; filled at
-    the first CFG scale, hollow at the others. On the right: high-band power of one half of the picture when its own
-    tokens or as many elsewhere are disrupted.
+    intervals over prompts, each matched control as a tick, the bound that was set beforehand dashed or shaded; marks
+    are filled at the first CFG scale and hollow at the others. On the right: high-band power of one half of the picture
+    when its own tokens or as many elsewhere are disrupted.
     """
     pictures = result.tables["pictures"]
     variants = list(dict.fromkeys(pictures["variant"]))

@@ -1,4 +1,4 @@
-"""The dose curve: samples over rho, the amount of detail under them, controls in grey; where, and what explains it."""
+"""The dose curve: samples over rho, the amount of detail under them, controls in grey; what explains it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def dose_figure(result: Any) -> Figure:
 
 
 def line(rows: pd.DataFrame, column: str, place: dict[float, int]) -> tuple[list[int], list[float]]:
-    """Places and means over pictures and noise levels, by rho."""
+    """Points of a curve over rho: places along x, and means over pictures and noise levels."""
     mean = rows.groupby("rho")[column].mean().dropna()
     return [place[rho] for rho in mean.index], mean.tolist()
 

@@ -22,7 +22,7 @@ def frame_parts(frame: np.ndarray, grid: tuple[int, int], edge: int | None = Non
     STAS (arXiv 2603.17825) calls the head and the tail of each latent frame's tokens its boundary.
 
     Args:
-        frame: (tokens,), the latent frame of each token; -1 for one that is none of the image's.
+        frame: (tokens,), the latent frame of each token; -1 for a token that is not of the image.
         grid: rows and columns of a frame.
         edge: tokens at the head and at the tail of each frame after the first; None: one row of tokens.
 

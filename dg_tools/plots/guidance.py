@@ -39,8 +39,8 @@ def guidance_figure(result: Any) -> Figure:
 
     Above: each run by its correlation with its own reference (right: less distortion) and by the distance of the
     samples as a set from the references (down: better perception), three distances; arrows go from a base to its DG.
-    Below: improvements in rightness and amount, with 95% intervals and bounds, each over CFG or cond with as many
-    block calls; cosines with c - d, norms and spectra of the directions, along the CFG run.
+    Below: improvements in rightness and amount, with 95% intervals and bounds, each relative to CFG or cond at the same
+    number of block calls; cosines with c - d, norms and spectra of the directions, along the CFG run.
     Where prompts have no pictures: each run by its change of detail from the plain sample, whole and by band, and by
     the low band that it keeps.
     """

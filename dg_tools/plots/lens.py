@@ -1,4 +1,4 @@
-"""What picture the residual stream holds after each block, one row for each lens."""
+"""The picture that the residual stream holds after each block, one row per lens."""
 
 from __future__ import annotations
 

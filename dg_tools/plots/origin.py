@@ -35,8 +35,8 @@ READERS = {  # of SERIES, by who reads
 @styled
 def origin_figure(result: Any) -> Figure:
     """From an `origin` result: for each channel its signed writes by block, stacked by writer (mean over runs); the
-    share of its final size that is gone without the gates; its size after each block once it was zeroed; and how
-    strongly each block's weights read it.
+    share of its final size that is gone when the gates are zeroed; its size after each block once it was zeroed; and
+    how strongly each block's weights read it.
     """
     channels = result.settings["channels"][:4]
     figure = plt.figure(figsize=(9.5, 2.3 * -(-len(channels) // 2) + 3), layout="constrained")
@@ -51,7 +51,7 @@ def origin_figure(result: Any) -> Figure:
     panels = bottom.subplots(1, 2 + ("readers" in result.tables))
     removed(panels[0], result.tables["gates"])
     healing(panels[1], result.tables["healing"], result.settings["block"])
-    if "readers" in result.tables:  # results that were saved before there were any have none
+    if "readers" in result.tables:  # results saved before readers were measured have none
         readers(panels[2], result.tables["readers"])
     headline(figure, result.primary.headline())
     return finish(figure)

@@ -35,7 +35,7 @@ def overview(
             doublings at equal contrast against the clean picture.
         compared: by prompt, the picture of each guidance.
         captions: of the guidances, in words; in the order of the columns.
-        against: what a guidance's difference is to; those that are not in it have none.
+        against: guidance -> the guidance whose picture is subtracted from its own; no difference for the others.
         title: of the figure; empty: what the least and the largest readable dose do to detail.
         width: in inches; text is legible when the figure is shown at 880 pixels.
     """

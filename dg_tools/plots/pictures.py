@@ -32,7 +32,7 @@ def image_grid(
         images: PIL or arrays, row by row.
         captions: over each of them.
         columns: pictures in a row.
-        rows, heads: what each row and each column shows, said once at its beginning; empty: nothing.
+        rows, heads: labels of the rows and of the columns, written once at the beginning of each; empty: no labels.
         title: of all.
         size: inches of a picture.
     """
@@ -102,5 +102,5 @@ def grey_under(axis: Any, picture: np.ndarray, **kwargs: Any) -> None:
 
 
 def over(axis: Any, size: np.ndarray, limit: float, **kwargs: Any) -> None:
-    """A size from 0 to `limit` as one hue over what is drawn already: the larger, the less of it shows through."""
+    """Draw a size from 0 to `limit` as one hue over what is already drawn; larger values are more opaque."""
     axis.imshow(size, cmap=HUE, vmin=0, vmax=limit, alpha=0.85 * np.clip(size / limit, 0, 1), **kwargs)

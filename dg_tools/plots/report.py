@@ -171,12 +171,12 @@ def maps_figure(maps: Mapping[str, Sequence[Sequence[float]]], picture: Any = No
 
 @quiet
 def gates_figure(gate: Sequence[float | None], massive: Sequence[int], at: str, part: str) -> Figure:
-    """|AdaLN gate| of every channel at one block, massive channels in colour with their number and rank.
+    """|AdaLN gate| of every channel at one block; massive channels are coloured and have their number and rank.
 
     Args:
         gate: by channel, as large as the stream is wide.
         massive: channels.
-        at: the block. part: which gate of it.
+        at: the block. part: which of its gates.
     """
     values = np.abs(floats(gate))
     firsts = np.unique(np.linspace(0, len(values), min(BARS, len(values)), endpoint=False).astype(int))

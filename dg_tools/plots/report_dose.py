@@ -60,7 +60,7 @@ def dose_curve_figure(amount: Sequence[Mapping[str, Any]], low: Sequence[Mapping
 
 @quiet
 def choice_figure(scan: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None, asked: float) -> Figure:
-    """The detail that each weak model lacks in one step, beyond gain, by block and dose.
+    """The detail that each weak model lacks in one step, not counting its gain, by block and dose.
 
     Args:
         scan: of a profile: `block`, `rho`, `score`, `score_low`, `score_high`, `eligible`.

@@ -26,8 +26,8 @@ def rivals_figure(result: Any) -> Figure:
     """Five panels from a `rivals` result, one line per guidance, the one with most detail on top.
 
     Changes from no guidance with 95% intervals: amount of detail, rightness, low band, margin; the dashed line is what
-    the lower end must be above. Then passes per step over those without guidance, and the verdict in words, in the
-    colour of its line. DG's name is bold.
+    the lower end must be above. Then the passes per step relative to a run without guidance, and the verdict in words,
+    in the colour of its line. DG's name is bold.
     """
     table = result.tables["rivals"].sort_values("amt_c").reset_index(drop=True)
     height = 1.5 + 0.3 * len(table)

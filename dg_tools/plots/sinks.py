@@ -1,4 +1,4 @@
-"""Sinks: what masking them costs by band beside equal-mass masks, and whether massive channels sit on them."""
+"""Sinks: what masking them costs by band, beside masks of equal mass, and how large massive channels are there."""
 
 from __future__ import annotations
 

@@ -74,12 +74,12 @@ def headline(figure: Any, sentence: str, *, size: float = 10) -> None:
 
 
 def several(count: int) -> tuple[str, ...]:
-    """Colours for several of a kind; they begin again where there are more than the series has."""
+    """Colours for several things of one kind; they repeat where there are more things than colours."""
     return SERIES * -(-max(count, 1) // len(SERIES))
 
 
 def of_doses(rhos: Iterable[float]) -> dict[float, str]:
-    """A colour for each dose rho: cold below 1, warm above, the farthest from 1 the strongest."""
+    """A colour for each dose rho: cold below 1, warm above 1, and stronger the farther from 1."""
     ordered = sorted(set(rhos), key=lambda rho: -abs(rho - 1))
     cold, warm = [r for r in ordered if r < 1], [r for r in ordered if r >= 1]
     colours = {r: c for r, c in zip(cold, (POINT, SERIES[4], SERIES[3]), strict=False)}
@@ -118,7 +118,8 @@ def name_lines(axis: Axes, *, gap: float = 0.085, size: float = 8, more: Sequenc
 def rank_channels(
     axis: Axes, values: np.ndarray, channels: Sequence[int], *, width: float, middle: float = 0.0
 ) -> dict[int, int]:
-    """Bars of these channels in their colours, each with its rank at the end of a line above; the ranks by channel.
+    """Draw bars of these channels in their colours, each with its rank at the end of a line above it; returns the ranks
+    by channel.
 
     Args:
         axis: with the others' bars.
@@ -179,7 +180,8 @@ SIDES = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))  
 
 
 def name_clouds(axis: Axes, clouds: Sequence[tuple[Any, Any, str, str]], size: float = 7, *, avoid: Any = ()) -> None:
-    """The name of each cloud of points beside one of them, where it covers least; after all is drawn, limits too.
+    """Write the name of each cloud of points beside one of its points, where it covers least; call this last, after the
+    limits are set.
 
     Args:
         axis: with the points.

@@ -20,15 +20,15 @@ PANELS = 8
 def sweep_map(result: Any, guidance: str = "DG") -> Figure:
     """Mean cost by block (down) and w (across), one panel for each s, window, set of channels and rho.
 
-    On the development prompts. Darker is better (less cost); struck out where the guard does not hold; the chosen cell
-    is framed. One range of colours for all panels. Above: the cost of each chosen setting.
+    On the development prompts. Darker is better (less cost); a cell is crossed out where the guard does not hold; the
+    chosen cell is framed. One range of colours for all panels. Above: the cost of each chosen setting.
 
     Args:
         result: a `Sweep` whose development cells are all there.
         guidance: `DG`, or `control` for the same grid with the control's disruption.
 
     Raises:
-        ValueError: a guidance that the sweep has no grid of, or more than 8 panels.
+        ValueError: the sweep has no grid of this guidance, or the figure would have more than 8 panels.
     """
     scores = result.scores
     grid = scores[(scores["guidance"] == guidance) & (scores["w"] > 0)]

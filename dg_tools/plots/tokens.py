@@ -1,4 +1,4 @@
-"""On which tokens the channels are massive: over the picture, by block and stream, and the same sets everywhere?"""
+"""On which tokens are the channels massive? Over the picture, by block and stream; does the rule find the same ones?"""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ THRESHOLD = 0.15  # of the score
 
 @styled
 def two_faces(scan: Any, *, names: Sequence[str] | None = None) -> Figure:
-    """Two panels per model: the detail that a weak model lacks beyond gain, and its gain g; by block, a line per rho.
+    """Two panels per model: the detail that a weak model lacks, its gain not counted, and its gain g; by block, with
+    one line per rho.
 
     Args:
         scan: the table of `auto.scan_blocks`, or a profile that `auto` made; several in a mapping by name, a row of
