@@ -36,10 +36,10 @@ def propose(
     """A family record for a loaded diffusers pipeline, found by some thirty forwards of its transformer.
 
     It finds the lists of blocks and their streams, the AdaLN chunks and what each of them does, the branches and their
-    gates, the rows of classifier-free guidance, the timestep, and the layout of latents and positions. The record of a
-    known class is not looked at; of the table only the layouts of latents are tried. The record is checked as
-    `dg_tools.load` checks it, and by the first checks of `dg-tools verify`. What a run cannot tell is said in words:
-    read them before you use the record.
+    gates, the rows of classifier-free guidance, the timestep, and the layout of latents and positions. A record that
+    already exists for the class is ignored; only the known layouts of latents are tried. The record is checked as
+    `dg_tools.load` checks it, and by the first checks of `dg-tools verify`. Facts that a run cannot show are listed as
+    sentences: read them before you use the record.
 
     Args:
         pipeline: a diffusers pipeline with a transformer.
@@ -53,9 +53,9 @@ def propose(
         `.checks` what was checked.
 
     Raises:
-        TypeError: no diffusers pipeline.
-        ValueError: a pipeline without a transformer or that cannot be called so, or no list of blocks that image
-            tokens pass through.
+        TypeError: anything but a diffusers pipeline.
+        ValueError: a pipeline without a transformer, a pipeline that cannot be called with these arguments, or no list
+        of blocks that image tokens pass through.
 
     Example:
         >>> proposal = dg.families.propose(pipe)  # doctest: +SKIP
@@ -93,7 +93,7 @@ def propose(
 
 
 def default_size(pipeline: Any) -> tuple[int, int]:
-    """Height and width in pixels: `SIZE`, or less where the positions end before."""
+    """Height and width in pixels: `SIZE`, or less where the model has fewer positions."""
     most = getattr(pipeline.transformer.config, "pos_embed_max_size", None)
     side = scale_factor(pipeline) * (packing_of(pipeline.transformer) or 1)
     if not most or most * side >= SIZE[1]:
@@ -105,7 +105,7 @@ def guidance_of(runs: Runs, words: list[str]) -> Cfg:
     """The pipeline's guidance, from its first runs.
 
     Raises:
-        ValueError: it cannot be called so.
+        ValueError: it cannot be called with these arguments.
     """
     try:
         return find_cfg(runs, words)
@@ -121,7 +121,7 @@ def latents_name(one: Forward, run: Run) -> str:
     """The transformer's input with the latents.
 
     Raises:
-        ValueError: there is none as large as they are.
+        ValueError: no input has the size of the latents.
     """
     if isinstance(one.inputs.get(LATENTS), torch.Tensor):
         return LATENTS
@@ -145,9 +145,9 @@ def of_two_rows(runs: Runs, cfg: Cfg) -> Forward | None:
 
 
 def needs_inputs(one: Forward, latents: str, row_lists: tuple[str, ...], words: list[str]) -> bool:
-    """Whether the transformer is called in another way than `hidden_states`, `timestep`, and one tensor back.
+    """Whether the transformer needs anything but `hidden_states` and `timestep` in and one tensor out.
 
-    Lists of tensors that are not `row_lists`, such as a list of positions for each axis, do no harm.
+    Lists of tensors that are not `row_lists`, such as a list of positions for each axis, do not count.
     """
     names = [] if latents == LATENTS else [f"the latents are in {latents!r}, not {LATENTS!r}"]
     names += [] if TIME in one.inputs else [f"there is no {TIME!r}"]

@@ -1,4 +1,4 @@
-"""All of a record from what the probes found."""
+"""The whole record, from what the probes found."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def assemble(
         cfg: its guidance.
         latents: the transformer's input with the latents.
         chains: its lists of blocks.
-        base, pair: a forward of one row and one of two, watched; None if two rows were not possible.
-        two: the second one's inputs.
-        words: sentences on what could not be told, added to.
+        base, pair: a watched forward of one row, and one of two; None if two rows were not possible.
+        two: the inputs of the forward of two rows.
+        words: sentences on what was not found; more are appended.
     """
     transformer, off = runs.transformer, cfg.off
     one, config = off.forwards[0], runs.transformer.config

@@ -1,8 +1,8 @@
 """One block run alone, again and again: where its AdaLN chunks come from, and what each of them does.
 
-A chunk is told by its effect. Its value in one channel is changed, and the first hidden states that differ tell: the
-same change at every token is a shift, one like what a branch gives is that branch's gate, another is a scale; and the
-branch that changes next tells which branch they belong to.
+A chunk is identified by its effect: its value in one channel is changed, and the first hidden states that differ are
+compared. A shift changes every token alike. A gate changes them in proportion to a branch's output. Any other change is
+a scale. The branch that changes next is the one that a shift or scale belongs to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Seen:
-    """Hidden states inside a block, (1, tokens, channels): of a part, given to it or what it gives, in a tuple `at`."""
+    """Hidden states inside a block, (1, tokens, channels): a part's input or output; `at` is the place in a tuple."""
 
     path: str
     gives: bool
@@ -50,8 +50,8 @@ class BlockRun:
         ran: how it ran.
         base: hidden states inside it, in order; `candidates` are those that its parts give.
         written: what it adds to the image tokens, (tokens, channels).
-        writers: the parts whose gated sum that is; empty where there is no such sum.
-        channel: the one in which chunks are changed.
+        writers: the parts whose gated sum equals `written`; empty where no sum does.
+        channel: the channel in which chunks are changed.
     """
 
     def __init__(self, chain: Chain, ran: Ran) -> None:
@@ -138,7 +138,7 @@ class BlockRun:
         return self.given_by(source.path)[0][0].reshape(-1, self.chain.width)
 
     def given_by(self, path: str) -> list[torch.Tensor]:
-        """What a part of the block gives, at each of its calls."""
+        """The outputs of a part of the block, one for each of its calls."""
         kept: list[torch.Tensor] = []
         handle = self.block.get_submodule(path).register_forward_hook(lambda m, a, o: kept.append(o))
         with torch.no_grad():
@@ -154,7 +154,7 @@ class BlockRun:
             branches: (suffix, part), in the order in which they run; a suffix is `_msa`, or empty for a joint one.
 
         Raises:
-            LookupError: a chunk is not a shift, scale or gate of a branch; says what it does.
+            LookupError: a chunk is not a shift, scale or gate of a branch; the message says what it changes.
         """
         return tuple(self.role(source, index, branches) for index in range(source.count))
 
@@ -165,7 +165,7 @@ class BlockRun:
             changed = value.clone(memory_format=torch.contiguous_format)
             rows = changed[: len(changed) - source.more] if source.more else changed
             chunk = rows.view(len(rows), -1, width)[:, index, channel]
-            chunk.copy_(torch.where(chunk.abs() > 0.5, 0.0, chunk + 1.0))  # a large tanh does not grow any more
+            chunk.copy_(torch.where(chunk.abs() > 0.5, 0.0, chunk + 1.0))  # a large tanh no longer grows
             return changed
 
         again = self.seen(source, change)
@@ -214,7 +214,8 @@ class BlockRun:
             gates: by name of its chunk, the part that it scales.
 
         Returns:
-            The parameter's name, empty for none; and True for a tanh, None where neither leaves what the fit leaves.
+            The parameter's name, empty for none; and True for a tanh, False without one, None where neither fits as
+            well as free gates.
         """
         shape = (source.count, self.chain.width)
         own = {n: p.detach() for n, p in self.block.named_parameters(recurse=False) if tuple(p.shape[-2:]) == shape}
@@ -233,6 +234,6 @@ class BlockRun:
         return table, by_tanh if left <= most else None
 
     def left(self, gates: dict[str, torch.Tensor]) -> float:
-        """What the gated sum leaves of what the block adds, as a share, with other gates for some of its parts."""
+        """The share of the block's addition that the gated sum leaves, with other gates for some of its parts."""
         total = sum(w.output.double() * gates.get(w.path, w.gate) for w in self.writers)
         return float((self.written - total).norm() / self.written.norm())

@@ -32,7 +32,7 @@ class Branches:
 
 
 def propose_list(chain: Chain, label: str, config: Any, words: list[str]) -> BlockList:
-    """The record of one list; what could not be told goes to `words`.
+    """The record of one list; a sentence on each fact that was not found is appended to `words`.
 
     Args:
         chain: the list, as it ran.
@@ -74,7 +74,7 @@ def kind_of(ran: Ran) -> tuple:
 
 
 def facts(run: BlockRun, name: str, words: list[str]) -> dict[str, Any]:
-    """What one block tells of its list."""
+    """The facts that one block shows about its list."""
     branches = find_branches(run, name, words)
     told: dict[str, Any] = {
         "adaln": None,
@@ -165,7 +165,7 @@ def first_of_mlp(run: BlockRun, joint: torch.nn.Module) -> str:
 
 
 def guesses(run: BlockRun) -> tuple[tuple[str, Writer], ...]:
-    """Attention alone, where there is no sum: it tells the chunks before it."""
+    """Attention alone, where no sum fits: the chunks before it can still be identified."""
     attention = [w for w in run.candidates if is_attention(run.block.get_submodule(w.path))]
     return tuple(("_msa", w) for w in attention[:1])
 
@@ -176,7 +176,7 @@ def is_attention(module: torch.nn.Module) -> bool:
 
 
 def innermost(run: BlockRun, writer: Writer) -> Writer:
-    """The last part inside of an attention that gives the same: its output projection."""
+    """The innermost part of an attention with the same output: its output projection."""
     width = writer.output.shape[-1]
     inside = [s for s in run.base if s.gives and s.path.startswith(f"{writer.path}.") and s.value.shape[-1] == width]
     for one in inside:
@@ -230,7 +230,7 @@ def drops_text(chain: Chain, words: list[str]) -> str:
 
 
 def length(chain: Chain, config: Any, words: list[str]) -> str:
-    """The configuration that says how many blocks there are."""
+    """The configuration entry with the number of blocks."""
     count = len(chain.ran)
     same = [
         n

@@ -21,11 +21,11 @@ CLOSE = 0.02
 
 @dataclass
 class Cfg:
-    """What a record says of guidance; the fields are those of `Family`.
+    """A record's facts about guidance; the fields are those of `Family`.
 
     Attributes:
-        off: a run without it, with these scales: `quiet`.
-        on: a run with the scale `SCALE`; None where there is none.
+        off: a run without guidance, with the scales `quiet`.
+        on: a run with the scale `SCALE`; None where the pipeline has no guidance.
         image_last: the transformer gives further tokens before the image's.
     """
 
@@ -48,7 +48,7 @@ def find_cfg(runs: Runs, words: list[str]) -> Cfg:
 
     Args:
         runs: calls of the pipeline.
-        words: sentences on what could not be told, added to.
+        words: sentences on what was not found; more are appended.
     """
     names = [n for n in (NONE, "guidance_scale", "cfg_scale", "cfg_guidance_scale") if n in runs.takes]
     names += [n for n in runs.takes if n.endswith("guidance_scale") and n not in names]
@@ -57,7 +57,7 @@ def find_cfg(runs: Runs, words: list[str]) -> Cfg:
         return by_guiders(runs, guiders, words)
     quiet = {n: 1.0 for n in names if n not in runs.call and runs.takes[n].default is not None}
     off = runs.run(quiet, decode=True)
-    if off.work > 1:  # one prompt needs one row in one pass: here a scale of 1 is guidance
+    if off.work > 1:  # one prompt needs one row in one pass; more means that a scale of 1 still guides
         without = dict.fromkeys(quiet, 0.0)
         other = runs.run(without, decode=True)
         if other.work < off.work:
@@ -79,7 +79,7 @@ def find_cfg(runs: Runs, words: list[str]) -> Cfg:
 
 
 def by_guiders(runs: Runs, guiders: tuple[str, ...], words: list[str]) -> Cfg:
-    """The same where components of the pipeline guide."""
+    """The same, for a pipeline whose components guide."""
     made = []
     for scale in (1.0, SCALE):
         with ExitStack() as stack:
@@ -96,7 +96,7 @@ def by_guiders(runs: Runs, guiders: tuple[str, ...], words: list[str]) -> Cfg:
 
 
 def told(found: Cfg, runs: Runs, words: list[str]) -> None:
-    """Fill in rows, what is predicted, and what becomes of the two predictions."""
+    """Fill in the layout of rows, what is predicted, and how the two predictions are added."""
     off, on = found.off, found.on
     alone = single(off.forwards[0].prediction)
     sign, found.image_last = sign_of(alone, off, words)
@@ -165,7 +165,7 @@ def cut(prediction: torch.Tensor, output: torch.Tensor) -> torch.Tensor | None:
 
 
 def sign_of(alone: torch.Tensor, off: Run, words: list[str]) -> tuple[float, bool]:
-    """Whether the scheduler is given the prediction (1) or minus it (-1), and whether its last tokens alone."""
+    """Whether the scheduler gets the prediction (1) or minus it (-1), and whether only its last tokens."""
     output = off.outputs[0][:1]
     most = CLOSE * float(output.double().norm())
     own = cut(alone, output)
@@ -183,7 +183,7 @@ def sign_of(alone: torch.Tensor, off: Run, words: list[str]) -> tuple[float, boo
 
 
 def scale_of(found: Cfg, cond: torch.Tensor, uncond: torch.Tensor, output: torch.Tensor, words: list[str]) -> None:
-    """The weight k of u + k (c - u), which the scheduler is given, and what the pipeline does afterwards."""
+    """The weight k in u + k (c - u), which the scheduler gets, and what the pipeline does to that sum afterwards."""
     guided = output[:1].double()
     c, u = cut(cond, guided), cut(uncond, guided)
     if c is None or u is None:

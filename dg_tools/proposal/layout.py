@@ -1,4 +1,4 @@
-"""Sizes, positions and latents: what a record says besides its blocks and its guidance."""
+"""Sizes, positions and latents: the parts of a record besides its blocks and its guidance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dg_tools.proposal.streams import Chain
 
 TIME = "timestep"
 GUESS = (1024, 1024)
-MASK = 3  # different values of a mask, at most
+MASK = 3  # a mask has at most this many different values
 
 
 def scale_factor(pipeline: Any) -> int:
@@ -26,7 +26,7 @@ def scale_factor(pipeline: Any) -> int:
 
 
 def timestep_scale(run: Run, words: list[str]) -> tuple[float, float]:
-    """The transformer's timestep is the scheduler's, over 1000, times the first of these, plus the second."""
+    """(a, b) with transformer's timestep = a x scheduler's timestep / 1000 + b."""
     given = [forward.inputs.get(TIME) for forward in run.forwards[:: run.passes]]
     if not all(isinstance(value, torch.Tensor) for value in given):
         one, two = (run.forwards[at * run.passes].inputs for at in (0, 1))
@@ -53,7 +53,7 @@ def own_tokens(run: Run, chain: Chain) -> int:
 
 
 def packing(runs: Runs, run: Run, chain: Chain, words: list[str]) -> int | None:
-    """Latent pixels per token along a side; None where the transformer's `patch_size` says it."""
+    """Latent pixels per token along a side; None where it is the transformer's `patch_size`."""
     size = runs.size if "height" in runs.takes else None
     if size is None:
         sample = run.samples[0]
@@ -108,7 +108,7 @@ def positions(inputs: dict[str, Any], tokens: int, grid: tuple[int, int]) -> str
 
 
 def shapes(inputs: dict[str, Any], grid: tuple[int, int]) -> str:
-    """The input that lists (frames, rows, columns) of each picture, the own one first."""
+    """The input that lists (frames, rows, columns) of each picture, the generated one first."""
     for name, value in inputs.items():
         one = value
         while isinstance(one, list | tuple) and one and isinstance(one[0], list | tuple):
@@ -120,7 +120,7 @@ def shapes(inputs: dict[str, Any], grid: tuple[int, int]) -> str:
 
 
 def sizes(inputs: dict[str, Any], grid: tuple[int, int]) -> tuple[str, ...]:
-    """The inputs that say how many frames, rows and columns of tokens there are."""
+    """The inputs with the numbers of frames, rows and columns of tokens."""
     counts = {name: value for name, value in inputs.items() if type(value) is int}
     frames = [name for name in counts if "frame" in name]
     sides = [[name for name in counts if counts[name] == side and name not in frames] for side in grid]
@@ -128,7 +128,7 @@ def sizes(inputs: dict[str, Any], grid: tuple[int, int]) -> tuple[str, ...]:
 
 
 def rows_of(one: dict[str, Any], two: dict[str, Any]) -> tuple[str, ...]:
-    """Inputs whose first dimension is the rows: those of one row, and of two."""
+    """Inputs whose first dimension is the rows, found by comparing forwards of one row and of two."""
     names = []
     for name, value in one.items():
         other = two.get(name)
@@ -156,11 +156,11 @@ def embedding(chains: list[Chain], conditioning: tuple[str, ...], given: set[str
 
 
 def latents(runs: Runs, run: Run, given: Any, words: list[str]) -> Latents:
-    """The layout in the table by which the run's last latents become what the VAE was given.
+    """The known layout that turns the run's last latents into the VAE's input.
 
     Args:
         runs, run: the pipeline, and a run that was decoded.
-        given: the latents as the transformer is given them; several layouts differ in that alone.
+        given: the latents as the transformer gets them; some layouts differ only in this.
         words: sentences, added to.
     """
     shape = torch.stack(given).shape if isinstance(given, list) else given.shape
@@ -206,7 +206,7 @@ def is_flat(transformer: torch.nn.Module) -> bool:
 
 
 def width_config(transformer: torch.nn.Module, width: int, words: list[str]) -> str:
-    """The configuration that is the stream's width; empty where it is heads times their width."""
+    """The configuration entry that is the stream's width; empty where the width is heads times head width."""
     config: Any = transformer.config
     heads, size = config.get("num_attention_heads"), config.get("attention_head_dim")
     if isinstance(heads, int) and isinstance(size, int) and heads * size == width:
@@ -219,7 +219,7 @@ def width_config(transformer: torch.nn.Module, width: int, words: list[str]) -> 
 
 
 def class_count(runs: Runs) -> str:
-    """The configuration with the number of classes: an embedding has as many rows, or one more."""
+    """The configuration entry with the number of classes: an embedding has as many rows, or one more."""
     if runs.prompt == "prompt":
         return ""
     sizes = {m.num_embeddings for m in runs.transformer.modules() if isinstance(m, torch.nn.Embedding)}
@@ -228,7 +228,7 @@ def class_count(runs: Runs) -> str:
 
 
 def defaults(runs: Runs, words: list[str]) -> Defaults:
-    """What the pipeline's call does where it is not told; text tokens at most, from `max_sequence_length`."""
+    """The defaults of the pipeline's call; the most text tokens are its `max_sequence_length`."""
     of = {name: parameter.default for name, parameter in runs.takes.items()}
     text = of.get("max_sequence_length")
     made: dict[str, Any] = {"steps": of["num_inference_steps"], "text": (0, text if isinstance(text, int) else 0)}

@@ -1,4 +1,4 @@
-"""Does the proposed record hold? As `dg.load` checks it, by the first checks of `verify`, in a fork and a restart."""
+"""Is the proposed record right? Checked as in `dg.load`, by the first checks of `verify`, a fork and a restart."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COARSE = 0.2
 
 
 def partial_ways(family: Family, transformer: torch.nn.Module, inputs: dict[str, Any], words: list[str]) -> Family:
-    """The record with `fork` and `partial_forward` as one edit in the middle shows them.
+    """The record with `fork` and `partial_forward` filled in, tested with one edit in the middle.
 
     Args:
-        family: the record, otherwise whole.
+        family: the record, complete except for these two.
         transformer: the model.
-        inputs: of a forward of two rows; of one, if two were not possible.
-        words: sentences, added to.
+        inputs: those of a forward of two rows, or of one if two were not possible.
+        words: sentences on what was not found; more are appended.
     """
     blocks = list(family.blocks(transformer))
     middle = (len(blocks) - 1) // 2

@@ -1,4 +1,4 @@
-"""A proposed record: as an object, as Python to paste, and in words what it could not tell."""
+"""A proposed record: as an object, as Python to paste, and with sentences on what could not be found."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dg_tools.verification.result import Check
 
 @dataclass(frozen=True, repr=False)
 class Proposal:
-    """A record that was proposed; prints as a file of `dg_tools/families`, with what could not be told.
+    """A proposed record; prints as a file of `dg_tools/families`, with what could not be found.
 
     Attributes:
         family: the record; `dg.load(pipeline, family=proposal.family)` takes it.
-        unknown: sentences on what could not be told, or no record can say.
+        unknown: sentences on facts that could not be found, or that no record can hold.
         checks: what was checked, as by `dg.load` and `dg-tools verify`.
     """
 
@@ -29,7 +29,7 @@ class Proposal:
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed."""
+        """True if no check failed."""
         return not any(check.state == "failed" for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def imported(part: Latents | Inputs | None) -> list[str]:
 
 
 def written(value: Any, indent: str = "") -> str:
-    """A value as Python; of records the fields that are not the defaults."""
+    """A value as Python; for records, only the fields that differ from their defaults."""
     inner = indent + "    "
     if isinstance(value, Latents | Inputs):
         return "PACKED" if value is PACKED else f"{type(value).__name__}()"

@@ -1,4 +1,4 @@
-"""Short calls of a pipeline of whose transformer nothing is known, and what went in and out of it."""
+"""Short calls of a pipeline whose transformer is unknown, and the inputs and outputs of that transformer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dg_tools.forward.stepping import replaced_step
 from dg_tools.models.guider import without_experimental_notice
 from dg_tools.models.sizes import parameters
 
-STEPS = 2  # of each call: the second one tells what changes with time
-SIZE = (256, 384)  # pixels, where none are given: small, not square, and a multiple of every family's token
+STEPS = 2  # steps of each call: the second one shows what changes with time
+SIZE = (256, 384)  # default size in pixels: small, not square, and a multiple of every family's token
 TURNED_OFF = ("use_resolution_binning",)  # arguments that make another size than the one given, or
 CACHES = "cache"  # keep tokens of the first step for the others
 
 
 def named(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's inputs by the names of the module's own signature, whatever a record says of it."""
+    """A call's inputs under the names in the module's own signature; no record is used."""
     return {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs}
 
 
 def copied(value: Any) -> Any:
-    """The same tensors in lists and dictionaries of their own: a forward may change those that it is given."""
+    """The same tensors in new lists and dictionaries: a forward may change the ones that it gets."""
     if isinstance(value, dict):
         return {name: copied(one) for name, one in value.items()}
     return [copied(one) for one in value] if isinstance(value, list) else value
@@ -35,7 +35,7 @@ def copied(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Forward:
-    """One call of the transformer: its inputs by name, what it gave, and what the pipeline calls the pass."""
+    """One call of the transformer: its inputs by name, its output, and the pipeline's name for the pass."""
 
     inputs: dict[str, Any]
     prediction: Any
@@ -48,11 +48,11 @@ class Run:
 
     Attributes:
         forwards: calls of the transformer, in order.
-        outputs: what the scheduler was given at each step.
-        samples: the latents that it was given with that.
-        latents: the latents that it gave last.
+        outputs: the prediction that the scheduler got at each step.
+        samples: the latents that the scheduler got with it.
+        latents: the last latents that the scheduler returned.
         levels: its timesteps.
-        decoded: what the VAE was given; None where it was not asked.
+        decoded: the input of the VAE; None where nothing was decoded.
     """
 
     forwards: list[Forward] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def rows(self) -> int:
-        """Rows of the first call: of its prediction, which may be a list with one for each."""
+        """Rows of the first call, counted in its prediction, which may be a list with one item per row."""
         return len(self.forwards[0].prediction)
 
     @property
@@ -79,7 +79,7 @@ class Run:
 
 
 class Runs:
-    """Calls a pipeline for a few steps and keeps what its transformer and its scheduler were given.
+    """Calls a pipeline for a few steps and keeps the inputs of its transformer and its scheduler.
 
     Args:
         pipeline: with a transformer, a scheduler and a prompt.
@@ -102,7 +102,7 @@ class Runs:
             self.needed["num_frames"] = 1
 
     def arguments(self, rows: int, decode: bool) -> dict[str, Any]:
-        """Of one call of the pipeline, without its scales."""
+        """The arguments of one call of the pipeline, without its scales."""
         one = self.prompt == "prompt" and rows == 1
         call: dict[str, Any] = {self.prompt: self.prompts[0] if one else list(self.prompts[:rows])}
         generators = [torch.Generator("cpu").manual_seed(0) for _ in range(rows)]  # the same noise in each row
@@ -121,7 +121,7 @@ class Runs:
 
         Args:
             scales: arguments with guidance scales.
-            rows: prompts.
+            rows: number of prompts.
             guided: whether the call gets an empty negative prompt, where it takes one.
             decode: whether the latents are decoded.
             live: an attribute of the pipeline that is set to another scale, 1.5 times the one given, after step 0.
@@ -174,7 +174,7 @@ class Runs:
 
 
 def naming(context: Any, names: list[str | None]) -> Any:
-    """A transformer's `cache_context`, with the name that it is given kept while it is open."""
+    """Wraps a transformer's `cache_context` and keeps the name while the context is open."""
 
     @contextmanager
     def named_pass(name: str, **kwargs: Any) -> Iterator[None]:
@@ -189,7 +189,7 @@ def naming(context: Any, names: list[str | None]) -> Any:
 
 
 def decoding(decode: Any, made: Run) -> Any:
-    """A VAE's `decode`, with what it is given kept."""
+    """Wraps a VAE's `decode` and keeps its input."""
 
     def decoded(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         made.decoded = latents.detach().clone()

@@ -1,7 +1,7 @@
 """Which of a transformer's lists are its blocks, and where do they keep image and text tokens?
 
-Other latents change the image tokens and nothing else of what the first block is given: that tells which input they are
-in, and which of its tokens they are. From there on they are followed from block to block.
+With other latents, only the image tokens change in the first block's inputs: this shows which input holds them, and
+which of its tokens they are. From there they are followed from block to block.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from dg_tools.proposal.watched import Ran, Watched
 
-SAME = 0.01  # of a channel's norm: what rounding may change
+SAME = 0.01  # share of a channel's norm that rounding may change
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Chain:
 
     @property
     def counts(self) -> set[int]:
-        """How many tokens hidden states may have here: of the image, of the text, of both."""
+        """Token counts that hidden states may have here: image tokens, text tokens, or both together."""
         return {self.tokens, self.text_tokens, self.tokens + self.text_tokens} - {0}
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The image tokens of (rows, tokens, channels); None where it holds none."""
+        """The image tokens in a tensor (rows, tokens, channels); None where it holds none."""
         if tensor.shape[1] == self.tokens:
             return tensor
         if tensor.shape[1] != self.tokens + self.text_tokens:
@@ -62,7 +62,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Found:
-    """The chains in execution order, and in words the lists that are not chains."""
+    """The chains in execution order, and sentences on the lists that are not chains."""
 
     chains: list[Chain]
     other: list[str]
@@ -73,7 +73,7 @@ class Unseen(LookupError):
 
 
 def states(values: dict[str, Any] | tuple | list) -> dict[Any, torch.Tensor]:
-    """Those that are hidden states (rows, tokens, channels), by name or position."""
+    """The values that are hidden states (rows, tokens, channels), by name or position."""
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
     return {k: v for k, v in pairs if isinstance(v, torch.Tensor) and v.ndim == 3 and v.is_floating_point()}
 
@@ -90,7 +90,7 @@ def find_chains(base: Watched, other: Watched, kind: str) -> Found:
     """
     chains: list[Chain] = []
     words: list[str] = []
-    mixed = ""  # a list that was given image tokens and could not be followed: after it other tokens differ too
+    mixed = ""  # a list whose image tokens could not be followed: after it other tokens differ too
     for path in base.paths:
         ran, again = base.of(path), other.of(path)
         before = chains[-1] if chains else None
@@ -118,7 +118,7 @@ def chain_of(path: str, ran: list[Ran], again: list[Ran], before: Chain | None) 
     """One list as a chain.
 
     Raises:
-        LookupError: the list is not a chain; says why, with the list as the subject.
+        LookupError: the list is not a chain; the message says why.
         ValueError: its streams cannot be told apart at this size.
     """
     inputs, others = states(ran[0].inputs), states(again[0].inputs)
@@ -164,13 +164,13 @@ def chain_of(path: str, ran: list[Ran], again: list[Ran], before: Chain | None) 
 
 
 def part(tensor: torch.Tensor, tokens: int, first: bool, image: torch.Tensor) -> bool:
-    """Whether the image tokens of a list before are the first, or the last, of this tensor."""
+    """Whether the image tokens of an earlier list are the first, or the last, of this tensor."""
     mine = tensor[:, :tokens] if first else tensor[:, -tokens:]
     return mine.shape == image.shape and mine.equal(image)
 
 
 def image_of(ran: list[Ran], hidden: str, streams: dict[Any, torch.Tensor], tokens: int) -> int:
-    """The position of the image stream in what a block returns: the next one is given it."""
+    """The position of the image stream in a block's output: the one that the next block gets."""
     if len(ran) > 1:
         given = ran[1].inputs[hidden]
         passed = [at for at, x in streams.items() if x.shape == given.shape and x.equal(given)]
@@ -189,7 +189,8 @@ def text_name(ran: list[Ran], at: int, hidden: str) -> str:
 
 
 def read_text(found: Found, two: Watched) -> Found:
-    """The chains that read the prompt; a list whose image tokens are the same for two prompts refines them alone.
+    """The chains that read the prompt. A list whose image tokens are the same for two prompts only refines them, and is
+    left out.
 
     Args:
         found: of a forward of one row.
@@ -212,13 +213,13 @@ def is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def whole(tensor: torch.Tensor, last: torch.Tensor) -> torch.Tensor | None:
-    """A tensor with frames, rows and columns of tokens as (rows, tokens, channels); None where it is another one."""
+    """A tensor with frames, rows and columns of tokens as (rows, tokens, channels); None for any other tensor."""
     fits = tensor.ndim > 3 and tensor.shape[-1] == last.shape[-1] and tensor.numel() == last.numel()
     return tensor.reshape(last.shape) if fits else None
 
 
 def find_tail(chain: Chain, base: Watched) -> tuple[str, tuple[str, ...]]:
-    """The module that is given the last block's image tokens, and those there that are given rows without tokens."""
+    """The module that gets the last block's image tokens, and the later modules that get rows without tokens."""
     last = chain.stream(chain.ran[-1].output)
     tail, conditioning = "", []
     for path, _, inputs in base.ended:

@@ -1,4 +1,4 @@
-"""One forward of a transformer, with what each block and each other part was given and gave."""
+"""One forward of a transformer, with the inputs and outputs of each block and each other part."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Watched:
 
     Attributes:
         blocks: the blocks in the order in which they ran.
-        ended: (path, module, inputs) of the parts outside of the lists that ran after the last block, outermost first.
-        prediction: what the forward gave.
+        ended: (path, module, inputs) of the parts outside the lists that ran after the last block, outermost first.
+        prediction: the output of the forward.
     """
 
     blocks: list[Ran] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Watched:
     prediction: Any = None
 
     def of(self, path: str) -> list[Ran]:
-        """Those of one list."""
+        """The blocks of one list."""
         return [ran for ran in self.blocks if ran.path == path]
 
     @property
@@ -52,7 +52,7 @@ class Watched:
 
 
 def watch(transformer: torch.nn.Module, inputs: dict[str, Any]) -> Watched:
-    """A forward with these inputs, watched. Lists are the transformer's own attributes."""
+    """Run and watch a forward with these inputs. Lists are found among the transformer's own attributes."""
     seen = Watched()
     lists = {path: part for path, part in transformer.named_children() if isinstance(part, torch.nn.ModuleList)}
 
@@ -83,7 +83,7 @@ def watch(transformer: torch.nn.Module, inputs: dict[str, Any]) -> Watched:
 
 
 def is_bare(transformer: torch.nn.Module, inputs: dict[str, Any]) -> bool:
-    """Whether the forward gives a tensor with `return_dict=False`, where others give a tuple."""
+    """Whether the forward returns a bare tensor with `return_dict=False`, where others return a tuple."""
     if "return_dict" not in inspect.signature(transformer.forward).parameters:
         return False
     with torch.no_grad():
@@ -91,7 +91,7 @@ def is_bare(transformer: torch.nn.Module, inputs: dict[str, Any]) -> bool:
 
 
 def moved(inputs: dict[str, Any], name: str) -> dict[str, Any]:
-    """The same inputs with other numbers in one tensor, or in each tensor of a list."""
+    """The same inputs, with changed numbers in one tensor, or in each tensor of a list."""
     value = inputs[name]
     other = [1.1 * x + 0.1 for x in value] if isinstance(value, list) else 1.1 * value + 0.1
     return {**inputs, name: other}

@@ -1,7 +1,7 @@
-"""What does a block add to the image tokens? A sum of what some of its parts give, each times a gate of its channels.
+"""What does a block add to the image tokens? A sum of outputs of its parts, each times a gate per channel.
 
-y - x = g_1 a_1 + g_2 a_2 + ... holds at every token with the same gates, so that a least-squares fit over the tokens of
-one forward tells the parts and their gates: it leaves nothing.
+y - x = g_1 a_1 + g_2 a_2 + ... holds at every token with the same gates, so a least-squares fit over the tokens of one
+forward finds the parts and their gates: the right parts leave no residual.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 MOST = 3  # parts that write
 TOKENS, CHANNELS = 128, 48  # of the search; the fit of what it finds has all
-EXACT = {torch.float32: 1e-3, torch.float64: 1e-6}  # what a fit may leave, as a share; rounding of a stream in bf16:
+EXACT = {torch.float32: 1e-3, torch.float64: 1e-6}  # residual of a fit, as a share, at most; in bf16, by rounding:
 COARSE = 0.1
 
 
@@ -25,10 +25,10 @@ class Writer:
     Attributes:
         path: of the module in the block.
         output: its image tokens (tokens, channels).
-        gate: what they are multiplied by, (channels,).
+        gate: the factors of its channels, (channels,).
         joint: its output holds the text tokens too.
         image_first: then the image tokens come first.
-        at: which of a returned tuple it is.
+        at: its place in a returned tuple.
     """
 
     path: str
@@ -76,7 +76,7 @@ def find_writers(written: torch.Tensor, candidates: list[Writer], dtype: torch.d
 
 
 def fit(parts: list[torch.Tensor], target: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Gates (parts, channels), and the share of the target that they leave."""
+    """Gates (parts, channels), and the residual as a share of the target."""
     x = torch.stack([p.double() for p in parts], -1).transpose(0, 1)  # (channels, tokens, parts)
     y = target.double().T[..., None]
     scale = x.norm(dim=1, keepdim=True).clamp_min(1e-30)
