@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import tiny
 import torch
 
 import dg_tools as dg
+from dg_tools.generation.recipes import file_name
 from dg_tools.interventions import MaskTokens
 
 
@@ -226,3 +229,16 @@ def test_sizes_seeds_and_indices_of_another_kind(dit):
         for wrong in (True, 1.5):
             with pytest.raises(TypeError, match=f"^{name}={wrong}; whole numbers are needed"):
                 dg.capture(dit, "owl", steps=2, **{"raw": [1], name: wrong})
+
+
+@pytest.mark.parametrize("package", ["activations", "generation", "guidance", "models", "widgets"])
+def test_the_public_names_of_a_package_are_offered_before_they_are_loaded(package):
+    """`dg.widgets.` and the tabulator key offered no explorer."""
+    code = f"import dg_tools.{package} as p; print(sorted(set(p.__all__) - set(dir(p))))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_files_of_opposite_weights_have_other_names():
+    settings = {"prompt": "owl", "seed": 0}
+    names = [file_name({**settings, "guidance": f"CFG 3 + DG {w}"}) for w in (0.5, -0.5)]
+    assert names == ["owl-seed-0-cfg-3-dg-0.5", "owl-seed-0-cfg-3-dg-minus-0.5"]

@@ -47,3 +47,7 @@ _HOME |= {"attention": "_attention", "Attention": "attention_result", "find_toke
 _HOME |= {"principal_directions": "_principal_directions"}
 
 __getattr__ = on_first_use(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

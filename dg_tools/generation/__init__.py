@@ -16,3 +16,7 @@ if TYPE_CHECKING:
     from dg_tools.generation._generate import Generation, Interrupted, generate
 
 __getattr__ = on_first_use(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -110,7 +110,8 @@ def write_pictures(
 def file_name(settings: dict[str, Any]) -> str:
     """A file's name, without ending, from what the picture is of."""
     words = f"{str(settings['prompt'])[:60]} seed {settings['seed']} {settings['guidance']}"
-    return re.sub(r"[^\w.]+", "-", words.lower()).strip("-.")
+    words = re.sub(r"(?<= )-(?=[\d.])", "minus ", words.lower())  # else DG -0.5 has the name of DG 0.5
+    return re.sub(r"[^\w.]+", "-", words).strip("-.")
 
 
 def read_picture(file: str | Path) -> tuple[Image, dict[str, Any]]:

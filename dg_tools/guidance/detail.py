@@ -44,8 +44,8 @@ class DetailGuidance(ModularGuidance):
     Args:
         guidance_scale: the usual CFG scale s; 1 is off (the paper's lambda is s - 1). Range: 1 and up, 1.5 to 8 in use.
             None: 1, and in `dg.detail_guidance` the scale of the pipeline's call.
-        detail_guidance_scale: the paper's w; 0 (also None) skips the disrupted pass. The paper's own value is
-            not published.
+        detail_guidance_scale: the paper's w; 0 (also None) skips the disrupted pass. Below 0 it steers towards d. The
+            paper's own value is not published.
         disrupt: how d is disrupted: a `Disrupt`, its JSON, the name of a profile (a model folder, a JSON file, a
             repository id) that names a block, or "auto": `dg_tools.guidance.auto` then chooses it, once for each model.
             Needed unless w is 0. The paper zeroes the channels; `Disrupt(channels, block, "scale", rho=1.5)` multiplies

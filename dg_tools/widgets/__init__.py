@@ -31,3 +31,7 @@ __all__ = ["ActivationExplorer", "ComparisonExplorer", "GuidanceExplorer", "Inte
 
 # on first use: an explorer of a stored capture does not wait for the packages that run a model
 __getattr__ = on_first_use(__name__, {name: name.removesuffix("Explorer").lower() for name in __all__})
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
