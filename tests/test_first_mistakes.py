@@ -242,3 +242,12 @@ def test_files_of_opposite_weights_have_other_names():
     settings = {"prompt": "owl", "seed": 0}
     names = [file_name({**settings, "guidance": f"CFG 3 + DG {w}"}) for w in (0.5, -0.5)]
     assert names == ["owl-seed-0-cfg-3-dg-0.5", "owl-seed-0-cfg-3-dg-minus-0.5"]
+
+
+def test_misspelt_arguments_of_experiments(dit, monkeypatch):
+    """Diffusers' own words came late, and named only itself."""
+    monkeypatch.setattr(type(dit), "arguments", lambda *a, **k: pytest.fail("the pipeline's call was made ready"))
+    with pytest.raises(TypeError, match="^dg.dose and .* have no argument control=: did you mean controls="):
+        dg.dose(dit, ["owl", "tiger"], control=5)
+    with pytest.raises(TypeError, match="^dg.denoise_error and .* have no argument picture=: did you mean pictures="):
+        dg.denoise_error(dit, [("owl", torch.zeros(3, 64, 64))], edits=[dg.Disrupt(1, 1)], picture=2)

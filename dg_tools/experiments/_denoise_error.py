@@ -18,6 +18,7 @@ import torch
 
 from dg_tools.datasets.examples import Items, axes_of, examples, pictures_of
 from dg_tools.datasets.references import References
+from dg_tools.generation.sampling import check_names
 from dg_tools.interventions import Disrupt
 from dg_tools.kinds import kind_of
 from dg_tools.metrics import Bands, axis_share, bootstrap_interval, coherent_error
@@ -144,6 +145,7 @@ def denoise_error(
         2  high         2
     """
     check_loaded(dit, "denoise_error")
+    check_names(dit, kwargs, "denoise_error", denoise_error)
     if not edits:
         raise ValueError("no edits: pass at least one Disrupt, with its controls")
     for edit in edits:

@@ -29,6 +29,7 @@ from dg_tools.experiments.result import Result
 from dg_tools.experiments.samples import Samples
 from dg_tools.experiments.semantics import Score, semantic_scores
 from dg_tools.experiments.subject import check_channels
+from dg_tools.generation.sampling import check_names
 from dg_tools.guidance.auto import default_profile
 from dg_tools.kinds import counted
 from dg_tools.massive import find_massive
@@ -121,6 +122,7 @@ def dose(
         [0.0, 1.0, 1.5]
     """
     check_loaded(dit, "dose")
+    check_names(dit, kwargs, "dose", dose)
     doses = check(rhos, sigmas, controls, scales)
     check_velocity(dit)
     items = examples(dit, prompts, folder)

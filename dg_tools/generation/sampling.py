@@ -100,6 +100,14 @@ def check_call(
         TypeError: a prompt that is not a string (or a class), a setting that has another name here, or one that neither
             the function nor the pipeline knows.
     """
+    check_names(dit, arguments, name, function)
+    if None in prompts:
+        raise TypeError(f'no prompt: pass what to draw, such as dg.{name}(dit, ["red apple", "owl"], steps=10)')
+    dit.check_prompts(prompts)
+
+
+def check_names(dit: DiT, arguments: Mapping[str, Any], name: str, function: Callable[..., Any]) -> None:
+    """As `check_call`, of the arguments alone."""
     own = [n for n in inspect.signature(function).parameters if n not in ("dit", "kwargs")]
     for given in arguments:
         if given in ("guidance_scale", dit.family.guidance_argument):
@@ -116,9 +124,6 @@ def check_call(
             near = difflib.get_close_matches(given, known, 1, 0.6)
             meant = f": did you mean {near[0]}=?" if near else f"; {name} itself takes {', '.join(own)}"
             raise TypeError(f"dg.{name} and {type(dit.pipeline).__name__} have no argument {given}={meant}")
-    if None in prompts:
-        raise TypeError(f'no prompt: pass what to draw, such as dg.{name}(dit, ["red apple", "owl"], steps=10)')
-    dit.check_prompts(prompts)
 
 
 def windowed(guidance: BaseGuidance | None) -> Guidance | None:

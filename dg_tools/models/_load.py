@@ -70,7 +70,7 @@ def load(
         ((64, 64), (8, 8))
     """
     if isinstance(model, DiT):
-        check_loaded(kwargs)
+        check_unused(kwargs)
         return model
     pipeline, source = load_pipeline(model, dtype=dtype, device=device, offload=offload, **kwargs)
     if source is None:
@@ -103,7 +103,7 @@ def load_pipeline(
         from diffusers import DiffusionPipeline
 
     if isinstance(model, DiffusionPipeline):
-        check_loaded(kwargs)
+        check_unused(kwargs)
         check_offload(offload, device)
         return place(model, device, offload), None
     if type(model).__name__.endswith("ModularPipeline"):
@@ -140,7 +140,7 @@ def load_pipeline(
     return place(pipeline, where, offload), source
 
 
-def check_loaded(given: Collection[str]) -> None:
+def check_unused(given: Collection[str]) -> None:
     """Raise TypeError for arguments of `from_pretrained` beside a model that is already loaded."""
     if given:
         names = ", ".join(f"{name}=" for name in given)
