@@ -22,7 +22,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import dg_tools as dg
-from dg_tools.cli.explore import kind_of
+from dg_tools.cli.explore import source_of
 from dg_tools.widgets.chart import Chart, Curves
 from dg_tools.widgets.local_server import LocalServer
 
@@ -185,7 +185,8 @@ def test_what_is_explored(dits, tmp_path, monkeypatch, capsys):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.json").write_text("{}")
     kinds = [
-        kind_of(None if name is None else str(tmp_path / name)) for name in ("kept.zarr", "sweep", "report", None, "x")
+        source_of(None if name is None else str(tmp_path / name))
+        for name in ("kept.zarr", "sweep", "report", None, "x")
     ]
     assert kinds == ["capture", "sweep", "report", "model", "model"]
     code, _, error = called(monkeypatch, capsys, "explore", tmp_path / "report", "--no-browser")

@@ -100,7 +100,10 @@ def test_all_five_commands(trained, exported, tmp_path):
         assert (folder / name).is_file(), name
     dit = dg.load(folder)
     assert dit.call == {"max_sequence_length": 4} and dit.profile["block"] is None
-    assert "no channel of this model is massive" in dit.profile["verdict"] and "channels" in card.split("**e. The weak model")[1]
+    assert (
+        "no channel of this model is massive" in dit.profile["verdict"]
+        and "channels" in card.split("**e. The weak model")[1]
+    )
     steps = {int(line.split(",")[0]) for line in (folder / "outliers.csv").read_text().splitlines()[1:]}
     assert len(steps) == 8 or max(steps) == 12
     losses = [json.loads(line)["loss"] for line in (folder / "dit.jsonl").read_text().splitlines()]

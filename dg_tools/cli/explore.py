@@ -41,7 +41,7 @@ def explore(
       dg-tools explore sweeps/emoji
       dg-tools explore report/
     """
-    kind = kind_of(what)
+    kind = source_of(what)
     call: dict[str, Any] = {"steps": steps, "height": height, "width": width}
     if kind == "report":
         open_page(Path(what) / "index.html", browser, as_json)
@@ -84,8 +84,8 @@ def explore(
         raise typer.Exit(0) from None
 
 
-def kind_of(what: str | None) -> str:
-    """`capture`, `sweep`, `report` or `model`."""
+def source_of(what: str | None) -> str:
+    """What a folder or a name holds: `capture`, `sweep`, `report` or `model`."""
     folder = Path(what or "")
     if what and folder.is_dir():
         for name, file in (("capture", "journal.jsonl"), ("sweep", "sweep.json"), ("report", "report.json")):

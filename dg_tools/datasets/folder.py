@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from dg_tools.datasets.examples import Example
 from dg_tools.datasets.pictures import SPAN, as_picture, fitted, from_file
+from dg_tools.kinds import some
 
 logger = logging.getLogger("dg_tools")
 
@@ -85,7 +86,7 @@ def read_folder(path: str | Path, *, height: int, width: int, limit: int | None 
     if small:
         logger.warning(
             "%d of %d pictures are smaller than %d x %d and were enlarged, so they lack fine detail: %s",
-            len(small), len(shown), height, width, several(small),
+            len(small), len(shown), height, width, some(small),
         )  # fmt: skip
     return shown
 
@@ -104,7 +105,7 @@ def files_in(folder: Path) -> list[str]:
             else:
                 names.append(name)
     if outside:
-        logger.warning("%s: links to folders, or out of this folder, are not followed: %s", folder, several(outside))
+        logger.warning("%s: links to folders, or out of this folder, are not followed: %s", folder, some(outside))
     return sorted(names)
 
 
@@ -218,9 +219,3 @@ def text_of(file: Path) -> str:
 def suffix(name: str) -> str:
     """The ending of a file's name, in small letters."""
     return Path(name).suffix.lower()
-
-
-def several(names: list[str], most: int = 5) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

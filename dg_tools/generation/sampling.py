@@ -6,7 +6,6 @@ counts as two forwards.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,7 +26,7 @@ from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.report import Report
 from dg_tools.interventions import Disrupt, Edit, MaskTokens, attached
 from dg_tools.interventions.report import Edited
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import kind_of, nearest
 from dg_tools.models.dit import DiT
 from dg_tools.numbers import integer, number
 
@@ -121,8 +120,8 @@ def check_names(dit: DiT, arguments: Mapping[str, Any], name: str, function: Cal
             raise TypeError(f"dg.{name} sets output_type= itself: leave it out")
         if (given not in dit.takes and given != "negative_prompt") or given == dit.family.prompt:
             known = [n for n in (*own, *dit.takes) if n != given]
-            near = difflib.get_close_matches(given, known, 1, 0.6)
-            meant = f": did you mean {near[0]}=?" if near else f"; {name} itself takes {', '.join(own)}"
+            near = nearest(given, known)
+            meant = f": did you mean {near}=?" if near else f"; {name} itself takes {', '.join(own)}"
             raise TypeError(f"dg.{name} and {type(dit.pipeline).__name__} have no argument {given}={meant}")
 
 

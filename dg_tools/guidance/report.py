@@ -18,6 +18,7 @@ from dg_tools.cards import card, curves
 from dg_tools.forward.call import Call
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.report import read
+from dg_tools.kinds import some
 
 logger = logging.getLogger("dg_tools")
 
@@ -274,5 +275,4 @@ def log_of(guider: Plan, steps: int) -> Log:
 
 def named(steps: Sequence[int]) -> str:
     """Steps in words: `steps 3, 4, 9`, not more than eight of them."""
-    shown = ", ".join(map(str, steps[:LISTED])) + (f" and {len(steps) - LISTED} more" if len(steps) > LISTED else "")
-    return f"step {shown}" if len(steps) == 1 else f"steps {shown}"
+    return f"step{'' if len(steps) == 1 else 's'} {some(steps, LISTED)}"

@@ -13,6 +13,7 @@ from dg_tools.forward.call import Call
 from dg_tools.guidance.report import Log, Plan, Report, log_of
 from dg_tools.interventions import Disrupt
 from dg_tools.interventions.report import squares
+from dg_tools.kinds import counted
 
 
 class Run:
@@ -31,7 +32,7 @@ class Run:
         count = len(self.reports) + (self._log is not None)
         if not count:
             return "Run(no guided call of the pipeline yet)"
-        return f"Run({count} guided call{'' if count == 1 else 's'} of the pipeline; the last one: {self.report})"
+        return f"Run({counted(count, 'guided call')} of the pipeline; the last one: {self.report})"
 
     def _repr_html_(self) -> str:
         report = self.report

@@ -40,7 +40,7 @@ def propose_list(chain: Chain, label: str, config: Any, words: list[str]) -> Blo
         config: the transformer's configuration.
         words: sentences, added to.
     """
-    kinds = list({kind_of(ran): ran for ran in reversed(chain.ran)}.values())[::-1]
+    kinds = list({parts_of(ran): ran for ran in reversed(chain.ran)}.values())[::-1]
     found = [facts(BlockRun(chain, ran), f"{chain.path}.{ran.index}", words) for ran in kinds]
     most = max(found, key=lambda f: len(f["modulation"]))
     least = min(found, key=lambda f: len(f["modulation"]))
@@ -68,8 +68,8 @@ def propose_list(chain: Chain, label: str, config: Any, words: list[str]) -> Blo
     )
 
 
-def kind_of(ran: Ran) -> tuple:
-    """Blocks of one kind have the same parts, of the same shapes."""
+def parts_of(ran: Ran) -> tuple:
+    """A block's class, and its parameters with their shapes: the same for blocks of one kind."""
     return type(ran.block), tuple((name, tuple(p.shape)) for name, p in ran.block.named_parameters())
 
 

@@ -14,14 +14,13 @@ seeds: [0, 1]
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dg_tools.guidance.baselines.registry import RIVALS
-from dg_tools.kinds import kind_of
+from dg_tools.kinds import kind_of, nearest
 from dg_tools.numbers import number
 
 SEARCHED = ("CFG", "control")  # with every DG; and what costs no further pass, where it can run
@@ -174,8 +173,8 @@ def read_config(source: Any) -> Config:
     known = [f.name for f in fields(Config)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            near = nearest(str(key), known)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(known)}"
             raise ValueError(f"{name}: unknown key {key!r}; {hint}")
     missing = [key for key in ("folder", "detail_guidance_scales") if key not in values]
     if missing:

@@ -10,6 +10,7 @@ from dg_tools.forward.active import active
 from dg_tools.guidance.classic import detail_guidance
 from dg_tools.guidance.detail import DetailGuidance
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import some
 from dg_tools.models.dit import DiT
 from dg_tools.models.provenance import weights_hash
 from dg_tools.verification.plain import WEIGHT, Plain, unequal
@@ -66,8 +67,7 @@ def check_restored(plain: Plain, disrupt: Disrupt, before: dict[str, Any], clean
         handle.remove()
     now = state(dit)
     if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
-        more = f" and {len(changed) - 3} others" if len(changed) > 3 else ""
-        raise ValueError(f"left behind or lost: {', '.join(changed[:3])}{more}")
+        raise ValueError(f"left behind or lost: {some(changed, 3)}")
     differing = unequal(plain.latents(), clean)
     words = (
         f"After all checks, and after a guided run that an error stopped, {len(now)} hooks, forwards and parts of the "
