@@ -66,7 +66,7 @@ def generate(
         None, "--compare", help="beside it from the same noise: clean, gain (of the velocity), daemon; with commas"
     ),
     gain: float = typer.Option(None, help="for --compare gain; the guidance's own gain if left out"),
-    alone: bool = typer.Option(False, "--alone", help="without the picture that the same noise gives without DG"),
+    alone: bool = typer.Option(False, "--alone", help="leave out the picture without DG from the same noise"),
     height: int = Height,
     width: int = Width,
     device: str = Device,

@@ -22,7 +22,7 @@ def propose(
 ) -> None:
     """A family record for a model whose transformer has none, from some thirty of its forwards, as Python to paste.
 
-    Loads the weights and runs the model for two steps at a time, at 256 x 384 pixels if left out. After the record come
+    Loads the weights and runs the model for two steps at a time, at 256 x 384 pixels by default. After the record come
     the facts that a run cannot tell, and what was checked. Exit code 1 where a check failed.
 
     Examples:

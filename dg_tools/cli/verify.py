@@ -20,7 +20,7 @@ def verify(
     offload: str = Offload,
     as_json: bool = AsJson,
 ) -> None:
-    """Whether everything here acts on a checkpoint as it says, against plain hooks and a loop written by hand.
+    """Check that dg_tools acts on a checkpoint as documented, against plain hooks and a loop written by hand.
 
     Loads the weights and runs the model for a few steps: its record, a capture, guidance with w = 0, Detail Guidance,
     and what is put back. One line for each check. Exit code 1 where one failed.

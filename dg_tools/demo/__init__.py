@@ -1,8 +1,9 @@
-"""The demo: what a model's massive channels do to detail, and what guidance made from them buys, at which price.
+"""The demo: what a model's massive channels do to detail, and what guidance made from them gains and costs.
 
 The channels, block, dose and w are those of the model's profile. The captions are the first of a fixed draw from those
-held out of training, so nothing is chosen by its result. Pictures, `summary.json` and a page go into a folder; every
-number that is printed was computed in the same run, and the last line may be that Detail Guidance does not help here.
+held out of training: none is chosen because its result looks good. Pictures, `summary.json` and a page go into a
+folder; every number that is printed was computed in the same run, and the last line may be that Detail Guidance does
+not help here.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DETECTION = ("banana on green", "horse face on purple", "soccer ball on brown", 
 DRAW = 11  # seed of the captions' draw from the held-out ones; the first SHOWN of them are drawn
 CAPTIONS, DOSED, SHOWN = 12, 5, 3  # measured under guidances, under doses; drawn
 STEPS, SCALE = 10, 2.0  # steps of each run, and CFG's s: set beforehand, the same for every model
-WEIGHT, RHO = 0.5, 2.0  # where no profile says them
+WEIGHT, RHO = 0.5, 2.0  # defaults for a model without a profile
 RHOS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 CONTROLS = 3  # sets of other channels, at these doses and in Detail Guidance; at the further doses one
 CONTROLLED = (0.0, 0.5, 1.5, 2.0)
@@ -108,7 +109,7 @@ def demo(out: str | Path = "demo", model: Any = None, **loading: Any) -> dict[st
 
 
 def default_guidance(dit: DiT, story: Story) -> DetailGuidance:
-    """Detail Guidance without CFG: the profile's, or with channels detected here and said to be no choice."""
+    """Detail Guidance without CFG: the profile's, or with channels detected here, which the demo then says."""
     profile = default_profile(dit)
     if profile is not None and profile["block"] is not None:
         weight = profile.get("detail_guidance_scale", WEIGHT)

@@ -25,7 +25,7 @@ FIRST_SEED = 500  # of the noise: caption i starts from seed 500 + i
 AT_ONCE = 2**16  # pixels of the pictures drawn in one call
 SIGMAS = (0.3, 0.6, 0.9)  # where controls are scaled
 MATCHED = 4  # captions on which they are scaled
-EQUAL = 0.15  # how far a control's mean ||v - v_d|| may be from the weak model's, as a share of it
+EQUAL = 0.15  # largest relative difference of a control's mean ||v - v_d|| from the weak model's
 Interval = tuple[float, float, float]
 
 
@@ -108,13 +108,13 @@ class Bench:
         return NoisedPictures(self.dit, shown, [0])
 
     def others(self, edit: Disrupt) -> Disrupt:
-        """The same edit of as many other channels, those that hold the most energy at its block."""
+        """The same edit on as many other channels: those with the most energy at its block."""
         where = channel_table(self.noised, edit.channels, SIGMAS[1:2])
         largest = where.loc[where["block"] == edit.block, "others"].iloc[0].split()
         return replace(edit, channels=[int(c) for c in largest], control=True)
 
     def controls(self, edit: Disrupt, counts: Mapping[float, int]) -> dict[float, list[Disrupt]]:
-        """Sets of other channels, some for each dose, scaled by noise level until the mean ||v - v_d|| is the edit's.
+        """Sets of other channels for each dose, scaled by noise level until the mean ||v - v_d|| is the edit's.
 
         The first are `others`, the further ones are drawn. Those that do not come within `EQUAL` are left out.
         """
@@ -133,7 +133,7 @@ class Bench:
 
 
 def equal(levels: Sequence[OneStep], targets: Sequence[float], draw: Disrupt) -> Disrupt | None:
-    """A control at the strength, by noise level, at which it moves the velocity by as much; None: it cannot."""
+    """A control at the dose, by noise level, at which it moves the velocity as much; None where no dose does."""
     points, factor = [], 1.0
     for at, target in zip(levels, targets, strict=True):
         found, factor, ratio = at.scaled(draw, target, factor)

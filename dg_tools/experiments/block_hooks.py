@@ -1,4 +1,4 @@
-"""What one forward passes by at its blocks: outputs, inputs and AdaLN chunks, through plain hooks.
+"""Read, or replace, what blocks get and return in a forward: outputs, inputs and AdaLN chunks, through plain hooks.
 
 The hooks are always taken off again. A forward at a z_t reads all prompts at once, and every row is conditional.
 """

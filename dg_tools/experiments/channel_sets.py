@@ -45,7 +45,7 @@ def check_controls(dit: DiT, channels: Sequence[int], controls: int) -> None:
 
 
 def meets_rule(image: dict[str, np.ndarray]) -> np.ndarray:
-    """Which channels the default rule of `find_massive` would name in each cell (..., channel)."""
+    """Which channels the default rule of `find_massive` finds in each cell (..., channel)."""
     return constant(image)
 
 
@@ -63,7 +63,7 @@ def jaccard(sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def agreement(
     image: dict[str, np.ndarray], channels: list[int], onset: int, sigmas: list[float], controls: int
 ) -> tuple[dict[str, tuple[np.ndarray | None, list[float]]], pd.DataFrame]:
-    """How much do the sets agree that the rule names, from block `onset` on?
+    """How much do the sets of channels that the rule finds agree, from block `onset` on?
 
     Returns:
         By factor: one value per prompt (None where there is nothing to compare), and the same for the controls; and the

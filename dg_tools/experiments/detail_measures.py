@@ -1,4 +1,4 @@
-"""What `detail` reads from its table: each column's claim, direction and bound, set before anything is measured."""
+"""The claims of `detail` on its table: each column's claim, direction and bound, set before anything is measured."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SEMANTICS = (
     Measure("low_correlation", "the low band correlates as well with the reference", "within", NEAR, False),
 )
 # fmt: on
-ALONE = (*DETAIL[-2:],)  # of these, what needs no reference
+ALONE = (*DETAIL[-2:],)  # those of them that need no reference
 ALONE_SEMANTICS = (
     SEMANTICS[0]._replace(claim="the clean sample of the same prompt is retrieved as often"),
     Measure("low_band", "the low band stays the clean sample's", "within", LOW_BAND, False, "of its correlation"),
@@ -56,7 +56,7 @@ def measures_of(columns: Sequence[str], margins: Mapping[str, float], truth: boo
     Args:
         columns: of the table.
         margins: of further scores, by their name.
-        truth: whether the samples have references; if not, detail is told by sign and band, against the clean sample.
+        truth: whether the samples have references; if not, detail is compared with the clean sample, by sign and band.
     """
     own = [Measure(n, f"the score {n} is the same", "within", m, False) for n, m in margins.items()]
     if truth:

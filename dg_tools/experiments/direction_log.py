@@ -1,7 +1,6 @@
 """A log of the guidances' directions at the same z_t: cosines, norms, spectra and maps, step by step.
 
-It is kept along the trajectory of a rule that the directions do not steer, so that all of them are compared at the same
-z_t.
+It follows the trajectory of a rule that the directions do not steer, so that all of them are compared at the same z_t.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a dose curve says: outcomes with bounds set beforehand, and the verdict in words."""
+"""What follows from a dose curve: outcomes with bounds set beforehand, and the verdict in words."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dg_tools.metrics.cell_bands import HIGH, LOW
 SPAN = 0.2  # doublings at equal contrast: less is hard to see
 LACK = 0.1  # doublings below the clean picture from which a dose lacks detail
 MONOTONE = 0.8  # mean rank correlation of detail with the dose
-UPTO = 2.0  # doses beyond break the model, and are in no claim on the curve's shape
+UPTO = 2.0  # larger doses break the model; claims on the curve's shape leave them out
 LAYOUT = 0.95  # correlation of the low band with the clean picture's
-HALF = 0.5  # of the change: more is most of it
+HALF = 0.5  # share of the change: more than this is most of it
 EQUAL = 0.1  # a control whose ||v - v_d|| is further than this from the edit's, relative, is left out
 UNIT = "doublings at equal contrast"
 
@@ -53,7 +53,7 @@ def rank_correlation(wide: pd.DataFrame) -> pd.Series:
 
 
 def equal_draws(matching: pd.DataFrame) -> tuple[list[str], int]:
-    """Random draws that moved the velocity as much as the massive channels did, at both doses; and how many did not."""
+    """Random draws that moved the velocity as much as the massive channels at both doses; the number of others."""
     random = matching[matching["who"].str.startswith("control ")]
     off = (random["reached"] - 1).abs().groupby(random["who"], sort=False).mean()
     return list(off.index[off <= EQUAL]), int((off > EQUAL).sum())
@@ -131,7 +131,7 @@ def one_step(
 
 
 def explanations(curves: Mapping[str, pd.DataFrame], below: float, above: float) -> list[Outcome]:
-    """How much of the span is left with clean LayerNorm statistics, and how much of it gain and other channels make."""
+    """The share of the span left with clean LayerNorm statistics, and those that gain and other channels explain."""
     change = {who: wide[above] - wide[below] for who, wide in curves.items()}
     whole, groups = change["massive"], clusters(curves["massive"].index)
     found = []
@@ -271,5 +271,5 @@ def words(
 
 
 def share(value: float) -> str:
-    """A share of the change in words: `80%`; a small one of the other sign is none of it."""
+    """A share of the change in words: `80%`; a small one of the opposite sign counts as none."""
     return "none" if -HALF / 5 < value < 0.005 else f"{value:.0%}"

@@ -1,4 +1,4 @@
-"""The parts of a dose curve: each is made once, and kept, so that the same call goes on after an interruption."""
+"""The parts of a dose curve: each is made once and kept, so that the same call continues after an interruption."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def journal_of(samples: Samples, settings: dict[str, Any], kept: bool) -> Journa
 
 
 class Parts:
-    """Makes what the journal does not have.
+    """Makes the parts that the journal does not have.
 
     Args:
         journal: of this curve.

@@ -1,4 +1,4 @@
-"""What `dose` runs: one step at every block and dose, one block with everything beside it, and whole samples."""
+"""The runs of `dose`: one step at every block and dose, one step with all controls at one block, and whole samples."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def at_block(
     noised: NoisedPictures, samples: Samples, channels: Sequence[int], block: int, where: pd.DataFrame, doses: Doses,
     sigmas: Sequence[float], controls: int, parts: Parts,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """One step at one block: everything that stands beside the massive channels, and how the controls were scaled."""
+    """One step at one block: all comparisons with the massive channels, and how the controls were scaled."""
     whole = Disrupt(channels, block, "scale")
     randoms = {f"control {i}": replace(whole, others=True, draw=i, control=True) for i in range(controls)}
     largest = replace(whole, channels=others_at(where, block), control=True)
@@ -144,7 +144,7 @@ def sample_rows(
 
 
 def margins(samples: Samples, pictures: torch.Tensor, clean: torch.Tensor) -> dict[str, list[float]]:
-    """The margin of retrieval among other prompts' pictures; where no truth is known, the scores that there are."""
+    """The margin of retrieval among other prompts' pictures; without references, the scores that are available."""
     if samples.truth is None:
         return {name: score.of(pictures, samples.prompts, clean).tolist() for name, score in samples.scores.items()}
     sets, own = samples.candidates(clean)

@@ -1,4 +1,4 @@
-"""One denoising step at any dose: predictions at one z_t, and what each picture of x0 has lost or gained.
+"""One denoising step at any dose: predictions at one z_t, and the detail that each picture of x0 lost or gained.
 
 An edited prediction starts from its block's output in the clean forward, so a dose at block m costs the blocks after m.
 """
@@ -34,7 +34,7 @@ from dg_tools.onestep import EditableStep, velocity
 
 ENDLESS = 10**9  # uses of a kept output
 SEARCH = 0.1  # of ||v - v_d||, relative: the search ends within half of it
-LARGEST = 1000.0  # times the dose at which a control that still does too little is given up
+LARGEST = 1000.0  # largest factor on a dose; a control that still does too little is given up
 
 
 class OneStep(EditableStep):
@@ -96,11 +96,11 @@ class OneStep(EditableStep):
 
 
 def measures(x: torch.Tensor, clean: torch.Tensor, reference: torch.Tensor, cell: int) -> dict[str, np.ndarray]:
-    """What a picture has of detail and layout, each (N,); columns name their band, in cycles per latent cell.
+    """Detail and layout of each picture, each (N,); columns name their band, in cycles per latent cell.
 
     Args:
         x, clean: pictures, edited and not.
-        reference: what coherence and error are against.
+        reference: pictures that coherence and error are measured against.
         cell: pixels of a latent cell.
     """
     columns = {"amount": amount_change(x, clean, cell), "low correlation": low_correlation(x, clean, cell)}

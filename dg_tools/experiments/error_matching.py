@@ -23,7 +23,7 @@ Match = Literal["error", "output"]
 
 TOLERANCE = 0.1  # a control whose harm is further than this from the edit's is not its equal: it leaves the null
 SEARCH = 0.03  # of the error, on the pictures that the search is made on
-LARGEST = 1000.0  # strength at which a control that still does too little is given up
+LARGEST = 1000.0  # largest strength; a control that still does too little is given up
 
 
 class Matched(NamedTuple):
@@ -43,13 +43,13 @@ def matched_controls(
     batches: int = 1,
     tick: Callable[[], Any] = lambda: None,
 ) -> Matched:
-    """Controls with the strength, at each sigma, at which they do what the edit does.
+    """Controls with the strength, at each sigma, at which they do as much harm as the edit.
 
     Args:
         noised: pictures under noise; the search uses the first `batches` of them.
         edit: what to match.
         controls: shifts, from `Disrupt.controls`.
-        sigmas: each is matched apart, because an edit's harm is spread over sigma in its own way.
+        sigmas: each is matched separately, because an edit's harm depends on sigma.
         match: `error`: total x0 error above the clean run's, in pixels; `output`: mean ||v - v_clean||.
         tick: called after each control and sigma.
 

@@ -1,9 +1,9 @@
 """Guidances where prompts have no pictures: what does DG change, in amount of detail and in meaning?
 
-Nothing says how much detail is right, or which. So each run is compared with the plain sample from the same noise: the
-signed change of detail at equal contrast, by band (`prompts_alone`). That DG keeps what is drawn is non-inferiority:
-the margins of CLIP and DINO where their weights are on this machine, and the low band, against the run that DG is added
-to. All bounds are set beforehand.
+Without references, neither the right amount of detail nor the right detail is known. So each run is compared with the
+plain sample from the same noise: the signed change of detail at equal contrast, by band (`prompts_alone`). That DG
+keeps what is drawn is non-inferiority: the margins of CLIP and DINO where their weights are on this machine, and the
+low band, against the run that DG is added to. All bounds are set beforehand.
 """
 
 from __future__ import annotations

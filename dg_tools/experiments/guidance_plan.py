@@ -1,4 +1,4 @@
-"""The planned sampling runs of the guidance experiment, with the cost of each, before anything is run."""
+"""The plan of the guidance experiment: its sampling runs and what each costs, before anything is run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The guidance's."""
+        """The name of its guidance."""
         return self.guidance.name
 
 
@@ -95,7 +95,7 @@ def runs(
         blur_sigma: of the blurred prediction.
         controls: control draws under DG+CFG, at matched norm per step.
         scales, others, windows: what the sweep varies, one at a time: w, (name of a source, its block), window of w.
-        one_pass: what stands beside every DG, by name, see the registry's `beside`.
+        one_pass: guidances compared with every DG, by name; see the registry's `beside`.
     """
     plan: list[Run] = []
     detail = f"DG {weight:g}"

@@ -1,7 +1,8 @@
 """Is detail lost only where the tokens were disrupted?
 
-The massive channels are zeroed on the tokens of one half of the picture, then of the other: each is the other's
-control, as many tokens elsewhere. What counts is a half's own loss beside what it loses when the other is disrupted.
+The massive channels are zeroed on the tokens of one half of the picture, then on those of the other: each half is the
+other's control, with as many tokens elsewhere. A half's own loss is compared with its loss when the other half is
+disrupted.
 """
 
 from __future__ import annotations

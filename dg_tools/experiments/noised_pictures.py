@@ -1,7 +1,7 @@
-"""Pictures noised once, predicted many times: what every edit of the one-step experiment is compared on.
+"""Pictures noised once and predicted many times: every edit of the one-step experiment gets the same z_t.
 
-z_t = (1 - sigma) x + sigma noise is the same for every edit. So what differs between two predictions of a picture, seed
-and sigma is the edit and nothing else.
+z_t = (1 - sigma) x + sigma noise is the same for every edit. So two predictions of the same picture, seed and sigma
+differ by the edit alone.
 """
 
 from __future__ import annotations

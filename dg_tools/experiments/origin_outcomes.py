@@ -19,7 +19,7 @@ NEAREST = "as many of the channels nearest in energy"
 
 @dataclass(frozen=True)
 class PlannedEdit:
-    """Edits that are on in one run: what they are, on which channels."""
+    """The edits of one run, and their channels."""
 
     kind: str
     channels: tuple[int, ...]

@@ -1,8 +1,8 @@
 """Would any perturbation that changes the prediction as much do the same? Controls brought to the same effect.
 
-Every perturbation of a denoiser costs high frequencies most, and more of it the larger it is. So an edit is only
-selective where it is more selective than controls that move the prediction by as much: the same mean ||v - v_edit|| at
-the same z_t. The size of a control that gets there is not known beforehand; `strength` searches it.
+Every perturbation of a denoiser harms high frequencies most, and a larger one harms them more. So an edit is selective
+only if it is more selective than controls that move the prediction as much: the same mean ||v - v_edit|| at the same
+z_t. The size of a control that gets there is not known beforehand; `strength` searches it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def match_output(
     Raises:
         ValueError: no controls, a control without a strength, an edit or a control of certain steps (here there are
             noise levels), or an edit that changes nothing.
-        RuntimeError: a control that does not get there, with how far it got.
+        RuntimeError: a control does not reach the target; the message says how far it got.
     """
     if not controls:
         raise ValueError("no controls to match: pass edit.controls(20)")

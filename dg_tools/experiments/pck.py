@@ -1,4 +1,4 @@
-"""How many keypoints does each variant of the features get right, at which block and noise level?
+"""How many keypoints does each variant of the features match correctly, by block and noise level?
 
 Pictures and their warped copies are noised, one forward reads the inputs of all blocks in the plan, and every variant
 that the plan has there is made from the same hidden states: so variants differ in the recipe and in nothing else.

@@ -42,7 +42,7 @@ class Truth:
     Attributes:
         pictures: (N, 3, H, W) in [-1, 1].
         latents: (N, C, h, w), the VAE encoder's features.
-        reconstruction: encoded and decoded by the VAE: no latent model can come nearer.
+        reconstruction: the pictures encoded and decoded by the VAE: no latent model can come nearer.
         bands: low, mid and high of `metrics.cell_bands.NAMED`, with this model's latent cells.
     """
 
@@ -53,7 +53,7 @@ class Truth:
 
     @classmethod
     def of(cls, dit: DiT, pictures: torch.Tensor, batch: int = 32) -> Truth:
-        """Encoded and decoded once."""
+        """The references, encoded and decoded once."""
         latents = torch.cat([encode(dit, part) for part in pictures.split(batch)])
         return cls(pictures, latents, decoded(dit, latents, batch=batch), named_bands(dit.vae_scale_factor))
 

@@ -125,7 +125,7 @@ def warped_pictures(
 
 def in_other_style(example: Example) -> torch.Tensor:
     """A reference's picture (3, H, W) in the other style."""
-    assert example.reference is not None and example.references is not None  # `check_tasks` saw to it
+    assert example.reference is not None and example.references is not None  # `check_tasks` has checked this
     return example.references.picture(example.reference.other_style)
 
 

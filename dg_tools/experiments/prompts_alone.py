@@ -1,7 +1,7 @@
 """What is measured where prompts have no pictures: each sample against the clean one from the same noise.
 
-Without a reference nothing says how much detail is right. So a change of detail has its sign only: by band, in cycles
-per latent cell and without the mean, at equal contrast (`metrics.amount_change`).
+Without a reference nothing says how much detail is right. So a change of detail is reported with its sign, not as right
+or wrong: by band, in cycles per latent cell and without the mean, at equal contrast (`metrics.amount_change`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an experiment returns: outcomes with intervals and controls, and a verdict.
+"""The result of an experiment: outcomes with intervals and controls, and a verdict.
 
 An `Outcome` is one number with its interval, its null distribution (the same number for matched controls) and the
 bound that was set before anything was measured. It holds only where the whole interval is past the bound *and* the

@@ -43,7 +43,7 @@ def mean_changes(numbers: Mapping[str, Any], base: Mapping[str, Any]) -> dict[st
 
 
 def search_row(method: Method, value: float, numbers: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """One value that was tried, on the search prompts."""
+    """The row of one value that was tried on the search prompts."""
     changes = mean_changes(numbers, base)
     lost = [name for name in ("right", "low", "margin") if not changes[name] > PARTS[name]]
     amount = float(np.mean(numbers["amt_c"]))
@@ -53,7 +53,8 @@ def search_row(method: Method, value: float, numbers: Mapping[str, Any], base: M
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Of the values that lose nothing the one whose amount of detail is nearest to the references'; else the weakest.
+    """Among the values that lose nothing, the one whose amount of detail is nearest to the references'; if all lose
+    something, the weakest.
 
     Args:
         rows: of `search_row`, weakest first.

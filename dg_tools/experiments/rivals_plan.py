@@ -1,4 +1,4 @@
-"""Which guidances stand beside each other, which one number says how strong each is, and which values are tried.
+"""Which guidances are compared, which number sets the strength of each, and which values are tried.
 
 All that have a weight w are tried at the same values of w, all that have a CFG scale s only at as many values of s. The
 values are set here, before any run; where in its range a method works best is for the search to find.
@@ -50,7 +50,7 @@ class Method:
 def method_of(
     dit: DiT, name: str, edit: Disrupt | None, blocks: Sequence[int], weights: Sequence[float], scales: Sequence[float]
 ) -> Method:
-    """One method by name; what it cannot do on this model is an error.
+    """One method by name; an error where it cannot run on this model.
 
     Raises:
         ValueError: DG without a disruption.
@@ -87,7 +87,7 @@ def methods(
         dit: the model.
         edit: how DG's weak model is made.
         names: of `NAMES`; None: all that can run.
-        blocks: for those that perturb or skip blocks.
+        blocks: for the methods that perturb or skip blocks.
         weights, scales: what is tried.
         steps, size: of the runs; height and width.
 

@@ -28,7 +28,7 @@ def moved(steps: Sequence[OneStep], edit: Disrupt) -> list[float]:
 
 
 def matched(steps: Sequence[OneStep], control: Disrupt, targets: Sequence[float]) -> dict[str, Any]:
-    """The dose of a control by noise level, and what it reached over the target; plain JSON."""
+    """The dose of a control by noise level, and its effect as a share of the target's; plain JSON."""
     points, ratios, factor = [], [], 1.0
     for at, target in zip(steps, targets, strict=True):
         with at.dit.running(), torch.no_grad():
@@ -39,7 +39,7 @@ def matched(steps: Sequence[OneStep], control: Disrupt, targets: Sequence[float]
 
 
 def as_matched(control: Disrupt, found: Mapping[str, Any]) -> Disrupt | None:
-    """The control at the dose that `matched` found; None where it did not get there."""
+    """The control at the dose that `matched` found; None where it did not reach the target."""
     if max(abs(ratio - 1) for ratio in found["reached"]) > EQUAL:
         return None
     return replace(control, rho=tuple(map(tuple, found["rho"])))

@@ -1,4 +1,4 @@
-"""Is DG better than PAG, SLG or SEG? Only if each was searched as hard: the same number of settings, the same prompts.
+"""Is DG better than PAG, SLG or SEG? A fair answer needs an equal search: as many settings, on the same prompts.
 
 Every baseline gets DG's weight at first, then DG's sweep: the same other weights, windows and blocks. DG begins at its
 own block and tries the others; a baseline begins at one of the others, a middle block, and tries the rest. Blurred

@@ -1,4 +1,4 @@
-"""From the table of the one-step experiment to its outcomes: what does the edit do that equal-harm controls do not?
+"""The outcomes of the one-step experiment, from its table: what does the edit do that equal-harm controls do not?
 
 An effect is a log ratio of errors against the clean run, of one picture at one sigma (over its noise seeds), then a
 mean over sigma: every picture and every sigma counts once, and ratios of 2 and 1/2 cancel. Intervals resample prompts.

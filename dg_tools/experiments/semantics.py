@@ -35,7 +35,7 @@ NOT_AT_HAND = "no score by CLIP or DINO was at hand"
 
 
 class Score(NamedTuple):
-    """A further score, such as `metrics.learned.ClipScore()`, and the difference that counts as none.
+    """A further score, such as `metrics.learned.ClipScore()`, and the largest difference that counts as no change.
 
     `of` takes pictures (N, 3, H, W) in [-1, 1], their prompts and the clean samples, and gives (N,).
     """

@@ -104,7 +104,7 @@ def effects(
 
 
 def in_words(outcomes: Sequence[Outcome], moved: np.ndarray, plan: Sequence[MaskTokens]) -> str:
-    """The verdict: whether the mask acts at all comes before what it costs."""
+    """The verdict: first whether the mask acts at all, then what it costs."""
     own = next(i for i, e in enumerate(plan) if e.path == PATHS[0] and not e.control)
     size = float(np.nanmedian(moved[own]))
     named = {o.name: o for o in outcomes}

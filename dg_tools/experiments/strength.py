@@ -1,4 +1,4 @@
-"""How strong must a control be to change as much as the edit does? Searched, because a model's answer is not linear.
+"""How strong must a control be to change as much as the edit? It is searched, because a model's response is not linear.
 
 Bracketing and secant steps in the logarithm, one batched forward each.
 """

@@ -28,7 +28,7 @@ DETECTION_STEPS = 20
 
 @dataclass(frozen=True)
 class Subject:
-    """What an experiment is about.
+    """The channels, block and prompts of an experiment.
 
     Attributes:
         channels: massive channels.

@@ -1,4 +1,4 @@
-"""z_t along a model's own sampling, at chosen steps, for every prompt with every seed."""
+"""Keep z_t along a model's own sampling, at chosen steps, for every prompt with every seed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What holds on one model? Rules that are set first, what measures, what judges, what is kept, and the page of it.
+"""Which claims hold on one model? The rules, set beforehand; measurements; verdicts; the files that are kept; the page.
 
-`measure(dit, items, out=...)` makes a report on any model, `forecast` says before what it costs.
+`measure(dit, items, out=...)` makes a report on any model; `forecast` says beforehand what that costs.
 
-`rules` says what is asked. `channels` and `samples` measure, `channel_rows` and `sample_rows` judge (arrays in, rows
+`rules` holds the bounds. `channels` and `samples` measure, `channel_rows` and `sample_rows` judge (arrays in, rows
 out), `verdict` is one row, `cells` writes it. `column` does one model that has references, and `kept` reads it: the
 evidence is made of these. A model without references has `subjects` (which prompts), `stages` (what is done is kept),
 `own_channels`, `own_weak`, `own_samples`, `own_runs`, `own_dose` and `own_rows`; `contents` makes the sections.

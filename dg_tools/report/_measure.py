@@ -43,8 +43,8 @@ def measure(
 ) -> Report:
     """What massive activations do in a model, and what Detail Guidance buys there: `out/index.html` and its numbers.
 
-    The forecast is printed first. Every unit of work is kept in `out/stages` as soon as it is done: stopped, the same
-    call goes on. Under `accelerate launch` the processes share the units, and all of them return the report.
+    The forecast is printed first. Every unit of work is kept in `out/stages` as soon as it is done: after a stop, the
+    same call continues. Under `accelerate launch` the processes share the units, and all of them return the report.
 
     Args:
         dit: any DiT that predicts a velocity.
@@ -63,7 +63,7 @@ def measure(
     Raises:
         ValueError: a family that predicts noise, too few prompts, or a size that the model cannot take; before any run.
         FileExistsError: `out` holds a report on other weights.
-        OSError: a disk with too little room, before any run; one that is full, and what is done is kept.
+        OSError: too little room on the disk, before any run; or a disk that becomes full: what is done is kept.
         ChildProcessError: another process stopped; what is done is kept.
 
     Example:
@@ -93,7 +93,7 @@ def measure(
 
 
 def forecast_of(stages: Stages, given: Subjects, extent: Extent, steps: int, batch: int) -> Forecast:
-    """The forecast, timed on this machine, and kept: a stopped report has the one that it began with."""
+    """The forecast, timed on this machine. It is kept, so a resumed report shows the one that it began with."""
 
     def make() -> Unit:
         return Unit(expected(stages.dit, given, extent, steps, batch).to_json())

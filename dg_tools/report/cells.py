@@ -1,4 +1,4 @@
-"""How is a row written in a cell? Verdict, number, interval, and why, from the row alone; and tables in Markdown."""
+"""How is a row written in a cell? As verdict, number, interval and reason, from the row alone. And Markdown tables."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def in_words(text: str) -> str:
 
 
 def cell(row: Row | None, *, long: bool = False) -> str:
-    """A column's entry; `long` with the parts and what was asked."""
+    """A column's entry; with `long` also its parts and the bound."""
     if row is None:
         return ""
     if row.status == NOT_TESTED:

@@ -77,7 +77,7 @@ def others_of(found: Found) -> np.ndarray:
 
 
 def largest_others(found: Found, draws: int) -> list[int]:
-    """Other channels, by their size over all blocks and noise levels; one a draw."""
+    """Other channels, by their size over all blocks and noise levels; one per draw."""
     place = np.argsort(found.order, axis=-1).mean((0, 1))
     return [int(c) for c in np.argsort(place, kind="stable") if int(c) not in found.channels][:draws]
 
@@ -220,5 +220,5 @@ BY_BLOCK: dict[str, Callable[[Stream, Found], dict[int, tuple[float, float, floa
 
 
 def sets_without_gates(found: Found, draws: int) -> list[Sequence[int]]:
-    """The channels whose gates are closed: the massive ones together, then one other a draw."""
+    """The channels whose gates are closed: all massive ones together, then one other channel per draw."""
     return [found.channels, *([c] for c in largest_others(found, draws))]

@@ -1,4 +1,4 @@
-"""What is there to know of the residual stream's channels? Measured on pictures under noise, all channels at once.
+"""Statistics of all channels of the residual stream, measured on pictures under noise.
 
 Arrays out; `dg_tools.report.channel_rows` judges them.
 """
@@ -66,7 +66,7 @@ class Found:
 
     Attributes:
         channels: massive at two blocks or more, the largest first; empty where there are none.
-        cells: (sigma, block, channel), where one of them is massive.
+        cells: (sigma, block, channel), true where one of the channels is massive.
         writers: (channel,), see `Stream.writers`.
         order: (sigma, block, channel): channel numbers, largest mean |x| first.
         strongest: (sigma, block, channel) of the largest ratio anywhere.

@@ -1,4 +1,4 @@
-"""The sections about the model and its channels, from what was found."""
+"""The sections about the model and its channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections about doses, weak models, samples, claims and cost, from what was found."""
+"""The sections about doses, weak models, samples, claims and cost."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Extent:
     Attributes:
         name: of the size.
         choice: prompts on which channels, block, dose and w are chosen; `auto` takes the first four.
-        test: other prompts, on which everything that is reported is measured; as many as there are, where fewer.
+        test: other prompts, on which everything that is reported is measured; fewer where there are not enough.
         draws: of the controls; 19 are the least for a verdict.
         control_prompts: test prompts on which the samples of the controls are drawn.
         steps: of a sample, at most; the pipeline's default where that is less.

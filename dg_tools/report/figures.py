@@ -61,7 +61,7 @@ def svg_text(figure: Drawing, name: str) -> str:
 
 
 def themed(svg: str) -> str:
-    """The text with a page's colours in place of the figure's own."""
+    """The SVG text with a page's colours instead of the figure's own."""
     for colour, variable in THEME.items():
         svg = svg.replace(colour, variable)
     return svg
@@ -70,7 +70,7 @@ def themed(svg: str) -> str:
 def strip(
     name: str, title: str, pictures: Sequence[Any], titles: Sequence[str], notes: Sequence[str] = (), words: str = ""
 ) -> Figure:
-    """Pictures beside each other, each with its title above and perhaps a note under it; four in a row.
+    """Pictures in rows of four, each with its title above it and perhaps a note under it.
 
     Args:
         name, title, words: of the figure.

@@ -1,4 +1,4 @@
-"""One sampling run that the page shows at any block, step, channel and token: what is kept of it, and as page data.
+"""One sampling run that the page shows at any block, step, channel and token: the numbers that are kept, as page data.
 
 The numbers lie in `run.safetensors` beside the page as bfloat16 (within 0.4 %), bit for bit those of the page.
 """
@@ -23,7 +23,7 @@ from dg_tools.report.figures import data_of
 FILE = "run.safetensors"
 MOST_STEPS = 8
 MOST_CHANNELS = 6  # whose value at each token is kept
-MOST_BYTES = 6 * 2**20  # of the numbers; a third more as text in the page. One step is kept whatever it takes.
+MOST_BYTES = 6 * 2**20  # bytes of the numbers; a third more as text in the page. At least one step is always kept.
 SIDE = 384  # pixels of the picture under the map, at most
 AXES = {
     "abs_mean": "step, block, channel",

@@ -1,4 +1,4 @@
-"""How much memory was the most at a time?"""
+"""The largest amount of memory used at one time."""
 
 from __future__ import annotations
 

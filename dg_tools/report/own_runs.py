@@ -1,4 +1,4 @@
-"""Which samples does a report on a model without references draw? Every run, and controls where they count."""
+"""The samples of a report on a model without references: every run, and controls where they can change a verdict."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def control_run(
 
 
 def matched(drawn: OwnSamples, side: Side, edit: Disrupt, count: int) -> dict[int, Disrupt]:
-    """As many other channels in each of `count` draws, scaled to the edit's ||v - v_d||; those that get there."""
+    """`count` draws of as many other channels, scaled to the edit's ||v - v_d||; only those that reach it."""
     pairs = side.everything[:MATCHED]
 
     @cache

@@ -62,9 +62,11 @@ class OwnSamples:
         return {"part": self.part, "prompts": self.prompts, "steps": self.steps, **self.size}
 
     def base(self, name: str = COND, setting: Setting = PLAIN, against: str = "") -> pd.DataFrame:
-        """Draw a base, told by its name; its table has no change, its own margins, fineness and contrast.
+        """Draw a base, chosen by its name; in its table the changes are zero, and margins, fineness and contrast are
+        its own.
 
-        With `against`, another base, what is measured against that one is the table `name`, and this one `name, base`.
+        With `against`, another base, the table `name` holds what is measured against that base; this base's own table
+        is `name, base`.
         """
 
         def make(where: slice) -> Unit:

@@ -35,7 +35,7 @@ def html(
     """The page.
 
     Args:
-        model: its name. settings: of the report, by name; short ones stand under the title, lists can be unfolded.
+        model: its name. settings: of the report, by name; short ones are under the title, lists can be unfolded.
         sections: in order.
         claims: each with its id; they stand in the section `claims`.
         run: for the figure that answers in the section `channels`.

@@ -54,7 +54,7 @@ def claim_row(name: str, row: Row) -> str:
 
 
 def effect(row: Row) -> str:
-    """The number, its interval, its unit, what is required, and all of that drawn."""
+    """The number, its interval, its unit and its bound, in words and as a drawing."""
     if row.number is None:
         return "–"
     said = f'<span class="effect">{interval(row.number, signed=row.section in SIGNED)}</span>'

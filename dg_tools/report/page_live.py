@@ -1,4 +1,4 @@
-"""The figures of a report's page that answer: one run at any place, and two pictures of the strip under one edge.
+"""The interactive figures of a report's page: one run at any place, and two pictures of the strip under one edge.
 
 They are drawn by the script in the page from numbers in the page. Where no script runs, and on paper, the static
 drawings alone are shown. The page's policy allows this one script, by its hash, and no other.
@@ -25,7 +25,7 @@ EDGE = "Two of these pictures under one edge: drag it, or press arrow keys."
 
 
 def slot(key: str, run: KeptRun | None) -> str:
-    """The place of what answers in a section, hidden until the script fills it; empty: the section has none."""
+    """The place of a section's interactive figure, hidden until the script fills it; empty: the section has none."""
     if key == RUN and run is not None:
         title = (
             f"One run of {run.about['prompt']!r} (seed {run.about['seed']}), at every block and {steps_of(run)}. {HINT}"

@@ -66,11 +66,11 @@ class Figure:
         title: under it.
         svg: its text, which loads and runs nothing: `dg_tools.report.figures.svg_text` writes such.
         numbers: what is drawn, as plain JSON, for `report.json`.
-        words: what there is to be seen, for readers who cannot see it.
+        words: what the figure shows, for readers who cannot see it.
 
     Raises:
         ValueError: another name; no SVG; an SVG that loads or runs something.
-        TypeError: numbers that JSON does not know.
+        TypeError: numbers that JSON cannot hold.
     """
 
     name: str

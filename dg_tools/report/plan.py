@@ -1,4 +1,5 @@
-"""What will a report cost? Said before anything long: forwards, decoded pictures, seconds, memory and disk, by stage.
+"""What will a report cost? Printed before any long work: forwards, decoded pictures, seconds, memory and disk, by
+stage.
 
 Counts are upper bounds: controls are drawn only where they can change a verdict, and a run that would repeat another
 one is not drawn. Seconds come from one timed forward and one timed decode of one picture.
@@ -43,7 +44,7 @@ class Forecast:
 
     Attributes:
         model, size: the model's name, and the size of the report.
-        prompts: on which is chosen, and on which is measured. steps: of a sample. pixels: height and width.
+        prompts: how many to choose on, and how many to measure on. steps: of a sample. pixels: height and width.
         stages: by stage, forwards (of one picture through the whole transformer) and decodes.
         forward_seconds, decode_seconds: of one picture, timed.
         memory: bytes, estimated. disk: bytes.
@@ -184,7 +185,7 @@ def expected(dit: DiT, given: Subjects, extent: Extent, steps: int, batch: int) 
 def counts(
     given: Subjects, extent: Extent, steps: int, blocks: int, guided: bool, batch: int
 ) -> dict[str, tuple[float, float]]:
-    """Forwards and decodes by stage but `auto`, at most; a partial forward counts as a whole one, or half of one."""
+    """Most forwards and decodes by stage, except `auto`; a partial forward counts as a whole one, or as half of one."""
     choice, test, levels = len(given.choice), len(given.test), len(rules.SIGMAS)
     dosed = min(extent.blocks + 1, blocks)
     others = len(extent.rhos) - 1
@@ -239,7 +240,7 @@ def check_room(folder: Path, needed: float) -> None:
 
 
 def disk(dit: DiT, given: Subjects, extent: Extent) -> float:
-    """Bytes of what is kept: mostly the statistics of every channel."""
+    """Bytes on disk: mostly the statistics of every channel."""
     pictures = len(given.choice) + extent.seeds * len(given.test)
     one = 4 * len(rules.NOISE) * len(dit.blocks) * dit.width * (5 + KINDS)
     side = dit.vae_scale_factor

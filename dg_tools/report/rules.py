@@ -59,12 +59,12 @@ Direction = Literal["above", "below"]
 
 @dataclass(frozen=True)
 class Claim:
-    """One row about the channels: what is asked of which number.
+    """One claim about the channels: which number, and its bound.
 
     Attributes:
         key: short and unique. text: as it is tested. section: of the paper.
         direction, margin, unit: the bound.
-        controls: it has control channels. by_block: it is asked of each block.
+        controls: it has control channels. by_block: it is tested at each block.
     """
 
     key: str

@@ -72,7 +72,7 @@ class Measured:
 
 
 def capable(measured: Measured) -> Row:
-    """Whether the model draws what it is asked."""
+    """Whether the model draws what the captions say."""
     row = Row("capable", "", "The model draws what it is asked (found among all references).", "", unit="found")
     return judged(row, measured.tables["cond"]["found"], measured.captions, "above", rules.CAPABLE)
 
@@ -140,7 +140,7 @@ def row_a(measured: Measured, weak: Weak) -> Row:
 
 
 def row_stays(measured: Measured, weak: Weak) -> Row:
-    """What is drawn stays, by the margin of retrieval."""
+    """The object that is drawn stays the same, by the margin of retrieval."""
     row = Row(f"{weak.name} stays", "3", "What is drawn stays (margin of retrieval).", "", unit="of the clean margin")
     run = f"weak, {weak.name}"
     if (closed := gated(row, measured, weak, [run])) is not None:
@@ -275,7 +275,7 @@ def controlled(
 
 
 def beside_gain(guided: pd.DataFrame, gains: Mapping[float, pd.DataFrame]) -> tuple[Interval | None, str]:
-    """right, DG minus the gain interpolated to its amt_c; None where no gain has it. Weights anew in each resample."""
+    """Right, DG minus the gain at its amt_c (interpolated, again in each resample); None where no gain has it."""
     target = guided["amt_c"].mean()
     for one, other in pairwise(sorted(gains)):
         ends = sorted((gains[one]["amt_c"].mean(), gains[other]["amt_c"].mean()))

@@ -1,6 +1,6 @@
 """Samples of held-out captions from the same noise, run by run, kept as soon as each is done.
 
-One column's numbers lie in one file of plain JSON: stopped, the same call goes on. `sample_rows` judges them.
+One column's numbers are in one file of plain JSON, so after a stop the same call continues. `sample_rows` judges them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Setting = tuple[tuple[Disrupt, ...], Any]  # edits, guidance
 
 
 class Kept:
-    """What is done for one column: plain JSON in one file, written after each run; begun anew for other settings."""
+    """The finished runs of one column: plain JSON in one file, written after each run; other settings begin it anew."""
 
     def __init__(self, file: Path, about: dict[str, Any]) -> None:
         self.file = file
@@ -52,7 +52,7 @@ class Kept:
                 self.values = before
 
     def write(self) -> None:
-        """Whole or not at all."""
+        """Write the whole file or nothing."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_suffix(".part")
         draft.write_text(json.dumps(self.values) + "\n", encoding="utf-8")
@@ -172,9 +172,9 @@ def zero_block(effects: dict[int, dict[str, float]]) -> int:
 def matched_controls(
     kept: Kept, steps: Sequence[OneStep], name: str, edit: Disrupt, draws: int
 ) -> list[tuple[str, Disrupt]]:
-    """As many other channels a draw, scaled at each noise level to the mean ||v - v_d|| of the edit.
+    """Draws of as many other channels, scaled at each noise level to the mean ||v - v_d|| of the edit.
 
-    Those that do not get there within `EQUAL` are left out.
+    Draws that do not reach it within `EQUAL` are left out.
     """
     result = []
     targets: list[float] = []

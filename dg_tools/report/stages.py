@@ -1,7 +1,7 @@
-"""What is done of a report: units of work, each kept in the folder as soon as it is done, shared among the processes.
+"""The finished work of a report: units, each kept in the folder as soon as it is done, shared among the processes.
 
 A unit is one safetensors file: arrays, and numbers as JSON beside them. Its name has a hash of everything that it
-depends on, so that a stopped report goes on where it stopped, and other settings make units of their own.
+depends on. So a stopped report continues where it stopped, and other settings make other units.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from dg_tools.progress import progress_bar
 from dg_tools.report.memory import peak
 from dg_tools.sweeps.parallel import Workers
 
-FORMAT = 1  # of the units: another one makes them anew
+FORMAT = 1  # version of the units: another version makes them again
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FOLDER = "stages"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one unit of work gave.
+    """The result of one unit of work.
 
     Attributes:
         values: plain JSON.
@@ -80,7 +80,7 @@ class Stages:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that speaks and writes the report."""
+        """Whether this process is the one that prints and writes the report."""
         return self.workers.rank == 0
 
     def each(self, stage: str, jobs: Mapping[str, Make], depends: Any = None) -> dict[str, Unit]:
@@ -143,7 +143,7 @@ class Stages:
         return Unit(unit.values, unit.arrays, cost)
 
     def _write(self, file: Path, content: bytes) -> None:
-        """A file that is whole or not there, and on the disk."""
+        """Write a whole file or none, and flush it to the disk."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole(file, self.workers.rank) as draft, draft.open("wb") as opened:

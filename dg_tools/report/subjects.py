@@ -1,4 +1,4 @@
-"""Which prompts are used for what? One part to choose on, another to measure on; no prompt is in both."""
+"""The prompts of a report: one part to choose on, another to measure on; no prompt is in both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a verdict? One row: a number, its interval, its bound, its controls, and what follows from them alone.
+"""A verdict is one row: a number, its interval, its bound, its controls, and the status that follows from these alone.
 
 Arrays in, rows out; nothing here knows a model or a data set.
 """
@@ -90,7 +90,7 @@ def extreme(estimate: float, direction: Literal["above", "below"], null: Sequenc
 
 
 def with_controls(row: Row, estimate: float, direction: Literal["above", "below"], null: Sequence[float]) -> Row:
-    """The row with its controls counted; one that holds may then hold no more."""
+    """The row with its controls counted, after which it may no longer hold."""
     count = extreme(estimate, direction, null)
     status = row.status
     if status == HOLDS and (1 + count) / (1 + len(null)) > CHANCE:
@@ -114,7 +114,7 @@ def judged(
 
 
 def together(statuses: Sequence[str]) -> str:
-    """Of a conjunction: it holds if each part does, and does not if one does not."""
+    """The verdict on a conjunction: it holds if each part holds, and does not hold if one part does not."""
     if FAILS in statuses:
         return FAILS
     return HOLDS if set(statuses) == {HOLDS} else UNDECIDED

@@ -1,4 +1,4 @@
-"""Does dg_tools act on this loaded checkpoint as it says? Checks against plain hooks and loops written by hand.
+"""Does dg_tools act on this loaded checkpoint as documented? Checks against plain hooks and loops written by hand.
 
     from dg_tools.verification import verify
 

@@ -37,7 +37,7 @@ def verify(
     progress: bool = False,
     **kwargs: Any,
 ) -> Verification:
-    """Whether dg_tools acts on a loaded checkpoint as it says, held against plain hooks and a loop by hand.
+    """Check that dg_tools acts on a loaded checkpoint as documented, against plain hooks and a loop written by hand.
 
     Checked: the family's record (streams, AdaLN gates, timestep, rows of CFG), capture against plain hooks, w = 0
     bit-equal to the plain call, Detail Guidance against a loop by hand, and that all of it is put back, after an error
@@ -52,8 +52,8 @@ def verify(
         **kwargs: passed to the pipeline's call.
 
     Returns:
-        One `Check` for each, as ok, failed or not applicable, and what the model is. An error inside a check is a
-        check that failed.
+        A `Verification`: one `Check` per item above (ok, failed or not applicable), and facts about the model. An error
+        inside a check is a check that failed.
 
     Raises:
         ValueError: fewer than 2 steps, or a size or a call that the pipeline cannot take; as `load` for the model.
@@ -74,7 +74,7 @@ def verify(
 
 
 def made(plain: Plain, progress: bool) -> list[Check]:
-    """All checks of a model; where its streams are not what the record says, the others have no meaning."""
+    """All checks of a model; if its streams differ from the record, the other checks mean nothing."""
     dit = plain.dit
     checks: list[Check] = []
 

@@ -1,6 +1,6 @@
 """Is w = 0 the plain call, bit for bit, and is Detail Guidance a loop written by hand?
 
-The loop stands in place of the transformer's forward and knows the formula alone: it runs the conditional call once
+The loop replaces the transformer's forward and knows only the formula: it runs the conditional call once
 more, with a plain hook that zeroes the channels, and adds w (c - d). It is the same under every way of computing d.
 """
 
@@ -60,7 +60,7 @@ def check_by_hand(plain: Plain, disrupt: Disrupt, scale: float, ways: tuple[Way,
     worst = max(differences, key=lambda way: differences[way])
     allowed = BY_HAND.get(plain.dit.dtype, BY_HAND[torch.bfloat16])
     if plain.dit.dtype != torch.float32 and differences[worst] > allowed:
-        # a small change may be near what rounding does: how far does the loop itself move with w (1 + eps)?
+        # a small change may be close to rounding: how far does the loop itself move with w (1 + eps)?
         other = by_hand(plain, disrupt, scale, WEIGHT * (1 + torch.finfo(plain.dit.dtype).eps))
         allowed = max(allowed, 3 * (other - hand).norm().item() / change)
     cfg = f"CFG {scale:g}" if scale > 1 else "without CFG"

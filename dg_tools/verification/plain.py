@@ -61,7 +61,7 @@ class Plain:
         return made
 
     def tensor(self, sample: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """What the transformer gives, as one tensor."""
+        """The transformer's output as one tensor."""
         return sample if self.dit.family.inputs is None else self.dit.family.inputs.prediction(sample, inputs)
 
     def image_tokens(self, inputs: dict[str, Any]) -> int:

@@ -134,7 +134,7 @@ def check_written(plain: Plain) -> Measured:
 
 
 def check_timestep(plain: Plain) -> Measured:
-    """The transformer is told the noise level that the record says."""
+    """The transformer's timestep is the noise level that the record states."""
     dit = plain.dit
     told = [inputs["timestep"].detach().flatten()[0].double().item() for inputs, _ in plain.calls(1.0)]
     levels = dit.pipeline.scheduler.timesteps.double().tolist()[: len(told)]

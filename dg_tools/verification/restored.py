@@ -21,11 +21,11 @@ REPLACED = ("forward", "cache_context", "__getstate__", "step", "set_timesteps",
 
 
 class Stopped(Exception):
-    """What stops a guided run in the middle, to see what it leaves."""
+    """Stops a guided run in the middle, to see what it leaves behind."""
 
 
 def state(dit: DiT) -> dict[str, Any]:
-    """What a run could leave behind on the pipeline, the scheduler, the transformer and each of its parts."""
+    """Everything that a run could change on the pipeline, the scheduler, the transformer and each of its parts."""
     found: dict[str, Any] = {"weights": weights_hash(dit)}
     owners = {"pipeline": dit.pipeline, "scheduler": dit.pipeline.scheduler}
     owners |= {f"transformer.{name}".rstrip("."): module for name, module in dit.transformer.named_modules()}

@@ -118,7 +118,7 @@ class Verification:
 
 
 def checked(name: str, measure: Callable[[], Measured]) -> Check:
-    """One check, whatever comes of it: an error inside is a check that failed, with the error's own words."""
+    """The result of one check: an error inside it is a failed check, with the error's own words."""
     try:
         measured = measure()
     except NotApplicable as reason:

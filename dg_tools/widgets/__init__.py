@@ -10,9 +10,9 @@ button runs the model, in a thread that can be stopped; what other settings made
 `explorer.to_html("page.html")` writes what is shown as one file that needs no kernel, `explorer.save("view.svg")` its
 figures, and `dg-tools explore` opens the explorers without JupyterLab.
 
-The state of an explorer is in traits, and `render` gives its figures, so all of it works without a browser. Each
-explorer is two files: `guidance.py` is what it does, `guidance_page.py` its controls and how they stand on the page.
-`front/` holds what runs in the browser.
+The state of an explorer is in traits, and `render` returns its figures, so all of it works without a browser. Each
+explorer has two files: `guidance.py` holds its behaviour, `guidance_page.py` its controls and their layout. `front/`
+holds what runs in the browser.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class ActivationExplorer(ActivationPage):
         source: an `Activations`, the folder of a saved one, or a `DiT`; None is the embedded model.
         dit: the model for new captures, where `source` is a capture.
         beside: a second capture, or its folder, shown at the same point beside the first; such as one with an edit.
-        attention: what `attention(dit, ..., words=[...])` gave of the same runs as `source`: maps of these words.
+        attention: the result of `attention(dit, ..., words=[...])` on the same runs as `source`: maps of these words.
         steps: of new captures, to begin with.
         height, width: of new captures, in pixels; the pipeline's default where None.
 
@@ -182,7 +182,7 @@ class ActivationExplorer(ActivationPage):
                 point = lookup.opening(acts, massive)
             self.set_ranges(acts, massive, self.channel)
             self._move_to(point)
-        self.shown.settings = None  # a capture that was opened says itself what it is of
+        self.shown.settings = None  # an opened capture holds its own settings
         self.shown.compare(None)
         self.messages.say("")
 
@@ -278,7 +278,7 @@ class ActivationExplorer(ActivationPage):
     def _set(self, name: str, change: Any) -> None:
         try:
             setattr(self, name, change["new"])
-        except ValueError:  # the page shows what is, and the message says why
+        except ValueError:  # the page keeps what it shows, and the message says why
             self.controls[name].value = getattr(self, name)
             raise
 

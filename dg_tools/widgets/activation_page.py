@@ -1,4 +1,4 @@
-"""The page of the activation explorer: its controls and pictures, and how they stand beside each other."""
+"""The page of the activation explorer: its controls and pictures, and their layout."""
 
 from __future__ import annotations
 

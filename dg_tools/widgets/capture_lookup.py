@@ -1,4 +1,4 @@
-"""What a capture holds at one point: pure reads of an `Activations`; no model runs.
+"""Read what a capture holds at one point of an `Activations`; no model runs.
 
 A point is prompt, seed, branch, step, block, stream, token, channel. Raw hidden states may be missing, or kept for some
 blocks, steps, tokens or channels only; then statistics are shown instead, with the line of code that captures more.
@@ -72,7 +72,7 @@ def read_capture(folder: Any) -> Activations:
         raise ValueError(f"there is no folder {folder}: pass one that Activations.save wrote")
     try:
         acts = open_activations(str(folder).strip())
-    except Exception as error:  # zarr has its own words for each way in which a folder can be something else
+    except Exception as error:  # zarr raises many kinds of errors for folders that hold no capture
         raise ValueError(f"{folder} is not a capture: pass a folder that Activations.save wrote") from error
     return checked(acts)
 
@@ -92,7 +92,7 @@ def capture_of(source: Any) -> Activations:
 
 
 def check_beside(first: Activations, second: Activations) -> None:
-    """Raise ValueError where two captures have not the same tokens, blocks and channels."""
+    """Raise ValueError where two captures differ in tokens, blocks or channels."""
     sizes = [(acts.grid, acts.data.sizes["site"], acts.data.sizes["channel"]) for acts in (first, second)]
     if sizes[0] != sizes[1]:
         words = [
@@ -143,7 +143,7 @@ def massive_channels(acts: Activations) -> list[int]:
 def part(acts: Activations, name: str, point: Point, **places: int) -> Any:
     """A variable of one run and branch, and of the point's stream; further dims by position.
 
-    Without its coordinates: picking these too takes longer than all that a move of a slider may take.
+    Coordinates are left out: reading them too would take longer than a move of a slider may.
     """
     variable = acts.data.variables[name]
     places |= {"prompt": point.prompt, "seed": point.seed, "branch": point.branch}
@@ -218,7 +218,7 @@ def largest_near(acts: Activations, point: Point, token: int, channel: int) -> t
 
 
 def raw_stream(acts: Activations) -> str:
-    """Which stream's hidden states were kept: as the capture says; if it does not, by the number of tokens."""
+    """Which stream's hidden states were kept: as stated in the capture, or else by the number of tokens."""
     hidden, (rows, columns) = acts.data.variables["hidden_states"], acts.grid
     whole = hidden.dims[-2] not in acts.data.coords
     guess = "text" if whole and hidden.shape[-2] != rows * columns else "image"

@@ -60,13 +60,13 @@ class CapturePanel(widgets.Box):
         views.add_class("dg-views")
         super().__init__([views])
         self.add_class("dg-capture")
-        self._surface: Any = None  # what the surface was drawn for
+        self._surface: Any = None  # the values that the surface shows
 
     def __repr__(self) -> str:
         return f"CapturePanel({self.map!r})"
 
     def draw(self, view: CaptureView) -> None:
-        """Put a view on the page; a surface is sent only where it is another one."""
+        """Put a view on the page; a surface is sent only if it changed."""
         acts, point = view.acts, view.point
         shown(self.map, view.tokens is not None)
         shown(self.text, view.tokens is None)
@@ -110,7 +110,7 @@ def background(acts: Activations, point: Point) -> tuple[bytes, float]:
 
 
 class Pixels:
-    """A picture that is looked up by where it comes from."""
+    """A picture whose key in a cache is its place in the capture."""
 
     def __init__(self, array: np.ndarray, key: tuple) -> None:
         self.array, self.key = array, key
@@ -124,7 +124,7 @@ class Pixels:
 
 @lru_cache(maxsize=256)
 def small_png(pixels: Pixels) -> bytes:
-    """A picture as PNG, at most SIDE pixels wide and high; kept, because a PNG takes longer than all the rest."""
+    """A picture as PNG, at most SIDE pixels wide and high; cached, because a PNG takes longer than all the rest."""
     image = Image.fromarray(np.asarray(pixels.array)).convert("RGB")
     image.thumbnail((SIDE, SIDE))
     return picture_png(image)

@@ -1,4 +1,4 @@
-"""The view of one point of a capture: what its maps and charts show, for the browser, and the same as figures."""
+"""The view of one point of a capture: the values of its maps and charts, for the browser and as figures."""
 
 from __future__ import annotations
 

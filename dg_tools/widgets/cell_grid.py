@@ -20,7 +20,7 @@ class CellGrid(anywidget.AnyWidget):
         cell: index of the chosen cell, row * columns + column; -1: none.
         clicks: counts clicks, also on the cell that is chosen already.
         height: pixels of all rows, at most; the cells are smaller where there are many.
-        label: what it is, for screen readers.
+        label: a description for screen readers.
     """
 
     _esm = front.module("cells.js", "renderCells")

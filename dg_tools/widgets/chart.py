@@ -27,8 +27,8 @@ class Curves:
 
     Attributes:
         lines: name -> (n,); of stems the first alone is drawn.
-        title, xlabel, ylabel: words; `place` is what one place is called where a value is read.
-        stems: one stem per place, and not lines.
+        title, xlabel, ylabel: words; `place`: the name of one place, shown with a value.
+        stems: draw one stem per place instead of lines.
         marked: places whose stems are coloured and numbered.
         names: of the places; None: their numbers.
         x: where the places lie; None: evenly.
@@ -70,9 +70,9 @@ class Chart(anywidget.AnyWidget):
         cell: the chosen place; -1: none.
         clicks: counts clicks, also on the place that is chosen already.
         axis: what the places are (`channel`, `block`, `step`, `token`): charts and maps of one explorer share a cursor.
-        fixed: nothing can be chosen.
+        fixed: the reader cannot choose a place.
         height: pixels; the width is what the page gives.
-        label: what it is, for screen readers.
+        label: a description for screen readers.
     """
 
     _esm = front.module("chart.js", "renderChart")

@@ -1,4 +1,4 @@
-"""Code to take along: read-only text with a button that copies it."""
+"""Code to copy: read-only text with a button that copies it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CodeBlock(anywidget.AnyWidget):
     Attributes:
         value: the code.
         rows: lines that are shown at once, at most.
-        label: what it is, for screen readers.
+        label: a description for screen readers.
     """
 
     _esm = front.module("code.js", "renderCode")

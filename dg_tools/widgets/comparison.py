@@ -151,7 +151,7 @@ class ComparisonExplorer(ComparisonPage):
         if not isinstance(source, str | Path | Sweep):
             raise TypeError(f"{kind_of(source)} cannot be compared: pass a sweep's folder, or a Sweep")
         sweep = read_sweep(source.folder if isinstance(source, Sweep) else source)
-        thumbnail.cache_clear()  # a damaged picture may have been made again
+        thumbnail.cache_clear()  # a damaged picture may have been replaced since
         stored, before = StoredSweep(sweep), self.stored
         again = before is not None and before.sweep.folder == sweep.folder and before.axes == stored.axes
         again = again and self.measure in stored.measures and (bool(stored.chosen) or not self.chosen)
@@ -203,7 +203,7 @@ class ComparisonExplorer(ComparisonPage):
 
     def _settle(self, rows: str, columns: str, split: str | None) -> None:
         """After a change: two different axes, and a prompt of the split. The arguments are the values before."""
-        if self.rows == self.columns:  # an axis taken from the other side: they change places
+        if self.rows == self.columns:  # the axis was the other one: the two change places
             if self.rows == rows:
                 self.rows = columns
             else:

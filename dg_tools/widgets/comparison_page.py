@@ -1,4 +1,4 @@
-"""The page of the comparison explorer: its controls, the grid and the current cell, and how they stand."""
+"""The page of the comparison explorer: its controls, the grid, the current cell, and their layout."""
 
 from __future__ import annotations
 

@@ -36,13 +36,13 @@ FIELDS = ("weight", "channels", "block", "rho", "start", "stop")
 class GuidanceExplorer(GuidancePage):
     """Turn CFG and Detail Guidance up and down on one prompt; five pictures from the same noise.
 
-    The last is the gain that Detail Guidance contains, alone: what one pass gives without a weak model.
+    The last shows only the gain that Detail Guidance contains: one pass gives it, without a weak model.
 
     Args:
         dit: from `load`; None is the embedded model.
         channels, block, rho: to disrupt, and the factor on the channels (0: zeroed, 1: clean). All None: those of the
-            default profile, with its w and window, which the page says. Your own channels or block are zeroed where rho
-            is None.
+            default profile, with its w and window; the page says so. Your own channels or block are zeroed where rho is
+            None.
         steps: denoising steps to begin with.
         height, width: of the pictures, in pixels; the pipeline's default where None.
 
@@ -170,7 +170,7 @@ class GuidanceExplorer(GuidancePage):
         self._changed()  # the fields may have moved on meanwhile
 
     def _of_strip(self, settings: GuidanceSettings, run: RunSettings) -> tuple:
-        """What the strip depends on: all settings but the one that it goes over."""
+        """The settings that the strip depends on: all except the one that it varies."""
         over = self.strip.over.value
         return over, settings.moved(over, five.PLAIN[over]), run
 

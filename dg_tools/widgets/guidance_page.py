@@ -1,4 +1,4 @@
-"""The page of the guidance explorer: its controls, five pictures, and how they stand beside each other."""
+"""The page of the guidance explorer: its controls, five pictures, and their layout."""
 
 from __future__ import annotations
 

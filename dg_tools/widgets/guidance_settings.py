@@ -23,7 +23,7 @@ from dg_tools.widgets.picture_changes import PictureChanges, compare_pictures
 from dg_tools.widgets.png import picture_png
 from dg_tools.widgets.run_fields import RunSettings
 
-GAIN = "gain"  # what one pass gives without a weak model, as much as DG contains
+GAIN = "gain"  # the gain that DG contains, from one pass and without a weak model
 VARIANTS = ("cond", "CFG", "DG", "DG + CFG", GAIN)
 GUIDED = VARIANTS.index("DG")
 STRIPS = {"weight": (0.0, 0.5, 1.0, 2.0, 3.0, 5.0), "rho": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)}
@@ -65,7 +65,9 @@ class GuidanceSettings:
         return DetailGuidance(scale, self.weight, self.disrupt(), self.start, self.stop)
 
     def guidances(self, scale: float) -> list[BaseGuidance | None]:
-        """Of the pictures but the last, whose gain is known when DG has run; in the order of `VARIANTS`."""
+        """Guidances of all pictures except the last, whose gain is known after DG has run; in the order of
+        `VARIANTS`.
+        """
         return [None, CFG(scale), self.guider(1.0), self.guider(scale)]
 
     def own_gain(self, report: Report | None) -> BaseGuidance | None:

@@ -26,7 +26,7 @@ class Strip(widgets.VBox):
 
     Args:
         generate: what the button does.
-        messages: where errors are read.
+        messages: where errors are shown.
 
     Attributes:
         over: which setting.

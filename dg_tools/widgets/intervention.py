@@ -1,4 +1,4 @@
-"""The explorer of edits: what does this edit take away, and does a control of the same size take away the same?
+"""The explorer of edits: what does this edit remove, and does a control of the same size remove the same?
 
 The reader builds a `Disrupt`; the button makes clean, disrupted and control pictures from the same noise. `render`
 compares the pictures; `code` writes the edit out, so that it can be run elsewhere.

@@ -1,4 +1,4 @@
-"""The page of the intervention explorer: its controls, three pictures with what changed, and how they stand."""
+"""The page of the intervention explorer: its controls, three pictures with what changed, and their layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a capture goes into a page without a kernel: all statistics, and hidden states while they fit."""
+"""The parts of a capture that go into a page without a kernel: all statistics, and hidden states as far as they fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page without a kernel: one file that opens from the file system, and asks nobody.
+"""A page without a kernel: one file that opens from the file system and loads nothing.
 
     explorer.to_html("apple.html")
 

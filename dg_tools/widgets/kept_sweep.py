@@ -1,4 +1,4 @@
-"""What of a stored sweep goes into a page without a kernel: its settings, its numbers, and its pictures, small."""
+"""The parts of a stored sweep that go into a page without a kernel: settings, numbers, and small pictures."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def sweep_data(stored: StoredSweep, selection: Selection, most_mb: float = MOST_
 
 
 def finite(value: Any) -> float | None:
-    """A number; None where there is none, which JSON cannot say otherwise."""
+    """A number, or None instead of NaN, which JSON does not have."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

@@ -1,6 +1,6 @@
 """Widgets without a Jupyter kernel: their messages go to pages of this process, through ipywidgets' own comm.
 
-What a page must know of each widget is kept, so that one that is opened later, or again, shows the same.
+The state of each widget is kept, so that a page that is opened later, or again, shows the same.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Hub:
     """The widgets of this process and the pages that show them.
 
     Attributes:
-        pages: what sends a frame to each page.
+        pages: the functions that send a frame to each page.
     """
 
     def __init__(self) -> None:
         self.pages: set[Send] = set()
         self._lock = RLock()
         self._states: dict[str, dict[str, tuple[Any, list, list]]] = {}  # widget -> name -> value, paths, buffers
-        self._speaks: Send | None = None  # the page whose message is being handled: it knows what it said
+        self._speaks: Send | None = None  # the page whose message is being handled: it need not hear its own change
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -49,7 +49,7 @@ class Hub:
             comm.create_comm = before
 
     def publish(self, widget: str, kind: str, data: Mapping[str, Any], buffers: Sequence[Any]) -> None:
-        """What a widget says: keep it, and send it to the pages."""
+        """Keep a message of a widget, and send it to the pages."""
         with self._lock:
             if kind == "comm_close":
                 self._states.pop(widget, None)
@@ -68,7 +68,7 @@ class Hub:
                     page(sent)
 
     def join(self, page: Send) -> None:
-        """A page opens: it hears of all widgets, and of what they say from now on."""
+        """A page opens: it gets the state of all widgets, and their messages from now on."""
         with self._lock:
             for widget, state in self._states.items():
                 values = {name: value for name, (value, _, _) in state.items()}
@@ -82,7 +82,7 @@ class Hub:
         self.pages.discard(page)
 
     def hear(self, page: Send, text: str) -> None:
-        """What a page says: values of a widget, or an event such as a click."""
+        """Handle a message of a page: values of a widget, or an event such as a click."""
         said = json.loads(text)
         widget = comm.get_comm_manager().comms.get(str(said.get("id")))
         if widget is None:

@@ -1,7 +1,7 @@
 """A page on 127.0.0.1 that shows widgets of this process, for its reader alone.
 
-Only this machine can reach it, only under its own name and with the token of its address; it stops when nobody looks.
-The server is tornado, which every Jupyter server is built on.
+Only this machine can reach it, only under its own name and with the token of its address; it stops when no page is
+open. The server is tornado, which every Jupyter server is built on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Guarded(tornado.web.RequestHandler):
         self.set_header("Cache-Control", "no-store")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """One sentence, and nothing of this machine."""
+        """One sentence, without facts about this machine."""
         self.set_header("Content-Type", "text/plain")
         self.finish("refused: open the address that dg-tools explore has printed, with its token")
 
@@ -82,7 +82,7 @@ class PageHandler(Guarded):
 
 
 class Socket(Guarded, tornado.websocket.WebSocketHandler):
-    """What the page and the widgets say to each other. tornado checks that the page is of this server."""
+    """The messages between the page and the widgets. tornado checks that the page comes from this server."""
 
     def open(self, *args: str, **kwargs: str) -> None:
         loop = IOLoop.current()
@@ -142,7 +142,7 @@ class LocalServer:
         return self._made[name]
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until nobody has looked for a while, or Ctrl-C; `ready` is called once pages can be opened."""
+        """Serve until no page has been open for a while, or Ctrl-C; `ready` is called once pages can be opened."""
         with self.hub.installed():
             asyncio.run(self._serve(ready))
 

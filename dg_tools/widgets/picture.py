@@ -1,4 +1,5 @@
-"""A picture over a grid of cells: the reader clicks a cell, walks to it by keys, drags a box, or compares two pictures.
+"""A picture over a grid of cells: the reader clicks a cell, moves to it with keys, drags a box, or compares two
+pictures.
 
 One small front end serves them all: a region of tokens (rows x columns) that is dragged on a picture, and two pictures
 under one sliding edge. Keys do what the pointer does. It is an anywidget: its script travels with the widget, so
@@ -27,7 +28,7 @@ class Picture(anywidget.AnyWidget):
         boxes: whether a drag draws a region.
         width: pixels on the screen; less where there is no room.
         pixelated: enlarge without smoothing.
-        label: what it is, for screen readers.
+        label: a description for screen readers.
     """
 
     _esm = front.module("picture.js", "renderPicture")

@@ -1,4 +1,4 @@
-"""A button that runs the model: disabled meanwhile, with a bar, a way to stop, and a place where errors are read.
+"""A button that runs the model: disabled meanwhile, with a bar, a way to stop, and a place where errors are shown.
 
 The run has a thread of its own, because a kernel that computes in a callback cannot hear the Cancel button. Errors in a
 callback are otherwise seen in JupyterLab's log only.
@@ -51,7 +51,7 @@ class Runner(widgets.HBox):
     """Run, cancel, bar.
 
     Attributes:
-        busy: a run is on.
+        busy: whether a run is in progress.
         ended: how many runs are over, finished or not.
     """
 
@@ -94,7 +94,7 @@ class Runner(widgets.HBox):
         """Work here and now; errors are raised.
 
         Raises:
-            RuntimeError: a run is on already.
+            RuntimeError: another run is in progress.
         """
         self._begin()
         try:
@@ -103,7 +103,7 @@ class Runner(widgets.HBox):
             self._end()
 
     def start(self) -> threading.Thread | None:
-        """Work in a thread; the messages show errors and a cancelled run. None: a run is on already."""
+        """Work in a thread; the messages show errors and a cancelled run. None: another run is in progress."""
         try:
             self._begin()
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What the page shows was made with settings; once the fields say others, it is dimmed and says so.
+"""The page's pictures were made with some settings; when the fields change, they are dimmed and a note says why.
 
 Results are kept by their settings, so that a move back to settings that were run shows their result at once.
 """
@@ -21,7 +21,7 @@ class Shown:
 
     Args:
         places: what is dimmed.
-        button: what the reader is told to press.
+        button: the button that the note names.
 
     Attributes:
         settings: of what is on the page; None before the first run.

@@ -64,7 +64,7 @@ class Spikes(anywidget.AnyWidget):
         point: token and channel of the last click.
         clicks: counts clicks, also on the point that was chosen already.
         height: pixels; the width is what the page gives.
-        label: what it is, for screen readers.
+        label: a description for screen readers.
     """
 
     _esm = front.module("spikes.js", "renderSpikes")

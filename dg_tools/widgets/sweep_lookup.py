@@ -1,4 +1,4 @@
-"""What a stored sweep holds at one place: pure reads of its folder; no model runs.
+"""Read what a stored sweep holds at one place of its folder; no model runs.
 
 A place has a value on every axis: guidance, block, channels, s, w, window, prompt, seed, split. A guidance without a
 block, such as CFG, has one picture for all blocks. Where a place holds nothing, the content says why.
@@ -21,7 +21,7 @@ AXES = {
     "w": "Detail scale w", "window": "Window", "prompt": "Prompt", "seed": "Seed", "split": "Split",
 }  # fmt: skip
 OF_SETTING = tuple(AXES)[:7]
-# of these, the first two that vary are shown
+# the first two of these that vary are shown
 FIRST = ("block", "rho", "w", "s", "window", "channels", "guidance", "prompt", "seed", "split")
 MORE_UNITS = {
     "amount": "doublings", "amount_error": "doublings", "detail_lack": "doublings", "layout": "-1..1",
@@ -74,7 +74,7 @@ class CellContent:
 
 
 def read_sweep(folder: Any) -> Sweep:
-    """`open_sweep` for a folder that somebody typed.
+    """`open_sweep` for a folder that the reader typed.
 
     Raises:
         ValueError, FileNotFoundError: no folder named, or one without a sweep.
@@ -148,7 +148,7 @@ class StoredSweep:
     def settled(self, selection: Selection, split_moved: bool) -> tuple[dict[str, Any], str]:
         """The place with a prompt of its split and values that its guidance was tried at, and what that changed.
 
-        A prompt lies in one split: where the split moved, the prompt follows, or else the split follows the prompt.
+        A prompt is in one split: if the split changed, the prompt follows it; otherwise the split follows the prompt.
         """
         at, changes = dict(selection.at), []
         if at["prompt"] not in self.prompts[at["split"]] and set(selection.axes) != {"prompt", "split"}:

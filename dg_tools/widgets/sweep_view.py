@@ -17,7 +17,7 @@ from dg_tools.plots.thumbnails import thumbnail_grid
 from dg_tools.widgets.sweep_code import code
 from dg_tools.widgets.sweep_lookup import AXES, OF_SETTING, CellContent, Selection, StoredSweep, label, unit
 
-MOST_ROWS, MOST_COLUMNS = 6, 5  # more could not be read at half a screen
+MOST_ROWS, MOST_COLUMNS = 6, 5  # more would be too small to read on half a screen
 SIDE = 256  # pixels of a thumbnail, at most
 UNREADABLE = "its file cannot be read"
 
@@ -200,7 +200,7 @@ def numbers_of(stored: StoredSweep, here: CellContent) -> list[list[str]]:
 
 
 def note_of(stored: StoredSweep, selection: Selection, cells: list[CellContent]) -> str:
-    """What a reader must know of this grid."""
+    """Notes on this grid for the reader."""
     notes = [of_sweep(stored)]
     numbers = sorted({c.number for c in cells if c.number is not None})
     for axis in [a for a in selection.axes if a in OF_SETTING[1:]]:
@@ -211,14 +211,12 @@ def note_of(stored: StoredSweep, selection: Selection, cells: list[CellContent])
             notes.append(f"{', '.join(names)} {why}: the same picture for each {AXES[axis].lower()}.")
     for axis, most in ((selection.rows, MOST_ROWS), (selection.columns, MOST_COLUMNS)):
         if (count := len(stored.values(axis, selection))) > most:
-            notes.append(
-                f"At most {most} of {count} are shown of {AXES[axis].lower()}: its control moves on to others."
-            )
+            notes.append(f"At most {most} of {count} are shown of {AXES[axis].lower()}: its control shows the others.")
     return " ".join(notes)
 
 
 def of_sweep(stored: StoredSweep) -> str:
-    """What a reader must know of the whole sweep."""
+    """A note on the whole sweep for the reader."""
     if stored.missing:
         return f"Nothing is chosen yet: {stored.missing} of {stored.total} development cells are missing."
     if any(n for g, n in stored.chosen.items() if g != "cond"):

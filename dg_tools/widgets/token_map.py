@@ -46,7 +46,7 @@ class TokenMap(anywidget.AnyWidget):
         cell: the chosen token; -1: none.
         clicks: counts clicks, also on the token that is chosen already.
         height: pixels, at most.
-        label: what it is, for screen readers.
+        label: a description for screen readers.
     """
 
     _esm = front.module("map.js", "renderMap")

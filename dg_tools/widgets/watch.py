@@ -19,7 +19,7 @@ Tick = Callable[[int, int], None]  # called with steps done and their total
 
 
 class Cancelled(KeyboardInterrupt):
-    """Raised inside a run that was cancelled; what catches Ctrl-C catches this, and keeps what it keeps then."""
+    """Raised inside a run that was cancelled; handled as Ctrl-C is, so finished work is kept."""
 
 
 @contextmanager

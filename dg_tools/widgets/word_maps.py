@@ -1,6 +1,6 @@
 """The map of a word over the picture, from the attention that a capture keeps beside its activations: pure reads.
 
-`attention` keeps a word's map by attention product, step and head. In a capture it stands as the variable `word_map`,
+`attention` keeps a word's map by attention product, step and head. In a capture it is the variable `word_map`,
 whose products are named in `attention_site`, so that it is saved and opened with everything else.
 """
 

@@ -109,7 +109,7 @@ function keptSweep(data) {
     }
     for (const [axis, most] of [[selection.rows, ROWS], [selection.columns, COLUMNS]]) {
       const count = values(axis, selection).length;
-      if (count > most) said.push(`At most ${most} of ${count} are shown of ${lower(axis)}: its control moves on to others.`);
+      if (count > most) said.push(`At most ${most} of ${count} are shown of ${lower(axis)}: its control shows the others.`);
     }
     return said.join(" ");
   };
