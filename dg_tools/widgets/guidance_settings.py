@@ -65,9 +65,7 @@ class GuidanceSettings:
         return DetailGuidance(scale, self.weight, self.disrupt(), self.start, self.stop)
 
     def guidances(self, scale: float) -> list[BaseGuidance | None]:
-        """Guidances of all pictures except the last, whose gain is known after DG has run; in the order of
-        `VARIANTS`.
-        """
+        """Guidances of all pictures except the last, whose gain is known after DG has run; ordered as `VARIANTS`."""
         return [None, CFG(scale), self.guider(1.0), self.guider(scale)]
 
     def own_gain(self, report: Report | None) -> BaseGuidance | None:
