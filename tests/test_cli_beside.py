@@ -113,7 +113,10 @@ def test_is_what_the_library_gives(tmp_path, loaded, monkeypatch, capsys, option
         ),
         (["--dg", "--channel", "3", "--block", "1"], "--block or --rho pass --dg W"),
         (["--dg", "0,5"], "'0,5' is not a number: --dg W, or --dg alone"),
-        (["--rho", "2", "--compare", "clean,nothing"], "--compare clean,nothing: some of clean, gain, daemon"),
+        (
+            ["--rho", "2", "--compare", "clean,nothing"],
+            "--compare clean,nothing: name some of clean, gain, daemon, separated by commas",
+        ),
         (["--rho", "2", "--compare", "clean,clean"], "each once"),
         (["--rho", "2", "--compare", "clean", "--alone"], "one of them"),
         (["--compare", "gain"], "--compare needs a guidance to compare with"),
