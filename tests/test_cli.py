@@ -123,7 +123,7 @@ def test_find_in_a_model(tmp_path, monkeypatch, capsys):
     pipeline.save_pretrained(tmp_path / "model")
     ask = ["find", tmp_path / "model", "--steps", "2", "-p", "apple"]
     code, printed, _ = called(monkeypatch, capsys, *ask)
-    assert code == 0 and "1 massive channels [5]" in printed and "this sign" in printed and "profile" not in printed
+    assert code == 0 and "1 massive channel [5]" in printed and "this sign" in printed and "profile" not in printed
     first = next(line for line in printed.splitlines() if line.startswith("│"))
     assert first.replace("│", " ").split()[0] == "5", "the massive channels come first, a line each"
     told = int(re.search(r"massive or not: (\d+) rows", printed).group(1))
