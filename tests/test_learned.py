@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import score_folders
 import torch
@@ -100,6 +102,22 @@ def test_what_is_at_hand(folders, bare, tmp_path):
         learned.DinoSimilarity()
     with pytest.raises(FileNotFoundError, match="LPIPS needs torchvision"):
         learned.PerceptualDistance()
+
+
+def test_nothing_asks_the_network(monkeypatch, tmp_path):
+    """Where no weights are on this machine, the answer comes without a call of the Hub, online too."""
+    from huggingface_hub import constants
+
+    asked = []
+
+    def refuse(*args, **kwargs):
+        asked.append(args)
+        raise OSError("this test has no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert semantics.semantic_scores(PROMPTS) == {} and not asked
 
 
 def test_pictures_are_checked():

@@ -386,3 +386,22 @@ def test_two_runs_are_equal_and_nnsight_agrees(dit):
     )
     assert torch.equal(ours[0], again[0])
     assert (ours[0] - (c + w * (c - d))).abs().max() / c.abs().max() < 1e-4
+
+
+def test_the_pipelines_own_bar_is_hidden_and_comes_back():
+    """A pipeline that its owner built shows a bar; with progress=False nothing does, also where a run breaks off."""
+    pipeline, seen = tiny.PIPELINES["sd3"](), []
+    pipeline.set_progress_bar_config(leave=False)
+    dit = dg.load(pipeline)
+
+    def look(module, args):
+        seen.append(dict(pipeline._progress_bar_config))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    handle = pipeline.transformer.register_forward_pre_hook(look)
+    with pytest.raises(KeyboardInterrupt):
+        dg.generate(dit, PROMPT, steps=4, progress=False, **tiny.SIZE)
+    handle.remove()
+    assert seen == [{"leave": False, "disable": True}] * 3
+    assert pipeline._progress_bar_config == {"leave": False}

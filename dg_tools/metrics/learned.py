@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
 from dg_tools.kinds import counted
@@ -59,12 +61,16 @@ def check_clean(pictures: torch.Tensor, clean: torch.Tensor) -> None:
 def loaded(cls: Any, name: str | Path, download: bool, **settings: Any) -> Any:
     """A model or processor from a folder or the Hub's cache.
 
+    The folder in the cache is looked up first: with an id, transformers asks the Hub for an adapter's configuration,
+    with `local_files_only` too.
+
     Raises:
         FileNotFoundError: the model is not on this machine, and `download` is False.
     """
     try:
-        return cls.from_pretrained(str(name), local_files_only=not download, **settings)
-    except OSError as error:
+        place = str(name) if download or Path(name).is_dir() else snapshot_download(str(name), local_files_only=True)
+        return cls.from_pretrained(place, local_files_only=not download, **settings)
+    except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{name} is neither a folder with this model nor in the Hub's cache on this machine ({error}): pass a "
             "folder that holds it, with safetensors weights, or download=True"

@@ -1,4 +1,4 @@
-"""Where a pipeline keeps the scale of classifier-free guidance: in its call, or in a guider component.
+"""Call a pipeline: where it keeps the scale of classifier-free guidance, in its call or in a guider component.
 
 HunyuanImage's call takes no scale: its `guider` component holds the scale and combines the predictions.
 """
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 
 def sample(pipeline: Any, family: Family, **call: Any) -> Any:
-    """Call the pipeline with these arguments; a scale that it does not take goes into its guider meanwhile."""
-    if not family.guiders:
-        return pipeline(**call)
-    guider = plain_guider(call.pop(family.guidance_argument, 1.0))
+    """Call the pipeline with these arguments; a scale that it does not take goes into its guider meanwhile.
+
+    The pipeline's own bar is hidden meanwhile: dg_tools shows one for all runs, or none with `progress=False`.
+    """
+    bar = {**getattr(pipeline, "_progress_bar_config", {}), "disable": True}
     with ExitStack() as stack:
-        for name in family.guiders:
-            stack.enter_context(replaced(pipeline, name, guider))
+        stack.enter_context(replaced(pipeline, "_progress_bar_config", bar))
+        if family.guiders:
+            guider = plain_guider(call.pop(family.guidance_argument, 1.0))
+            for name in family.guiders:
+                stack.enter_context(replaced(pipeline, name, guider))
         return pipeline(**call)
 
 
