@@ -220,7 +220,7 @@ def test_bad_input_is_refused_before_any_forward(dits):
         denoise(dit, items[:1], [0], **settings)
     with pytest.raises(ValueError, match="3 layers from block 1 on"):
         denoise(dit, items, [0], dose=[(1, 4)], **settings)
-    with pytest.raises(ValueError, match="masks for 3 pictures"):
+    with pytest.raises(ValueError, match="1 mask for 3 pictures"):
         denoise(dit, [items[0], *(x[:2] for x in items[1:])], [0], **settings)
     with pytest.raises(ValueError, match="could be a picture in 0..1, or a bright one"):
         denoise(dit, [*items, ("bright", torch.zeros(3, 32, 48))], [0], **settings)
