@@ -17,14 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 import dg_tools as dg
+from dg_tools.datasets.examples import Example
 from dg_tools.guidance.auto import samples as auto_samples
 from dg_tools.guidance.auto import scan, store
 from dg_tools.metrics import WeakModelRule
 from dg_tools.models.profiles import read_profile
-from dg_tools.report import Report, channels, forecast, measure, own_rows, own_runs, rules
+from dg_tools.report import Report, channels, forecast, measure, own_rows, own_runs, plan, rules
+from dg_tools.report.extent import extent_of
 from dg_tools.report.sections import KEYS
-from dg_tools.report.stages import FOLDER, Stages
-from dg_tools.report.subjects import chunks
+from dg_tools.report.stages import FOLDER, Stages, Unit
+from dg_tools.report.subjects import Subjects, chunks
 from dg_tools.report.verdict import NOT_TESTED, REPORTED
 
 CHANNELS, BLOCK, VALUE = [5, 20], 1, 400.0
@@ -144,11 +146,57 @@ def test_the_run_that_the_page_shows_is_what_hooks_see(whole):
 def test_the_forecast_is_an_upper_bound_and_stands_beside_what_was_measured(whole):
     _, made, _ = whole
     expected, spent = made.cost["forecast"], made.cost["measured"]
-    assert 0 < spent["forwards"] <= expected["forwards"] and 0 < spent["decodes"]
+    assert 0 < spent["forwards"] <= expected["forwards"] and 0 < spent["decodes"] <= expected["decodes"]
     table = made.section("cost").tables[0]
-    for stage, at_most, _, _, forwards, _, _ in table.rows:
+    for stage, at_most, decodes_at_most, _, forwards, decodes, _ in table.rows:
         assert 0 < forwards <= at_most, stage
+        assert decodes <= decodes_at_most, stage
     assert sum(row[4] for row in table.rows[:-1]) == pytest.approx(table.rows[-1][4])
+
+
+def test_the_forecast_bounds_what_a_report_on_emoji_sd3_took():
+    """Counted by hooks on a toy report on eight of its references; six channels are massive there."""
+    took = {
+        "base": (16, 8), "channels": (41, 0), "gates": (48, 0), "drawing": (12, 4), "headroom": (2, 1),
+        "zeroing": (88, 312), "w of zeroing": (28, 16), "dose": (420, 408), "samples": (144, 60),
+        "controls": (107.3, 16),
+    }  # fmt: skip
+    pairs = [Example("a red apple", None)] * 4
+    given = Subjects(pairs, pairs, 64, 64, "given")
+    at_most = plan.counts(given, extent_of("toy"), 2, [1 - (block + 1) / 12 for block in range(12)], True, 4)
+    assert at_most.keys() == took.keys()
+    for stage, (forwards, decodes) in took.items():
+        assert forwards <= at_most[stage][0] < 6 * forwards and decodes <= at_most[stage][1], stage
+
+
+def test_a_unit_that_two_stages_ask_for_is_paid_once(tmp_path):
+    stages = Stages(tmp_path / "report", loaded(), progress=False)
+    jobs = {name: lambda: Unit({}) for name in ("one", "two")}
+    stages.each("stage", {"one": jobs["one"]})
+    before = dict(stages.costs["stage"])
+    stages.each("stage", {"one": jobs["one"]})
+    assert stages.costs["stage"] == before and before["seconds"] > 0
+    stages.each("stage", jobs)
+    assert stages.costs["stage"]["seconds"] > before["seconds"], "the other one is paid"
+
+
+def test_the_strip_says_what_each_number_is_against_and_passes_are_of_one_step(whole):
+    _, made, _ = whole
+    section = made.section("strip")
+    table = section.tables[0]
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["cond"]["passes per step"] == 1 and rows[own_rows.CFG]["passes per step"] == 2
+    assert 1 < rows["DG, auto"]["passes per step"] <= 2
+    assert rows["weak, zero"]["passes per step"] == rows["its gain, zero"]["passes per step"] == 1
+    assert {run: row["against"] for run, row in rows.items() if row["against"] != "cond"} == {
+        run: own_rows.CFG for run in rows if run.startswith(f"{own_rows.CFG} and DG")
+    }
+    numbers = section.figures[0].numbers
+    notes = dict(zip(numbers["titles"], numbers["notes"], strict=True))
+    assert notes["cond"] == "the base" and notes["DG"].endswith(" against cond")
+    assert notes[own_rows.CFG].endswith(" against cond")
+    assert notes[f"{own_rows.CFG} + DG"].endswith(f" against {own_rows.CFG}")
+    assert rows[f"{own_rows.CFG} and DG, auto"]["passes per step"] <= 3
 
 
 def test_what_is_done_is_not_done_again(whole, monkeypatch, tmp_path):

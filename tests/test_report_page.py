@@ -233,7 +233,18 @@ def test_each_verdict_leads_to_its_number(made, kept):
     assert (
         "not tested" in page.rows["claims/zero-b-cfg-1-5"] and "lacks no detail" in page.rows["claims/zero-b-cfg-1-5"]
     )
-    assert "Of 7 claims, 2 hold, 1 holds at some blocks, 1 does not hold, 1 is undecided" in "".join(page.words)
+    assert "Of 7 claims, 2 hold, 1 holds at some blocks only, 1 does not hold, 1 is undecided" in "".join(page.words)
+
+
+def test_a_claim_that_holds_at_some_blocks_only_does_not_look_like_one_that_holds(made):
+    row = Row("grows", "2", "They grow.", "at some blocks", (0.18, 0.11, 0.24), "log2 per sigma", "< 0",
+              parts={f"block {i}": (0.1 * i, 0.0, 1.0) for i in range(3)})  # fmt: skip
+    text = replace(made, claims=[row]).html()
+    assert 'class="verdict some"' in text and 'class="mark some"' in text
+    assert 'class="verdict holds"' not in text and 'class="mark holds"' not in text
+    assert "log2 per sigma, median of 3 blocks" in text
+    colours = dict(re.findall(r"\.([a-z]+(?:, \.[a-z]+)*) { color: (var\(--\w+\)); }", text))
+    assert colours["undecided, .some"] == "var(--open)" != colours["holds"]
 
 
 def test_what_answers_holds_the_numbers_that_lie_beside_it(made, kept):

@@ -17,8 +17,9 @@ from dg_tools.plots.report_dose import choice_figure, dose_curve_figure
 from dg_tools.report import own_rows, rules
 from dg_tools.report.figures import bytes_of, drawn, strip
 from dg_tools.report.findings import Findings
+from dg_tools.report.own_samples import OwnSamples
 from dg_tools.report.parts import Figure, Section, Table
-from dg_tools.report.plan import lasting
+from dg_tools.report.plan import ALONE, TRIES, lasting
 from dg_tools.report.verdict import NOT_TESTED, tally
 
 INTERVAL = ("mean", "low", "high")
@@ -152,26 +153,39 @@ def samples_strip(of: Findings) -> Section:
     runs, drawn = shown(of), of.drawn
     latents = torch.cat([drawn.first[run] for run in runs]).to(of.dit.device)
     images = [bytes_of(picture) for picture in pictures(of.dit, latents, batch=1)]
-    notes = [f"detail {drawn.tables[run]['amt_c'][0]:+.2f}" for run in runs]
-    title = f"{drawn.prompts[0]!r}, {drawn.steps} steps, the same noise; detail against cond in doublings."
+    notes = [note(drawn, run) for run in runs]
+    title = (
+        f"{drawn.prompts[0]!r}, {drawn.steps} steps, the same noise. Under each picture: how much detail it has "
+        "against the run that is named there, in doublings."
+    )
     figure = strip("strip", title, images, list(runs.values()), notes)
     rows: list[list[Any]] = []
     for run, table in drawn.tables.items():
         if run.startswith("control ") or run.endswith(", base"):
             continue
         numbers = [bootstrap_interval(table[column].to_numpy())[i] for column in ("amt_c", "low") for i in range(3)]
-        rows.append([run, len(table), *numbers, drawn.price[run]["passes"]])
+        rows.append([run, drawn.against[run], len(table), *numbers, drawn.price[run]["passes"] / drawn.steps])
     ends = ("", ", low end", ", high end")
     header = [
         "run",
+        "against",
         "prompts",
         *(f"{name}{end}" for name in ("detail, doublings", "low band kept, correlation") for end in ends),
     ]
     header.append("passes per step")
-    words = "Mean over prompts with 95% intervals, each against the sample of its base from the same noise."
+    words = (
+        "Mean over prompts with 95% intervals, each against the sample of the run in the column `against`, from the "
+        "same noise."
+    )
     if len(runs) <= 2:
         words += f" No other run was drawn: {of.chosen.weak[0].why or 'there is no weak model'}."
     return Section("strip", "The same noise under every guidance", words, [Table("Every run", header, rows)], [figure])
+
+
+def note(drawn: OwnSamples, run: str) -> str:
+    """What stands under a picture of the strip: its detail, and against which run."""
+    base = drawn.against[run]
+    return "the base" if base == run else f"{drawn.tables[run]['amt_c'][0]:+.2f} against {base}"
 
 
 def claims(of: Findings) -> Section:
@@ -217,7 +231,9 @@ def cost(of: Findings) -> Section:
     words = (
         f"Forecast: at most {expected.forwards:.0f} forwards, {lasting(expected.seconds)}. Measured: "
         f"{sums['forwards']:.0f} forwards, {lasting(sums['seconds'])}, the sum over all processes and starts. A "
-        "forward is of one picture through the whole transformer; one that starts at a block counts in part."
+        "forward is of one picture through the whole transformer; one that starts at a block counts in part. The "
+        f"forecast is for one process without a stop, for at most {ALONE} massive channels, and for controls whose "
+        f"dose is found in {TRIES} forwards on average; pictures decoded for this page alone are in neither."
     )
     header = ["stage", "forwards, at most", "decodes, at most", "seconds, forecast", "forwards", "decodes", "seconds"]
     tables = [Table("Cost by stage", header, rows), Table("Time and memory", ["what", "forecast", "measured"], memory)]

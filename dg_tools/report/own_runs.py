@@ -65,7 +65,7 @@ def draw_all(drawn: OwnSamples, chosen: Chosen) -> None:
 
 def copy(drawn: OwnSamples, name: str, twin: str) -> None:
     """The runs of a weak model under the name of another one that is the same."""
-    kept: list[dict[str, Any]] = [drawn.tables, drawn.price, drawn.first, drawn.own_gain]
+    kept: list[dict[str, Any]] = [drawn.tables, drawn.price, drawn.first, drawn.against, drawn.own_gain]
     for one in kept:
         for key in [k for k in one if k.endswith(f", {name}")]:
             one[key.removesuffix(name) + twin] = one[key]

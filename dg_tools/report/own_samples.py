@@ -39,7 +39,8 @@ class OwnSamples:
     Attributes:
         tables: by run's name, one row per prompt: amt_c and amt_c_clean (amount against the base, doublings), low and
             low_clean (low-band correlation with it), margin (of retrieval among the base's samples).
-        price: forwards and passes of one picture, by run.
+        price: forwards and passes of one picture, over all its steps, by run.
+        against: the base that a run's amt_c and low are against, by run.
         own_gain: by run and chunk, the gain by noise level that the guidance contained.
     """
 
@@ -50,6 +51,7 @@ class OwnSamples:
         self.parts = list(chunks(len(self.prompts), batch))
         self.tables: dict[str, pd.DataFrame] = {}
         self.price: dict[str, dict[str, float]] = {}
+        self.against: dict[str, str] = {}
         self.own_gain: dict[str, dict[int, Any]] = {}
         self.first: dict[str, torch.Tensor] = {}  # latents of the first prompt, by run
         self.latents: dict[str, torch.Tensor] = {}  # of the bases
@@ -87,6 +89,7 @@ class OwnSamples:
         self.latents[name] = torch.cat([unit.arrays["latents"] for unit in units])
         self._pools[name] = torch.cat([unit.arrays["small"] for unit in units])
         self.first[name] = self.latents[name][:1]
+        self.against[name] = against or name
         count = len(self.prompts)
         own = retrieval_margin(self._pools[name], self._pools[name], torch.arange(count), size=RETRIEVAL_SIZE)
         columns = {"amt_c": [0.0] * count, "low": [1.0] * count, "margin": own.tolist()}
@@ -125,7 +128,7 @@ class OwnSamples:
             return Unit(values, {"first": latents[:1]} if where.start == 0 else {})
 
         units = self.units(f"{self.part} {name}", make, [depends, base], count)
-        self.first[name] = units[0].arrays["first"]
+        self.first[name], self.against[name] = units[0].arrays["first"], base
         starts = [where.start for where in self.parts]
         if "own_gain" in units[0].values:
             self.own_gain[name] = {s: u.values["own_gain"] for s, u in zip(starts, units, strict=False)}

@@ -11,7 +11,7 @@ from itertools import groupby
 from dg_tools.report.cells import in_words, interval, number
 from dg_tools.report.verdict import FAILS, HOLDS, NOT_TESTED, REPORTED, SOME, Row
 
-KINDS = {HOLDS: "holds", SOME: "holds", FAILS: "fails", NOT_TESTED: "untested", REPORTED: "untested"}
+KINDS = {HOLDS: "holds", SOME: "some", FAILS: "fails", NOT_TESTED: "untested", REPORTED: "untested"}
 GROUPS = {"": "Whether anything can be tested", "1": "What they are", "2": "Where they come from"}
 GROUPS |= {"3": "What they do", "4": "What guidance buys"}
 BOUND = re.compile(r"([<>]) ([-+]?[\d.]+(?:e[-+]?\d+)?)")
@@ -58,9 +58,15 @@ def effect(row: Row) -> str:
     if row.number is None:
         return "–"
     said = f'<span class="effect">{interval(row.number, signed=row.section in SIGNED)}</span>'
-    unit = f' <span class="more">{escape(row.unit)}</span>' if row.unit else ""
+    words = f"{row.unit}, median of {len(row.parts)} blocks" if of_blocks(row) else row.unit
+    unit = f' <span class="more">{escape(words)}</span>' if words else ""
     bound = f'<span class="more bound-words">required: {escape(in_words(row.bound))}</span>' if row.bound else ""
     return f"{said}{unit}{mark(row)}{bound}"
+
+
+def of_blocks(row: Row) -> bool:
+    """Whether the number is the median of several blocks' numbers, which are its parts: see `verdict.by_block`."""
+    return len(row.parts) > 1 and all(name.startswith("block ") for name in row.parts)
 
 
 def parts_list(row: Row) -> str:

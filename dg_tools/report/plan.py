@@ -1,15 +1,16 @@
 """What will a report cost? Printed before any long work: forwards, decoded pictures, seconds, memory and disk, by
 stage.
 
-Counts are upper bounds: controls are drawn only where they can change a verdict, and a run that would repeat another
-one is not drawn. Seconds come from one timed forward and one timed decode of one picture.
+Counts are upper bounds for a report made without a stop in one process, where at most `ALONE` channels are massive and
+a control's dose is found in `TRIES` forwards on average. Controls are drawn only where they can change a verdict, and a
+run that would repeat another one is not drawn. Seconds come from one timed forward and one timed decode of one picture.
 """
 
 from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import torch
 
 from dg_tools.datasets.examples import Items
+from dg_tools.experiments._dose import spread
 from dg_tools.guidance.auto import price
+from dg_tools.guidance.auto.trial import share_after
 from dg_tools.kinds import counted
 from dg_tools.models.dit import DiT
 from dg_tools.models.facts import COPIES
@@ -32,7 +35,7 @@ from dg_tools.report.subjects import Subjects, chunks, subjects
 from dg_tools.threads import one_thread_if_small
 
 TRIES = 3  # forwards in which a control's dose is found, on average
-ALONE = 4  # channels that are tried alone: how many are massive is not known yet
+ALONE = 8  # channels that are tried alone: how many are massive is not known yet
 KINDS = 6  # AdaLN gates and statistics that are kept of a channel, beside its five statistics
 PAGE = 20 * 2**20  # bytes of the page and what lies beside it, and of what is small
 BATCH = 4  # pictures in one forward
@@ -162,7 +165,8 @@ def expected(dit: DiT, given: Subjects, extent: Extent, steps: int, batch: int) 
     with dit.running(), torch.no_grad():
         decoding = price.timed(dit, lambda: decode(dit, z, output_type="pt"))
     guided = dit.family.guidance_argument in dit.takes
-    stages = counts(given, extent, steps, len(dit.blocks), guided, batch)
+    shares = [share_after(dit, block) for block in range(len(dit.blocks))]
+    stages = counts(given, extent, steps, shares, guided, batch)
     scan, samples, decodes = price.at_most(dit, steps)
     stages["auto"] = (
         scan + samples + 2,
@@ -183,30 +187,37 @@ def expected(dit: DiT, given: Subjects, extent: Extent, steps: int, batch: int) 
 
 
 def counts(
-    given: Subjects, extent: Extent, steps: int, blocks: int, guided: bool, batch: int
+    given: Subjects, extent: Extent, steps: int, shares: Sequence[float], guided: bool, batch: int
 ) -> dict[str, tuple[float, float]]:
-    """Most forwards and decodes by stage, except `auto`; a partial forward counts as a whole one, or as half of one."""
+    """Forwards and decodes by stage but `auto`, at most.
+
+    Args:
+        shares: by block, the part of a forward that an edit there costs; where the block is not known, a whole one.
+    """
+    blocks = len(shares)
     choice, test, levels = len(given.choice), len(given.test), len(rules.SIGMAS)
-    dosed = min(extent.blocks + 1, blocks)
-    others = len(extent.rhos) - 1
+    dosed = spread(blocks, extent.blocks)
+    dosed_shares = sum(shares[b] for b in dosed) + 1  # and the knob's block
+    rhos, others = len(extent.rhos), len(extent.rhos) - 1
     controls = sum(c.stop - c.start for c in chunks(test, batch) if c.start < extent.control_prompts)  # whole chunks
     drawn = 2 * (1 + 2 + 1) + (2 + 2 * 3) * guided + len(rules.RHOS) - 1  # forwards of one prompt's step, in all runs
     runs = 2 * 3 + 3 * guided + len(rules.RHOS) - 1
+    bases = 1 + guided  # decoded once more, to measure against
     beside = 1 + ALONE + 2 + TRIES  # massive, each alone, norms kept (a clean pass too), largest others
-    one_step = levels * (2 + dosed * others / 2 + others * beside + 2 * extent.draws * TRIES)
-    shown = levels * (3 + dosed * (others + 1) + others * (ALONE + 3) + 2 * extent.draws)
+    one_step = levels * (3 + dosed_shares * others + others * beside + 2 * extent.draws * TRIES) + 1 + rhos
+    shown = levels * (2 + (len(dosed) + 1) * rhos + others * (ALONE + 3) + 2 * extent.draws) + rhos
     return {
         "base": ((choice + test) * steps, choice + test),
         "channels": ((choice + extent.seeds * test) * len(rules.NOISE) + 1, choice + test),
         "gates": (test * levels * (2 + extent.draws), 0),
         "drawing": (test * levels, test),
         "headroom": (steps, 1),
-        "zeroing": (choice * levels * (1 + blocks / 2), choice * levels * 2 * blocks),
-        "w of zeroing": (choice * steps * 2 * len(rules.WEIGHTS), choice * len(rules.WEIGHTS)),
+        "zeroing": (choice * levels * (1 + sum(shares) + 1), choice * levels * 2 * (blocks + 1)),  # and auto's choice
+        "w of zeroing": (choice * steps * 2 * len(rules.WEIGHTS), choice * (len(rules.WEIGHTS) + 1)),
         "dose": (test * one_step, test * shown),
-        "samples": (test * steps * drawn, test * (runs + 1)),
+        "samples": (test * steps * drawn, test * (runs + bases)),
         "controls": (
-            2 * extent.draws * (MATCHED * levels * TRIES + controls * steps * 3),
+            2 * (MATCHED * levels * 2 + extent.draws * (MATCHED * levels * TRIES + controls * steps * 3)),
             2 * extent.draws * controls * 2,
         ),
     }

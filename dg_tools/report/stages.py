@@ -73,6 +73,7 @@ class Stages:
         self.workers = Workers("report", "part")
         self.about = provenance(dit)
         self.costs: dict[str, dict[str, float]] = {}  # by stage
+        self._paid: set[Path] = set()  # units whose cost is in `costs`: a stage may ask for one twice
         check_weights(folder, self.about)
         self.workers.meet("looking into the folder")
         if self.first and not (folder / FOLDER / "about.json").is_file():
@@ -113,9 +114,10 @@ class Stages:
                 raise ChildProcessError(f"{file.name} is missing: start the same report again, it does what is missing")
             units[name] = unit
         total = self.costs.setdefault(stage, {})
-        for unit in units.values():
-            for name, value in unit.cost.items():
+        for job in [name for name, file in files.items() if file not in self._paid]:
+            for name, value in units[job].cost.items():
                 total[name] = max(total.get(name, 0), value) if name == "memory" else total.get(name, 0) + value
+        self._paid.update(files.values())
         return units
 
     def once(self, stage: str, make: Make, depends: Any = None) -> Unit:

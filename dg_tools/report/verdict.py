@@ -20,7 +20,7 @@ NOT_TESTED, REPORTED = "not tested", "reported"
 ORDER = (HOLDS, SOME, FAILS, UNDECIDED, CONTROLS, FEW, REPORTED, NOT_TESTED)
 COUNTED = {  # in a sentence: of one claim, and of several
     HOLDS: ("holds", "hold"),
-    SOME: ("holds at some blocks", "hold at some blocks"),
+    SOME: ("holds at some blocks only", "hold at some blocks only"),
     FAILS: ("does not hold", "do not hold"),
     CONTROLS: ("has controls that do the same", "have controls that do the same"),
     FEW: ("has too few controls", "have too few controls"),
