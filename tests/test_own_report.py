@@ -327,7 +327,7 @@ def test_bad_input_is_refused_before_any_run(whole, tmp_path, monkeypatch):
     dit, _, _ = whole
     monkeypatch.setattr(dit.transformer, "forward", lambda *a, **k: pytest.fail("a forward was run"))
     for arguments, words in (
-        ({"items": PROMPTS[:5]}, "5 different prompts; at least 6 are needed"),
+        ({"items": PROMPTS[:5]}, r"5 distinct prompt\(s\); at least 6 are needed"),
         ({"items": PROMPTS, "size": "huge"}, "allowed: quick, standard, full"),
         ({"items": PROMPTS, "batch": 1}, "at least 2 prompts in one forward"),
         ({"items": PROMPTS, "steps": 0}, "steps=0"),
