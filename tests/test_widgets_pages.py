@@ -87,9 +87,11 @@ def test_pages_and_figures_of_pictures(dits, tmp_path):
         kept = data_of(made.save(tmp_path / "pictures.html")[0])["pictures"]
         assert list(kept["edge"]["pictures"]) == names and kept["code"] == made.code.value
         assert len(kept["shown"]) == 2 * len(names) - 1 and kept["rows"][0][1:] == names
+        assert any(r[:2] == ["detail at equal contrast (doublings)", "+0.00"] for r in kept["rows"])
         for suffix, begins in ((".svg", b"<?xml"), (".png", b"\x89PNG")):
             written = made.save(tmp_path / f"view{suffix}")
             assert written and all(file.read_bytes().startswith(begins) for file in written)
+    assert "a shift of the same norm on as many other channels." in edits.to_html(tmp_path / "e.html").read_text()
     assert len(edits.save(tmp_path / "again.png")) == 4
     assert made.save(tmp_path / "view.png")[0].name == "view-2.png", "no figure is replaced"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 
 import numpy as np
@@ -40,6 +41,18 @@ def dit():
 
 def same(a, b) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def assert_detail(rows, images) -> None:
+    """The row of detail, by hand: more power above 1/4 cycle per latent cell of 2 pixels, than more below 1/8."""
+    ratios = []
+    for image in images.values():
+        power = abs(np.fft.fft2(np.asarray(image, float).transpose(2, 0, 1))) ** 2
+        cycles = np.hypot(np.fft.fftfreq(power.shape[1])[:, None], np.fft.fftfreq(power.shape[2]))
+        low, high = power[:, (cycles > 0) & (cycles < 1 / 16)].sum(), power[:, cycles >= 1 / 8].sum()
+        ratios.append(np.log2(high / low))
+    shown = [float(number) for number in rows["detail at equal contrast (doublings)"]]
+    assert shown == pytest.approx(np.array(ratios) - ratios[0], abs=6e-3) and max(map(abs, shown)) > 0.02
 
 
 def stale(made) -> bool:
@@ -213,7 +226,12 @@ def test_intervention_edit_is_what_the_controls_say(dit):
         made.mode = mode
         assert made.messages.text == "" and made.state.edits()[0].mode == mode
         assert made.rho_field.disabled == (mode != "scale")
-    made.mode = "zero"
+        assert ("a shift of the same norm on" in made.words.value) == (mode in ("zero", "scale")), mode
+        assert "a shift of the" in made.words.value, "of a control that is not as large, the norm is told"
+    for kind, words in (("shift_direction", "the norm of zeroing along a random"), ("random", "whatever their norm")):
+        made.kind = kind
+        assert words in made.words.value
+    made.mode, made.kind = "zero", "shift"
     made.step_range.value = (0, 2)
     assert made.state.edits()[0].steps is None
     for value, words in (("5, 99", "channel 99 requested"), ("five", "not a list of whole"), ("", "not a list")):
@@ -272,6 +290,7 @@ def test_intervention_pictures_numbers_and_code(dit):
     a, b = (s[:, (cycles > 0) & (cycles < 1 / 16)] for s in spectra)  # 1/8 cycle per latent cell of 2 pixels
     alike = (a * b.conj()).sum().real / np.sqrt((abs(a) ** 2).sum() * (abs(b) ** 2).sum())
     assert float(rows["correlation with clean, low band"][1]) == pytest.approx(alike, abs=6e-4)
+    assert_detail(rows, made.images)
     rms = rows["root mean square change (0..1)"]
     assert rms[0] == "0.000" and float(rms[1]) == pytest.approx(np.sqrt((change**2).mean()), abs=6e-4)
     runs = made.runner.bar.max
@@ -310,6 +329,8 @@ def test_guidance_pictures_code_and_exports(dit, tmp_path):
     assert (
         f"<td>{scope['made'].forwards[3]}</td>" in made.numbers.value and "high-band power / cond" in made.numbers.value
     )
+    numbers = re.findall("<tr><td>(.*?)</td>(.*?)</tr>", made.numbers.value)
+    assert_detail({name: re.findall("<td>(.*?)</td>", line) for name, line in numbers}, made.images)
     made.pictures["cond"].set_state({"clicks": 1})
     assert made.after == made.after_field.value == "cond" and made.slide.after == made.pictures["cond"].png
     made.zoom.value = 400

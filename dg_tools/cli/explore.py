@@ -30,9 +30,9 @@ def explore(
 ) -> None:
     """Explore a model, a saved capture, a sweep or a report in the browser, without JupyterLab.
 
-    A model gives three tabs: its activations, an edit beside its control, and guidance; buttons run it. The page is for
-    this machine alone: the server listens on 127.0.0.1, wants the token of the printed address, and stops 15 seconds
-    after the last page is closed. Ctrl-C stops it too. A report is a page already: it is opened as a file.
+    A model gives three tabs: an edit beside its control, with the knob; guidance; activations. Buttons run it. The page
+    is for this machine alone: the server listens on 127.0.0.1, wants the token of the printed address, and stops 15
+    seconds after the last page is closed. Ctrl-C stops it too. A report is a page already: it is opened as a file.
 
     Examples:
       dg-tools explore
@@ -66,9 +66,9 @@ def explore(
     else:
         dit = loaded(what, device, dtype, offload)
         views = {
-            "Activations": partial(widgets.ActivationExplorer, dit, **call),
             "Edits": partial(widgets.InterventionExplorer, dit, **call),
             "Guidance": partial(widgets.GuidanceExplorer, dit, **call),
+            "Activations": partial(widgets.ActivationExplorer, dit, **call),
         }
     server = LocalServer(views, port)
 

@@ -49,6 +49,16 @@ class EditSettings:
         off = Disrupt(**self.arguments())
         return off, off.controls(1, self.kind, seed=self.draw)[0]  # type: ignore[arg-type]
 
+    def sentence(self) -> str:
+        """The edit, and what its control is matched in."""
+        norm = "the same norm" if self.mode in ("zero", "scale") else "the norm of zeroing"
+        control = {
+            "shift": f"a shift of {norm} on as many other channels",
+            "shift_direction": f"a shift of {norm} along a random direction",
+            "random": "as many other channels zeroed, whatever their norm",
+        }[self.kind]
+        return f"{self.edits()[0].sentence()}; control: {control}"
+
 
 def dose_of(profile: Mapping[str, Any]) -> float:
     """The rho of a profile; 0 where it zeroes, and of a schedule over sigma its value in the middle."""

@@ -133,7 +133,7 @@ class InterventionExplorer(InterventionPage):
         run, settings = self.run_fields.read(), self.state
         off, _ = settings.edits()
         off.check(self.dit, run.steps, *self.run_fields.size)
-        set_text(self.words, off.sentence())
+        set_text(self.words, settings.sentence())
         return settings, run
 
     def _changed(self) -> None:
@@ -167,7 +167,7 @@ class InterventionExplorer(InterventionPage):
         changes = self.render()
         data = pictures_data(self.images, *NAMES[:2], changes, changes.rows, self.code.value)
         settings, run = self.shown.settings
-        about = f"{run.prompt}, seed {run.seed}: {settings.edits()[0].sentence()}; with its control."
+        about = f"{run.prompt}, seed {run.seed}: {settings.sentence()}."
         return write_page(path, page("An edit and its control", about, {"pictures": data}))
 
     def save(self, path: str | Path) -> list[Path]:

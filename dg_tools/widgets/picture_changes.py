@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dg_tools.metrics import contrast, radial_spectrum
-from dg_tools.metrics.cell_bands import NAMED, cell_correlation, cell_power
+from dg_tools.metrics.cell_bands import NAMED, amount_change, cell_correlation, cell_power
 from dg_tools.plots.explorers import difference, spectra
 from dg_tools.widgets.chart import Curves
 from dg_tools.widgets.edit_settings import NAMES
@@ -20,6 +20,7 @@ from dg_tools.widgets.png import picture_png
 
 TIMES = 5  # a difference is shown this much larger
 POWER = "high-band power"
+DETAIL = "detail at equal contrast (doublings)"
 
 
 @dataclass(frozen=True)
@@ -83,5 +84,7 @@ def table_of(stack: torch.Tensor, names: Sequence[str], cell: int) -> list[list[
     if "high" in alike:
         power = cell_power(stack, cell, NAMED)["high"]
         measures.append((f"{POWER} / {first}", power / power[0].clamp_min(1e-12), "{:.2f}"))
+    if {"low", "high"} <= alike.keys():
+        measures.append((DETAIL, amount_change(stack, reference.expand_as(stack), cell), "{:+.2f}"))
     measures.append(("contrast", contrast(stack), "{:.3f}"))
     return [["", *names], *([name, *(form.format(float(v)) for v in values)] for name, values, form in measures)]

@@ -92,24 +92,29 @@ def test_a_sweep_without_a_kernel(chromium, swept, tmp_path, scheme, width):
 
 def test_a_live_model_without_a_kernel(chromium):
     with explored(chromium, "--steps", "2", viewport={"width": 1280, "height": 800}) as (page, process):
+        page.get_by_label("Knob rho (1 clean)", exact=True).wait_for(timeout=SECONDS)  # the page opens on it
+        page.get_by_role("tab", name="Activations", exact=True).click()
         page.get_by_role("button", name="Capture").click()
         page.locator(".dg-spikes canvas").wait_for(timeout=SECONDS)
         page.get_by_label("Prompt", exact=True).fill("owl on teal")
         page.get_by_text("settings changed: press Capture").wait_for(timeout=SECONDS)
         tabs = page.get_by_role("tablist").get_by_role("tab")
-        assert tabs.all_inner_texts() == ["Activations", "Edits", "Guidance"]
+        assert tabs.all_inner_texts() == ["Edits", "Guidance", "Activations"]
         opened = lambda name: page.get_by_role("tabpanel", name=name, exact=True)  # noqa: E731
         chosen = lambda: [tab.get_attribute("aria-selected") for tab in tabs.all()]  # noqa: E731
-        assert chosen() == ["true", "false", "false"]
-        tabs.nth(0).press("ArrowLeft")  # round the end
-        opened("Guidance").get_by_label("DG weight w", exact=True).wait_for(timeout=SECONDS)
         assert chosen() == ["false", "false", "true"]
         tabs.nth(2).press("Home")
-        opened("Activations").get_by_role("button", name="Capture").wait_for(timeout=SECONDS)
-        page.keyboard.press("ArrowRight")
         opened("Edits").get_by_label("Knob rho (1 clean)", exact=True).wait_for(timeout=SECONDS)
+        assert chosen() == ["true", "false", "false"]
+        page.keyboard.press("ArrowLeft")  # round the end
+        opened("Activations").get_by_role("button", name="Capture").wait_for(timeout=SECONDS)
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        opened("Guidance").get_by_label("DG weight w", exact=True).wait_for(timeout=SECONDS)
         assert chosen() == ["false", "true", "false"] and tabs.nth(1).evaluate("(x) => x === document.activeElement")
         assert [tab.get_attribute("tabindex") for tab in tabs.all()] == ["-1", "0", "-1"]
+        page.keyboard.press("Home")
+        opened("Edits").get_by_label("Knob rho (1 clean)", exact=True).wait_for(timeout=SECONDS)
         page.get_by_role("button", name="Run", exact=True).click()
         page.locator(".dg-stage[aria-label='difference: control'] img[src]").first.wait_for(timeout=SECONDS)
         page.get_by_label("Draw", exact=True).fill("1")
