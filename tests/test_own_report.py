@@ -199,6 +199,13 @@ def test_the_strip_says_what_each_number_is_against_and_passes_are_of_one_step(w
     assert rows[f"{own_rows.CFG} and DG, auto"]["passes per step"] <= 3
 
 
+def test_the_rule_of_auto_is_said_in_words(whole):
+    _, made, _ = whole
+    words = made.section("weak_model").words
+    assert "WeakModelRule" in made.profile["objective"] and "WeakModelRule" not in words
+    assert "surely more than 0.15, high-band power ratio below 0.9, " in words
+
+
 def test_what_is_done_is_not_done_again(whole, monkeypatch, tmp_path):
     dit, made, folder = whole
     anything_counts(monkeypatch, tmp_path)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from dg_tools.plots.report import gates_figure
 from dg_tools.report import figures, kept_run
+from dg_tools.report import page as page_of_report
 from dg_tools.report.cells import interval
 from dg_tools.report.sections import KEYS, Figure, Report, Section, Table, anchor
 from dg_tools.report.verdict import Row
@@ -245,6 +246,14 @@ def test_a_claim_that_holds_at_some_blocks_only_does_not_look_like_one_that_hold
     assert "log2 per sigma, median of 3 blocks" in text
     colours = dict(re.findall(r"\.([a-z]+(?:, \.[a-z]+)*) { color: (var\(--\w+\)); }", text))
     assert colours["undecided, .some"] == "var(--open)" != colours["holds"]
+
+
+def test_a_long_sentence_gets_a_wide_column_and_many_columns_a_wide_table():
+    table = Table("t", [str(i) for i in range(15)], [[*range(14), "a sentence of many words " * 5]])
+    text = page_of_report.table_text(table)
+    assert '<div class="sheet wide"' in text and '<td class="text long">' in text
+    text = page_of_report.table_text(Table("u", ["a"], [["b" * 40]]))
+    assert '<div class="sheet"' in text and '<td class="text">' in text
 
 
 def test_what_answers_holds_the_numbers_that_lie_beside_it(made, kept):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,14 @@ from dg_tools.report.plan import ALONE, TRIES, lasting
 from dg_tools.report.verdict import NOT_TESTED, tally
 
 INTERVAL = ("mean", "low", "high")
+RULE_WORDS = {  # thresholds of `metrics.WeakModelRule`
+    "score": "detail lost, in doublings, surely more than",
+    "high": "high-band power ratio below",
+    "low_correlation": "correlation of the low bands at least",
+    "change": "relative change of the prediction at least",
+    "kept": "share of the edit left after the last block at least",
+    "gain": "gain above",
+}
 
 
 def dose(of: Findings) -> Section:
@@ -99,7 +108,7 @@ def weak_model(of: Findings) -> Section:
     if chosen.profile is not None:
         profile = chosen.profile
         words.append(f"`auto`: {profile['verdict']}")
-        words.append(f"Its objective: {profile['objective']}.")
+        words.append(f"Its objective: {objective_words(profile['objective'])}.")
         asked: dict[str, Any] = {"chosen": None, "scan": profile["scan"], "asked": RULE.score}
         if profile["block"] is not None:
             asked["chosen"] = {"block": profile["block"], "rho": profile["rho"]}
@@ -120,6 +129,16 @@ def weak_model(of: Findings) -> Section:
     return Section("weak_model", title, "\n\n".join(words), tables, figures)
 
 
+def objective_words(text: str) -> str:
+    """An objective with the thresholds of its rule in words."""
+
+    def said(rule: re.Match[str]) -> str:
+        bounds = dict(pair.split("=") for pair in rule[1].split(", "))
+        return ", ".join(f"{RULE_WORDS.get(name, name)} {value}" for name, value in bounds.items())
+
+    return re.sub(r"WeakModelRule\(([^()]*)\)", said, text)
+
+
 def frame(title: str, records: Sequence[Mapping[str, Any]]) -> Table:
     """A table of records; lists and truths as text."""
 
@@ -131,6 +150,9 @@ def frame(title: str, records: Sequence[Mapping[str, Any]]) -> Table:
         return x
 
     columns = list(dict.fromkeys(key for record in records for key in record))
+    if "misses" in columns:  # sentences: beside what they are about, not out of sight
+        columns.remove("misses")
+        columns.insert(3, "misses")
     return Table(title, columns, [[plain(record.get(c)) for c in columns] for record in records])
 
 

@@ -22,6 +22,8 @@ from dg_tools.widgets import front
 
 CSS = Path(__file__).with_name("page.css")
 SHORT = 28  # characters of a cell that is kept on one line
+LONG = 90  # characters of a cell that gets a wide column
+WIDE = 12  # columns of a table that fits into the column of text; more take the window's width
 TALL = 14  # rows of a table that are shown at once; more scroll
 
 
@@ -135,7 +137,10 @@ def table_text(table: Table) -> str:
         for i in range(len(table.columns))
     ]
     longest = [max((len(text_of(row[i])) for row in table.rows), default=0) for i in range(len(table.columns))]
-    kinds = ["number" if n else "text" if long > SHORT else "short" for n, long in zip(numeric, longest, strict=True)]
+    kinds = [
+        "number" if n else "text long" if long > LONG else "text" if long > SHORT else "short"
+        for n, long in zip(numeric, longest, strict=True)
+    ]
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
     )
@@ -145,7 +150,7 @@ def table_text(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     ]
-    kind = "sheet tall" if len(table.rows) > TALL else "sheet"
+    kind = "sheet" + " tall" * (len(table.rows) > TALL) + " wide" * (len(table.columns) > WIDE)
     return "\n".join(
         [
             f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(table.title)}">',
