@@ -267,7 +267,7 @@ def test_another_backend_is_an_error_and_not_a_gap(dits):
 
 def test_the_map_of_a_word_needs_the_word():
     empty = Attention(attention_data := tiny_data())
-    with pytest.raises(KeyError, match="no map of 'owl'"):
+    with pytest.raises(KeyError, match="word 'owl' has no map; none was kept"):
         empty.word_map("owl")
     with pytest.raises(ValueError, match=r"blocks \[0\]"):
         empty.mean_mass(blocks=[3])

@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused(dits, forms):
     dit, items = dits("sd3"), forms["tensor"]
     for given, error, words in (
         ([items[0][:2], "owl"], ValueError, "'owl' has no picture, and other prompts have one"),
-        ([items[0], items[1][:2]], ValueError, "1 masks for 2 pictures"),
+        ([items[0], items[1][:2]], ValueError, "1 mask for 2 pictures"),
         ([items[0][:2], ("bright", torch.zeros(3, *SIZE))], ValueError, r"could be a picture in 0..1, or a bright one"),
         ([Example("wide", torch.zeros(3, 32, 64), span=(0, 2))], ValueError, r"span=\(0, 2\): pass \(-1, 1\)"),
         ([(*items[0][:2], torch.zeros(8, 8))], ValueError, r"masks of \(8, 8\)"),

@@ -62,7 +62,7 @@ def test_a_video_is_the_pipelines_own(dit):
     (frames,) = decode_frames(dit, made.latents)
     assert len(frames) == 9 and frames[0].tobytes() == made.images[0].tobytes()
     assert [x.tobytes() for x in made.frames[0]] == [x.tobytes() for x in frames]
-    assert repr(made).startswith("Generation(1 videos of 9 frames (.images: the first of each), ")
+    assert repr(made).startswith("Generation(1 video of 9 frames (.images: the first of each), ")
     assert dg.generate(dit, "apple", progress=False, **{**CALL, "num_frames": 1}).latents.ndim == 4
 
 

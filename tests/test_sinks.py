@@ -170,7 +170,7 @@ def test_image_tokens_in_one_block_of_flux(dits):
         ({"controls": 0}, ValueError, "controls=0"),
         ({"block": 9}, IndexError, "9.*0 to 3"),
         ({"stream": "both"}, ValueError, "allowed: text, image"),
-        ({"measured": 4}, ValueError, "there are 1 to 3 steps"),
+        ({"measured": 4}, ValueError, "this run has 3 steps: pass 1 to 3"),
     ],
 )
 def test_refused(changed, error, words, dits):

@@ -137,10 +137,8 @@ class Attention:
         """
         words = self.data["word"].values.tolist() if "word" in self.data.coords else []
         if word not in words:
-            raise KeyError(
-                f"word {word!r} has no map; there are maps of {some(map(repr, words), 8) or 'no word'}: pass "
-                f"words=[{word!r}] to attention"
-            )
+            kept = f"there are maps of {some(map(repr, words), 8)}" if words else "none was kept"
+            raise KeyError(f"word {word!r} has no map; {kept}: pass words=[{word!r}] to attention")
         field = self.data["word_map"].sel(word=word).isel(prompt=prompt)
         if blocks is not None:
             known = field["block"].values.tolist()
