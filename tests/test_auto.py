@@ -148,7 +148,7 @@ def test_nothing_massive_is_said(dits, monkeypatch, capsys):
 
 
 def test_what_cannot_be_tried_is_refused_first(planted):
-    with pytest.raises(ValueError, match="at least 4 prompts"):
+    with pytest.raises(ValueError, match="2 prompts; auto scans at least 4"):
         auto.auto_profile(planted, prompts=["a", "b"], **CALL)
     with pytest.raises(ValueError, match="pass at least two prompts"):
         auto.scan_blocks(planted, ["a"], **CALL)

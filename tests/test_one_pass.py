@@ -155,8 +155,8 @@ def test_a_weight_of_the_registry_is_a_strength():
     [
         (lambda: Gain(gain=0.0), "gain=0.0; a factor, more than 0"),
         (lambda: Gain(of="noise"), "of='noise'; allowed: velocity, x0"),
-        (lambda: DetailDaemon(amount=6.0), "amount=6.0; -5 to 5"),
-        (lambda: DetailDaemon(bias=-0.1), "bias=-0.1; 0 to 1"),
+        (lambda: DetailDaemon(amount=6.0), "amount=6.0; a number from -5 to 5"),
+        (lambda: DetailDaemon(bias=-0.1), "bias=-0.1; a number from 0 to 1"),
         (lambda: DetailDaemon(start=0.5, stop=0.5), "is empty"),
     ],
 )

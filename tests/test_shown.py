@@ -48,6 +48,7 @@ def reachable() -> set[type]:
     """Public classes, and all that a reader gets from them and from public functions, step by step."""
     modules = [dg, *(importlib.import_module(f"dg_tools.{name}") for name in OTHERS)]
     modules += [getattr(dg, name) for name in MODULES]
+    importlib.import_module("dg_tools.models.tracing")  # of `dit.trace`; loaded on first use
     public = [getattr(module, name) for module in modules for name in module.__all__]
     classes: dict[str, list[type]] = {}
     for module in [module for name, module in sys.modules.items() if name.startswith("dg_tools")]:

@@ -128,6 +128,9 @@ class GuardedTracer(InterleavingTracer):
         self._last: tuple[int, int] = (-1, -1)
         self._absent: frozenset[int] = frozenset()
 
+    def __repr__(self) -> str:
+        return f"GuardedTracer({self.dit!r})"
+
     def begin(self, inputs: dict[str, Any], absent: frozenset[int] = frozenset()) -> None:
         """A call of the transformer begins."""
         self._last = (-1, -1)

@@ -31,6 +31,14 @@ LOCAL = re.compile(r"^(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|^(blob|data|a
 SECONDS = 240_000  # at most, for one thing to appear on a busy machine
 
 
+def settled(measure, holds, seconds: float = 20):
+    """A measured value as soon as it holds, since a layout needs a moment after a click; else the last one."""
+    end = time.monotonic() + seconds
+    while not holds(value := measure()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return value
+
+
 def browser_path() -> str | None:
     """Debian's browser, or the one that CHROMIUM names."""
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

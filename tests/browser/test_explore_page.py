@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from conftest import LOCAL, SCREENSHOTS, SECONDS
+from conftest import LOCAL, SCREENSHOTS, SECONDS, settled
 
 import dg_tools as dg
 
@@ -63,7 +63,8 @@ def test_a_capture_without_a_kernel(chromium, capture, scheme, width):
         page.get_by_role("button", name="image", exact=True).click()
         page.get_by_text("channel 55 after block 7").first.wait_for(timeout=SECONDS)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("document.documentElement.scrollHeight") <= 800, "one screen"
+        high = "document.documentElement.scrollHeight"
+        assert settled(lambda: page.evaluate(high), lambda pixels: pixels <= 800) <= 800, "one screen"
         sharp = "(c) => c.width / c.getBoundingClientRect().width"
         assert page.locator(".dg-spikes canvas").evaluate(sharp) == pytest.approx(2, abs=0.02)
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import math
 import re
 
 import pytest
-from conftest import SECONDS, Notebook
+from conftest import SECONDS, Notebook, settled
 
 CELLS = [
     "import dg_tools as dg\ndit = dg.load()",
@@ -110,9 +110,9 @@ def one_screen(notebook, explorer, name: str, tabs: tuple[str, ...]) -> None:
                 button.click()
                 explorer.locator("button.mod-active", has_text=re.compile(f"^{tab}$")).wait_for(timeout=SECONDS)
             notebook.page.wait_for_timeout(300)
-            cut = explorer.evaluate(CUT_OFF)
+            cut = settled(lambda: explorer.evaluate(CUT_OFF), lambda names: not names)
             assert not cut, (size, tab, cut)
-            height = explorer.bounding_box()["height"]
+            height = settled(lambda: explorer.bounding_box()["height"], lambda pixels: pixels <= 800)
             assert height <= 800, (size, tab, height)
             notebook.picture(f"{name}_{tab.lower().replace(' ', '_')}_{size['width']}", explorer)
     notebook.page.set_viewport_size(WIDE)

@@ -14,6 +14,7 @@ from dg_tools.datasets.prompts import prompts_for
 from dg_tools.guidance.auto import price, samples, scan, store
 from dg_tools.guidance.auto.trial import sampled
 from dg_tools.interventions import Disrupt
+from dg_tools.kinds import counted
 from dg_tools.massive import Massive
 from dg_tools.models.dit import DiT
 from dg_tools.models.journal import Journal
@@ -73,7 +74,7 @@ def auto_profile(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}; at least 1 is needed")
     if prompts is not None and len(prompts) < price.SCANNED:
-        raise ValueError(f"{len(prompts)} prompt(s); auto scans at least {price.SCANNED}: pass more")
+        raise ValueError(f"{counted(len(prompts), 'prompt')}; auto scans at least {price.SCANNED}: pass more")
     if cache and prompts is None:
         known = store.known_profile(dit)
         if known is not None:
